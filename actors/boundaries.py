@@ -1,0 +1,80 @@
+"""What the controller asks of the pools, as Protocols; tests put hand-written doubles behind them.
+
+`Body` stands for a `RolloutGroup` that lies in the object store: the controller hands it on, never opens it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from maspo_dist.types import (
+    FloatArray,
+    GroupReport,
+    IntArray,
+    RolloutGroup,
+    RolloutRequest,
+    TrainingBatch,
+    UpdateReport,
+)
+
+Body = Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSnapshot:
+    """The learner's weights of one policy version, in the object store.
+
+    entries      (name, dtype, shape, bucket, offset in bytes) of every tensor, Hugging Face names
+    buckets      references to u8 arrays; tensors lie end to end, aligned to 64 bytes
+    fingerprint  of all buckets in order, see `actors.weight_sync.fingerprint`
+    """
+
+    version: int
+    entries: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
+    buckets: tuple[Body, ...]
+    fingerprint: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSequence:
+    """Token ids i32[L] whose logprobs (of tokens 1 to L−1, raw, temperature 1) engines and learner must agree on."""
+
+    token_ids: IntArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishReport:
+    """What a publish took and showed. `pause_s` is the longest time an engine stood still."""
+
+    version: int
+    max_logprob_gap: float
+    transfer_s: float
+    pause_s: float
+
+
+class RolloutPool(Protocol):
+    async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
+
+    async def publish(self, snapshot: WeightSnapshot, probe_logprobs: Sequence[FloatArray]) -> PublishReport: ...
+
+    async def fetch(self, body: Body) -> RolloutGroup: ...
+
+    async def stop(self) -> None: ...
+
+
+class LearnerGroup(Protocol):
+    async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport: ...
+
+    async def export_weights(self, version: int) -> WeightSnapshot: ...
+
+    async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]: ...
+
+    async def save(self, folder: Path) -> None: ...
+
+    async def load(self, folder: Path) -> None: ...
+
+    async def stop(self) -> None: ...

@@ -1,0 +1,134 @@
+"""From a YAML file and dotted overrides to a `TrainConfig`, or one sentence that says what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from maspo_dist.config.sections import TrainConfig
+from maspo_dist.errors import ConfigError
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Reads `path`, applies `overrides` (each `dotted.key=value`, value in YAML), validates.
+
+    Raises ConfigError with one sentence naming key, value and fix.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"config file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} cannot be read: {error}") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(f"config file {path}{line} is not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config file {path} must hold sections such as run, model and data, but it is empty")
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return TrainConfig.model_validate(_numbers_from_text(tree))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(detail) for detail in error.errors())) from None
+
+
+def dump_config(config: TrainConfig) -> str:
+    """The resolved configuration as YAML; `load_config` of it gives an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"override {override!r} is not of the form dotted.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: the value is not YAML; quote it") from None
+    *parents, leaf = key.split(".")
+    node = tree
+    for depth, part in enumerate(parents):
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            # `loss.kind=clip` over `correction: tis` style short forms replaces the short form.
+            raise ConfigError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section")
+        node = child
+    if leaf == "kind" and isinstance(node.get("kind"), str) and node["kind"] != value:
+        # Another kind has other keys; those of the old kind would be refused.
+        node.clear()
+    node[leaf] = value
+
+
+def _numbers_from_text(node: Any) -> Any:
+    """YAML 1.1 reads `1e-6` as text; read it as the number it is."""
+    if isinstance(node, dict):
+        return {key: _numbers_from_text(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_numbers_from_text(value) for value in node]
+    if isinstance(node, str) and "e" in node.lower() and node[:1] in "+-.0123456789":
+        try:
+            return float(node)
+        except ValueError:
+            return node
+    return node
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join(_without_union_tags(location)) or "config"
+    kind, value = detail["type"], detail.get("input")
+    if kind == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(known)}"
+        return f"{key}: no such key (value {value!r}); {hint}"
+    if kind == "missing":
+        return f"{key}: required, but not set"
+    message = detail["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return f"{key}: {message}"
+    return f"{key}: {message[:1].lower() + message[1:]}, got {value!r}"
+
+
+def _without_union_tags(location: Sequence[str]) -> list[str]:
+    """`algorithm.loss.maspo.alpha` is written `algorithm.loss.alpha` in the file."""
+    return [part for i, part in enumerate(location) if i == 0 or location[i - 1] != "loss"]
+
+
+def _fields_at(location: Sequence[str]) -> list[str]:
+    """Field names of the section at `location`; union members are picked by their `kind`."""
+    models: list[type[BaseModel]] = [TrainConfig]
+    for part in location:
+        by_kind = [model for model in models if _kind(model) == part]
+        if by_kind:
+            models = by_kind
+            continue
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        models = [model for field in fields for model in _models_in(field.annotation)]
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _kind(model: type[BaseModel]) -> object:
+    field = model.model_fields.get("kind")
+    return field.default if field else None
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+    return []

@@ -1,0 +1,284 @@
+"""Every other section of the configuration, and the tree they form."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from maspo_dist.config.algorithm import AlgorithmConfig, Section
+from maspo_dist.config.verifier import VerifierConfig
+
+
+class RunConfig(Section):
+    """The run and where it leaves its folder."""
+
+    #: Name of the run folder under `dir`.
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    #: Parent of all run folders.
+    dir: Path = Path("runs")
+    #: Seeds data order, sampling and everything else that draws.
+    seed: int = Field(0, ge=0, lt=2**31)
+    #: Training stops after this many batches.
+    max_steps: int = Field(ge=0)
+
+
+class ModelConfig(Section):
+    """The policy to train."""
+
+    #: Folder (or hub name, where one can be reached) with config, weights and tokenizer.
+    path: str
+    #: Of weights and activations; optimizer state and the loss are float32 either way.
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    #: Where the learner and the engines compute; auto takes the GPU when there is one.
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    #: Attention of the learner; auto lets transformers choose.
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
+    #: Run model code that comes with the weights.
+    trust_remote_code: bool = False
+
+
+class DataConfig(Section):
+    """Prompts with verifiable answers."""
+
+    #: JSONL or Parquet files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
+    train: list[str] = Field(min_length=1)
+    #: Held-out sets by name.
+    eval: dict[str, str] = Field(default_factory=dict)
+    problem_field: str = "problem"
+    answer_field: str = "answer"
+    #: Field that picks the verifier; rows without it carry the file's name.
+    source_field: str = "source"
+    #: `chat` is the tokenizer's own template, `none` the problem as it stands, else text with {problem}.
+    template: str = "chat"
+    #: System message of the chat template.
+    system_prompt: str | None = None
+    #: Longest prompt, after the template.
+    max_prompt_tokens: int = Field(1024, ge=1)
+    #: What to do with longer ones: refuse the data set, or drop them with a count.
+    overlong_prompts: Literal["refuse", "drop"] = "refuse"
+
+    @field_validator("template")
+    @classmethod
+    def _template_has_problem(cls, value: str) -> str:
+        if value not in ("chat", "none") and "{problem}" not in value:
+            raise ValueError(f"template must be chat, none, or text that holds {{problem}}, got {value!r}")
+        return value
+
+    @field_validator("eval")
+    @classmethod
+    def _names_fit_metrics(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+                raise ValueError(f"eval set name {name!r} may hold letters, digits, '.', '_' and '-' only")
+        return value
+
+
+class RolloutConfig(Section):
+    """Generation."""
+
+    #: vLLM engines.
+    workers: int = Field(1, ge=1)
+    #: GPUs a worker.
+    tensor_parallel: int = Field(1, ge=1)
+    #: Responses to each prompt; advantages are relative to their mean.
+    group_size: int = Field(8, ge=2)
+    #: Groups a batch.
+    prompts_per_step: int = Field(ge=1)
+    max_response_tokens: int = Field(ge=1)
+    #: Sampling temperature; the learner divides its logits alike.
+    temperature: float = Field(1.0, gt=0)
+    #: Arguments passed to vLLM's engine as they are.
+    engine: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("engine")
+    @classmethod
+    def _engine_keys_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        ours = {
+            "model": "model.path",
+            "tokenizer": "model.path",
+            "dtype": "model.dtype",
+            "tensor_parallel_size": "rollout.tensor_parallel",
+            "seed": "run.seed",
+            "logprobs_mode": "no other key: logprobs must be of the sampled distribution",
+            "trust_remote_code": "model.trust_remote_code",
+        }
+        for key in value:
+            if key in ours:
+                raise ValueError(f"engine.{key} is set by {ours[key]}; remove it here")
+        return value
+
+
+class LearnerConfig(Section):
+    """The DeepSpeed learner group."""
+
+    #: Data-parallel processes.
+    ranks: int = Field(1, ge=1)
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    #: Tokens (prompt and response) packed into one forward, at most; a longer response goes alone.
+    micro_batch_tokens: int = Field(8192, ge=1)
+    lr: float = Field(1e-6, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    #: Shape of the learning rate after warm-up, over run.max_steps.
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    #: Batches over which the learning rate rises from 0.
+    warmup_steps: int = Field(0, ge=0)
+    #: Gradients are scaled down to this global norm.
+    max_grad_norm: float = Field(1.0, gt=0)
+    gradient_checkpointing: bool = False
+    #: ZeRO offload, passed through to DeepSpeed.
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    offload_parameters: Literal["none", "cpu"] = "none"
+    #: CPU threads a rank; null shares the cores out evenly.
+    threads: int | None = Field(None, ge=1)
+    #: Anything else for DeepSpeed's config, merged; keys that other settings own are refused.
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _deepspeed_keys_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        ours = {
+            "train_batch_size": "rollout.prompts_per_step",
+            "train_micro_batch_size_per_gpu": "learner.micro_batch_tokens",
+            "gradient_accumulation_steps": "learner.micro_batch_tokens",
+            "gradient_clipping": "learner.max_grad_norm",
+            "optimizer": "learner.lr, betas, eps and weight_decay",
+            "scheduler": "learner.schedule",
+            "bf16": "model.dtype",
+            "fp16": "model.dtype",
+        }
+        for key in value:
+            if key in ours:
+                raise ValueError(f"deepspeed.{key} is set by {ours[key]}; remove it here")
+        zero = value.get("zero_optimization", {})
+        zero_ours = {
+            "stage": "learner.zero_stage",
+            "offload_optimizer": "learner.offload_optimizer",
+            "offload_param": "learner.offload_parameters",
+        }
+        for key in zero:
+            if key in zero_ours:
+                raise ValueError(f"deepspeed.zero_optimization.{key} is set by {zero_ours[key]}; remove it here")
+        return value
+
+    @model_validator(mode="after")
+    def _offload_needs_zero(self) -> LearnerConfig:
+        if self.offload_parameters != "none" and self.zero_stage != 3:
+            raise ValueError(f"offload_parameters needs zero_stage 3, got {self.zero_stage}")
+        if self.offload_optimizer != "none" and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3, got 0")
+        return self
+
+
+class SyncConfig(Section):
+    """How the learner's weights reach the engines, and the proof that they did."""
+
+    #: auto takes nccl where learner and engines sit on GPUs of their own, else the object store.
+    transport: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
+    #: Largest accepted |logprob(engine) − logprob(learner)| on the probe; null: 1e-3 in float32, 0.5 in bfloat16.
+    max_logprob_gap: float | None = Field(None, gt=0)
+    #: Probe sequences compared after each publish, of the first eval or train prompts.
+    probe_prompts: int = Field(4, ge=1)
+
+
+class CheckpointConfig(Section):
+    """Saving and resuming."""
+
+    #: Batches between checkpoints; null saves none.
+    every: int | None = Field(None, ge=1)
+    #: Newest checkpoints kept.
+    keep: int = Field(2, ge=1)
+    #: auto goes on from the newest good checkpoint of the run folder, never refuses a used one, else a path.
+    resume: str = "never"
+
+
+class EvaluationConfig(Section):
+    """Scores on the held-out sets."""
+
+    #: Batches between evaluations; the first and last step are always evaluated. null: never.
+    every: int | None = Field(10, ge=1)
+    #: Responses a problem.
+    samples: int = Field(1, ge=1)
+    #: 0 is greedy.
+    temperature: float = Field(0.0, ge=0)
+    #: Longest response; null takes rollout.max_response_tokens.
+    max_response_tokens: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _greedy_once(self) -> EvaluationConfig:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                f"samples is {self.samples} at temperature 0, where all are equal: "
+                "raise temperature, or set samples to 1"
+            )
+        return self
+
+
+class WandbConfig(Section):
+    """Weights & Biases, when installed."""
+
+    project: str
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+
+class LoggingConfig(Section):
+    """What a run writes beside metrics.jsonl."""
+
+    tensorboard: bool = True
+    wandb: WandbConfig | None = None
+    #: Groups a step whose responses go to samples.jsonl; null writes all.
+    sample_groups: int | None = Field(8, ge=0)
+    #: Steps recorded for `maspo-dist replay`: none, last:K or all.
+    record_steps: str = Field("none", pattern=r"^(none|all|last:[1-9]\d*)$")
+
+
+class ClusterConfig(Section):
+    """Ray and the deadlines of what runs on it."""
+
+    #: Processes that must be up before training, engines' start included.
+    start_timeout_s: float = Field(600.0, gt=0)
+    #: One prompt group, from dispatch to verdicts.
+    generate_timeout_s: float = Field(1800.0, gt=0)
+    #: One batch on the learners.
+    update_timeout_s: float = Field(3600.0, gt=0)
+    #: One weight publish, proof included.
+    publish_timeout_s: float = Field(600.0, gt=0)
+    #: One checkpoint.
+    save_timeout_s: float = Field(1800.0, gt=0)
+
+
+class TrainConfig(Section):
+    """The whole configuration of a run."""
+
+    run: RunConfig
+    model: ModelConfig
+    data: DataConfig
+    rollout: RolloutConfig
+    reward: VerifierConfig = VerifierConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    learner: LearnerConfig = LearnerConfig()
+    sync: SyncConfig = SyncConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    logging: LoggingConfig = LoggingConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> TrainConfig:
+        if self.algorithm.mini_batches > self.rollout.prompts_per_step:
+            raise ValueError(
+                f"algorithm.mini_batches ({self.algorithm.mini_batches}) is more than rollout.prompts_per_step "
+                f"({self.rollout.prompts_per_step}): a mini-batch needs at least one group"
+            )
+        overlong = self.algorithm.overlong.buffer_tokens
+        if overlong > self.rollout.max_response_tokens:
+            raise ValueError(
+                f"algorithm.overlong.buffer_tokens ({overlong}) is more than rollout.max_response_tokens "
+                f"({self.rollout.max_response_tokens})"
+            )
+        return self

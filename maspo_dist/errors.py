@@ -1,0 +1,74 @@
+"""Every error that this project raises on purpose.
+
+    MaspoError
+    ├── UserError              the user can fix it; printed as one sentence, exit code 2
+    │   ├── ConfigError        a key, its value, and what to write instead
+    │   ├── DataError          a file and line, or a data set
+    │   ├── ModelError         a model folder or tokenizer that cannot serve
+    │   └── PlacementError     the cluster cannot hold what was asked for
+    ├── WeightSyncError        an engine does not hold the learner's weights
+    ├── PolicyAgeError         a token older than max_policy_age reached the learner
+    ├── DeadlineError          a named wait ran past its deadline
+    ├── ActorDiedError         a process that the run needs is gone
+    └── VerifierError          the verifier pool as a whole cannot be trusted any more
+
+Anything else that escapes is a bug and keeps its traceback.
+"""
+
+__all__ = [
+    "ActorDiedError",
+    "ConfigError",
+    "DataError",
+    "DeadlineError",
+    "MaspoError",
+    "ModelError",
+    "PlacementError",
+    "PolicyAgeError",
+    "UserError",
+    "VerifierError",
+    "WeightSyncError",
+]
+
+
+class MaspoError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class UserError(MaspoError):
+    """Bad input: the message names the key or file, the value and the fix."""
+
+
+class ConfigError(UserError):
+    """A configuration that cannot run as written."""
+
+
+class DataError(UserError):
+    """A data set that cannot be read, is empty, or has a row without its fields."""
+
+
+class ModelError(UserError):
+    """A model or tokenizer that is missing or does not fit the configuration."""
+
+
+class PlacementError(UserError):
+    """More processes than the cluster can place; the message names what is missing."""
+
+
+class WeightSyncError(MaspoError):
+    """A rollout engine failed the proof that it holds the learner's weights."""
+
+
+class PolicyAgeError(MaspoError):
+    """The hard check at consumption found a token beyond the age bound."""
+
+
+class DeadlineError(MaspoError):
+    """A wait passed its deadline; the message names the actor, the call and its subject."""
+
+
+class ActorDiedError(MaspoError):
+    """A process that the run cannot go on without has died."""
+
+
+class VerifierError(MaspoError):
+    """Too large a share of samples could not be verified."""

@@ -1,0 +1,235 @@
+"""The records that travel between processes.
+
+Shapes
+    L   tokens of a prompt
+    T   tokens of a response
+    G   responses of a group (samples of one prompt)
+    N   response tokens of a micro-batch, laid end to end, no padding
+
+A worked example: two prompts, G = 2, two learner ranks, one mini-batch.
+
+    Prompt("add-17", token_ids i32[6], reference "579", source "demo")
+      → RolloutRequest(group_id 17, attempt 0, prompt, num_samples 2, sampling, seed)
+      → RolloutGroup(rollouts (T=9, "stop"), (T=12, "length"))       stays in the object store
+        GroupReport(response_tokens [9, 12], verdicts (correct, wrong))  goes to the controller
+      → ScoredGroup(rewards [1, 0], advantages [+0.71, −0.71])
+      → TrainingBatch(shards[rank][mini-batch][micro-batch] of SampleRef, loss_tokens (21 + …,))
+      → UpdateReport(policy_version 1, metrics)
+
+All records are frozen, keyword-only and checked when made: a record that exists is consistent.
+Arrays inside a record are never written to after construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
+
+FinishReason = Literal["stop", "length"]
+VerdictStatus = Literal["correct", "wrong", "unparsed", "timeout", "error"]
+
+#: Statuses that say nothing about the response: masked out of the update, never rewarded.
+UNVERIFIABLE: frozenset[str] = frozenset({"timeout", "error"})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A problem, tokenized. `token_ids` i32[L], L ≥ 1; `source` picks the verifier."""
+
+    prompt_id: str
+    token_ids: IntArray
+    reference: str
+    source: str
+
+    def __post_init__(self) -> None:
+        _require(
+            self.token_ids.dtype == np.int32 and self.token_ids.ndim == 1 and self.token_ids.size > 0,
+            f"prompt {self.prompt_id}: token_ids must be i32[L] with L ≥ 1",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How responses are drawn. Temperature 0 is greedy."""
+
+    temperature: float
+    max_response_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRequest:
+    """One dispatch of one prompt. Sample i of the group draws from `seed + i`."""
+
+    group_id: int
+    attempt: int
+    prompt: Prompt
+    num_samples: int
+    sampling: Sampling
+    seed: int
+
+    def __post_init__(self) -> None:
+        _require(self.num_samples >= 1, f"group {self.group_id}: num_samples must be ≥ 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One sampled response.
+
+    response_ids       i32[T], T ≥ 1, end-of-sequence token included when `finish_reason` is stop
+    behavior_logprobs  f32[T], natural log, of the distribution that was sampled from
+    token_versions     runs (policy_version, tokens), oldest first; the counts add up to T
+    """
+
+    response_ids: IntArray
+    behavior_logprobs: FloatArray
+    text: str
+    finish_reason: FinishReason
+    token_versions: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        tokens = self.response_ids.size
+        _require(tokens > 0, "a rollout has at least one token")
+        _require(self.response_ids.dtype == np.int32, "response_ids must be int32")
+        _require(
+            self.behavior_logprobs.dtype == np.float32 and self.behavior_logprobs.shape == (tokens,),
+            "behavior_logprobs must be f32, one for each response token",
+        )
+        _require(
+            sum(count for _, count in self.token_versions) == tokens,
+            "token_versions must cover every response token once",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutGroup:
+    """The responses to one prompt. Large; travels by reference from worker to learner."""
+
+    group_id: int
+    attempt: int
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a verifier says of one response.
+
+    `reward` counts only where `verifiable`; `extracted` is the answer as read from the response,
+    None when none was found; `reason` is one line for people; `components` are the named parts of
+    a weighted reward, before weighting.
+    """
+
+    reward: float
+    status: VerdictStatus
+    extracted: str | None
+    seconds: float
+    reason: str = ""
+    components: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def verifiable(self) -> bool:
+        return self.status not in UNVERIFIABLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupReport:
+    """What the controller needs to know of a finished group; small, travels by value.
+
+    response_tokens    i32[G]
+    truncated          bool[G]: ended by the token limit
+    oldest_version     i32[G]: of the oldest token in each response
+    version_tokens     runs (policy_version, tokens) summed over the group
+    generated_at_s, scored_at_s   wall clock (time.time) of the last response and the last verdict
+    """
+
+    group_id: int
+    attempt: int
+    worker: str
+    response_tokens: IntArray
+    truncated: NDArray[np.bool_]
+    oldest_version: IntArray
+    version_tokens: tuple[tuple[int, int], ...]
+    verdicts: tuple[Verdict, ...]
+    generated_at_s: float
+    scored_at_s: float
+
+    def __post_init__(self) -> None:
+        samples = len(self.verdicts)
+        _require(
+            self.response_tokens.shape == self.truncated.shape == self.oldest_version.shape == (samples,),
+            f"group {self.group_id}: every per-response field needs {samples} entries",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredGroup:
+    """A group ready for batching. Both arrays f32[G]; unverifiable samples have `trainable` False."""
+
+    report: GroupReport
+    rewards: FloatArray
+    advantages: FloatArray
+    trainable: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        samples = len(self.report.verdicts)
+        _require(
+            self.rewards.shape == self.advantages.shape == self.trainable.shape == (samples,),
+            f"group {self.report.group_id}: rewards, advantages and trainable need {samples} entries",
+        )
+        _require(bool(np.isfinite(self.advantages).all()), f"group {self.report.group_id}: advantage not finite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRef:
+    """One response of one group, by position, with its advantage."""
+
+    group_id: int
+    sample: int
+    advantage: float
+
+
+MicroBatch = tuple[SampleRef, ...]
+MiniBatch = tuple[MicroBatch, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBatch:
+    """One step's work, laid out.
+
+    shards[rank][mini_batch][micro_batch]   every rank has the same number of each; a micro-batch
+                                            may be empty on a rank that has less to do
+    loss_tokens, loss_sequences             per mini-batch, over all ranks: the loss denominators
+    """
+
+    step: int
+    shards: tuple[tuple[MiniBatch, ...], ...]
+    loss_tokens: tuple[int, ...]
+    loss_sequences: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        layouts = {tuple(len(mini) for mini in shard) for shard in self.shards}
+        _require(len(layouts) == 1, "every rank needs the same number of micro-batches")
+        _require(
+            len(self.loss_tokens) == len(self.loss_sequences) == len(self.shards[0]),
+            "one token and one sequence count for each mini-batch",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateReport:
+    """What one batch did. `metrics` holds flat `group/name` numbers, agreed over all ranks."""
+
+    step: int
+    policy_version: int
+    metrics: dict[str, float]

@@ -146,6 +146,7 @@ class Verdict:
 class GroupReport:
     """What the controller needs to know of a finished group; small, travels by value.
 
+    prompt_tokens      length of the prompt
     response_tokens    i32[G]
     truncated          bool[G]: ended by the token limit
     oldest_version     i32[G]: of the oldest token in each response
@@ -156,6 +157,7 @@ class GroupReport:
     group_id: int
     attempt: int
     worker: str
+    prompt_tokens: int
     response_tokens: IntArray
     truncated: NDArray[np.bool_]
     oldest_version: IntArray
@@ -166,6 +168,7 @@ class GroupReport:
 
     def __post_init__(self) -> None:
         samples = len(self.verdicts)
+        _require(self.prompt_tokens >= 1, f"group {self.group_id}: prompt_tokens must be ≥ 1")
         _require(
             self.response_tokens.shape == self.truncated.shape == self.oldest_version.shape == (samples,),
             f"group {self.group_id}: every per-response field needs {samples} entries",

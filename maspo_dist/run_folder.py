@@ -1,0 +1,252 @@
+"""The folder that a run leaves behind.
+
+    runs/<name>/
+        config.yaml       the resolved configuration
+        metrics.jsonl     one object a step: `step` and flat `group/name` numbers
+        ledger.jsonl      what became of every prompt group
+        samples.jsonl     prompts, responses, verdicts
+        events.jsonl      faults, restarts, scaling
+        checkpoints/      step-000040/ …
+        tensorboard/      event files
+        logs/             one file a process
+        report.html
+
+One process writes at a time, held by a lock; anyone may read meanwhile.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Self
+
+from maspo_dist.errors import ConfigError
+from maspo_dist.json_log import JsonLog, last_row, read_rows
+
+Scalar = str | int | float | bool | None
+GroupOutcome = Literal["trained", "dropped", "pending"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened beside the loop, for people: a fault, a restart, a change of scale.
+
+    time      wall clock, seconds since the epoch
+    kind      a word to filter by, such as worker_died
+    details   further fields of the row; a number that is not finite is written as null
+    """
+
+    kind: str
+    message: str
+    details: tuple[tuple[str, Scalar], ...] = ()
+    time: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        for name, _ in self.details:
+            if name in ("time", "kind", "message"):
+                raise ValueError(f"event {self.kind}: a detail cannot be called {name}")
+
+    def row(self) -> dict[str, Scalar]:
+        row: dict[str, Scalar] = {"time": self.time, "kind": self.kind, "message": self.message}
+        for name, value in self.details:
+            row[name] = None if isinstance(value, float) and not math.isfinite(value) else value
+        return row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    """The end of one prompt group; `step` is the batch that it was trained in or dropped before."""
+
+    group_id: int
+    prompt_id: str
+    step: int
+    outcome: GroupOutcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRow:
+    """One response as people read it. `seconds` is what its verdict took."""
+
+    step: int
+    group_id: int
+    prompt_id: str
+    source: str
+    prompt: str
+    response: str
+    reference: str
+    reward: float
+    status: str
+    extracted: str | None
+    seconds: float
+    reason: str
+    finish_reason: str
+
+
+class RunFolder:
+    """Owns the paths of one run folder and the appends to its files."""
+
+    def __init__(self, path: Path) -> None:
+        """Names a folder, for reading; `create` and `resume` make one that may be written."""
+        self.path = path
+        self.config_path = path / "config.yaml"
+        self.metrics_path = path / "metrics.jsonl"
+        self.ledger_path = path / "ledger.jsonl"
+        self.samples_path = path / "samples.jsonl"
+        self.events_path = path / "events.jsonl"
+        self.checkpoints_path = path / "checkpoints"
+        self.tensorboard_path = path / "tensorboard"
+        self.logs_path = path / "logs"
+        self.report_path = path / "report.html"
+        self._metrics = JsonLog(self.metrics_path)
+        self._ledger = JsonLog(self.ledger_path)
+        self._samples = JsonLog(self.samples_path)
+        self._events = JsonLog(self.events_path)
+        self._lock: BinaryIO | None = None
+        self._last_step: int | None = None
+
+    @classmethod
+    def create(cls, path: Path, config_yaml: str) -> RunFolder:
+        """Makes the folder of a new run and takes its lock.
+
+        A folder whose run never got as far as a metric or a checkpoint is taken over; its events
+        stay. Raises ConfigError for one that was used, is in use, or cannot be made.
+        """
+        folder = cls(path)
+        if folder.used:
+            raise ConfigError(
+                f"run folder {path} exists already: choose another run.name, "
+                "or set checkpoint.resume=auto to go on with it"
+            )
+        folder._take(config_yaml)
+        for log in (folder._metrics, folder._ledger, folder._samples):
+            log.keep(lambda _: False)
+        return folder
+
+    @classmethod
+    def resume(cls, path: Path, config_yaml: str) -> RunFolder:
+        """Takes the folder of an interrupted run, or makes a new one; `rewind` says from which step.
+
+        Raises ConfigError if the folder is in use or cannot be written.
+        """
+        folder = cls(path)
+        folder._take(config_yaml)
+        row = last_row(folder.metrics_path)
+        folder._last_step = int(row["step"]) if row else None
+        return folder
+
+    @classmethod
+    def open_for_reading(cls, path: Path) -> RunFolder:
+        """Raises ConfigError if there is no run folder at `path`."""
+        folder = cls(path)
+        if not folder.config_path.is_file() and not folder.metrics_path.is_file():
+            raise ConfigError(f"{path} is not a run folder: it holds neither config.yaml nor metrics.jsonl")
+        return folder
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def used(self) -> bool:
+        """Whether a run has left metrics or checkpoints here."""
+        has_metrics = self.metrics_path.is_file() and self.metrics_path.stat().st_size > 0
+        return has_metrics or (self.checkpoints_path.is_dir() and any(self.checkpoints_path.iterdir()))
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.checkpoints_path / f"step-{step:06d}"
+
+    def write_metrics(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Appends the line of `step`. Raises ValueError unless steps rise."""
+        if self._last_step is not None and step <= self._last_step:
+            raise ValueError(f"metrics of step {step} after those of step {self._last_step}")
+        self._metrics.append([{"step": step, **metrics}])
+        self._last_step = step
+
+    def write_ledger(self, rows: Iterable[LedgerRow]) -> None:
+        self._ledger.append(asdict(row) for row in rows)
+
+    def write_samples(self, rows: Iterable[SampleRow]) -> None:
+        self._samples.append(_finite(asdict(row)) for row in rows)
+
+    def write_event(self, event: Event) -> None:
+        self._events.append([event.row()])
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        return read_rows(self.metrics_path)
+
+    def read_ledger(self) -> Iterator[dict[str, Any]]:
+        return read_rows(self.ledger_path)
+
+    def read_samples(self) -> Iterator[dict[str, Any]]:
+        return read_rows(self.samples_path)
+
+    def read_events(self) -> Iterator[dict[str, Any]]:
+        return read_rows(self.events_path)
+
+    def rewind(self, step: int) -> int:
+        """Forgets what came after `step`, so that a resumed run writes it once; returns the steps forgotten.
+
+        Pending ledger rows go whatever their step: their groups are admitted again and end anew.
+        Events stay, since they happened.
+        """
+
+        def happened(row: dict[str, Any]) -> bool:
+            return int(row["step"]) <= step
+
+        steps = self._metrics.keep(happened)
+        self._samples.keep(happened)
+        self._ledger.keep(lambda row: happened(row) and row["outcome"] != "pending")
+        row = last_row(self.metrics_path)
+        self._last_step = int(row["step"]) if row else None
+        return steps
+
+    def close(self) -> None:
+        """Closes all files and gives the lock back. Harmless when called twice."""
+        for log in (self._metrics, self._ledger, self._samples, self._events):
+            log.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _take(self, config_yaml: str) -> None:
+        try:
+            for folder in (self.path, self.checkpoints_path, self.tensorboard_path, self.logs_path):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.path / ".lock")
+            temporary = self.config_path.with_name("config.yaml.part")
+            temporary.write_text(config_yaml, encoding="utf-8")
+            temporary.replace(self.config_path)
+        except OSError as error:
+            raise ConfigError(f"run folder {self.path} cannot be written: {error.strerror}; set run.dir") from None
+
+
+def _locked(path: Path) -> BinaryIO:
+    """An open file that this process alone holds. Raises ConfigError if another process does."""
+    file = path.open("ab")
+    try:
+        # A record lock, not flock: children forked while it is held do not keep it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        raise ConfigError(f"run folder {path.parent} is in use by a running job: choose another run.name") from None
+    except OSError:
+        # Some network file systems have no locks; a run there goes without.
+        return file
+    return file
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }

@@ -1,0 +1,40 @@
+"""Whether the verifiers can still be trusted: too many samples without a verdict stop the run."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from maspo_dist.errors import VerifierError
+
+
+class UnverifiableMonitor:
+    """Watches the last `window` samples of each reward; safe between threads.
+
+    Nothing is said before a window is full: the first samples of a run prove little.
+    """
+
+    def __init__(self, window: int, max_share: float) -> None:
+        self._window = window
+        self._max_share = max_share
+        self._lock = threading.Lock()
+        self._recent: dict[str, deque[bool]] = {}
+        self._failure: str | None = None
+
+    def record(self, reward: str, verifiable: bool, reason: str) -> None:
+        """Notes one sample; `reason` is shown should this one be the last straw."""
+        with self._lock:
+            recent = self._recent.setdefault(reward, deque(maxlen=self._window))
+            recent.append(not verifiable)
+            share = sum(recent) / self._window
+            if verifiable or len(recent) < self._window or share <= self._max_share or self._failure:
+                return
+            self._failure = (
+                f"verifier {reward!r} left {share:.0%} of its last {self._window} samples unverifiable, "
+                f"more than reward.max_unverifiable_share ({self._max_share:.0%}); the last one: {reason}"
+            )
+
+    def check(self) -> None:
+        """Raises VerifierError, naming the verifier, once a window was over the limit."""
+        if self._failure:
+            raise VerifierError(self._failure)

@@ -1,0 +1,150 @@
+"""Verdicts from processes that can be killed.
+
+    submit / verify / verify_many ──► queue ──► Slot thread ──► verifier process
+              ▲                      (bounded)   (deadline)      (memory limit)
+              └────────────── Verdict ◄──────────────┘
+
+Callers may be plain threads or coroutines of any event loop; no Ray is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
+from types import TracebackType
+
+from maspo_dist.config.verifier import VerifierConfig
+from maspo_dist.errors import VerifierError
+from maspo_dist.reward.memory import VerdictMemory
+from maspo_dist.reward.monitor import UnverifiableMonitor
+from maspo_dist.reward.sample import Sample
+from maspo_dist.reward.slot import Slot, Ticket
+from maspo_dist.types import Verdict
+
+_JOIN_S = 10.0
+
+
+class VerifierPool:
+    """`config.workers` verifier processes behind one bounded queue.
+
+    A sample always gets a verdict: past `timeout_s` its process is killed with all its children and
+    the verdict is `timeout`; when its process dies, `error`. Other samples are not harmed.
+    Close it (or use it as a context manager): processes end with it, and with the process that owns it
+    however that ends.
+    """
+
+    def __init__(self, config: VerifierConfig | None = None) -> None:
+        """Starts the processes without waiting for them; the first verdict does."""
+        self.config = config or VerifierConfig()
+        self._memory = VerdictMemory()
+        self._monitor = UnverifiableMonitor(self.config.unverifiable_window, self.config.max_unverifiable_share)
+        self._tickets: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._room = threading.BoundedSemaphore(self.config.queue_size)
+        self._rooms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._lock = threading.Lock()
+        self._pending: set[Ticket] = set()
+        self._failure: VerifierError | None = None
+        self._slots = [
+            Slot(f"verifier-{index}", self.config, self._tickets, self._memory, self._break)
+            for index in range(self.config.workers)
+        ]
+        for slot in self._slots:
+            slot.start()
+
+    def submit(self, sample: Sample) -> Future[Verdict]:
+        """Hands in one sample; blocks while the queue is full. For threads, not for event loops.
+
+        Raises VerifierError when the pool is closed, broken, or leaves too many samples unverifiable.
+        """
+        self._monitor.check()
+        self._room.acquire()
+        try:
+            future = self._enqueue(sample)
+        except BaseException:
+            self._room.release()
+            raise
+        future.add_done_callback(lambda _: self._room.release())
+        return future
+
+    async def verify(self, sample: Sample) -> Verdict:
+        """Scores one sample; waits, without holding up the event loop, while the queue is full.
+
+        Raises VerifierError as `submit` does.
+        """
+        loop = asyncio.get_running_loop()
+        room = self._rooms.setdefault(loop, asyncio.Semaphore(self.config.queue_size))
+        async with room:
+            self._monitor.check()
+            # Shielded: the ticket runs to its end even when its caller is cancelled.
+            verdict = await asyncio.shield(asyncio.wrap_future(self._enqueue(sample)))
+        self._monitor.check()
+        return verdict
+
+    def verify_many(self, samples: Sequence[Sample | tuple[str, str]]) -> list[Verdict]:
+        """Scores samples, or pairs (response, reference), in order: one verdict each, whatever happens.
+
+        Raises VerifierError when the pool is closed or its processes cannot start.
+        """
+        futures = []
+        for item in samples:
+            sample = item if isinstance(item, Sample) else Sample(response=item[0], reference=item[1])
+            self._room.acquire()
+            try:
+                future = self._enqueue(sample)
+            except BaseException:
+                self._room.release()
+                raise
+            future.add_done_callback(lambda _: self._room.release())
+            futures.append(future)
+        return [future.result() for future in futures]
+
+    def pids(self) -> list[int]:
+        """Of the verifier processes that serve now."""
+        return [pid for slot in self._slots if (pid := slot.pid) is not None]
+
+    def close(self) -> None:
+        """Kills the processes; samples without a verdict fail with VerifierError. Safe to call twice."""
+        self._break(VerifierError("the verifier pool is closed"))
+        for slot in self._slots:
+            slot.stop()
+        for slot in self._slots:
+            slot.join(timeout=_JOIN_S)
+
+    def __enter__(self) -> VerifierPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _enqueue(self, sample: Sample) -> Future[Verdict]:
+        ticket = Ticket(sample)
+        with self._lock:
+            if self._failure:
+                raise self._failure
+            self._pending.add(ticket)
+        ticket.future.add_done_callback(lambda _: self._settled(ticket))
+        self._tickets.put(ticket)
+        return ticket.future
+
+    def _settled(self, ticket: Ticket) -> None:
+        with self._lock:
+            self._pending.discard(ticket)
+        if not ticket.future.cancelled() and not ticket.future.exception():
+            verdict = ticket.future.result()
+            self._monitor.record(self.config.reward_for(ticket.sample.source), verdict.verifiable, verdict.reason)
+
+    def _break(self, error: VerifierError) -> None:
+        """No verdicts from now on: everyone who waits gets `error`."""
+        with self._lock:
+            self._failure = self._failure or error
+            pending = list(self._pending)
+        for ticket in pending:
+            ticket.resolve(error)

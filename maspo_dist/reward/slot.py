@@ -1,0 +1,188 @@
+"""One seat of the pool: a thread that keeps one verifier process alive and busy.
+
+    starting ── Ready ──► idle ◄── last verdict ── serving
+        ▲                  └────── tickets ──────────►│
+        └── killed ◄── deadline passed, process died, or spent
+
+A few jobs are sent ahead so that the process never waits; their deadlines start one after the other,
+each when the verdict before it is in. Jobs that a killed process had not begun go back to the queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+
+from maspo_dist.config.verifier import VerifierConfig
+from maspo_dist.errors import VerifierError
+from maspo_dist.reward.memory import VerdictMemory
+from maspo_dist.reward.process import VerifierProcess
+from maspo_dist.reward.sample import Sample
+from maspo_dist.reward.wire import Job, Recall, Recalled, Remember, Scored
+from maspo_dist.types import Verdict, VerdictStatus
+
+#: Jobs sent ahead, and the characters they may hold: what a socket buffer takes without a reader.
+_AHEAD_JOBS = 16
+_AHEAD_CHARS = 16_000
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A sample on its way through the pool; `future` is resolved exactly once."""
+
+    sample: Sample
+    future: Future[Verdict] = field(default_factory=Future)
+    deaths: int = 0
+
+    @property
+    def size(self) -> int:
+        """Characters, as a measure of what a message takes."""
+        return len(self.sample.response) + len(self.sample.reference)
+
+    def resolve(self, outcome: Verdict | VerifierError) -> None:
+        """The first outcome stands; later ones, from a pool that was closed meanwhile, are ignored."""
+        with contextlib.suppress(InvalidStateError):
+            if isinstance(outcome, VerifierError):
+                self.future.set_exception(outcome)
+            else:
+                self.future.set_result(outcome)
+
+
+class Slot(threading.Thread):
+    """Serves tickets from `tickets` until `stop`. A start that fails breaks the pool through `on_broken`."""
+
+    def __init__(
+        self,
+        name: str,
+        config: VerifierConfig,
+        tickets: queue.SimpleQueue[Ticket | None],
+        memory: VerdictMemory,
+        on_broken: Callable[[VerifierError], None],
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self._config = config
+        self._tickets = tickets
+        self._memory = memory
+        self._on_broken = on_broken
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._process: VerifierProcess | None = None
+        self._ahead: deque[Ticket] = deque()
+        self._sent = 0
+        self._announced: str | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that serves now."""
+        process = self._process
+        return process.pid if process else None
+
+    def run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                process = self._ensure_process()
+                if self._fill():
+                    self._serve_oldest(process)
+        except VerifierError as error:
+            if not self._stopping.is_set():
+                self._on_broken(error)
+        finally:
+            self._drop_process()
+            for ticket in self._ahead:
+                self._tickets.put(ticket)
+
+    def stop(self) -> None:
+        """Ends the thread soon; kills the process, whatever it is doing."""
+        self._stopping.set()
+        self._tickets.put(None)
+        with self._lock:
+            if self._process:
+                self._process.kill()
+
+    def _ensure_process(self) -> VerifierProcess:
+        with self._lock:
+            if self._process is None:
+                self._process = VerifierProcess(self._config)
+                self._sent = 0
+            return self._process
+
+    def _fill(self) -> bool:
+        """Waits for a first ticket, then takes more that fit. False when there is nothing to serve."""
+        if not self._ahead:
+            ticket = self._tickets.get()
+            if ticket is None:
+                return False
+            self._ahead.append(ticket)
+        if len(self._ahead) > _AHEAD_JOBS // 2:
+            # Topping up in halves keeps the number of writes low.
+            return True
+        size = sum(ticket.size for ticket in self._ahead)
+        while len(self._ahead) < _AHEAD_JOBS and size < _AHEAD_CHARS:
+            try:
+                ticket = self._tickets.get_nowait()
+            except queue.Empty:
+                break
+            if ticket is None or size + ticket.size > _AHEAD_CHARS:
+                self._tickets.put(ticket)
+                break
+            size += ticket.size
+            self._ahead.append(ticket)
+        return True
+
+    def _serve_oldest(self, process: VerifierProcess) -> None:
+        """Sends what is not sent yet, then waits for the verdict on the oldest ticket."""
+        started = time.monotonic()
+        deadline = started + self._config.timeout_s
+        unsent = list(self._ahead)[self._sent :]
+        try:
+            if unsent:
+                jobs = [Job(t.sample.response, t.sample.reference, t.sample.source) for t in unsent]
+                process.connection.send(*jobs, deadline=deadline)
+                self._sent = len(self._ahead)
+            scored = self._await_scored(process, deadline)
+        except TimeoutError:
+            self._drop_process()
+            self._fail_oldest("timeout", f"no verdict within {self._config.timeout_s:g} s", started)
+        except (EOFError, OSError, ValueError):
+            death = process.death()
+            self._drop_process()
+            self._ahead[0].deaths += 1
+            if not self._stopping.is_set() and self._ahead[0].deaths > self._config.retries_after_death:
+                self._fail_oldest("error", f"the verifier process died on this sample ({death})", started)
+        else:
+            self._ahead.popleft().resolve(scored.verdict)
+            self._sent -= 1
+            if scored.spent:
+                self._drop_process()
+
+    def _await_scored(self, process: VerifierProcess, deadline: float) -> Scored:
+        self._announced = None
+        while True:
+            message = process.connection.receive(deadline)
+            if isinstance(message, Scored):
+                return message
+            if isinstance(message, Recall):
+                self._announced = message.key
+                process.connection.send(Recalled(self._memory.recall(message.key)), deadline=deadline)
+            elif isinstance(message, Remember):
+                self._memory.remember(message.key, message.verdict)
+
+    def _fail_oldest(self, status: VerdictStatus, reason: str, started: float) -> None:
+        seconds = time.monotonic() - started
+        verdict = Verdict(reward=0.0, status=status, extracted=None, seconds=seconds, reason=reason)
+        if self._announced:
+            self._memory.remember(self._announced, verdict)
+        self._ahead.popleft().resolve(verdict)
+
+    def _drop_process(self) -> None:
+        """Kills the process; tickets that it had not begun are sent to the next one."""
+        with self._lock:
+            process, self._process = self._process, None
+            if process:
+                process.kill()

@@ -1,0 +1,133 @@
+"""The verifier process: reads jobs, answers each with a verdict, dies with its pool.
+
+Run as `python -m maspo_dist.reward.worker FD PARENT_PID`. Deadlines are the pool's business: it kills.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+
+from maspo_dist.config.verifier import VerifierConfig
+from maspo_dist.reward.sample import Sample, Scorer
+from maspo_dist.reward.scorers import build_scorer
+from maspo_dist.reward.wire import Connection, Failed, Job, Ready, Recall, Recalled, Remember, Scored, Setup
+from maspo_dist.types import Verdict
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+_MB = 1 << 20
+
+
+class PoolMemo:
+    """The pool's memory of verdicts, asked over the wire."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def recall(self, key: str) -> Verdict | None:
+        self._connection.send(Recall(key))
+        answer = self._connection.receive()
+        assert isinstance(answer, Recalled)
+        return answer.verdict
+
+    def remember(self, key: str, verdict: Verdict) -> None:
+        self._connection.send(Remember(key, verdict))
+
+
+def main(fd: int, parent_pid: int) -> None:
+    """Serves until the pool closes its end."""
+    _die_with(parent_pid)
+    connection = Connection(socket.socket(fileno=fd))
+    setup = connection.receive()
+    assert isinstance(setup, Setup)
+    config = VerifierConfig.model_validate_json(setup.config)
+    try:
+        scorers = _warm_scorers(config, PoolMemo(connection))
+        _limit_memory(config.memory_mb)
+    except Exception as error:  # whatever a user's module raises on import must reach the user
+        connection.send(Failed(_one_line(error)))
+        return
+    connection.send(Ready(_resident_mb()))
+    _serve(connection, config, scorers)
+
+
+def _serve(connection: Connection, config: VerifierConfig, scorers: dict[str, Scorer]) -> None:
+    grown_mb = (config.memory_mb + _resident_mb()) / 2
+    count = 0
+    while True:
+        try:
+            job = connection.receive()
+        except EOFError:
+            return
+        assert isinstance(job, Job)
+        count += 1
+        sample = Sample(response=job.response, reference=job.reference, source=job.source)
+        verdict, sound = score_safely(scorers[config.reward_for(job.source)], sample)
+        spent = not sound or count >= config.recycle_after or (count % 64 == 0 and _resident_mb() > grown_mb)
+        connection.send(Scored(verdict, spent))
+
+
+def score_safely(scorer: Scorer, sample: Sample) -> tuple[Verdict, bool]:
+    """The verdict, and whether the process is still sound: after running out of memory it is not."""
+    started = time.monotonic()
+    try:
+        return scorer.score(sample), True
+    except MemoryError:
+        reason, sound = "out of memory", False
+    except Exception as error:  # a process boundary: whatever a verifier raises is a verdict on the sample
+        reason, sound = _one_line(error), True
+    seconds = time.monotonic() - started
+    return Verdict(reward=0.0, status="error", extracted=None, seconds=seconds, reason=reason), sound
+
+
+def _warm_scorers(config: VerifierConfig, memo: PoolMemo) -> dict[str, Scorer]:
+    rewards = {config.default, *config.verifiers.values()}
+    return {reward: build_scorer(reward, config, memo) for reward in sorted(rewards)}
+
+
+def _die_with(parent_pid: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # Orphans of candidate programs come to us, where the pool finds them.
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # Candidate programs run as the same user; this keeps them out of our memory.
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        sys.exit("the pool died first")
+
+
+def _limit_memory(memory_mb: int) -> None:
+    """Bounds growth: address space may grow by what is left of `memory_mb` after start."""
+    resident_mb = _resident_mb()
+    if resident_mb > memory_mb * 0.8:
+        raise MemoryError(f"memory_mb is {memory_mb}, but a verifier process needs {resident_mb:.0f} MB to start")
+    virtual_bytes = _statm(0) * resource.getpagesize()
+    limit = virtual_bytes + int((memory_mb - resident_mb) * _MB)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _resident_mb() -> float:
+    return _statm(1) * resource.getpagesize() / _MB
+
+
+def _statm(field: int) -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - twice as fast, in a hot loop
+        return int(file.read().split()[field])
+
+
+def _one_line(error: BaseException) -> str:
+    text = "".join(traceback.format_exception_only(error)).strip().replace("\n", " ")
+    return text[:300].encode("utf-8", "backslashreplace").decode()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -157,6 +157,21 @@ class RunFolder:
         has_metrics = self.metrics_path.is_file() and self.metrics_path.stat().st_size > 0
         return has_metrics or (self.checkpoints_path.is_dir() and any(self.checkpoints_path.iterdir()))
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a process is writing here. Not for the writing process, whose lock it could drop."""
+        if self._lock is not None:
+            return True
+        try:
+            # Append mode makes files; a reader must not.
+            with (self.path / ".lock").open("r+b") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:
+            return False
+        return False
+
     def checkpoint_path(self, step: int) -> Path:
         return self.checkpoints_path / f"step-{step:06d}"
 

@@ -1,0 +1,99 @@
+"""How far a run has come, told from its metric rows alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+#: The phases of a step, in order; each has a `time/<phase>_s`.
+PHASES = ("generate", "verify", "update", "publish")
+
+_EVAL_SCORE = re.compile(r"eval/([^/]+)/(avg@\d+)")
+_STEPS_OF_ESTIMATE = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalScore:
+    """First and last score of one held-out set; `measure` is such as avg@1."""
+
+    measure: str
+    start: float
+    last: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A run so far. Made once, then `after` each row.
+
+    metrics        of the last training step; empty before the first
+    scores         by held-out set, in the order in which they were first seen
+    step_seconds   of the last steps, newest last; the time left is told from them
+    """
+
+    max_steps: int
+    step: int = 0
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    first_reward: float | None = None
+    last_reward: float | None = None
+    scores: Mapping[str, EvalScore] = field(default_factory=dict)
+    step_seconds: tuple[float, ...] = ()
+
+    def after(self, step: int, metrics: Mapping[str, float | None], seconds: float | None = None) -> Progress:
+        """Progress with the row of `step` taken in.
+
+        `seconds` is the wall time that the step took, evaluation and checkpoint included; without
+        it `time/step_s` stands in.
+        """
+        scores = dict(self.scores)
+        for name, value in metrics.items():
+            match = _EVAL_SCORE.fullmatch(name)
+            if match and value is not None:
+                known = scores.get(match[1])
+                start = known.start if known else value
+                scores[match[1]] = EvalScore(measure=match[2], start=start, last=value)
+        if step == 0:
+            return replace(self, scores=scores)
+        took = seconds if seconds is not None else metrics.get("time/step_s")
+        reward = metrics.get("reward/mean")
+        return replace(
+            self,
+            step=step,
+            metrics=metrics,
+            scores=scores,
+            first_reward=reward if self.first_reward is None else self.first_reward,
+            last_reward=self.last_reward if reward is None else reward,
+            step_seconds=(*self.step_seconds, took)[-_STEPS_OF_ESTIMATE:] if took is not None else self.step_seconds,
+        )
+
+    def metric(self, name: str) -> float | None:
+        return self.metrics.get(name)
+
+    @property
+    def score_start(self) -> float | None:
+        """Mean over the held-out sets."""
+        return _mean(score.start for score in self.scores.values())
+
+    @property
+    def score_last(self) -> float | None:
+        """Mean over the held-out sets."""
+        return _mean(score.last for score in self.scores.values())
+
+    @property
+    def seconds_left(self) -> float | None:
+        mean = _mean(self.step_seconds)
+        return None if mean is None else mean * max(0, self.max_steps - self.step)
+
+
+def progress_of(rows: Iterable[Mapping[str, float | None]], max_steps: int) -> Progress:
+    """Progress after `rows` of a metrics.jsonl."""
+    progress = Progress(max_steps=max_steps)
+    for row in rows:
+        metrics = {name: value for name, value in row.items() if name != "step"}
+        progress = progress.after(int(row["step"] or 0), metrics)
+    return progress
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    values = tuple(values)
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,89 @@
+"""`maspo-dist status RUN`: what a run folder says of its run, live or ended."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import yaml
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from maspo_dist import humanize
+from maspo_dist.console import outcome_table
+from maspo_dist.progress import Progress, progress_of
+from maspo_dist.run_folder import RunFolder
+
+_EVENTS_SHOWN = 10
+
+
+def render_status(folder: RunFolder) -> RenderableType:
+    """Step, scores, last metrics, group counts and last events.
+
+    Raises DataError for a damaged file.
+    """
+    progress = progress_of(folder.read_metrics(), _max_steps(folder))
+    parts: list[RenderableType] = [_headline(folder, progress), outcome_table(progress)]
+    if progress.metrics:
+        parts.append(_metrics_table(progress))
+    counts = ledger_counts(folder.read_ledger())
+    if counts:
+        parts.append(_ledger_table(counts))
+    events = deque(folder.read_events(), maxlen=_EVENTS_SHOWN)
+    if events:
+        parts.append(_events_table(events))
+    return Group(*parts)
+
+
+def ledger_counts(rows: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
+    """How many groups ended in each (outcome, reason)."""
+    return Counter((str(row["outcome"]), str(row.get("reason") or "")) for row in rows)
+
+
+def _max_steps(folder: RunFolder) -> int:
+    """From config.yaml, which may come from another version: 0 where it does not say."""
+    if not folder.config_path.is_file():
+        return 0
+    config = yaml.safe_load(folder.config_path.read_text(encoding="utf-8"))
+    run = config.get("run") if isinstance(config, dict) else None
+    max_steps = run.get("max_steps") if isinstance(run, dict) else None
+    return max_steps if isinstance(max_steps, int) else 0
+
+
+def _headline(folder: RunFolder, progress: Progress) -> Text:
+    state = "running" if folder.in_use else "not running"
+    text = Text.assemble((folder.name, "bold"), f": {state}, step {progress.step} of {progress.max_steps}")
+    if folder.in_use and progress.seconds_left is not None:
+        text.append(f", about {humanize.duration(progress.seconds_left)} left")
+    return text
+
+
+def _metrics_table(progress: Progress) -> Table:
+    """One row a group, so that the whole step fits a screen; the trust region's detail is for the report."""
+    table = Table(title=f"metrics of step {progress.step}", title_justify="left", show_header=False)
+    groups: dict[str, list[str]] = {}
+    for name, value in progress.metrics.items():
+        group, _, rest = name.partition("/")
+        if group != "trust_region":
+            groups.setdefault(group, []).append(f"{rest} {humanize.number(value)}")
+    for group, entries in groups.items():
+        table.add_row(group, ", ".join(entries))
+    return table
+
+
+def _ledger_table(counts: Counter[tuple[str, str]]) -> Table:
+    table = Table(title="prompt groups", title_justify="left", show_header=False)
+    for (outcome, reason), groups in counts.most_common():
+        table.add_row(outcome, Text(reason), str(groups))
+    return table
+
+
+def _events_table(events: Iterable[Mapping[str, Any]]) -> Table:
+    table = Table(title="last events", title_justify="left", show_header=False)
+    for event in events:
+        at = datetime.fromtimestamp(float(event["time"])).strftime("%m-%d %H:%M:%S")
+        table.add_row(at, str(event["kind"]), Text(str(event["message"])))
+    return table

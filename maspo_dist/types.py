@@ -195,10 +195,11 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRef:
-    """One response of one group, by position, with its advantage."""
+    """One response of one group, by position, with its reward and advantage."""
 
     group_id: int
     sample: int
+    reward: float
     advantage: float
 
 

@@ -104,10 +104,10 @@ class BapoLoss(Section):
     #: Where the bounds start, how far they may go, and by how much they move.
     lower_start: float = Field(0.8, gt=0, le=1)
     lower_stop: float = Field(0.95, gt=0, le=1)
-    lower_step: float = Field(0.05, gt=0)
+    lower_step: float = Field(0.05, ge=0.001)
     upper_start: float = Field(1.2, ge=1)
     upper_stop: float = Field(2.0, ge=1)
-    upper_step: float = Field(0.1, gt=0)
+    upper_step: float = Field(0.1, ge=0.001)
     #: Wanted ratio of positive to negative clipped contribution over the optimizer step.
     target: float = Field(0.5, gt=0)
 
@@ -147,8 +147,9 @@ class CorrectionConfig(Section):
     """Weights for the mismatch between rollout engine and learner, π_old / π_behavior.
 
     tis            truncate the weight at `upper`
-    icepop         zero where the weight leaves [lower, upper]
-    sequence_mask  zero whole sequences whose weight leaves [lower, upper]
+    icepop         zero where the weight leaves [lower, upper], the weight itself elsewhere
+    sequence_mask  zero whole sequences whose weight leaves [lower, upper], 1 elsewhere; always
+                   judges the geometric mean, whatever `level` says
     """
 
     kind: Literal["none", "tis", "icepop", "sequence_mask"] = "none"

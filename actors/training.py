@@ -1,0 +1,146 @@
+"""One run, from a configuration to an exit: prepares, starts the processes, drives the loop, ends everything."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from actors.cluster import RunningCluster, connect, disconnect, start_cluster
+from actors.controller import Controller, Progressed, probe_sequences
+from actors.evaluator import Evaluator
+from actors.group_stream import GroupStream
+from maspo_dist.config import TrainConfig, dump_config
+from maspo_dist.console import RunConsole, open_console
+from maspo_dist.data.prompts import PromptCursor, load_prompts
+from maspo_dist.errors import MaspoError
+from maspo_dist.flow.ledger import Ledger
+from maspo_dist.logs import LogContext, configure_logging
+from maspo_dist.metrics import open_metrics
+from maspo_dist.placement import plan_bundles
+from maspo_dist.preflight import ModelFacts, inspect_model
+from maspo_dist.report import write_report
+from maspo_dist.run_folder import Event, RunFolder
+from maspo_dist.types import Prompt
+
+_PROBE_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What a run needs besides processes."""
+
+    model: ModelFacts
+    train: Sequence[Prompt]
+    evaluation: Mapping[str, Sequence[Prompt]]
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Reads model facts and data; every mistake that can be seen without starting anything is raised here."""
+    require_sinks(config.logging)
+    model = inspect_model(config)
+    return Prepared(
+        model=model,
+        train=load_prompts(config.data.train, config.data, model.tokenizer),
+        evaluation={
+            name: load_prompts([path], config.data, model.tokenizer) for name, path in config.data.eval.items()
+        },
+    )
+
+
+def train(config: TrainConfig) -> None:
+    """Runs to the end. Leaves no process behind, whatever happens; exits 130 or 143 when interrupted."""
+    prepared = prepare(config)
+    folder = RunFolder.create(config.run.dir / config.run.name, dump_config(config))
+    with folder:
+        context = LogContext("controller")
+        configure_logging(context, folder.logs_path, sys.stderr)
+        with open_console(config.run.name, config.run.max_steps) as console:
+            interrupted = asyncio.run(_until_signal(_Run(config, prepared, folder, console)))
+    if interrupted is not None:
+        raise SystemExit(128 + interrupted)
+
+
+class _Run:
+    """The processes and the loop of one run."""
+
+    def __init__(self, config: TrainConfig, prepared: Prepared, folder: RunFolder, console: RunConsole) -> None:
+        self._config = config
+        self._prepared = prepared
+        self._folder = folder
+        self._console = console
+
+    async def drive(self) -> None:
+        """Starts, trains, writes the report; ends every process and leaves the cluster on any way out."""
+        self._console.waiting_for("Ray")
+        try:
+            device = await asyncio.to_thread(connect)
+            bundles = plan_bundles(self._config, self._prepared.model.size, device)
+            cluster = await start_cluster(
+                self._config, bundles, device, self._folder.logs_path, self._console.waiting_for
+            )
+            try:
+                await self._train(cluster)
+            finally:
+                await asyncio.shield(cluster.stop())
+        except MaspoError as error:
+            self._event(Event(kind="run_failed", message=str(error)))
+            raise
+        finally:
+            disconnect()
+        self._event(Event(kind="run_finished", message=f"{self._config.run.max_steps} steps done"))
+        write_report([self._folder.path], self._folder.report_path)
+        self._console.finished(self._folder.report_path)
+
+    async def _train(self, cluster: RunningCluster) -> None:
+        config, prepared = self._config, self._prepared
+        ledger = Ledger()
+        cursor = PromptCursor(prepared.train, config.run.seed)
+        stream = GroupStream(config, cluster.rollout, cursor, ledger, self._console.phase)
+        metrics = open_metrics(self._folder, config.logging, config.model_dump(mode="json"))
+        probes = probe_sequences(
+            [prompt.token_ids.tolist() for prompt in prepared.train[:256]], config.sync.probe_prompts, _PROBE_TOKENS
+        )
+        controller = Controller(
+            config,
+            pool=cluster.rollout,
+            learners=cluster.learners,
+            stream=stream,
+            ledger=ledger,
+            evaluator=Evaluator(config, cluster.rollout, prepared.evaluation),
+            probes=probes,
+            decoder=prepared.model.tokenizer,
+            folder=self._folder,
+            metrics=metrics,
+            console=self._console,
+        )
+        try:
+            await controller.run(Progressed())
+        finally:
+            metrics.close()
+
+    def _event(self, event: Event) -> None:
+        self._folder.write_event(event)
+        self._console.event(event)
+
+
+async def _until_signal(run: _Run) -> signal.Signals | None:
+    """Drives `run`; the first SIGINT or SIGTERM cancels it, so that its clean-up runs. Returns that signal."""
+    received: list[signal.Signals] = []
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(run.drive())
+
+    def cancel(which: signal.Signals) -> None:
+        received.append(which)
+        task.cancel()
+
+    for which in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(which, cancel, which)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not received:
+            raise
+    return received[0] if received else None

@@ -1,0 +1,95 @@
+"""The command line: `maspo-dist`.
+
+Exit codes: 0 done, 1 the run failed, 2 the user's input cannot run, 130 interrupted (Ctrl-C), 143 terminated.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from maspo_dist.errors import MaspoError, UserError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Reinforcement learning with verifiable rewards by MASPO, on Ray, vLLM and DeepSpeed.",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as configs/local_smoke.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value.")]
+
+
+@app.command()
+def train(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Train as CONFIG says; joins the Ray cluster at RAY_ADDRESS, or starts one here."""
+    from actors.training import train as run_training
+    from maspo_dist.config import load_config
+
+    run_training(load_config(config, overrides or ()))
+
+
+@app.command()
+def check(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Validate CONFIG; print it resolved, with placement and memory. Starts nothing."""
+    from maspo_dist.check import check_run
+    from maspo_dist.config import load_config
+
+    check_run(load_config(config, overrides or ()), Console(soft_wrap=True))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the model and data go.")] = Path(".cache/demo"),
+    seed: Annotated[int, typer.Option(help="Of data, initial weights and warm start.")] = 0,
+) -> None:
+    """Make the demo: a small model that adds a little, and problems it has not seen."""
+    from maspo_dist.demo import make_demo
+
+    files = make_demo(folder, seed)
+    print(f"model {files.model}, greedy held-out accuracy {files.start_accuracy:.3f}")
+    print(f"train {files.train}")
+    print(f"held out {files.heldout}")
+
+
+@app.command()
+def status(run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")]) -> None:
+    """Show how far RUN is: its last step, its prompts and its events."""
+    from maspo_dist.run_folder import RunFolder
+    from maspo_dist.status import render_status
+
+    Console().print(render_status(RunFolder.open_for_reading(run)))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="One run folder, or several to compare.")],
+    to: Annotated[Path | None, typer.Option(help="The HTML file; by default report.html of the first run.")] = None,
+) -> None:
+    """Write report.html of one or more runs."""
+    from maspo_dist.report import write_report
+
+    out = to or runs[0] / "report.html"
+    write_report(runs, out)
+    print(out)
+
+
+def main() -> None:
+    """The entry point: users' mistakes and expected failures are one line, bugs keep their traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except MaspoError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What becomes of every prompt group, each exactly once.
+
+admitted ──► finished ──► trained
+    │            └──────► dropped (reason)
+    └───────────────────► dropped (reason) | pending at the end
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+from maspo_dist.run_folder import GroupOutcome, LedgerRow
+
+GroupState = Literal["admitted", "finished"]
+
+
+class Ledger:
+    """The life cycle of groups. Each ends once: a second end, or one of an unknown group, is a bug and raises."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, tuple[str, GroupState]] = {}
+        self._ended: list[LedgerRow] = []
+        self.counts: Counter[str] = Counter()
+
+    def admit(self, group_id: int, prompt_id: str) -> None:
+        if group_id in self._open:
+            raise ValueError(f"group {group_id} was admitted twice")
+        self._open[group_id] = (prompt_id, "admitted")
+        self.counts["admitted"] += 1
+
+    def finish(self, group_id: int) -> None:
+        """A result was accepted; a late duplicate of it must not reach this point."""
+        prompt_id, state = self._open[group_id]
+        if state != "admitted":
+            raise ValueError(f"group {group_id} finished twice")
+        self._open[group_id] = (prompt_id, "finished")
+
+    def train(self, group_id: int, step: int) -> None:
+        self._end(group_id, step, "trained", "")
+
+    def drop(self, group_id: int, step: int, reason: str) -> None:
+        self._end(group_id, step, "dropped", reason)
+
+    def close(self, step: int) -> None:
+        """Ends the run: what is still open is pending."""
+        for group_id in list(self._open):
+            self._end(group_id, step, "pending", "")
+
+    def take_rows(self) -> list[LedgerRow]:
+        """Rows ended since the last call."""
+        rows, self._ended = self._ended, []
+        return rows
+
+    @property
+    def open_groups(self) -> int:
+        return len(self._open)
+
+    def _end(self, group_id: int, step: int, outcome: GroupOutcome, reason: str) -> None:
+        prompt_id, _ = self._open.pop(group_id)
+        self.counts[outcome] += 1
+        self._ended.append(LedgerRow(group_id=group_id, prompt_id=prompt_id, step=step, outcome=outcome, reason=reason))

@@ -1,0 +1,81 @@
+"""Everything that can be known before a process starts: model, tokenizer, data, and whether they fit."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from maspo_dist.config import TrainConfig
+from maspo_dist.errors import ConfigError, ModelError
+from maspo_dist.placement import ModelSize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """The tokenizer and size of `model.path`; no weights are loaded."""
+
+    tokenizer: PreTrainedTokenizerBase
+    size: ModelSize
+
+
+def inspect_model(config: TrainConfig) -> ModelFacts:
+    """Reads configuration and tokenizer of the model and checks that prompts and responses fit its context.
+
+    Raises ModelError naming the folder and what is wrong with it, ConfigError when the lengths do not fit.
+    """
+    path = config.model.path
+    _require_folder(path)
+    try:
+        model_config = AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path {path}: no model can be read there ({_first_line(error)})") from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path {path}: no tokenizer can be read there ({_first_line(error)})") from None
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"model.path {path}: the tokenizer has no end-of-sequence token, so no response could end")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.model.trust_remote_code)
+    text_config = model_config.get_text_config()
+    heads = text_config.num_attention_heads
+    size = ModelSize(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        layers=text_config.num_hidden_layers,
+        kv_heads=getattr(text_config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text_config, "head_dim", None) or text_config.hidden_size // heads,
+        context_tokens=text_config.max_position_embeddings,
+    )
+    wanted = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    if wanted > size.context_tokens:
+        raise ConfigError(
+            f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) and rollout.max_response_tokens "
+            f"({config.rollout.max_response_tokens}) add up to {wanted}, but {path} holds {size.context_tokens}: "
+            "lower one of them"
+        )
+    return ModelFacts(tokenizer=tokenizer, size=size)
+
+
+def _require_folder(path: str) -> None:
+    """A path that is meant as a folder must be one; `org/name` may be a name on the hub."""
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model.path {path} holds no config.json, so it is not a Hugging Face model folder")
+        return
+    if path.count("/") == 1 and not path.startswith((".", "/", "~")) and not folder.parent.exists():
+        return
+    siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    near = difflib.get_close_matches(path, siblings, n=1)
+    hint = (
+        f"did you mean {near[0]}?" if near else "set model.path to a Hugging Face folder (`maspo-dist demo` makes one)"
+    )
+    raise ModelError(f"model.path {path} does not exist; {hint}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]

@@ -133,6 +133,23 @@ def last_row(path: Path) -> dict[str, Any] | None:
     return row
 
 
+def tail_rows(path: Path, max_bytes: int = 1 << 22) -> list[dict[str, Any]]:
+    """The last rows, as many as fit in `max_bytes` (a longer last row alone)."""
+    if not path.exists():
+        return []
+    end = _whole_lines_bytes(path)
+    start = max(0, end - max_bytes)
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read(end - start)
+    if start > 0:
+        data = data.partition(b"\n")[2]
+    if not data:
+        row = last_row(path)
+        return [] if row is None else [row]
+    return [json.loads(line) for line in data[:-1].split(b"\n")]
+
+
 def _whole_lines_bytes(path: Path) -> int:
     """Size of the file up to and including its last newline."""
     with path.open("rb") as file:

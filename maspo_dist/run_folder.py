@@ -24,7 +24,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
-from maspo_dist.errors import ConfigError
+import yaml
+
+from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.json_log import JsonLog, last_row, read_rows
 
 Scalar = str | int | float | bool | None
@@ -202,6 +204,19 @@ class RunFolder:
 
     def read_events(self) -> Iterator[dict[str, Any]]:
         return read_rows(self.events_path)
+
+    def read_config(self) -> dict[str, Any]:
+        """config.yaml as plain values, unvalidated, since another version may have written it.
+
+        Empty if there is none. Raises DataError for one that is not YAML.
+        """
+        if not self.config_path.is_file():
+            return {}
+        try:
+            config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise DataError(f"{self.config_path} is not YAML: {error}") from None
+        return config if isinstance(config, dict) else {}
 
     def rewind(self, step: int) -> int:
         """Forgets what came after `step`, so that a resumed run writes it once; returns the steps forgotten.

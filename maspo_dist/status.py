@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-import yaml
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -44,11 +43,8 @@ def ledger_counts(rows: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str]]
 
 
 def _max_steps(folder: RunFolder) -> int:
-    """From config.yaml, which may come from another version: 0 where it does not say."""
-    if not folder.config_path.is_file():
-        return 0
-    config = yaml.safe_load(folder.config_path.read_text(encoding="utf-8"))
-    run = config.get("run") if isinstance(config, dict) else None
+    """0 where config.yaml does not say."""
+    run = folder.read_config().get("run")
     max_steps = run.get("max_steps") if isinstance(run, dict) else None
     return max_steps if isinstance(max_steps, int) else 0
 

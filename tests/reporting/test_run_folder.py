@@ -199,3 +199,13 @@ def test_names_and_places(tmp_path: Path) -> None:
     assert folder.name == "run"
     with pytest.raises(ConfigError, match="is not a run folder"):
         RunFolder.open_for_reading(tmp_path / "run")
+
+
+def test_the_configuration_is_read_back_as_plain_values(folder: RunFolder) -> None:
+    folder.config_path.write_text("run: {max_steps: 3}\n")
+    assert folder.read_config() == {"run": {"max_steps": 3}}
+    folder.config_path.write_text("run: [")
+    with pytest.raises(DataError, match=r"config\.yaml is not YAML"):
+        folder.read_config()
+    folder.config_path.unlink()
+    assert folder.read_config() == {}

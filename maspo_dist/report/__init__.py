@@ -1,0 +1,14 @@
+"""report.html: one run or several, in one file that needs nothing else.
+
+runs.py      what a run folder holds, read once
+scale.py     numbers to pixels, and round numbers on an axis
+charts.py    SVG: lines, stacked bars, heat maps
+markup.py    text that came from outside, made safe
+sections.py  which charts and tables, in which order
+style.py     the style sheet
+page.py      the page
+"""
+
+from maspo_dist.report.page import write_report
+
+__all__ = ["write_report"]

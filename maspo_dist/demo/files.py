@@ -1,0 +1,122 @@
+"""Makes the demo's folder, or finds it made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from maspo_dist.demo.model import make_model, make_tokenizer
+from maspo_dist.demo.task import SOURCE, Addition, draw_problems
+from maspo_dist.demo.warm_start import WarmStart, warm_start
+
+DEFAULT_FOLDER = Path(".cache/demo")
+
+#: Raised whenever the same recipe would make other files than before.
+_REVISION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoRecipe:
+    """What the demo is made of, beside its seed."""
+
+    train_problems: int = 20_000
+    heldout_problems: int = 512
+    #: Shortest and longest summands.
+    digits: tuple[int, int] = (2, 3)
+    warm_start: WarmStart = field(default_factory=WarmStart)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoFiles:
+    """A demo on disk: a Hugging Face model folder, two JSONL files, and where training starts from."""
+
+    model: Path
+    train: Path
+    heldout: Path
+    #: Greedy accuracy of the model on the held-out problems.
+    start_accuracy: float
+
+
+def make_demo(folder: Path = DEFAULT_FOLDER, seed: int = 0, recipe: DemoRecipe | None = None) -> DemoFiles:
+    """Returns the demo of `seed` in `folder/seed-<seed>`, making it unless it is there already.
+
+    What is there counts only if it was made by the same recipe. The folder appears whole or not at
+    all: it is written beside and renamed. Raises ModelError when the warm start does not end.
+    """
+    recipe = recipe or DemoRecipe()
+    target = folder / f"seed-{seed}"
+    key = _content_key(recipe, seed)
+    if _key_of(target) == key:
+        return _read(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".seed-{seed}.{os.getpid()}"
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        _write(draft, recipe, seed, key)
+        _publish(draft, target, key)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return _read(target)
+
+
+def _write(draft: Path, recipe: DemoRecipe, seed: int, key: str) -> None:
+    rng = np.random.default_rng(seed)
+    train, heldout = draw_problems(recipe.train_problems, recipe.heldout_problems, recipe.digits, rng)
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer, seed)
+    accuracy = warm_start(model, tokenizer, train, heldout, recipe.warm_start, rng)
+    model.save_pretrained(draft / "model")
+    tokenizer.save_pretrained(draft / "model")
+    _write_problems(draft / "train.jsonl", "train", train)
+    _write_problems(draft / "heldout.jsonl", "heldout", heldout)
+    manifest = {"key": key, "seed": seed, "start_accuracy": accuracy, "recipe": asdict(recipe)}
+    (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_problems(path: Path, split: str, problems: Sequence[Addition]) -> None:
+    rows = (
+        {"id": f"{split}-{i}", "problem": problem.problem, "answer": problem.answer, "source": SOURCE}
+        for i, problem in enumerate(problems)
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _publish(draft: Path, target: Path, key: str) -> None:
+    """Renames `draft` to `target`. Where another process was first with the same key, its files stay."""
+    old = target.with_name(f"{draft.name}.old")
+    if target.exists() and _key_of(target) != key:
+        target.rename(old)
+    try:
+        draft.rename(target)
+    except OSError:
+        if _key_of(target) != key:
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _content_key(recipe: DemoRecipe, seed: int) -> str:
+    content = json.dumps({"revision": _REVISION, "seed": seed, "recipe": asdict(recipe)}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _key_of(target: Path) -> str | None:
+    manifest = target / "manifest.json"
+    return str(json.loads(manifest.read_text(encoding="utf-8"))["key"]) if manifest.exists() else None
+
+
+def _read(target: Path) -> DemoFiles:
+    manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+    return DemoFiles(
+        model=target / "model",
+        train=target / "train.jsonl",
+        heldout=target / "heldout.jsonl",
+        start_accuracy=float(manifest["start_accuracy"]),
+    )

@@ -11,8 +11,8 @@ from maspo_dist.report.markup import escape
 from maspo_dist.report.runs import Point
 from maspo_dist.report.scale import Scale, linear_scale, log_scale, step_scale, tick_label
 
-WIDTH, HEIGHT = 330, 190
-LEFT, RIGHT, TOP, BOTTOM = 42, 8, 22, 30
+WIDTH, HEIGHT = 330, 194
+LEFT, RIGHT, TOP, BOTTOM = 42, 8, 27, 30
 #: Series colours in the style sheet; more series than that share them.
 COLORS = 8
 
@@ -132,14 +132,16 @@ def stacked_chart(layers: Sequence[Line], total: Line | None, y_label: str) -> s
 
 def heat_chart(rows: Sequence[Line], name: str) -> str:
     """One strip a row over steps; the darker, the larger, full at the chart's largest value."""
-    strips = [binned(row.points, _HEAT_BINS) for row in rows]
+    # A bucket without tokens at a step has no row there: strips are laid on common steps.
+    steps = sorted({step for row in rows for step, _ in row.points})
+    strips = [binned(_on_steps(row.points, steps), _HEAT_BINS) for row in rows]
     largest = max((one.mean for strip in strips for one in strip if one), default=0.0)
     if not any(one for strip in strips for one in strip):
         return ""
     left, row_height = 104, 16
     height = TOP + row_height * len(rows) + BOTTOM
-    x = _step_axis((row.points for row in rows), left=left, right=_HEAT_WIDTH - RIGHT)
-    parts = [f'<text x="{left}" y="12" class="axis">{escape(name)}, 0 to {humanize.number(largest)}</text>']
+    x = step_scale(steps[0], steps[-1], left, _HEAT_WIDTH - RIGHT)
+    parts = [f'<text x="{left}" y="17" class="axis">{escape(name)}, 0 to {humanize.number(largest)}</text>']
     for index, (row, strip) in enumerate(zip(rows, strips, strict=True)):
         top = TOP + index * row_height
         parts.append(f'<text x="{left - 6}" y="{top + 12}" class="tick" text-anchor="end">{escape(row.label)}</text>')
@@ -169,9 +171,9 @@ def _svg(parts: Iterable[str], description: str, width: int = WIDTH, height: int
     return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
-def _step_axis(curves: Iterable[Sequence[Point]], left: float = LEFT, right: float = WIDTH - RIGHT) -> Scale:
+def _step_axis(curves: Iterable[Sequence[Point]]) -> Scale:
     steps = [step for points in curves for step in ((points[0][0], points[-1][0]) if points else ())]
-    return step_scale(min(steps), max(steps), left, right)
+    return step_scale(min(steps), max(steps), LEFT, WIDTH - RIGHT)
 
 
 def _axes(x: Scale, y: Scale, y_label: str) -> str:

@@ -49,17 +49,49 @@ TRUST_REGION = (
     Chart(
         title="Probability ratio",
         unit="π / π_old, logarithmic",
-        metrics=(("ratio/max", "largest"), ("ratio/mean", "mean")),
+        metrics=(("ratio/max", "largest"), ("ratio/mean", "mean"), ("ratio/min", "smallest")),
         log=True,
+    ),
+    Chart(
+        title="Distance from π_old",
+        unit="KL, nats a token",
+        metrics=(("policy/kl_k3", "k3"), ("policy/kl_k1", "k1")),
+        include=(0.0,),
     ),
     Chart(title="Mean gate", unit="weight, 1 is ungated", metrics=(("gate/mean", "mean"),), include=(1.0,)),
     Chart(
         title="Gated tokens",
         unit="share of tokens",
-        metrics=(("gate/share_below_0.99", "gate below 0.99"),),
+        metrics=(("gate/share_below_0.99", "gate < 0.99"), ("gate/share_below_0.5", "gate < 0.5")),
         include=(0.0,),
     ),
-    Chart(title="Distance from π_old", unit="KL (k3), nats a token", metrics=(("policy/kl_k3", "KL"),), include=(0.0,)),
+    Chart(
+        title="Gradient weight kept",
+        unit="share of Σ|A|·ρ",
+        metrics=(
+            ("gradient/weight_kept", "by this loss"),
+            ("gradient/weight_kept_by_ppo_clip", "by plain PPO clipping, for comparison"),
+        ),
+        include=(1.0,),
+    ),
+    Chart(
+        title="Plain PPO clipping would cut",
+        unit="share of tokens",
+        metrics=(("gradient/share_cut_by_ppo_clip", "tokens"),),
+        include=(0.0,),
+    ),
+    Chart(
+        title="Mass clamps that bind",
+        unit="share of gated tokens",
+        metrics=(("gate/share_mass_at_sigma_base", "at σ_base"), ("gate/share_mass_at_sigma_max", "at σ_max")),
+        include=(0.0,),
+    ),
+    Chart(
+        title="Risk clamps that bind",
+        unit="share of gated tokens",
+        metrics=(("gate/share_risk_at_min", "at risk_min"), ("gate/share_risk_at_max", "at risk_max")),
+        include=(0.0,),
+    ),
 )
 
 SPEED_AND_SYNC = (

@@ -65,7 +65,8 @@ th{font-weight:600;color:var(--muted);font-size:12.5px}
 tr:last-child td{border-bottom:0}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 td.words,th.words{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:16ch}
-.panel .tight th,.panel .tight td{padding:5px 8px}.panel .tight{width:100%}
+.panel .tight th,.panel .tight td{padding:5px 8px}.panel .tight{width:100%}.panel .tight th{vertical-align:bottom}
+.panel+.panel,.panel+.pair{margin-top:12px}
 .fit{width:fit-content;max-width:100%}
 td.cell{background:color-mix(in srgb,var(--heat) calc(var(--strength)*70%),transparent)}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr));gap:12px}

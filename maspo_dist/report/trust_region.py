@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from maspo_dist import humanize
 from maspo_dist.report.charts import Line, heat_chart
 from maspo_dist.report.markup import escape
-from maspo_dist.report.runs import Point, Run
+from maspo_dist.report.runs import Run
 
 _METRIC = re.compile(r"trust_region/(pos|neg)/([^/]+)/([^/]+)")
 _SIGNS = {"pos": "A > 0", "neg": "A < 0"}
@@ -26,13 +26,26 @@ class Column:
     strength: Callable[[float], float]
 
 
+def _share_column(measure: str, heading: str, *, shaded: bool = False) -> Column:
+    return Column(measure=measure, heading=heading, show=lambda v: f"{v:.2%}", strength=lambda v: v if shaded else 0.0)
+
+
 _COLUMNS = (
-    Column(measure="token_share", heading="tokens", show=lambda v: f"{v:.2%}", strength=lambda v: 0.0),
+    _share_column("token_share", "tokens"),
     Column(measure="ratio_mean", heading="mean ratio", show=lambda v: f"{v:.4f}", strength=lambda v: abs(v - 1)),
     Column(measure="gate_mean", heading="mean gate", show=lambda v: f"{v:.4f}", strength=lambda v: 1 - v),
-    Column(measure="share_gate_below_0.99", heading="gate < 0.99", show=lambda v: f"{v:.2%}", strength=lambda v: v),
-    Column(measure="share_gate_below_0.5", heading="gate < 0.5", show=lambda v: f"{v:.2%}", strength=lambda v: v),
+    _share_column("share_gate_below_0.99", "gate < 0.99", shaded=True),
+    _share_column("share_gate_below_0.5", "gate < 0.5", shaded=True),
     Column(measure="weight_kept", heading="weight kept", show=lambda v: f"{v:.2%}", strength=lambda v: 1 - v),
+    _share_column("share_cut_by_ppo_clip", "PPO clip would cut"),
+    _share_column("share_mass_at_sigma_base", "mass at σ_base"),
+    _share_column("share_mass_at_sigma_max", "mass at σ_max"),
+    _share_column("share_risk_at_min", "risk at min"),
+    _share_column("share_risk_at_max", "risk at max"),
+)
+_STRIPS = (
+    ("Gated tokens over time", "share of tokens with gate < 0.99", "share_gate_below_0.99"),
+    ("Gradient weight lost over time", "share of Σ|A|·ρ", "weight_kept"),
 )
 
 
@@ -43,20 +56,18 @@ def draw_trust_region(run: Run) -> str:
         return ""
     step, values = _last_step(run)
     tables = "".join(_table(sign, buckets, values) for sign in _SIGNS)
-    strips = "".join(
-        f'<figure><div class="head"><h3>{title}</h3></div>{svg}</figure>'
-        for title, svg in (
-            ("Gated tokens over time", heat_chart(_rows(run, buckets, "share_gate_below_0.99"), "share of tokens")),
-            ("Gradient weight lost over time", heat_chart(_lost_weight(run, buckets), "share of weight")),
-        )
-        if svg
-    )
+    strips = "".join(_strip(title, unit, _rows(run, buckets, measure)) for title, unit, measure in _STRIPS)
     return (
-        f'<p class="note">Step {step}. Rows are buckets of the token’s probability p under π_old; '
-        "weight kept is the share of the gradient’s absolute weight that the gate lets through. "
-        "The stronger a cell’s colour, the further from an ungated update.</p>"
-        f'<div class="pair">{tables}</div><div class="pair" style="margin-top:12px">{strips}</div>'
+        f'<p class="note">Step {step}. Rows are buckets of the token’s probability p under π_old; tokens are a share '
+        "of all; weight kept is the share of the gradient’s absolute weight that passes; clamps are a share of the "
+        "gated tokens. The stronger a cell’s colour, the further from an ungated update.</p>"
+        f'{tables}<div class="pair">{strips}</div>'
     )
+
+
+def _strip(title: str, unit: str, rows: Sequence[Line]) -> str:
+    svg = heat_chart(rows, unit)
+    return f'<figure><div class="head"><h3>{title}</h3></div>{svg}</figure>' if svg else ""
 
 
 def _buckets(run: Run) -> tuple[str, ...]:
@@ -101,27 +112,15 @@ def _cell(column: Column, value: float | None) -> str:
 
 
 def _rows(run: Run, buckets: Sequence[str], measure: str) -> list[Line]:
-    return [
-        Line(
-            label=f"{_SIGNS[sign]}, p ≤ {bucket}",
-            points=run.series.get(f"trust_region/{sign}/{bucket}/{measure}", ()),
-            color=0,
-        )
-        for sign in _SIGNS
-        for bucket in buckets
-    ]
-
-
-def _lost_weight(run: Run, buckets: Sequence[str]) -> list[Line]:
-    return [
-        Line(label=row.label, points=[_lost(point) for point in row.points], color=0)
-        for row in _rows(run, buckets, "weight_kept")
-    ]
-
-
-def _lost(point: Point) -> Point:
-    step, kept = point
-    return step, None if kept is None else max(0.0, 1 - kept)
+    """A curve of `measure` for each sign and bucket; what is kept is turned into what is lost."""
+    rows = []
+    for sign in _SIGNS:
+        for bucket in buckets:
+            points = run.series.get(f"trust_region/{sign}/{bucket}/{measure}", ())
+            if measure == "weight_kept":
+                points = [(step, None if kept is None else max(0.0, 1 - kept)) for step, kept in points]
+            rows.append(Line(label=f"{_SIGNS[sign]}, p ≤ {bucket}", points=points, color=0))
+    return rows
 
 
 def _bucket_name(buckets: Sequence[str], bucket: str) -> str:

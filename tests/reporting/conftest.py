@@ -89,11 +89,21 @@ def step_metrics(rng: random.Random, step: int, steps: int, progress: float) -> 
         "policy/age_mean": 0.0,
         "policy/age_max": 0.0,
         "policy/entropy": 0.32 - 0.15 * progress + rng.gauss(0, 0.008),
+        "policy/kl_k1": 0.0035 + 0.003 * rng.random(),
         "policy/kl_k3": 0.004 + 0.003 * rng.random(),
         "ratio/mean": 1 + rng.gauss(0, 0.002),
+        "ratio/min": 0.7 - 0.3 * rng.random(),
         "ratio/max": 1.5 + rng.expovariate(1.2),
         "gate/mean": 0.995 - 0.004 * rng.random(),
         "gate/share_below_0.99": 0.05 + 0.03 * rng.random(),
+        "gate/share_below_0.5": 0.01 + 0.005 * rng.random(),
+        "gate/share_mass_at_sigma_base": 0.3 + 0.1 * rng.random(),
+        "gate/share_mass_at_sigma_max": 0.002 * rng.random(),
+        "gate/share_risk_at_min": 0.0,
+        "gate/share_risk_at_max": 0.0,
+        "gradient/weight_kept": 0.985 - 0.005 * rng.random(),
+        "gradient/weight_kept_by_ppo_clip": 0.93 - 0.02 * rng.random(),
+        "gradient/share_cut_by_ppo_clip": 0.04 + 0.02 * rng.random(),
         "sync/max_logprob_gap": 1e-6 * math.exp(rng.gauss(0, 0.6)),
         "time/step_s": generate + verify + update + publish + 0.05,
         "time/generate_s": generate,
@@ -110,8 +120,11 @@ def trust_region_metrics(rng: random.Random, progress: float) -> dict[str, float
     for sign, sign_share in (("pos", positive_share), ("neg", 1 - positive_share)):
         for upper, name, share in zip(BUCKETS, BUCKET_NAMES, BUCKET_SHARES, strict=True):
             # Rare tokens move most; mass widens their gate, so that they are not cut all the same.
-            rare = 1 - math.log10(upper) / 4
-            below_99 = min(1.0, 0.05 * rare**2 * rng.uniform(0.8, 1.2))
+            rare = -math.log10(upper) / 4
+            below_99 = min(1.0, 0.05 * (1 + rare) ** 2 * rng.uniform(0.8, 1.2))
+            if name == "1e-4" and rng.random() < 0.2:
+                metrics[f"trust_region/{sign}/{name}/token_share"] = 0.0
+                continue
             metrics |= {
                 f"trust_region/{sign}/{name}/token_share": sign_share * share,
                 f"trust_region/{sign}/{name}/ratio_mean": 1 + (0.08 if sign == "pos" else -0.05) * rare**2,
@@ -119,6 +132,11 @@ def trust_region_metrics(rng: random.Random, progress: float) -> dict[str, float
                 f"trust_region/{sign}/{name}/share_gate_below_0.99": below_99,
                 f"trust_region/{sign}/{name}/share_gate_below_0.5": below_99 / 6,
                 f"trust_region/{sign}/{name}/weight_kept": 1 - 0.4 * below_99,
+                f"trust_region/{sign}/{name}/share_cut_by_ppo_clip": min(1.0, 2 * below_99),
+                f"trust_region/{sign}/{name}/share_mass_at_sigma_base": 1 - rare,
+                f"trust_region/{sign}/{name}/share_mass_at_sigma_max": 0.1 if rare == 1 else 0.0,
+                f"trust_region/{sign}/{name}/share_risk_at_min": 0.0,
+                f"trust_region/{sign}/{name}/share_risk_at_max": 0.0,
             }
     return metrics
 

@@ -71,6 +71,11 @@ def test_a_finished_run_shows_everything(tmp_path: Path, finished_run: FinishedR
         "Probability ratio",
         "Mean gate",
         "Gated tokens",
+        "by plain PPO clipping, for comparison",
+        "Mass clamps that bind",
+        "Risk clamps that bind",
+        "PPO clip would cut",
+        "mass at σ_max",
         "Gradient norm",
         "Engine against learner",
         "Policy age",
@@ -206,6 +211,14 @@ def test_charts_without_data_are_left_out() -> None:
     assert line_chart([empty], "unit") == ""
     assert stacked_chart([empty], None, "unit") == ""
     assert heat_chart([empty], "unit") == ""
+
+
+def test_strips_of_a_heat_map_share_their_steps() -> None:
+    full = Line(label="full", points=[(step, 1.0) for step in range(4)], color=0)
+    late = Line(label="late", points=[(2, 0.5), (3, 0.5)], color=0)
+    svg = heat_chart([full, late], "share")
+    places = [part.split('x="')[1].split('"')[0] for part in svg.split("<rect")[1:]]
+    assert places[:4][2:] == places[4:]
 
 
 def test_a_logarithmic_chart_takes_zeros() -> None:

@@ -11,10 +11,9 @@ import resource
 import signal
 import socket
 import sys
-import time
-import traceback
 
 from maspo_dist.config.verifier import VerifierConfig
+from maspo_dist.reward.safety import one_line, score_safely
 from maspo_dist.reward.sample import Sample, Scorer
 from maspo_dist.reward.scorers import build_scorer
 from maspo_dist.reward.wire import Connection, Failed, Job, Ready, Recall, Recalled, Remember, Scored, Setup
@@ -53,7 +52,7 @@ def main(fd: int, parent_pid: int) -> None:
         scorers = _warm_scorers(config, PoolMemo(connection))
         _limit_memory(config.memory_mb)
     except Exception as error:  # whatever a user's module raises on import must reach the user
-        connection.send(Failed(_one_line(error)))
+        connection.send(Failed(one_line(error)))
         return
     connection.send(Ready(_resident_mb()))
     _serve(connection, config, scorers)
@@ -73,19 +72,6 @@ def _serve(connection: Connection, config: VerifierConfig, scorers: dict[str, Sc
         verdict, sound = score_safely(scorers[config.reward_for(job.source)], sample)
         spent = not sound or count >= config.recycle_after or (count % 64 == 0 and _resident_mb() > grown_mb)
         connection.send(Scored(verdict, spent))
-
-
-def score_safely(scorer: Scorer, sample: Sample) -> tuple[Verdict, bool]:
-    """The verdict, and whether the process is still sound: after running out of memory it is not."""
-    started = time.monotonic()
-    try:
-        return scorer.score(sample), True
-    except MemoryError:
-        reason, sound = "out of memory", False
-    except Exception as error:  # a process boundary: whatever a verifier raises is a verdict on the sample
-        reason, sound = _one_line(error), True
-    seconds = time.monotonic() - started
-    return Verdict(reward=0.0, status="error", extracted=None, seconds=seconds, reason=reason), sound
 
 
 def _warm_scorers(config: VerifierConfig, memo: PoolMemo) -> dict[str, Scorer]:
@@ -122,11 +108,6 @@ def _resident_mb() -> float:
 def _statm(field: int) -> int:
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - twice as fast, in a hot loop
         return int(file.read().split()[field])
-
-
-def _one_line(error: BaseException) -> str:
-    text = "".join(traceback.format_exception_only(error)).strip().replace("\n", " ")
-    return text[:300].encode("utf-8", "backslashreplace").decode()
 
 
 if __name__ == "__main__":

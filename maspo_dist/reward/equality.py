@@ -1,0 +1,257 @@
+"""Whether two answers are the same: literal, then numeric, then shape by shape, then by algebra.
+
+The conventions, where people differ:
+    a label is read over when one side has none          x = 3 is 3
+    bare lists and sets have no order, tuples do         {1,2} is 2,1; (1,2) is not (2,1)
+    a list is right only as a whole                      3, 4, 5 is not 4
+    the exact part stands before ≈                       \\sqrt{2} ≈ 1.41 is \\sqrt{2}
+    letter case of words is read over                    evelyn is Evelyn
+    what is too large to evaluate must be written as the reference is
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from maspo_dist.reward.guard import refusal
+from maspo_dist.reward.latex import compact, normalise
+from maspo_dist.reward.numbers import Number, equal_numbers, parse_number
+from maspo_dist.reward.structure import (
+    Parts,
+    exact_side,
+    has_equals,
+    last_side,
+    spread_signs,
+    take_apart,
+    without_label,
+)
+
+_MAX_UNORDERED = 12
+_MAX_NESTING = 6
+#: What binary floats lose in a formula with decimals.
+_FLOAT_NOISE = Fraction(1, 10**12)
+_MAX_TIMES_LONGER = 4
+_CHOICE = re.compile(r"\(?([A-J])\)?")
+_CHOSEN = re.compile(r"\(?([A-J])(?:\)|[.:]|\)?\s|\)?\\|$).{0,200}", re.DOTALL)
+_COMMAND_OR_SIGN = re.compile(r"\\[A-Za-z]+|[=^_+*/<>|&]")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_DEGREES = re.compile(r"\(?\s?(\d+(?:\.\d+)?)\s?\^\s?\\circ\s?\)?")
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
+_COMMA_DECIMAL = re.compile(r"[+-]?\d+,\d{1,2}")
+_TEXT_BEHIND = re.compile(
+    r"(?:\s?\\text\s?\{[^{}]{0,100}\}(?:\s?\^\s?\{?\d\}?)?|\s?\^\\circ|"
+    r"(?:\s(?:square|cubic|sq\.?|units?|mm|cm|km|met(?:er|re)s?|feet|ft|inches|degrees|dollars|cents|"
+    r"hours?|minutes?|seconds?|days?|years?|radians)(?:\^\d)?){1,3})$"
+)
+_TEXT_BEFORE = re.compile(r"^\\text\s?\{[^{}]{3,100}\}\s?")
+_NO_SOLUTION = frozenset({"nosolution", "nosolutions", "norealsolution", "norealsolutions", "emptyset", "none"})
+
+
+@dataclass(frozen=True, slots=True)
+class Algebra:
+    """The slow questions, put to a computer algebra system: the boundary to sympy.
+
+    equivalent(answer, reference)   whether two formulas mean the same
+    value(formula)                  its value to 40 digits, None when it has symbols or none
+    """
+
+    equivalent: Callable[[str, str], bool]
+    value: Callable[[str], Fraction | None]
+
+
+def same_answer(answer: str, reference: str, algebra: Algebra) -> tuple[bool, str]:
+    """The verdict on two answers as written, and why in a few words where it is not plain."""
+    if not answer.strip():
+        return False, "empty answer"
+    if len(answer) > _MAX_TIMES_LONGER * (len(reference) + 1_000):
+        return False, "much longer than the reference"
+    comparison = _Comparison(algebra)
+    found, expected = normalise(answer), normalise(reference)
+    correct = comparison.same(found, expected, 0)
+    return correct, "" if correct else comparison.reason
+
+
+class _Comparison:
+    """One comparison; `reason` keeps the last thing that was refused."""
+
+    def __init__(self, algebra: Algebra) -> None:
+        self._algebra = algebra
+        self.reason = ""
+
+    def same(self, found: str, expected: str, nesting: int) -> bool:
+        if compact(found) == compact(expected) and found:
+            return True
+        if not found or not expected or nesting > _MAX_NESTING:
+            return False
+        found, expected = exact_side(found), exact_side(expected)
+        number, wanted = parse_number(found), parse_number(expected)
+        if wanted and wanted.figures and _COMMA_DECIMAL.fullmatch(found):
+            number = parse_number(found.replace(",", "."))
+        if number and wanted:
+            return equal_numbers(number, wanted)
+        words = _same_words(found, expected)
+        if words is not None:
+            return words
+        return self._same_shape(found, expected, number, wanted, nesting)
+
+    def _same_shape(
+        self, found: str, expected: str, number: Number | None, wanted: Number | None, nesting: int
+    ) -> bool:
+        left, right = _with_signs_spread(take_apart(found)), _with_signs_spread(take_apart(expected))
+        if left.shape == right.shape == "leaf":
+            return self._same_leaf(found, expected, number, wanted, nesting)
+        shapes = {left.shape, right.shape}
+        if shapes in ({"list"}, {"set"}, {"union"}, {"list", "set"}):
+            return self._same_items(left.items, right.items, nesting, ordered=_labelled(left) != _labelled(right))
+        if shapes == {"matrix"}:
+            return self._same_rows(left.items, right.items, nesting)
+        if shapes == {"tuple"}:
+            return left.brackets == right.brackets and self._in_order(left.items, right.items, nesting)
+        if shapes == {"tuple", "list"}:
+            return self._in_order(left.items, right.items, nesting)
+        if "leaf" in shapes:
+            return self._same_leaf(found, expected, number, wanted, nesting, one_value="list" not in shapes)
+        return False
+
+    def _same_leaf(
+        self,
+        found: str,
+        expected: str,
+        number: Number | None,
+        wanted: Number | None,
+        nesting: int,
+        *,
+        one_value: bool = True,
+    ) -> bool:
+        label, value = without_label(found)
+        wanted_label, wanted_value = without_label(expected)
+        if label and (wanted_label == label or (not wanted_label and not has_equals(expected))):
+            return self.same(value, wanted_value, nesting + 1)
+        if wanted_label and not label and not has_equals(found):
+            return self.same(found, wanted_value, nesting + 1)
+        if has_equals(found) and not has_equals(expected):
+            return self.same(last_side(found), expected, nesting + 1)
+        plain, wanted_plain = _without_text(found), _without_text(expected)
+        if (plain, wanted_plain) != (found, expected):
+            return self.same(plain, wanted_plain, nesting + 1)
+        # Algebra takes 4, 4 for the set of 4; one value is never a list.
+        return one_value and self._by_algebra(found, expected, number, wanted)
+
+    def _by_algebra(self, found: str, expected: str, number: Number | None, wanted: Number | None) -> bool:
+        if "\\dots" in found or "\\dots" in expected:
+            self.reason = "dots are compared as written"
+            return False
+        for text, side in ((found, "answer"), (expected, "reference")):
+            refused = refusal(text)
+            if refused:
+                self.reason = f"{side} not evaluated: {refused}"
+                return False
+        decimal = number if number and number.figures else wanted if wanted and wanted.figures else None
+        if decimal and not (number and wanted):
+            value = self._algebra.value(_in_radians(expected if decimal is number else found))
+            if value is None:
+                return False
+            if abs(value - decimal.value) <= abs(decimal.value) * _FLOAT_NOISE:
+                return True
+            exact = Number(value=value)
+            return equal_numbers(number or exact, wanted or exact)
+        return self._algebra.equivalent(_in_radians(found), _in_radians(expected))
+
+    def _in_order(self, found: tuple[str, ...], expected: tuple[str, ...], nesting: int) -> bool:
+        return len(found) == len(expected) and all(
+            self.same(left, right, nesting + 1) for left, right in zip(found, expected, strict=True)
+        )
+
+    def _same_rows(self, found: tuple[str, ...], expected: tuple[str, ...], nesting: int) -> bool:
+        rows = [(left.split("&"), right.split("&")) for left, right in zip(found, expected, strict=False)]
+        return len(found) == len(expected) and all(
+            self._in_order(tuple(map(str.strip, left)), tuple(map(str.strip, right)), nesting) for left, right in rows
+        )
+
+    def _same_items(self, found: tuple[str, ...], expected: tuple[str, ...], nesting: int, *, ordered: bool) -> bool:
+        if len(found) != len(expected):
+            return False
+        if ordered:
+            return self._in_order(found, expected, nesting)
+        left = list(expected)
+        rest = []
+        for item in found:
+            twin = next((other for other in left if compact(other) == compact(item)), None)
+            if twin is None:
+                rest.append(item)
+            else:
+                left.remove(twin)
+        if len(rest) > _MAX_UNORDERED:
+            self.reason = "too many elements that differ"
+            return False
+        for item in rest:
+            twin = next((other for other in left if self.same(item, other, nesting + 1)), None)
+            if twin is None:
+                return False
+            left.remove(twin)
+        return True
+
+
+def _in_radians(text: str) -> str:
+    """`\\sin 30^\\circ` → `\\sin(30\\pi/180)`."""
+    if "\\circ" not in text or not _TRIGONOMETRIC.search(text):
+        return text
+    return _DEGREES.sub(r"(\1\\pi/180)", text)
+
+
+def _with_signs_spread(parts: Parts) -> Parts:
+    if parts.shape not in ("leaf", "list", "set"):
+        return parts
+    items = spread_signs(parts.items)
+    if len(items) == len(parts.items):
+        return parts
+    return Parts(shape="list" if parts.shape == "leaf" else parts.shape, items=items)
+
+
+def _labelled(parts: Parts) -> bool:
+    return any(has_equals(item) for item in parts.items)
+
+
+def _without_text(text: str) -> str:
+    """Without a unit behind or a phrase before."""
+    plain = text if _TRIGONOMETRIC.search(text) else _TEXT_BEHIND.sub("", text).strip()
+    if plain and plain != text:
+        return plain
+    plain = _TEXT_BEFORE.sub("", text).strip()
+    return plain or text
+
+
+def _same_words(found: str, expected: str) -> bool | None:
+    """Decides where the reference is a choice letter, words or a time of day; None where it is not."""
+    wanted = _words(expected)
+    choice = _CHOICE.fullmatch(wanted) if wanted else None
+    if choice and wanted is not None:
+        chosen = _CHOSEN.fullmatch(re.sub(r"\\text|[{}$*]", "", found).strip())
+        if chosen:
+            return chosen[1] == choice[1]
+        return None if "\\text" not in expected else False
+    if _CLOCK.fullmatch(compact(expected)):
+        return compact(found).lstrip("0") == compact(expected).lstrip("0")
+    plain, wanted_plain = _flat(found), _flat(expected)
+    if wanted_plain in _NO_SOLUTION:
+        return plain in _NO_SOLUTION
+    if plain == wanted_plain and re.fullmatch(r"[a-z]{3,}", plain):
+        return True
+    if wanted is None or not re.search(r"[a-z]{4,}" if "\\text" not in expected else r"[a-z]{2,}", wanted_plain):
+        return None
+    if re.match(r"[-+]?[\d.(\[]", wanted) and not re.search(r"\d:\d", wanted):
+        return None
+    return plain == wanted_plain or _flat(_TEXT_BEFORE.sub("", found)) == wanted_plain
+
+
+def _words(text: str) -> str | None:
+    """The text of an answer made of words; None when there is mathematics in it."""
+    plain = re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", text)
+    return None if _COMMAND_OR_SIGN.search(plain) else plain.strip()
+
+
+def _flat(text: str) -> str:
+    return re.sub(r"\\text|[\s{}.$\\*\"']", "", text).casefold()

@@ -1,0 +1,151 @@
+"""One spelling for the many spellings of the same LaTeX.
+
+`normalise` changes notation only, never value: `\\dfrac12` and `\\frac{1}{2}`, `−` and `-`, `\\left(` and `(`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_SIGNS = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "‒": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-",
+        "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/",
+        "±": r"\pm ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ",
+        "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "°": r"^\circ ", "′": "'", "ℝ": r"\mathbb{R}",
+        "√": r"\sqrt ", "≈": r"\approx ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ",
+        "“": '"', "”": '"', "‘": "'", "’": "'", "，": ",", "（": "(", "）": ")", "：": ":", "。": ".", "％": "%",
+        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "\n": " ", "\t": " ", "\r": " ",
+    }
+)  # fmt: skip
+_INVISIBLE = {"Cf", "Cc", "Cs", "Co"}
+
+#: (pattern, replacement), applied in this order; each is linear.
+_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|hfill|noindent|centering)(?![A-Za-z])", ""),
+        (r"\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])\.?", ""),
+        (r"\\(?:mathrm|mathbf|mathit|mathsf|textbf|textit|textrm|textnormal|textsf|texttt|mbox|hbox|operatorname\*?|bm|boldsymbol|rm|bf|it)(?![A-Za-z])", r"\\text"),
+        (r"\\(?:d|t|c)frac(?![A-Za-z])", r"\\frac"),
+        (r"\\(?:d|t)binom(?![A-Za-z])", r"\\binom"),
+        (r"(?<!\\)\\!(?: |$)?|\\phantom\{[^{}]{0,20}\}", ""),
+        (r"(?<!\\)\\(?:,|;|:|>| )|\\(?:quad|qquad|enspace|thinspace|hspace\*?\{[^{}]{0,20}\})|~", " "),
+        (r"\{,\}", ","),
+        (r"\\(?:textcolor|color)\s?\{[a-zA-Z]{1,20}\}", ""),
+        (r"\\(?:boxed|fbox|underline|mathop|mathord|bar\s?(?=\{\\text))\s?(?=\{)", ""),
+        (r"\\varnothing|\\O(?![A-Za-z])|\\\{\s?\\\}|\\text\{\s?(?:empty set|the empty set)\s?\}", r"\\emptyset"),
+        (r"\\leqslant|\\le(?![A-Za-z])|<=", r"\\leq "),
+        (r"\\geqslant|\\ge(?![A-Za-z])|>=", r"\\geq "),
+        (r"\\lt(?![A-Za-z])", "<"),
+        (r"\\gt(?![A-Za-z])", ">"),
+        (r"\\ne(?![A-Za-z])|!=", r"\\neq "),
+        (r"\\(?:degree|deg)(?![A-Za-z])", r"^\\circ "),
+        (r"\\langle(?![A-Za-z])", "("),
+        (r"\\rangle(?![A-Za-z])", ")"),
+        (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"),
+        (r"\\(?:rbrace)(?![A-Za-z])", r"\\}"),
+        (r"\\(?:lbrack)(?![A-Za-z])", "["),
+        (r"\\(?:rbrack)(?![A-Za-z])", "]"),
+        (r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),
+        (r"\\(?:ldots|cdots|dotsc|dots)(?![A-Za-z])|\.\.\.|…", r"\\dots "),
+        (r"\\(?:mathbb|Bbb)\s?\{?([RQZNC])\}?", r"\\mathbb{\1}"),
+        (r"\*\*", "^"),
+        (r"(?<![A-Za-z\\])(?:np|numpy|math)\.([a-z]{2,10})", r"\\\1 "),
+        (r"\\frac\s?([0-9a-zA-Z])\s?([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
+        (r"\\frac\s?([0-9a-zA-Z])\s?\{", r"\\frac{\1}{"),
+        (r"\\sqrt\s?([0-9a-zA-Z])", r"\\sqrt{\1}"),
+        (r"\^\s?\{\s?([0-9a-zA-Z])\s?\}", r"^\1"),
+        (r"_\s?\{\s?([0-9a-zA-Z])\s?\}", r"_\1"),
+        (r"\^\s?\{\s?\\circ\s?\}", r"^\\circ"),
+        (r"\s+", " "),
+    )
+)  # fmt: skip
+_FRAC_TAIL = re.compile(r"(\\frac\{[^{}]{1,200}\})\s?([0-9a-zA-Z])")
+_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"), ("**", "**"))
+_TRAILING = " .,;:。"
+_MATRIX_BEGIN = re.compile(r"[(\[]?\\begin\{(?:array|matrix|[pb]matrix|smallmatrix)\}(?:\{[clr|@{}!\s]{0,40}\})?")
+_MATRIX_END = re.compile(r"\\end\{(?:array|matrix|[pb]matrix|smallmatrix)\}[)\]]?")
+
+
+def normalise(text: str) -> str:
+    """The answer in one spelling, white space kept single. Never fails; takes time linear in the text."""
+    text = _plain_signs(text).strip()
+    text = _unwrap(text)
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    text = _FRAC_TAIL.sub(r"\1{\2}", text)
+    if "\\begin" in text:
+        text = _MATRIX_BEGIN.sub(r"\\begin{pmatrix}", text)
+        text = _MATRIX_END.sub(r"\\end{pmatrix}", text)
+    return _strip_braces(_strip_ends(text))
+
+
+def compact(text: str) -> str:
+    """A normalised answer without white space and without the braces and words that only set type."""
+    text = text.replace("\\text", "").replace(" ", "")
+    return re.sub(r"\{([0-9a-zA-Z]+)\}(?![\^_{])", r"{\1}", text)
+
+
+def _plain_signs(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    text = text.translate(_SIGNS)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_plain_sign, text))
+
+
+def _plain_sign(sign: str) -> str:
+    if " " <= sign <= "~":
+        return sign
+    if unicodedata.category(sign) in _INVISIBLE:
+        return ""
+    if sign in "⁰¹²³⁴⁵⁶⁷⁸⁹":
+        return f"^{unicodedata.digit(sign)}"
+    folded = unicodedata.normalize("NFKC", sign)
+    if "⁄" in folded:  # ½ and its like
+        top, _, bottom = folded.partition("⁄")
+        return f"\\frac{{{top}}}{{{bottom}}}" if bottom else folded
+    if folded.isdigit() and len(folded) == 1:
+        return str(unicodedata.digit(folded))
+    return folded
+
+
+def _unwrap(text: str) -> str:
+    changed = True
+    while changed:
+        changed = False
+        text = _strip_ends(text)
+        for opening, closing in _WRAPPERS:
+            inner = text[len(opening) : -len(closing)]
+            if len(text) > len(opening) + len(closing) - 1 and text.startswith(opening) and text.endswith(closing):
+                if opening in inner or closing in inner:
+                    continue
+                text, changed = inner, True
+    return text.strip("$") if text.count("$") == 1 else text
+
+
+def _strip_ends(text: str) -> str:
+    stripped = text.strip().rstrip(_TRAILING)
+    # `5!` and `10\%` end in signs that matter; only punctuation goes. `\left.`-style tails have gone before.
+    return stripped[:-1].rstrip() if stripped.endswith("\\") and not stripped.endswith("\\\\") else stripped
+
+
+def _strip_braces(text: str) -> str:
+    """Takes off braces that hold the whole text."""
+    depth = 0
+    outer = min(len(text) - len(text.lstrip("{")), len(text) - len(text.rstrip("}")))
+    if outer == 0 or text.endswith("\\}"):
+        return text
+    lowest = outer
+    inner = text[outer : len(text) - outer]
+    previous = ""
+    for sign in inner:
+        if previous != "\\":
+            depth += (sign == "{") - (sign == "}")
+            lowest = min(lowest, outer + depth)
+        previous = "" if previous == "\\" else sign
+    keep = outer - max(lowest, 0)
+    return text[outer - keep : len(text) - outer + keep].strip()

@@ -1,0 +1,145 @@
+"""Equivalence of formulas by sympy, with math-verify's parser and rules.
+
+Values are compared at a few points first: that settles most wrong answers without `simplify`, and, unlike
+math-verify's own numeric test, it is relative, so that 1/2^{99} is not 1/2^{98}.
+
+math-verify's time-outs use SIGALRM, which fails off the main thread: they are off here, and time is the
+business of the pool that runs this process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import lru_cache
+
+import sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy, normalize_latex
+from math_verify import verify
+from math_verify.grader import should_treat_as_complex
+from sympy.core.function import AppliedUndef
+
+# It warns, once a process, that we answer for the time-outs. We do.
+logging.getLogger("math_verify.grader").setLevel(logging.ERROR)
+
+_SPELLING = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+)
+_CASE_MATTERS = ConversionConfig(lowercase_symbols=False)
+_DIGITS = 40
+_SAME = sympy.Float("1e-25")
+_DIFFERENT = sympy.Float("1e-10")
+#: Forms without a value at a point: compared as they stand.
+_OPEN_FORMS = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Derivative, sympy.Limit, AppliedUndef)
+#: Values for the symbols, in turn. Positive ones first: they must agree. Of the others, those where both sides are real.
+_POINTS = ("0.7310585786", "1.6180339887", "2.7", "3", "-0.5772156649", "-2")
+
+
+def equivalent(answer: str, reference: str) -> bool:
+    """Whether two normalised formulas mean the same. Time and memory are not bounded here.
+
+    MemoryError passes through; anything else that goes wrong inside sympy means "not shown equal".
+    """
+    expected = _parse(reference)
+    found = _parse(answer)
+    if expected is None or found is None or _has_no_value(found):
+        return False
+    if isinstance(expected, sympy.Expr) and isinstance(found, sympy.Expr):
+        verdict = None if found.has(*_OPEN_FORMS) or expected.has(*_OPEN_FORMS) else _equal_at_points(found, expected)
+        if verdict is not None:
+            return verdict
+    return bool(verify(expected, found, timeout_seconds=None, allow_set_relation_comp=True))
+
+
+@lru_cache(maxsize=512)
+def _parse(text: str) -> sympy.Basic | None:
+    text = normalize_latex(text, config=_SPELLING)
+    try:
+        expression = latex2sympy(
+            text,
+            is_real=not should_treat_as_complex(text),
+            convert_degrees=False,
+            normalization_config=None,
+            conversion_config=_CASE_MATTERS,
+        )
+        return expression.subs({symbol: sympy.I for symbol in expression.free_symbols if symbol.name == "i"})
+    except MemoryError:
+        raise
+    except Exception:  # the grammar raises bare Exception for all it cannot read
+        return None
+
+
+def _has_no_value(expression: sympy.Basic) -> bool:
+    try:
+        return bool(expression.has(sympy.nan, sympy.zoo))
+    except AttributeError:
+        return False
+
+
+def _equal_at_points(found: sympy.Expr, expected: sympy.Expr) -> bool | None:
+    """False where a point shows them different, True where all points agree, None where points cannot tell."""
+    symbols = sorted(found.free_symbols | expected.free_symbols, key=str)
+    if found.free_symbols != expected.free_symbols and not _may_cancel(found, expected):
+        return None
+    agreed = 0
+    for values in _assignments(len(symbols)):
+        point = dict(zip(symbols, values, strict=True))
+        left, right = _value(found, point), _value(expected, point)
+        if left is None or right is None:
+            return None
+        if all(value > 0 for value in values) or (left.is_real and right.is_real):
+            same = _same(left, right)
+            if same is None:
+                return None
+            if not same:
+                return False
+            agreed += 1
+        if not symbols:
+            break
+    return True if agreed else None
+
+
+def _may_cancel(found: sympy.Expr, expected: sympy.Expr) -> bool:
+    """A symbol of one side only may cancel out, as in 1 + x - x; an unread word is symbols too, and may not."""
+    return bool(found.free_symbols and expected.free_symbols)
+
+
+def _assignments(count: int) -> Iterator[tuple[sympy.Number, ...]]:
+    points = [sympy.Rational(point) for point in _POINTS]
+    for shift in range(len(points)):
+        sign = 1 if points[shift] > 0 else -1
+        yield tuple(
+            sign * abs(points[(shift + 2 * index) % len(points)] + sympy.Rational(index, 7)) for index in range(count)
+        )
+
+
+def _value(expression: sympy.Expr, point: dict[sympy.Symbol, sympy.Number]) -> sympy.Expr | None:
+    try:
+        value = expression.subs(point).doit().evalf(_DIGITS)
+    except MemoryError:
+        raise
+    except Exception:  # sympy raises what it likes on expressions outside its domain
+        return None
+    return value if value.is_number and value.is_finite and not value.has(sympy.nan) else None
+
+
+def _same(left: sympy.Expr, right: sympy.Expr) -> bool | None:
+    scale = max(abs(left), abs(right))
+    if scale == 0:
+        return True
+    gap = abs(left - right) / scale
+    if gap < _SAME:
+        return True
+    return False if gap > _DIFFERENT else None
+
+
+def value(formula: str) -> Fraction | None:
+    """The value of a formula without symbols, to 40 digits; None when it has none."""
+    expression = _parse(formula)
+    if not isinstance(expression, sympy.Expr) or expression.free_symbols:
+        return None
+    number = _value(expression, {})
+    if number is None or not number.is_real:
+        return None
+    return Fraction(str(sympy.Rational(number)))

@@ -1,0 +1,62 @@
+"""Units behind a number: recognised so that `18 dollars` is 18, never converted."""
+
+from __future__ import annotations
+
+import re
+
+_WORDS_THAT_JOIN = frozenset(
+    ["and", "or", "to", "mod", "plus", "minus", "times", "over", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "pi", "if", "for", "when", "where", "with", "not", "is", "infinity", "inf", "nan", "through", "versus", "vs"]
+)
+#: Unit signs short enough to be variables; they count only in \text{} or where they stand here.
+_SHORT_UNITS = frozenset(
+    ["m", "cm", "mm", "km", "nm", "um", "dm", "ft", "in", "yd", "mi", "kg", "mg", "g", "lb", "lbs", "oz", "s", "ms", "ns", "hr", "hrs", "h", "min", "mins", "sec", "day", "days", "yr", "yrs", "L", "mL", "ml", "l", "J", "kJ", "N", "erg", "ergs", "sq", "W", "kW", "V", "A", "Hz", "Pa", "kPa", "K", "C", "F", "eV", "keV", "MeV", "GeV", "mol", "cal", "kcal", "rad", "deg", "mph", "kph", "rpm", "am", "pm", "dollars", "cents", "USD"]
+)
+_PIECE = re.compile(
+    r"\s?(?:\\text\s?\{([^{}]{0,120})\}|(\^\s?\\circ)|\\(?:text)?(degree|angstrom|Omega|mu|ohm)\b|"
+    r"\^\s?\{?\s?(-?[1-9])\s?\}?|([/*.-]|\\cdot|\\times|\\%)|([A-Za-z$€£¥°Å²³μ]+))"
+)
+
+
+def read_unit(text: str) -> str | None:
+    """The unit that `text` is, in one spelling; "" for no text, None when it is not a unit."""
+    rest = text.strip()
+    if not rest:
+        return ""
+    if len(rest) > 200:
+        return None
+    pieces: list[str] = []
+    position = 0
+    while position < len(rest):
+        match = _PIECE.match(rest, position)
+        if not match:
+            return None
+        words, circle, sign, power, operator, bare = match.groups()
+        if words is not None:
+            if any(word.lower() in _WORDS_THAT_JOIN for word in re.findall(r"[A-Za-z]+", words)[:1]):
+                return None
+            pieces.append(words.strip())
+        elif bare is not None:
+            divided = bool(pieces) and pieces[-1] in ("/", "\\cdot", "*")
+            if not divided and not _is_bare_unit(
+                bare, after_space=rest[position] == " " or (position == 0 and text[:1] == " ")
+            ):
+                return None
+            pieces.append(bare)
+        elif (power or operator) and not pieces:
+            return None
+        else:
+            pieces.append("degree" if circle or sign == "degree" else sign or operator or f"^{power}")
+        position = match.end()
+    return _spelling("".join(pieces))
+
+
+def _is_bare_unit(word: str, *, after_space: bool) -> bool:
+    """`4 apples` and `4cm`, but neither `4x` nor `4xyz`."""
+    if word in _SHORT_UNITS:
+        return len(word) > 1
+    return after_space and len(word) >= 3 and word.lower() not in _WORDS_THAT_JOIN
+
+
+def _spelling(unit: str) -> str:
+    unit = re.sub(r"[\s.]", "", unit).lower()
+    return unit[:-1] if len(unit) > 3 and unit.endswith("s") else unit

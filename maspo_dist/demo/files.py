@@ -15,6 +15,7 @@ import numpy as np
 from maspo_dist.demo.model import make_model, make_tokenizer
 from maspo_dist.demo.task import SOURCE, Addition, draw_problems
 from maspo_dist.demo.warm_start import WarmStart, warm_start
+from maspo_dist.model_folder import save_model_folder
 
 DEFAULT_FOLDER = Path(".cache/demo")
 
@@ -72,8 +73,7 @@ def _write(draft: Path, recipe: DemoRecipe, seed: int, key: str) -> None:
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, seed)
     accuracy = warm_start(model, tokenizer, train, heldout, recipe.warm_start, rng)
-    model.save_pretrained(draft / "model")
-    tokenizer.save_pretrained(draft / "model")
+    save_model_folder(draft / "model", model, tokenizer)
     _write_problems(draft / "train.jsonl", "train", train)
     _write_problems(draft / "heldout.jsonl", "heldout", heldout)
     manifest = {"key": key, "seed": seed, "start_accuracy": accuracy, "recipe": asdict(recipe)}

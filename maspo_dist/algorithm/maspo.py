@@ -20,13 +20,10 @@ from torch import Tensor
 from maspo_dist.algorithm.terms import TokenLoss, TokenTerms
 from maspo_dist.config import MaspoLoss
 
-# exp(−40²/2) is 0 in float64 already; the clamp keeps the differentiated gate free of inf · 0.
-_DISTANCE_LIMIT = 40.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustRegion:
-    """The gate's parts, each [N], none with gradient.
+    """The gate's parts, each [N]; the ratio enters none but `gated`, so none carries gradient.
 
     gated     bool: the token moved in the direction its advantage pushes it
     width     σ, in units of ρ
@@ -50,13 +47,13 @@ def trust_region(config: MaspoLoss, ratio: Tensor, old_logprobs: Tensor, advanta
     risk = torch.where(
         advantages > 0,
         1 + config.beta_pos * advantages,
-        1 / (1 - config.beta_neg * advantages.clamp(max=0)),
+        1 / (1 - config.beta_neg * advantages),
     )
     upward = (advantages > 0) & (ratio > 1)
     downward = (advantages < 0) & (ratio < 1)
     return TrustRegion(
-        gated=(upward | downward).detach(),
-        width=(mass * risk.clamp(config.risk_min, config.risk_max)).detach(),
+        gated=upward | downward,
+        width=mass * risk.clamp(config.risk_min, config.risk_max),
         mass_at_base=growth <= 0,
         mass_at_max=growth >= growth_limit,
         risk_at_min=risk <= config.risk_min,
@@ -72,9 +69,9 @@ def maspo_loss(config: MaspoLoss, terms: TokenTerms) -> TokenLoss:
     tokens with A < 0 and ρ > c cost −A·c and carry no gradient.
     """
     ratio, advantages = terms.ratio, terms.advantages
-    region = trust_region(config, ratio.detach(), terms.old_logprobs, advantages)
+    region = trust_region(config, ratio, terms.old_logprobs, advantages)
     gate_ratio = ratio if config.differentiate_gate else ratio.detach()
-    distance = ((gate_ratio - 1) / region.width).clamp(-_DISTANCE_LIMIT, _DISTANCE_LIMIT)
+    distance = (gate_ratio - 1) / region.width
     gate = torch.where(region.gated, (-(distance**2) / 2).exp(), 1.0)
     if config.negative_ratio_cap is None:
         return TokenLoss(values=-advantages * gate * ratio, gate=gate.detach())

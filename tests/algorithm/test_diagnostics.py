@@ -139,6 +139,14 @@ def test_clamps_are_counted_where_the_gate_acts() -> None:
     assert metrics["trust_region/pos/1/share_gated"] == 0.5
 
 
+def test_clamps_without_room_bind_at_both_ends() -> None:
+    config = MaspoLoss(alpha=0, sigma_max=1, beta_pos=0, beta_neg=0, risk_min=1, risk_max=1)
+    one = torch.ones(1, dtype=torch.float64)
+    metrics = trust_region_metrics(config, _totals(config, (0 * one, -one, one, one, torch.arange(1))))
+    for name in ("share_mass_at_sigma_base", "share_mass_at_sigma_max", "share_risk_at_max", "share_risk_at_min"):
+        assert metrics[f"gate/{name}"] == 1, name
+
+
 def test_totals_add_up_over_micro_batches_and_ranks() -> None:
     batch = _batch()
     whole = trust_region_metrics(TIGHT, _totals(TIGHT, batch))

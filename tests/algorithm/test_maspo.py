@@ -23,6 +23,9 @@ ROWS = [
     ("A<0, ratio 1: open", SETTINGS, -0.4, 0.64, 1.0, 1.0),
     ("A>0, ratio below 1: open", SETTINGS, 0.4, 0.64, 0.25, 1.0),
     ("A<0, ratio above 1: open", SETTINGS, -0.4, 0.64, 5.0, 1.0),
+    ("A>0, ratio just below 1: open", SETTINGS, 0.4, 0.64, 0.75, 1.0),
+    ("A<0, ratio just above 1: open", SETTINGS, -0.4, 0.64, 1.005, 1.0),
+    ("A<0, ratio above 1, within reach: open", SETTINGS, -0.4, 0.64, 1.75, 1.0),
     ("A=0, ratio above 1: open", SETTINGS, 0.0, 0.64, 5.0, 1.0),
     ("A=0, ratio below 1: open", SETTINGS, 0.0, 0.64, 0.2, 1.0),
     # A > 0 and ρ > 1: σ = m · (1 + A/2)
@@ -34,6 +37,7 @@ ROWS = [
     ("A>0, other σ_max: σ = 6 · 1.2", WIDER_BASE, 0.4, 0.01, 8.2, ONE),
     ("A>0, risk at its maximum: σ = 1 · 1.5", SETTINGS, 4.0, 1.0, 2.5, ONE),
     ("A>0, risk at its minimum: σ = 1 · 1.25", NARROW_RISK_ABOVE_ONE, 0.2, 1.0, 3.5, TWO),
+    ("A>0, ratio just above 1: σ = 1 · 1.25", SETTINGS, 0.5, 1.0, 1.005, math.exp(-(0.004**2) / 2)),
     ("A>0, far beyond the gate: closed", SETTINGS, 0.4, 1.0, 100.0, 0.0),
     # A < 0 and ρ < 1: σ = m / (1 + |A|/4)
     ("A<0, mass free: σ = 1.25 · 0.8 = 1", SETTINGS, -1.0, 0.64, 0.5, HALF),
@@ -80,6 +84,8 @@ def test_gate_loss_and_gradient_of_every_branch(
         (-1.0, 4.0, 3.0, 0.0, 0.0),
         (-2.0, 4.0, 6.0, 0.0, 0.0),
         (1.0, 4.0, -4.0 * TWO, -4.0 * TWO, TWO),  # σ = 1 · 1.5
+        (0.2, 3.2, -0.64 * TWO, -0.64 * TWO, TWO),  # σ = 1 · 1.1
+        (0.0, 4.0, 0.0, 0.0, 1.0),
     ],
 )
 def test_negative_ratio_cap_bounds_only_negative_tokens(
@@ -87,6 +93,12 @@ def test_negative_ratio_cap_bounds_only_negative_tokens(
 ) -> None:
     loss, got = one_token(CAPPED, advantage, 0.0, math.log(rho))
     assert (loss.values.item(), got, loss.gate.item()) == pytest.approx((value, gradient, gate), rel=1e-12)
+
+
+def test_gradient_still_flows_at_the_cap_itself() -> None:
+    at_cap = torch.tensor(1.0, dtype=torch.float64).exp().item()
+    loss, gradient = one_token(SETTINGS.model_copy(update={"negative_ratio_cap": at_cap}), -1.0, 0.0, 1.0)
+    assert (loss.gate.item(), gradient) == (1.0, at_cap)
 
 
 def test_log_ratio_is_clamped_at_20_and_carries_no_gradient_beyond() -> None:
@@ -131,7 +143,9 @@ def test_differentiated_gate_turns_the_gradient_around_past_its_peak() -> None:
     # d/dlogπ of −wρ is −wρ·(1 − ρ(ρ − 1)/σ²); at ρ = 2 that is −2·e^−½·(1 − 2).
     loss, gradient = one_token(config, 1.0, 0.0, math.log(2.0))
     assert gradient == pytest.approx(2 * ONE, rel=1e-12)
-    assert loss.gate.requires_grad is False
+    assert not loss.gate.requires_grad
+    capped, _ = one_token(config.model_copy(update={"negative_ratio_cap": 3.0}), 1.0, 0.0, math.log(2.0))
+    assert not capped.gate.requires_grad
 
 
 def test_gradient_passes_gradcheck_with_the_gate_held_fixed() -> None:

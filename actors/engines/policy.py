@@ -1,0 +1,96 @@
+"""The model to train: a Hugging Face causal language model whose head yields log-probabilities."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from maspo_dist.algorithm.logprobs import LogprobHead
+from maspo_dist.config import ModelConfig
+from maspo_dist.errors import ModelError
+
+#: Settings by which some architectures change their logits after the head, where LogprobHead would not.
+_LOGIT_SETTINGS: dict[str, float | None] = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
+_PREFIX = "causal_lm."
+
+
+class Policy(nn.Module):
+    """Log-probabilities of packed sequences. Parameters are the model's own, named `causal_lm.<its name>`."""
+
+    def __init__(self, causal_lm: Any, head: LogprobHead) -> None:
+        super().__init__()
+        causal_lm.lm_head = head
+        self.causal_lm = causal_lm
+
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, predictors: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy, each f32[N], of `targets` [N] predicted at `predictors` [N].
+
+        input_ids, position_ids [1, P]; positions restart at 0 with each packed sequence, which is what keeps
+        sequences apart. A key-value cache would make them see each other, hence use_cache=False.
+        """
+        decoder = self.causal_lm.get_decoder()
+        output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+        hidden = output.last_hidden_state[0]
+        logprobs, entropy = self.causal_lm.lm_head(hidden[predictors], targets, temperature)
+        return logprobs, entropy
+
+    def hugging_face_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(Hugging Face name, parameter), tied ones once."""
+        for name, parameter in self.named_parameters():
+            yield name.removeprefix(_PREFIX), parameter
+
+
+def load_policy(config: ModelConfig, *, gradient_checkpointing: bool = False) -> Policy:
+    """Loads `config.path` onto the CPU in `config.dtype`.
+
+    Dropout is off: two passes over a token must give the same probability, or ratios would measure masks.
+    Raises ModelError where the folder does not load or the model's logits are not weight · hidden.
+    """
+    _quiet_transformers()
+    attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
+    try:
+        settings = transformers.AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+        _without_dropout(settings)
+        causal_lm = transformers.AutoModelForCausalLM.from_pretrained(
+            config.path,
+            config=settings,
+            dtype=getattr(torch, config.dtype),
+            trust_remote_code=config.trust_remote_code,
+            **attention,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"model.path {config.path} does not load: {error}") from error
+    head = causal_lm.get_output_embeddings()
+    altered = [
+        name for name, neutral in _LOGIT_SETTINGS.items() if getattr(settings, name, None) not in (None, neutral)
+    ]
+    weight: object = getattr(head, "weight", None)
+    is_plain = isinstance(head, nn.Linear) and getattr(head, "bias", None) is None
+    if not is_plain or not isinstance(weight, nn.Parameter) or altered:
+        reason = f"changes its logits by {altered[0]}" if altered else "has no plain linear lm_head"
+        raise ModelError(f"model.path {config.path}: a {type(causal_lm).__name__} {reason}, which is not supported")
+    if gradient_checkpointing:
+        causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Policy(causal_lm, LogprobHead(weight))
+
+
+def _without_dropout(settings: transformers.PretrainedConfig) -> None:
+    for name, value in settings.to_dict().items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(settings, name, 0.0)
+
+
+def _quiet_transformers() -> None:
+    """Its messages go through `logging` to the root logger; its progress bars go away."""
+    library = transformers.utils.logging
+    library.disable_progress_bar()
+    library.disable_default_handler()
+    library.enable_propagation()
+    logging.getLogger("transformers").setLevel(logging.WARNING)

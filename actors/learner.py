@@ -1,0 +1,88 @@
+"""One learner rank as an actor: resolves what arrives by reference and hands it to the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from actors.boundaries import Body, ProbeSequence, WeightSnapshot
+from actors.engines.deepspeed import DeepSpeedEngine
+from actors.weight_buckets import BucketWriter
+from actors.weight_sync import ByteArray, combine
+from maspo_dist.config import TrainConfig
+from maspo_dist.logs import LogContext, configure_logging, redirect_output
+from maspo_dist.types import FloatArray, MiniBatch, RolloutGroup
+
+Put = Callable[[ByteArray], Body]
+
+
+class Learner:
+    """Rank `rank` of `ranks`. Every method is collective: the learner group calls it on all ranks at once."""
+
+    def __init__(self, config: TrainConfig, rank: int, ranks: int, logs_path: Path, put: Put = ray.put) -> None:
+        """Quick; `start` does the work. `put` places a bucket in the object store."""
+        redirect_output(configure_logging(LogContext("learner", rank), logs_path))
+        self._config = config
+        self._rank = rank
+        self._ranks = ranks
+        self._put = put
+        self._running: DeepSpeedEngine | None = None
+
+    def start(self, init_address: str) -> None:
+        """Builds the engine; blocks until all ranks have joined `init_address` ("tcp://host:port")."""
+        self._running = DeepSpeedEngine(self._config, self._rank, self._ranks, init_address)
+
+    def update(
+        self,
+        shard: tuple[MiniBatch, ...],
+        loss_tokens: tuple[int, ...],
+        loss_sequences: tuple[int, ...],
+        *groups: RolloutGroup,
+    ) -> dict[str, float]:
+        """See DeepSpeedEngine.update. Groups come one by one, so that Ray resolves their references."""
+        return self._engine.update(shard, loss_tokens, loss_sequences, {group.group_id: group for group in groups})
+
+    def export_weights(self, version: int) -> WeightSnapshot | None:
+        """Weights in buckets of the object store, from rank 0; None from the others, which only take part."""
+        writer = BucketWriter(self._put)
+        for name, tensor in self._engine.named_weights():
+            if self._rank == 0:
+                writer.add(name, tensor)
+        if self._rank > 0:
+            return None
+        entries, buckets, fingerprints, total_bytes = writer.finish()
+        return WeightSnapshot(
+            version=version,
+            entries=entries,
+            buckets=buckets,
+            fingerprint=combine(fingerprints),
+            total_bytes=total_bytes,
+        )
+
+    def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
+        """Raw log-probabilities of tokens 1 … L−1 of each sequence."""
+        return self._engine.logprobs([np.asarray(sequence.token_ids, dtype=np.int32) for sequence in sequences])
+
+    def save(self, folder: Path) -> None:
+        """See DeepSpeedEngine.save."""
+        self._engine.save(folder)
+
+    def load(self, folder: Path) -> int:
+        """See DeepSpeedEngine.load; returns the policy version that was saved."""
+        self._engine.load(folder)
+        return self._engine.policy_version
+
+    def stop(self) -> None:
+        """Leaves the process group."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    @property
+    def _engine(self) -> DeepSpeedEngine:
+        if self._running is None:
+            raise RuntimeError(f"learner rank {self._rank} has not been started")
+        return self._running

@@ -1,0 +1,98 @@
+"""All learner ranks as one: every call goes to all of them, under a deadline and a name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from actors.boundaries import Body, ProbeSequence, WeightSnapshot
+from actors.deadline import within
+from maspo_dist.config import ClusterConfig
+from maspo_dist.errors import DeadlineError
+from maspo_dist.types import FloatArray, TrainingBatch, UpdateReport
+
+
+class RayLearnerGroup:
+    """The `LearnerGroup` of actors.boundaries over Ray actors of `Learner`, rank i at place i.
+
+    A rank's failure ends the call at once, without waiting for the others, which may be stuck in a
+    collective that will never complete. Errors: DeadlineError names the ranks that did not answer,
+    ActorDiedError the one that is gone; what a rank raised itself is raised here as it was.
+    """
+
+    def __init__(self, learners: Sequence[ActorHandle[Any]], config: ClusterConfig) -> None:
+        self._learners = list(learners)
+        self._config = config
+        self._policy_version = 0
+
+    async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
+        """Trains on `batch`; `bodies` holds at least the groups it refers to, by group_id."""
+        if len(batch.shards) != len(self._learners):
+            raise ValueError(f"batch is laid out for {len(batch.shards)} ranks, there are {len(self._learners)}")
+        arguments = []
+        for shard in batch.shards:
+            needed = dict.fromkeys(ref.group_id for mini in shard for micro in mini for ref in micro)
+            groups = [bodies[group_id] for group_id in needed]
+            arguments.append((shard, batch.loss_tokens, batch.loss_sequences, *groups))
+        metrics = await self._all("update", f"step {batch.step}", self._config.update_timeout_s, arguments)
+        self._policy_version += 1
+        return UpdateReport(step=batch.step, policy_version=self._policy_version, metrics=metrics[0])
+
+    async def export_weights(self, version: int) -> WeightSnapshot:
+        """Rank 0's whole weights in the object store, marked `version`."""
+        arguments = [(version,)] * len(self._learners)
+        exported = await self._all("export_weights", f"version {version}", self._config.publish_timeout_s, arguments)
+        snapshot: WeightSnapshot = exported[0]
+        return snapshot
+
+    async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
+        """Raw log-probabilities of tokens 1 … L−1 of each sequence, temperature 1."""
+        arguments = [(list(sequences),)] * len(self._learners)
+        answers = await self._all("probe", f"{len(sequences)} sequences", self._config.publish_timeout_s, arguments)
+        logprobs: list[FloatArray] = answers[0]
+        return logprobs
+
+    async def save(self, folder: Path) -> None:
+        """Checkpoint into `folder`, which all ranks can reach."""
+        await self._all("save", str(folder), self._config.save_timeout_s, [(folder,)] * len(self._learners))
+
+    async def load(self, folder: Path) -> None:
+        """What `save` left in `folder`; the policy version goes on from there."""
+        versions = await self._all("load", str(folder), self._config.save_timeout_s, [(folder,)] * len(self._learners))
+        self._policy_version = versions[0]
+
+    async def stop(self) -> None:
+        """Ends the processes; waits for nothing, since a rank may be stuck in a collective."""
+        for learner in self._learners:
+            ray.kill(learner, no_restart=True)
+
+    async def _all(
+        self, method: str, subject: str, timeout_s: float, arguments: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        """`method` on every rank with its arguments; results by rank."""
+        calls = {
+            # The deadline below is the one that counts: it can name every silent rank, not only the first.
+            asyncio.ensure_future(
+                within(
+                    2 * timeout_s, f"learner rank {rank}: {method} ({subject})", getattr(learner, method).remote(*args)
+                )
+            ): rank
+            for rank, (learner, args) in enumerate(zip(self._learners, arguments, strict=True))
+        }
+        try:
+            done, pending = await asyncio.wait(calls, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+            for call in sorted(done, key=lambda call: calls[call]):
+                call.result()
+            if pending:
+                silent = ", ".join(str(rank) for rank in sorted(calls[call] for call in pending))
+                raise DeadlineError(f"learner rank {silent}: {method} ({subject}): no answer within {timeout_s:g} s")
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        return [call.result() for call in sorted(calls, key=lambda call: calls[call])]

@@ -55,6 +55,8 @@ class DataConfig(Section):
     template: str = "chat"
     #: System message of the chat template.
     system_prompt: str | None = None
+    #: Put after every problem, before the template; say here how answers are to be written.
+    problem_suffix: str = ""
     #: Longest prompt, after the template.
     max_prompt_tokens: int = Field(1024, ge=1)
     #: What to do with longer ones: refuse the data set, or drop them with a count.
@@ -66,6 +68,15 @@ class DataConfig(Section):
         if value not in ("chat", "none") and "{problem}" not in value:
             raise ValueError(f"template must be chat, none, or text that holds {{problem}}, got {value!r}")
         return value
+
+    @model_validator(mode="after")
+    def _system_prompt_has_its_template(self) -> DataConfig:
+        if self.system_prompt is not None and self.template != "chat":
+            raise ValueError(
+                f"system_prompt belongs to template chat, but template is {self.template!r}: "
+                "write it into the template, or remove it"
+            )
+        return self
 
     @field_validator("eval")
     @classmethod

@@ -107,16 +107,19 @@ def _tokenize(rows: Sequence[Row], config: DataConfig, tokenizer: PreTrainedToke
 def _render(row: Row, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
     """The prompt as text, up to where the response starts."""
     if config.template == "chat":
-        return _render_chat(row, config.system_prompt, tokenizer)
+        return _render_chat(row, config, tokenizer)
     if not isinstance(row.problem, str):
         raise DataError(f"{row.where}: the problem is a list of chat messages, which needs data.template chat")
-    return row.problem if config.template == "none" else config.template.replace("{problem}", row.problem)
+    problem = row.problem + config.problem_suffix
+    return problem if config.template == "none" else config.template.replace("{problem}", problem)
 
 
-def _render_chat(row: Row, system_prompt: str | None, tokenizer: PreTrainedTokenizerBase) -> str:
+def _render_chat(row: Row, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
     turns = (("user", row.problem),) if isinstance(row.problem, str) else row.problem
-    if system_prompt is not None:
-        turns = (("system", system_prompt), *turns)
+    *before, (role, content) = turns
+    turns = (*before, (role, content + config.problem_suffix))
+    if config.system_prompt is not None:
+        turns = (("system", config.system_prompt), *turns)
     messages = [{"role": role, "content": content} for role, content in turns]
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))

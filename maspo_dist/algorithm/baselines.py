@@ -24,7 +24,7 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, lower: Tensor | float, 
     below = (advantages < 0) & (ratio < lower)
     surrogate = torch.where(above, upper, torch.where(below, lower, ratio))
     gate = torch.ones_like(ratio).masked_fill(above | below, 0.0)
-    return TokenLoss(values=-advantages * surrogate, gate=gate.detach())
+    return TokenLoss(values=-advantages * surrogate, gate=gate)
 
 
 def clip_loss(config: ClipLoss, terms: TokenTerms) -> TokenLoss:

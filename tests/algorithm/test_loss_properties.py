@@ -105,6 +105,18 @@ def test_any_finite_input_gives_a_finite_loss_and_gradient(
 
 
 @pytest.mark.parametrize("config", CONFIGS)
+def test_the_largest_float32_values_stay_finite(config: LossConfig) -> None:
+    limit = torch.finfo(torch.float32).max
+    grid = torch.tensor([limit, -limit, 1.0, -1.0])
+    logprobs, old, advantage = torch.cartesian_prod(grid, grid, grid).unbind(dim=1)
+    for ids in (torch.arange(64), torch.arange(64) // 32):
+        current = logprobs.clone().requires_grad_()
+        loss = token_loss(config, current, old, advantage, ids)
+        (gradient,) = torch.autograd.grad(loss.values.sum(), current)
+        assert bool(torch.isfinite(torch.stack((loss.values.detach(), loss.gate, gradient))).all())
+
+
+@pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("old", [-1e4, -745.0, -104.0, -80.0, 0.0])
 @pytest.mark.parametrize("logprob", [-1e4, -104.0, -1.0, 0.0])
 def test_vanishing_probabilities_stay_finite(config: LossConfig, old: float, logprob: float) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from maspo_dist.algorithm import token_loss
+from maspo_dist.algorithm import BapoBounds, token_loss
 from maspo_dist.config import (
     BapoLoss,
     CispoLoss,
@@ -132,6 +132,8 @@ BASELINE_ROWS = [
     (SapoLoss(), 1.0, 0.5, 2.0, -4 * _E / (1 + _E), -8 * _E / (1 + _E) ** 2),
     (CispoLoss(), 1.0, 1.0, 2.0, -1.2 * math.log(2), -1.2),
     (CispoLoss(), -1.0, 1.0, 0.5, -0.8 * math.log(2), 0.8),
+    (CispoLoss(epsilon_low=0.3), -1.0, 1.0, 0.5, -0.7 * math.log(2), 0.7),
+    (CispoLoss(epsilon_high=0.3), 1.0, 1.0, 2.0, -1.3 * math.log(2), -1.3),
     (GspoLoss(), 1.0, 0.5, 1.0003, -1.0003, -1.0003),
     (GspoLoss(), 1.0, 0.5, 1.0005, -1.0004, 0.0),
     (GspoLoss(), -1.0, 0.5, 0.9996, 0.9997, 0.0),
@@ -166,6 +168,40 @@ def test_gspo_gives_every_token_its_response_s_ratio() -> None:
     want = torch.tensor([math.exp(0.2)] * 2 + [math.exp(-0.1)] * 2, dtype=torch.float64)
     torch.testing.assert_close(loss.values.detach(), want)
     torch.testing.assert_close(gradient, want)
+
+
+def test_the_sequence_ratio_is_clamped_at_e_to_the_10() -> None:
+    for difference, gradient in ((9.5, math.exp(9.5)), (10.5, 0.0)):
+        current = torch.tensor([0.0], dtype=torch.float64, requires_grad=True)
+        old, minus_one = torch.tensor([-difference]).double(), torch.tensor([-1.0]).double()
+        loss = token_loss(GspoLoss(), current, old, minus_one, torch.tensor([0]))
+        (got,) = torch.autograd.grad(loss.values.sum(), current)
+        assert loss.values.item() == pytest.approx(math.exp(min(difference, 10)))
+        assert got.item() == pytest.approx(gradient)
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_gradient_still_flows_at_a_clip_bound_itself(advantage: float) -> None:
+    old = torch.zeros(1, dtype=torch.float64)
+    for delta in (0.5, -0.5):
+        current = torch.tensor([delta], dtype=torch.float64, requires_grad=True)
+        bound = current.detach().exp().item()
+        bounds = BapoBounds(lower=min(bound, 1.0), upper=max(bound, 1.0))
+        loss = token_loss(BapoLoss(), current, old, torch.tensor([advantage]), torch.tensor([0]), bounds)
+        (got,) = torch.autograd.grad(loss.values.sum(), current)
+        assert (loss.gate.item(), got.item()) == (1.0, -advantage * bound)
+    dual = ClipLoss(dual_clip=torch.tensor(1.0).double().exp().item())
+    loss = token_loss(dual, old + 1, old, torch.tensor([-1.0]), torch.tensor([0]))
+    assert loss.gate.item() == 1
+
+
+def test_dac_without_slack_clips_at_1_however_small_the_probability() -> None:
+    config = DacLoss(epsilon_low=0, epsilon_high=0)
+    for old in (-1e4, -1.0):
+        start = torch.tensor([old, old], dtype=torch.float64)
+        moved, sign = torch.tensor([0.1, -0.1]).double(), torch.tensor([1.0, -1.0]).double()
+        loss = token_loss(config, start + moved, start, sign, torch.tensor([0, 1]))
+        assert loss.values.tolist() == [-1.0, 1.0]
 
 
 @pytest.mark.parametrize(

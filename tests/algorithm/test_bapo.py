@@ -51,6 +51,11 @@ def test_the_lower_bound_climbs_first_then_the_upper_one(positive_advantage: flo
     assert (got.lower, got.upper) == pytest.approx((want.lower, want.upper))
 
 
+def test_a_target_just_met_is_met() -> None:
+    sums = torch.tensor([2.0] * 4 + [1.0] * 9, dtype=torch.float64)
+    assert select_bounds(CONFIG, sums) == BapoBounds(lower=0.8, upper=1.2)
+
+
 def test_without_negative_tokens_the_bounds_stay_where_they_start() -> None:
     got = select_bounds(CONFIG, bapo_contributions(CONFIG, *_ratios((1.0, 1.0))))
     assert got == BapoBounds(lower=0.8, upper=1.2)

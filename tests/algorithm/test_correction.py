@@ -42,6 +42,25 @@ def test_thresholds_are_those_of_the_configuration(lower: float, upper: float, w
     assert _weights(CorrectionConfig(kind="icepop", lower=lower, upper=upper)) == pytest.approx(want)
 
 
+@pytest.mark.parametrize("kind", ["tis", "icepop", "sequence_mask"])
+def test_a_weight_on_a_threshold_is_accepted(kind: str) -> None:
+    delta = torch.tensor([0.5, -0.5], dtype=torch.float64)
+    lower, upper = delta[1].exp().item(), delta[0].exp().item()
+    config = CorrectionConfig.model_validate({"kind": kind, "lower": lower, "upper": upper})
+    correction = correction_weights(config, delta, torch.zeros_like(delta), torch.tensor([0, 1]))
+    want = [1.0, 1.0] if kind == "sequence_mask" else [upper, lower]
+    assert correction.weights.tolist() == want
+    assert set(correction_metrics(config, correction.totals).values()) >= {0.0}
+
+
+def test_everything_masked_leaves_no_effective_sample() -> None:
+    config = CorrectionConfig(kind="icepop")
+    far = torch.tensor([3.0, -3.0], dtype=torch.float64)
+    metrics = correction_metrics(config, correction_weights(config, far, 0 * far, torch.tensor([0, 1])).totals)
+    assert metrics["correction/effective_sample_share"] == 0
+    assert metrics["correction/share_masked"] == 1
+
+
 def test_weights_carry_no_gradient_and_stay_finite() -> None:
     old = torch.tensor([-1e4, 0.0], requires_grad=True)
     behavior = torch.tensor([0.0, -1e4], requires_grad=True)

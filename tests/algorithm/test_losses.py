@@ -115,6 +115,16 @@ def test_unequal_shapes_are_refused() -> None:
         token_loss(MaspoLoss(), *[torch.zeros(3, 2)] * 4)
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
+def test_gradient_flows_through_logprobs_only(config: LossConfig) -> None:
+    logprobs, old, advantages, ids = _batch(40)
+    inputs = [tensor.requires_grad_() for tensor in (logprobs, old, advantages)]
+    loss = token_loss(config, *inputs, ids)
+    gradients = torch.autograd.grad(loss.values.sum(), inputs, allow_unused=True)
+    assert [gradient is None for gradient in gradients] == [False, True, True]
+    assert not loss.gate.requires_grad
+
+
 # Hand-worked rows of the baselines: config, A, π_old, ρ, value, gradient
 _E = math.e
 BASELINE_ROWS = [

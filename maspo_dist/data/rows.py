@@ -102,10 +102,10 @@ def _jsonl_records(path: Path) -> Iterator[Record]:
 
 def _parse_json(line: str, where: str) -> Mapping[str, Any]:
     try:
-        record = json.loads(line, parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+        record = json.loads(line.strip(), parse_int=str, parse_float=str, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        reason = f"{error.msg[:1].lower()}{error.msg[1:]} at column {error.colno}"
-        raise DataError(f"{where}: not JSON ({reason}); one object a line is wanted") from None
+        reason = error.msg.removesuffix(" at")
+        raise DataError(f"{where}: not JSON at column {error.colno} ({reason}); one object a line is wanted") from None
     except RecursionError:
         raise DataError(f"{where}: nested too deeply to read") from None
     if not isinstance(record, dict):

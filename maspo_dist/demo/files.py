@@ -27,7 +27,7 @@ _REVISION = 1
 class DemoRecipe:
     """What the demo is made of, beside its seed."""
 
-    train_problems: int = 20_000
+    train_problems: int = 6_000
     heldout_problems: int = 512
     #: Shortest and longest summands.
     digits: tuple[int, int] = (2, 3)

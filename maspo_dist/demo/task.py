@@ -51,8 +51,9 @@ def draw_problems(
 ) -> tuple[list[Addition], list[Addition]]:
     """Draws `train` + `heldout` problems, no two with the same summands in either order.
 
-    `digits` bounds the length of the longer summand; each length is as likely as any other. The
-    two lists are slices of one list of distinct problems, hence disjoint.
+    `digits` bounds the length of the summands, which is the same for both; each length is drawn as
+    often as any other, repeats aside. The two lists are slices of one shuffled list of distinct
+    problems, hence disjoint and alike.
     """
     shortest, longest = digits
     seen: set[tuple[int, int]] = set()
@@ -64,4 +65,6 @@ def draw_problems(
         if pair not in seen:
             seen.add(pair)
             problems.append(Addition(left=left, right=right))
-    return problems[heldout:], problems[:heldout]
+    # Short problems repeat, so they grow rare towards the end of the list.
+    shuffled = [problems[i] for i in rng.permutation(len(problems))]
+    return shuffled[heldout:], shuffled[:heldout]

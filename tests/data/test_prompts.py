@@ -1,0 +1,246 @@
+"""Rows and prompts: what is read, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from maspo_dist.config import DataConfig
+from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
+from maspo_dist.data.rows import RowFields, read_rows
+from maspo_dist.demo.model import make_tokenizer
+from maspo_dist.errors import DataError, ModelError
+
+FIELDS = RowFields(problem="problem", answer="answer", source="source")
+TOKENIZER = make_tokenizer()
+
+WriteLines = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> WriteLines:
+    """Writes rows (objects, or lines as they stand) to `sums.jsonl`."""
+
+    def write_lines(*rows: object) -> str:
+        path = tmp_path / "sums.jsonl"
+        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        return str(path)
+
+    return write_lines
+
+
+def load(path: str, limit: ContextLimit | None = None, **settings: object) -> PromptSet:
+    config = DataConfig.model_validate({"train": [path], **settings})
+    return load_prompts([path], config, TOKENIZER, limit)
+
+
+def text(ids: np.ndarray) -> str:
+    return str(TOKENIZER.decode(ids.tolist()))
+
+
+def test_rows_become_prompts_in_the_chat_template(write: WriteLines) -> None:
+    path = write(
+        {"id": "first", "problem": "1+2", "answer": "3", "source": "addition"}, {"problem": "4+5", "answer": 9}
+    )
+    first, second = load(path).prompts
+    assert text(first.token_ids) == "<|user|>1+2<|assistant|>"
+    assert (first.prompt_id, first.reference, first.source) == ("first", "3", "addition")
+    assert (second.prompt_id, second.reference, second.source) == ("sums-2", "9", "sums")
+    assert first.token_ids.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"template": "none"}, "1+2"),
+        ({"template": "Q: {problem}={x}"}, "Q: 1+2={x}"),
+        ({"template": "none", "problem_suffix": "\nBox it."}, "1+2\nBox it."),
+        ({"system_prompt": "Add.", "problem_suffix": "!"}, "<|user|>Add.<|user|>1+2!<|assistant|>"),
+    ],
+)
+def test_templates(write: WriteLines, settings: dict[str, object], expected: str) -> None:
+    prompts = load(write({"problem": "1+2", "answer": "3"}), **settings).prompts
+    assert text(prompts[0].token_ids) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "reference"),
+    [
+        ("12", "12"),
+        ("1.50", "1.50"),
+        ("-3e-8", "-3e-8"),
+        ("123456789012345678901234567890", "123456789012345678901234567890"),
+    ],
+)
+def test_number_answers_are_taken_as_written(write: WriteLines, written: str, reference: str) -> None:
+    assert load(write(f'{{"problem": "x", "answer": {written}}}')).prompts[0].reference == reference
+
+
+def test_blank_lines_count_and_other_line_separators_do_not_end_lines(write: WriteLines) -> None:
+    path = write("", '{"problem": "a\u2028b\x85c", "answer": "1"}', "", {"problem": "b", "answer": "2"})
+    assert [row.row_id for row in read_rows(path, FIELDS)] == ["sums-2", "sums-4"]
+
+
+def test_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "bom.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"problem": "a", "answer": "1"}\r\n{"problem": "b", "answer": "2"}\r\n')
+    assert [row.problem for row in read_rows(str(path), FIELDS)] == ["a", "b"]
+
+
+def test_repeated_ids_are_told_apart(write: WriteLines) -> None:
+    rows = [{"id": row_id, "problem": "1", "answer": "1"} for row_id in ("a", "a~2", "a", "a", 7, "7")]
+    ids = [prompt.prompt_id for prompt in load(write(*rows)).prompts]
+    assert ids == ["a", "a~2", "a~3", "a~4", "7", "7~2"]
+
+
+def test_fields_can_be_renamed_and_nested_and_problems_can_be_messages(write: WriteLines) -> None:
+    messages = [
+        {"role": "user", "content": "1+1"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "2+2"},
+    ]
+    path = write({"prompt": messages, "reward_model": {"ground_truth": 4}, "kind": "sum"})
+    settings = {"problem_field": "prompt", "answer_field": "reward_model.ground_truth", "source_field": "kind"}
+    prompt = load(path, **settings).prompts[0]
+    assert text(prompt.token_ids) == "<|user|>1+1<|assistant|>2<|end|><|user|>2+2<|assistant|>"
+    assert (prompt.reference, prompt.source) == ("4", "sum")
+    with pytest.raises(
+        DataError, match=r"line 1: the problem is a list of chat messages, which needs data\.template chat"
+    ):
+        load(path, template="none", **settings)
+
+
+def test_parquet_reads_as_jsonl_does(tmp_path: Path) -> None:
+    path = tmp_path / "sums.parquet"
+    table = pyarrow.table({"problem": ["1+2", "4+5"], "answer": [3, 9], "source": ["addition", None]})
+    pyarrow.parquet.write_table(table, path)
+    first, second = load(str(path)).prompts
+    assert (first.prompt_id, first.reference, first.source) == ("sums-1", "3", "addition")
+    assert (second.prompt_id, second.reference, second.source) == ("sums-2", "9", "sums")
+
+
+REFUSED_LINES = [
+    ('{"problem": "1', r"line 2: not JSON at column 13 \(Unterminated string starting\)"),
+    ('{"problem": "1", "answer": NaN}', r"line 2: not JSON at column 1 \(NaN is no number of JSON\)"),
+    ('["1+2", "3"]', "line 2: a list where an object with fields was wanted"),
+    (
+        '{"problem": "1+2", "solution": "3", "id": 4}',
+        "line 2: no field 'answer'; it has problem, solution, id: set data.answer_field",
+    ),
+    (
+        '{"question": "1+2", "answer": "3"}',
+        "line 2: no field 'problem'; it has question, answer: set data.problem_field",
+    ),
+    ('{"problem": "1+2", "answer": null}', "line 2: field 'answer' is null, where text or a number was wanted"),
+    ('{"problem": "1+2", "answer": true}', "line 2: field 'answer' is true, where"),
+    ('{"problem": "1+2", "answer": ["3"]}', "line 2: field 'answer' is a list, where"),
+    ('{"problem": "1+2", "answer": {"x": 1}}', "line 2: field 'answer' is an object, where"),
+    ('{"problem": "1+2", "answer": "  "}', "line 2: field 'answer' is empty"),
+    ('{"problem": "", "answer": "3"}', "line 2: field 'problem' is empty"),
+    ('{"problem": [], "answer": "3"}', "line 2: field 'problem' is an empty list"),
+    ('{"problem": ["1+2"], "answer": "3"}', "line 2: field 'problem' is a list, but not of chat messages"),
+    ('{"problem": "\\ud800", "answer": "3"}', "line 2: field 'problem' holds half a surrogate pair"),
+    ("[" * 200_000, "line 2: nested too deeply"),
+]
+
+
+@pytest.mark.parametrize(("line", "sentence"), REFUSED_LINES, ids=[line[:34] for line, _ in REFUSED_LINES])
+def test_a_bad_row_is_named_by_file_and_line(write: WriteLines, line: str, sentence: str) -> None:
+    path = write({"problem": "1+2", "answer": "3"}, line)
+    with pytest.raises(DataError, match=sentence) as caught:
+        load(path)
+    assert path in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_suggests_the_nearest_name(write: WriteLines, tmp_path: Path) -> None:
+    path = write({"problem": "1", "answer": "1"})
+    with pytest.raises(DataError, match=r"sum\.jsonl does not exist; did you mean .*sums\.jsonl\?"):
+        load(path.replace("sums", "sum"))
+    with pytest.raises(DataError, match="there is no folder"):
+        load(str(tmp_path / "nowhere" / "sums.jsonl"))
+    with pytest.raises(DataError, match="is a folder"):
+        load(str(tmp_path))
+
+
+def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+    binary = tmp_path / "weights.bin"
+    binary.write_bytes(b"\xff\xfe\x00\x80" * 10)
+    with pytest.raises(DataError, match="not UTF-8"):
+        load(str(binary))
+    parquet = tmp_path / "broken.parquet"
+    parquet.write_bytes(b"PAR1 this is none")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        load(str(parquet))
+
+
+def test_an_empty_data_set_is_refused(write: WriteLines) -> None:
+    with pytest.raises(DataError, match="holds no rows"):
+        load(write(""))
+
+
+def test_long_prompts_are_refused_or_dropped(write: WriteLines) -> None:
+    path = write({"problem": "1+2", "answer": "3"}, {"problem": "1" * 30, "answer": "3"})
+    with pytest.raises(DataError, match=r"line 2: the prompt has 32 tokens, over data\.max_prompt_tokens \(20\)"):
+        load(path, max_prompt_tokens=20)
+    dropped = load(path, max_prompt_tokens=20, overlong_prompts="drop")
+    assert (len(dropped.prompts), dropped.dropped_overlong) == (1, 1)
+    with pytest.raises(DataError, match="all 2 prompts are too long"):
+        load(path, max_prompt_tokens=1, overlong_prompts="drop")
+
+
+def test_a_prompt_that_the_model_cannot_hold_is_refused(write: WriteLines) -> None:
+    path = write({"problem": "1" * 30, "answer": "3"})
+    assert load(path, ContextLimit(context_tokens=52, response_tokens=20)).prompts
+    with pytest.raises(DataError, match=r"32 tokens and a response of 20 are over the model's context \(51\)"):
+        load(path, ContextLimit(context_tokens=51, response_tokens=20))
+
+
+def test_a_tokenizer_without_chat_template_is_refused_only_where_one_is_needed(write: WriteLines) -> None:
+    path = write({"problem": "1+2", "answer": "3"})
+    plain = make_tokenizer()
+    plain.chat_template = None
+    with pytest.raises(ModelError, match=r"has no chat template; set data\.template to none"):
+        load_prompts([path], DataConfig(train=[path]), plain)
+    assert load_prompts([path], DataConfig(train=[path], template="none"), plain).prompts
+
+
+def test_a_chat_template_that_refuses_a_message_is_quoted(write: WriteLines) -> None:
+    path = write({"problem": "1+2", "answer": "3"})
+    strict = make_tokenizer()
+    strict.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(DataError, match="line 1: the tokenizer's chat template refuses the prompt: System role"):
+        load_prompts([path], DataConfig(train=[path]), strict)
+
+
+def test_a_system_prompt_needs_the_chat_template() -> None:
+    with pytest.raises(ValueError, match="system_prompt belongs to template chat"):
+        DataConfig(train=["x"], template="none", system_prompt="Add.")
+
+
+def test_hub_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = types.ModuleType("datasets")
+
+    def load_dataset(name: str, split: str) -> list[dict[str, object]]:
+        if name == "who/unreachable":
+            raise ConnectionError("Couldn't reach the hub\ndetails")
+        return [{"problem": f"{name} {split}", "answer": 1}]
+
+    monkeypatch.setattr(hub, "load_dataset", load_dataset, raising=False)
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    assert read_rows("hf:who/sums", FIELDS)[0].problem == "who/sums train"
+    row = read_rows("hf:who/sums:test", FIELDS)[0]
+    assert (row.problem, row.row_id, row.source) == ("who/sums test", "sums-1", "sums")
+    with pytest.raises(DataError, match=r"cannot be loaded from the hub \(Couldn't reach the hub\)"):
+        read_rows("hf:who/unreachable", FIELDS)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"needs the package datasets: install maspo-dist\[hub\]"):
+        read_rows("hf:who/sums", FIELDS)

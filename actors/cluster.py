@@ -107,9 +107,9 @@ async def start_cluster(
     group = await _reserve(bundles, deadline_s, waiting_for)
     handles: list[ActorHandle[Any]] = []
     try:
+        address = await within(30.0, "learner rank 0: a free port on its node", _meeting_point(group))
         verifier, learners, rollouts = _make_actors(config, bundles, device, group, logs_path)
         handles += [verifier, *learners, *rollouts]
-        address = f"tcp://{await learners[0].host.remote()}:{_free_port()}"
         starts = {f"learner rank {rank}": handle.start.remote(address) for rank, handle in enumerate(learners)}
         starts |= {f"rollout worker {index}": handle.start.remote() for index, handle in enumerate(rollouts)}
         await _all_ready(starts, deadline_s, waiting_for)
@@ -153,7 +153,11 @@ async def _reserve(
 
 
 def _make_actors(
-    config: TrainConfig, bundles: tuple[Bundle, ...], device: Device, group: PlacementGroup, logs_path: Path
+    config: TrainConfig,
+    bundles: tuple[Bundle, ...],
+    device: Device,
+    group: PlacementGroup,
+    logs_path: Path,
 ) -> tuple[ActorHandle[Any], list[ActorHandle[Any]], list[ActorHandle[Any]]]:
     places: dict[str, list[dict[str, Any]]] = {"learner": [], "rollout": [], "verifier": []}
     index = 0
@@ -181,7 +185,9 @@ def _make_actors(
     environment = {
         **_ENGINE_ENVIRONMENT[device],
         "OMP_NUM_THREADS": str(_threads(config, "rollout", config.rollout.workers)),
-        "VLLM_LOGGING_LEVEL": "INFO",
+        "MASPO_DIST_ENGINE": "1",
+        # The engines are local: what they serve is nobody else's statistic.
+        "VLLM_NO_USAGE_STATS": "1",
     }
     rollouts = [
         ray.remote(RolloutActor)
@@ -220,12 +226,18 @@ def _threads(config: TrainConfig, role: str, processes: int) -> int:
     return max(1, (os.cpu_count() or 1) // processes)
 
 
-def _free_port() -> int:
-    """A port that nothing listens on now; torch's store binds it a moment later."""
+def _meeting_point(group: PlacementGroup) -> Awaitable[str]:
+    """Where learner ranks meet: the node of rank 0, at a port that is free there now."""
+    place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+    address: Awaitable[str] = ray.remote(_free_address).options(num_cpus=0, scheduling_strategy=place).remote()
+    return address
+
+
+def _free_address() -> str:
+    """A port that nothing listens on; torch's store binds it a moment later."""
     with closing(socket.socket()) as probe:
         probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
 
 def _object_store_bytes() -> int:

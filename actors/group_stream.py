@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -35,6 +36,12 @@ class CollectedGroup:
     dropped: DropReason | None
 
 
+class PromptSource(Protocol):
+    """Where training prompts come from, in order; see `PromptCursor`."""
+
+    def take(self, count: int) -> Sequence[Prompt]: ...
+
+
 def group_seed(run_seed: int, group_id: int) -> int:
     """Seed of a group's first sample; apart for each group, the same in every run of `run_seed`."""
     return int(np.random.SeedSequence([run_seed, group_id]).generate_state(1)[0]) >> 1
@@ -47,7 +54,7 @@ class GroupStream:
         self,
         config: TrainConfig,
         pool: RolloutPool,
-        prompts: Iterator[Prompt],
+        prompts: PromptSource,
         ledger: Ledger,
         on_progress: Callable[[str], None],
         first_group: int = 0,
@@ -78,9 +85,8 @@ class GroupStream:
 
     def pump(self) -> None:
         """Admits groups as far as the age bound allows; call it whenever that may have changed."""
-        for _ in range(self._admission.open_slots()):
+        for prompt in self._prompts.take(self._admission.open_slots()):
             self._admission.admit()
-            prompt = next(self._prompts)
             group_id, self._next_group = self._next_group, self._next_group + 1
             self._ledger.admit(group_id, prompt.prompt_id)
             self._queue.append(group_id)
@@ -92,7 +98,9 @@ class GroupStream:
                 sampling=self._sampling,
                 seed=group_seed(self._config.run.seed, group_id),
             )
-            self._tasks[group_id] = asyncio.create_task(self._collect(request), name=f"group {group_id}")
+            task = asyncio.create_task(self._collect(request), name=f"group {group_id}")
+            task.add_done_callback(lambda _: self._changed.set())
+            self._tasks[group_id] = task
 
     async def take(self, policy_version: int) -> list[CollectedGroup]:
         """The next batch's groups, dropped ones included, in the order of admission.
@@ -123,22 +131,17 @@ class GroupStream:
 
     async def stop(self) -> None:
         """Cancels what is in flight; it stays open in the ledger."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
 
     @property
     def in_flight(self) -> int:
         return len(self._tasks)
 
     async def _collect(self, request: RolloutRequest) -> None:
-        try:
-            report, body = await self._pool.generate(request)
-        except BaseException:
-            # The loop sees the failure through the task; it must wake up for it.
-            self._changed.set()
-            raise
+        report, body = await self._pool.generate(request)
         scored = score_group(report, self._config.algorithm, self._config.rollout.max_response_tokens)
         dropped = drop_reason(scored, drop_zero_variance=self._drop_zero_variance)
         self._ledger.finish(request.group_id)
@@ -148,7 +151,6 @@ class GroupStream:
         if dropped is not None and self._refill and self._admission.refill():
             self._refilled.add(request.group_id)
         del self._tasks[request.group_id]
-        self._changed.set()
 
     def _next_batch(self) -> list[CollectedGroup] | None:
         """Finished groups from the head of the queue until `prompts_per_step` slots are filled."""

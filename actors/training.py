@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from actors.cluster import RunningCluster, connect, disconnect, start_cluster
 from actors.controller import Controller, Progressed, probe_sequences
@@ -14,40 +12,17 @@ from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.console import RunConsole, open_console
-from maspo_dist.data.prompts import PromptCursor, load_prompts
+from maspo_dist.data.cursor import PromptCursor
 from maspo_dist.errors import MaspoError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.logs import LogContext, configure_logging
 from maspo_dist.metrics import open_metrics
 from maspo_dist.placement import plan_bundles
-from maspo_dist.preflight import ModelFacts, inspect_model
+from maspo_dist.preflight import Prepared, prepare
 from maspo_dist.report import write_report
 from maspo_dist.run_folder import Event, RunFolder
-from maspo_dist.types import Prompt
 
 _PROBE_TOKENS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """What a run needs besides processes."""
-
-    model: ModelFacts
-    train: Sequence[Prompt]
-    evaluation: Mapping[str, Sequence[Prompt]]
-
-
-def prepare(config: TrainConfig) -> Prepared:
-    """Reads model facts and data; every mistake that can be seen without starting anything is raised here."""
-    require_sinks(config.logging)
-    model = inspect_model(config)
-    return Prepared(
-        model=model,
-        train=load_prompts(config.data.train, config.data, model.tokenizer),
-        evaluation={
-            name: load_prompts([path], config.data, model.tokenizer) for name, path in config.data.eval.items()
-        },
-    )
 
 
 def train(config: TrainConfig) -> None:
@@ -97,11 +72,13 @@ class _Run:
     async def _train(self, cluster: RunningCluster) -> None:
         config, prepared = self._config, self._prepared
         ledger = Ledger()
-        cursor = PromptCursor(prepared.train, config.run.seed)
+        cursor = PromptCursor(prepared.train.prompts, config.run.seed)
         stream = GroupStream(config, cluster.rollout, cursor, ledger, self._console.phase)
         metrics = open_metrics(self._folder, config.logging, config.model_dump(mode="json"))
         probes = probe_sequences(
-            [prompt.token_ids.tolist() for prompt in prepared.train[:256]], config.sync.probe_prompts, _PROBE_TOKENS
+            [prompt.token_ids.tolist() for prompt in prepared.train.prompts[:256]],
+            config.sync.probe_prompts,
+            _PROBE_TOKENS,
         )
         controller = Controller(
             config,
@@ -109,7 +86,9 @@ class _Run:
             learners=cluster.learners,
             stream=stream,
             ledger=ledger,
-            evaluator=Evaluator(config, cluster.rollout, prepared.evaluation),
+            evaluator=Evaluator(
+                config, cluster.rollout, {name: held_out.prompts for name, held_out in prepared.evaluation.items()}
+            ),
             probes=probes,
             decoder=prepared.model.tokenizer,
             folder=self._folder,

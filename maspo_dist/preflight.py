@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from maspo_dist.config import TrainConfig
+from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.errors import ConfigError, ModelError
+from maspo_dist.metrics import require_sinks
 from maspo_dist.placement import ModelSize
 
 
@@ -20,6 +23,29 @@ class ModelFacts:
 
     tokenizer: PreTrainedTokenizerBase
     size: ModelSize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What a run needs besides processes."""
+
+    model: ModelFacts
+    train: PromptSet
+    evaluation: Mapping[str, PromptSet]
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Reads model facts and data. Every mistake that can be seen without starting anything is raised here."""
+    require_sinks(config.logging)
+    model = inspect_model(config)
+    limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=config.rollout.max_response_tokens)
+    return Prepared(
+        model=model,
+        train=load_prompts(config.data.train, config.data, model.tokenizer, limit),
+        evaluation={
+            name: load_prompts([path], config.data, model.tokenizer, limit) for name, path in config.data.eval.items()
+        },
+    )
 
 
 def inspect_model(config: TrainConfig) -> ModelFacts:

@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -189,10 +190,11 @@ class DeepSpeedEngine:
         set_random_states(torch.load(folder / f"random_rank{self._rank}.pt", weights_only=False), self._device)
 
     def close(self) -> None:
-        """Leaves the process group; the engine cannot be used after."""
+        """Leaves the process group, all ranks together; the engine cannot be used after."""
         self._engine.destroy()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        # Rank 0 serves the group's store: it must not go while another is still leaving.
+        dist.barrier()
+        dist.destroy_process_group()
 
     # Parts of `update`.
 
@@ -363,6 +365,7 @@ def _import_deepspeed(device: torch.device) -> Any:
     os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
 
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # An all-reduce through shared memory that is compiled at first use: minutes, and it prints.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for name in ("DeepSpeed", "deepspeed"):

@@ -44,6 +44,7 @@ class VllmEngine:
         }
         engine_args = AsyncEngineArgs(
             model=config.model.path,
+            runner="generate",
             dtype=config.model.dtype,
             tensor_parallel_size=config.rollout.tensor_parallel,
             seed=config.run.seed,

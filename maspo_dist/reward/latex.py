@@ -27,7 +27,8 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, replacement in (
         (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|hfill|noindent|centering)(?![A-Za-z])", ""),
         (r"\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])\.?", ""),
-        (r"\\(?:mathrm|mathbf|mathit|mathsf|textbf|textit|textrm|textnormal|textsf|texttt|mbox|hbox|operatorname\*?|bm|boldsymbol|rm|bf|it)(?![A-Za-z])", r"\\text"),
+        (r"\\(?:math(?:rm|bf|it|sf)|text(?:bf|it|rm|normal|sf|tt)|[mh]box|operatorname\*?)(?![A-Za-z])", r"\\text"),
+        (r"\\(?:bm|boldsymbol|rm|bf|it)(?![A-Za-z])", r"\\text"),
         (r"\\(?:d|t|c)frac(?![A-Za-z])", r"\\frac"),
         (r"\\(?:d|t)binom(?![A-Za-z])", r"\\binom"),
         (r"(?<!\\)\\!(?: |$)?|\\phantom\{[^{}]{0,20}\}", ""),

@@ -10,15 +10,13 @@ import subprocess
 import sys
 import time
 
-import psutil
-
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import VerifierError
+from maspo_dist.reward.kill import kill_tree
 from maspo_dist.reward.wire import Connection, Failed, Ready, Setup
 
 #: A verifier uses one core; more threads only cost memory.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-_KILL_TREE_S = 0.5
 
 
 class VerifierProcess:
@@ -80,34 +78,7 @@ class VerifierProcess:
     def kill(self) -> None:
         """SIGKILLs the process and everything it started, and reaps it."""
         if self._process.poll() is None:
-            _kill_descendants(self._process.pid)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            kill_tree(self._process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5.0)
         self.connection.close()
-
-
-def _kill_descendants(root: int) -> None:
-    """Kills all descendants of `root`, orphans included: `root` is their subreaper.
-
-    `root` is stopped first, so it starts nothing new; repeated, because a descendant may fork meanwhile.
-    """
-    give_up = time.monotonic() + _KILL_TREE_S
-    with contextlib.suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(root)
-        parent.suspend()
-        while time.monotonic() < give_up:
-            living = [child for child in parent.children(recursive=True) if _is_alive(child)]
-            if not living:
-                return
-            for child in living:
-                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    child.kill()
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

@@ -32,7 +32,7 @@ _SAME = sympy.Float("1e-25")
 _DIFFERENT = sympy.Float("1e-10")
 #: Forms without a value at a point: compared as they stand.
 _OPEN_FORMS = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Derivative, sympy.Limit, AppliedUndef)
-#: Values for the symbols, in turn. Positive ones first: they must agree. Of the others, those where both sides are real.
+#: Values for the symbols, in turn. At positive ones both sides must agree, at the others where both are real.
 _POINTS = ("0.7310585786", "1.6180339887", "2.7", "3", "-0.5772156649", "-2")
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 
-_WORDS_THAT_JOIN = frozenset(
-    ["and", "or", "to", "mod", "plus", "minus", "times", "over", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "pi", "if", "for", "when", "where", "with", "not", "is", "infinity", "inf", "nan", "through", "versus", "vs"]
+_JOINING = (
+    "and or to mod plus minus times over sin cos tan cot sec csc log ln exp sqrt pi if for when where with not "
+    "is infinity inf nan through versus vs"
 )
+_SIGNS = (
+    "m cm mm km nm um dm ft in yd mi kg mg g lb lbs oz s ms ns hr hrs h min mins sec day days yr yrs L mL ml l J "
+    "kJ N erg ergs sq W kW V A Hz Pa kPa K C F eV keV MeV GeV mol cal kcal rad deg mph kph rpm am pm dollars "
+    "cents USD"
+)
+_WORDS_THAT_JOIN = frozenset(_JOINING.split())
 #: Unit signs short enough to be variables; they count only in \text{} or where they stand here.
-_SHORT_UNITS = frozenset(
-    ["m", "cm", "mm", "km", "nm", "um", "dm", "ft", "in", "yd", "mi", "kg", "mg", "g", "lb", "lbs", "oz", "s", "ms", "ns", "hr", "hrs", "h", "min", "mins", "sec", "day", "days", "yr", "yrs", "L", "mL", "ml", "l", "J", "kJ", "N", "erg", "ergs", "sq", "W", "kW", "V", "A", "Hz", "Pa", "kPa", "K", "C", "F", "eV", "keV", "MeV", "GeV", "mol", "cal", "kcal", "rad", "deg", "mph", "kph", "rpm", "am", "pm", "dollars", "cents", "USD"]
-)
+_SHORT_UNITS = frozenset(_SIGNS.split())
 _PIECE = re.compile(
     r"\s?(?:\\text\s?\{([^{}]{0,120})\}|(\^\s?\\circ)|\\(?:text)?(degree|angstrom|Omega|mu|ohm)\b|"
     r"\^\s?\{?\s?(-?[1-9])\s?\}?|([/*.-]|\\cdot|\\times|\\%)|([A-Za-z$€£¥°Å²³μ]+))"

@@ -139,6 +139,21 @@ def test_clamps_are_counted_where_the_gate_acts() -> None:
     assert metrics["trust_region/pos/1/share_gated"] == 0.5
 
 
+def test_the_cap_is_counted_for_negative_tokens_beyond_it() -> None:
+    rows = [(-1.0, 2.5), (-1.0, 3.0), (-1.0, 1.5), (-1.0, 0.9), (0.2, 2.5), (0.0, 2.5), (1.0, 3.0)]
+    advantages, rho = torch.tensor(rows, dtype=torch.float64).unbind(dim=1)
+    zero = torch.zeros_like(rho)
+    metrics = trust_region_metrics(TIGHT, _totals(TIGHT, (rho.log(), zero, advantages, zero, torch.arange(7))))
+    assert metrics["gate/share_capped"] == 2 / 7
+
+
+def test_without_any_advantage_no_weight_is_kept_or_lost() -> None:
+    zero = torch.zeros(3, dtype=torch.float64)
+    metrics = trust_region_metrics(TIGHT, _totals(TIGHT, (zero, zero, zero, zero, torch.arange(3))))
+    assert metrics["gradient/weight_kept"] == metrics["gradient/weight_lost"] == 0
+    assert metrics["gate/share_risk_at_max"] == metrics["gate/share_gated"] == 0
+
+
 def test_clamps_without_room_bind_at_both_ends() -> None:
     config = MaspoLoss(alpha=0, sigma_max=1, beta_pos=0, beta_neg=0, risk_min=1, risk_max=1)
     one = torch.ones(1, dtype=torch.float64)

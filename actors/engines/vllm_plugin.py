@@ -1,0 +1,28 @@
+"""A vLLM plugin: the engine's processes end with the actor that made them.
+
+vLLM's EngineCore outlives a parent that was killed, holding its memory and GPU. vLLM loads plugins in
+each of its processes before anything else; this one asks the kernel to end the process with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+
+_PR_SET_PDEATHSIG = 1
+
+#: Set by the rollout actor, so that other uses of vLLM in the same environment are left alone.
+MARKER = "MASPO_DIST_ENGINE"
+
+
+def register() -> None:
+    """Called by vLLM through the entry point group vllm.general_plugins."""
+    parent = multiprocessing.parent_process()
+    if parent is None or MARKER not in os.environ:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent.pid:
+        # It died before the request to the kernel.
+        os._exit(1)

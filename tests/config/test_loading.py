@@ -1,0 +1,144 @@
+"""A configuration loads, or one sentence says which key is wrong, what it holds and what to write."""
+
+from pathlib import Path
+
+import pytest
+
+from maspo_dist.config import BapoLoss, ClipLoss, MaspoLoss, TrainConfig, dump_config, load_config
+from maspo_dist.errors import ConfigError
+
+MINIMAL = """
+run: {name: test, max_steps: 3}
+model: {path: some/model}
+data: {train: [train.jsonl]}
+rollout: {prompts_per_step: 8, max_response_tokens: 16}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "config.yaml"
+    file.write_text(MINIMAL)
+    return file
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_are_those_of_the_paper(path: Path) -> None:
+    loss = load_config(path).algorithm.loss
+    assert isinstance(loss, MaspoLoss)
+    assert (loss.sigma_base, loss.alpha, loss.sigma_max, loss.beta_pos, loss.beta_neg) == (1.0, 0.3, 10.0, 0.03, 0.03)
+    assert (loss.risk_min, loss.risk_max, loss.differentiate_gate, loss.negative_ratio_cap) == (0.1, 10.0, False, None)
+
+
+def test_an_override_changes_the_kind_of_loss_and_drops_the_other_kinds_keys(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(MINIMAL + "algorithm: {loss: {kind: maspo, alpha: 0.5}}\n")
+    loss = load_config(file, ["algorithm.loss.kind=clip", "algorithm.loss.epsilon_high=0.28"]).algorithm.loss
+    assert loss == ClipLoss(epsilon_high=0.28)
+
+
+def test_a_loss_without_a_kind_is_maspo(path: Path) -> None:
+    assert load_config(path, ["algorithm.loss.alpha=0"]).algorithm.loss == MaspoLoss(alpha=0)
+
+
+def test_numbers_in_scientific_notation_are_numbers(path: Path) -> None:
+    assert load_config(path, ["learner.lr=5e-7"]).learner.lr == 5e-7
+
+
+def test_a_correction_may_be_given_by_name(path: Path) -> None:
+    assert load_config(path, ["algorithm.correction=tis"]).algorithm.correction.kind == "tis"
+
+
+def test_the_dumped_configuration_loads_to_an_equal_one(path: Path, tmp_path: Path) -> None:
+    config = load_config(path, ["algorithm.loss.kind=bapo", "learner.lr=3e-4"])
+    dumped = tmp_path / "dumped.yaml"
+    dumped.write_text(dump_config(config))
+    assert load_config(dumped) == config
+    assert isinstance(config.algorithm.loss, BapoLoss)
+
+
+@pytest.mark.parametrize(
+    ("override", "fragments"),
+    [
+        ("rolout.workers=2", ["rolout", "did you mean rollout?"]),
+        ("algorithm.loss.sigma_bse=2", ["algorithm.loss.sigma_bse", "2", "did you mean sigma_base?"]),
+        ("learner.zero_stag=1", ["learner.zero_stag", "did you mean zero_stage?"]),
+        ("learner.zero_stage=4", ["learner.zero_stage", "4"]),
+        ("learner.lr=fast", ["learner.lr", "'fast'", "number"]),
+        ("learner.lr=-1", ["learner.lr", "greater than 0", "-1"]),
+        ("rollout.group_size=1", ["rollout.group_size", "greater than or equal to 2", "1"]),
+        ("algorithm.loss.sigma_base=0", ["algorithm.loss.sigma_base", "greater than 0"]),
+        ("algorithm.loss.sigma_max=0.5", ["sigma_max must be at least sigma_base (1), got 0.5"]),
+        ("algorithm.loss.beta_pos=-0.1", ["algorithm.loss.beta_pos", "-0.1"]),
+        ("algorithm.loss.kind=ppo", ["'ppo'", "'maspo'"]),
+        ("algorithm.mini_batches=1", ["mini_batches", "the ratio is exactly 1", "allow_inert_trust_region: true"]),
+        ("algorithm.mini_batches=9", ["algorithm.mini_batches (9)", "rollout.prompts_per_step (8)"]),
+        ("rollout.engine.dtype=half", ["engine.dtype", "model.dtype"]),
+        ("learner.deepspeed.optimizer={}", ["deepspeed.optimizer", "learner.lr"]),
+        ("learner.offload_parameters=cpu", ["offload_parameters", "zero_stage 3", "2"]),
+        ("data.template=hello", ["template", "{problem}", "'hello'"]),
+        ("evaluation.samples=4", ["samples is 4", "raise temperature"]),
+        ("logging.record_steps=some", ["logging.record_steps", "'some'"]),
+        ("run.name=../x", ["run.name", "'../x'"]),
+        ("learner", ["'learner'", "dotted.key=value"]),
+        ("run.max_steps.deep=1", ["run.max_steps is a value, not a section"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_key_value_and_fix(path: Path, override: str, fragments: list[str]) -> None:
+    message = refusal(path, override)
+    for fragment in fragments:
+        assert fragment in message
+
+
+def test_an_inert_trust_region_is_accepted_when_asked_for_or_when_ratios_are_stale(path: Path) -> None:
+    load_config(path, ["algorithm.mini_batches=1", "algorithm.allow_inert_trust_region=true"])
+    load_config(path, ["algorithm.mini_batches=1", "algorithm.max_policy_age=1", "algorithm.old_logprobs=rollout"])
+    assert "exactly 1" in refusal(path, "algorithm.mini_batches=1", "algorithm.max_policy_age=1")
+
+
+def test_alpha_outside_the_papers_range_is_warned_of(path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"alpha is 1\.5.*\[0, 1\]"):
+        load_config(path, ["algorithm.loss.alpha=1.5"])
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("", "is empty"),
+        ("run: {name: x", "line"),
+        ("- a\n- b\n", "sections"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, fragment: str) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    message = refusal(file)
+    assert "broken.yaml" in message
+    assert fragment in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "nowhere.yaml does not exist" in refusal(tmp_path / "nowhere.yaml")
+
+
+def test_every_missing_key_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("run: {name: x}\nmodel: {path: m}\ndata: {train: [a]}\n")
+    message = refusal(file)
+    assert "run.max_steps: required" in message
+    assert "rollout: required" in message
+
+
+def test_every_field_is_documented() -> None:
+    """A field carries a `#:` comment above it, or its section's docstring speaks for all of it."""
+    source = Path(__file__).parents[2] / "maspo_dist" / "config"
+    text = "\n".join(file.read_text() for file in sorted(source.glob("*.py")))
+    for name in TrainConfig.model_fields:
+        assert name in text

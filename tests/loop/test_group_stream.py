@@ -1,0 +1,133 @@
+"""Batches come in the order of admission, within the age bound, with reasons for what is left out."""
+
+import asyncio
+
+import pytest
+from loop_fakes import FakePool, NumberedPrompts, make_config
+
+from actors.group_stream import GroupStream, group_seed
+from maspo_dist.config import TrainConfig
+from maspo_dist.errors import ActorDiedError, DeadlineError, PolicyAgeError
+from maspo_dist.flow.ledger import Ledger
+
+
+def make_stream(pool: FakePool, config: TrainConfig) -> GroupStream:
+    prompts = NumberedPrompts()
+    return GroupStream(config, pool, prompts, Ledger(), on_progress=lambda _: None)
+
+
+def ids(groups: list) -> list[int]:
+    return [group.group_id for group in groups]
+
+
+async def test_strictly_on_policy_nothing_is_sampled_ahead() -> None:
+    pool = FakePool()
+    stream = make_stream(pool, make_config())
+    assert ids(await stream.take(0)) == [0, 1, 2, 3]
+    await asyncio.sleep(0)
+    assert len(pool.requests) == 4
+    pool.version = 1
+    assert ids(await stream.take(1)) == [4, 5, 6, 7]
+
+
+async def test_with_age_one_the_next_batch_generates_during_the_update() -> None:
+    pool = FakePool()
+    stream = make_stream(pool, make_config(algorithm={"max_policy_age": 1}))
+    await stream.take(0)
+    assert len(pool.requests) == 8
+    stream.pump()
+    await asyncio.sleep(0)
+    assert len(pool.requests) == 12
+
+
+async def test_a_slow_group_keeps_its_place_in_the_batch() -> None:
+    pool = FakePool()
+    pool.holds[0] = asyncio.Event()
+    stream = make_stream(pool, make_config(algorithm={"max_policy_age": 1}))
+    taking = asyncio.create_task(stream.take(0))
+    await asyncio.sleep(0.01)
+    assert not taking.done()
+    pool.holds[0].set()
+    assert ids(await taking) == [0, 1, 2, 3]
+
+
+async def test_equal_rewards_are_dropped_with_a_reason() -> None:
+    pool = FakePool()
+    pool.rewards[1] = [1.0, 1.0]
+    batch = await make_stream(pool, make_config()).take(0)
+    assert [group.dropped for group in batch] == [None, "zero_variance", None, None]
+
+
+async def test_equal_rewards_are_kept_where_configured() -> None:
+    pool = FakePool()
+    pool.rewards[1] = [1.0, 1.0]
+    config = make_config(algorithm={"dynamic_sampling": {"zero_variance": "keep"}})
+    assert [group.dropped for group in await make_stream(pool, config).take(0)] == [None] * 4
+
+
+async def test_refill_draws_other_prompts_until_the_batch_is_full() -> None:
+    pool = FakePool()
+    pool.rewards[1] = [1.0, 1.0]
+    pool.rewards[4] = [0.0, 0.0]
+    config = make_config(algorithm={"dynamic_sampling": {"zero_variance": "refill"}})
+    batch = await make_stream(pool, config).take(0)
+    assert ids(batch) == [0, 1, 2, 3, 4, 5]
+    assert sum(group.dropped is None for group in batch) == 4
+
+
+async def test_refill_stops_at_its_cap() -> None:
+    pool = FakePool()
+    for group_id in range(100):
+        pool.rewards[group_id] = [1.0, 1.0]
+    config = make_config(algorithm={"dynamic_sampling": {"zero_variance": "refill", "max_refill_ratio": 0.5}})
+    batch = await make_stream(pool, config).take(0)
+    assert len(batch) == 6
+    assert all(group.dropped == "zero_variance" for group in batch)
+
+
+async def test_unverifiable_responses_do_not_train_and_do_not_move_the_mean() -> None:
+    pool = FakePool()
+    pool.rewards[0] = [1.0, 0.0, 0.0]
+    pool.statuses[0] = ["", "", "timeout"]
+    pool.rewards[1] = [0.0, 0.0, 0.0]
+    pool.statuses[1] = ["error", "timeout", "error"]
+    config = make_config(rollout={"group_size": 3, "prompts_per_step": 2})
+    first, second = await make_stream(pool, config).take(0)
+    assert first.scored.trainable.tolist() == [True, True, False]
+    assert first.scored.advantages[0] == -first.scored.advantages[1] > 0
+    assert first.scored.advantages[2] == 0
+    assert second.dropped == "unverifiable"
+
+
+async def test_a_token_beyond_the_bound_is_an_error_at_consumption() -> None:
+    stream = make_stream(FakePool(), make_config())
+    with pytest.raises(PolicyAgeError, match=r"group 0 .* version 0, 2 behind .*max_policy_age is 0"):
+        await stream.take(2)
+
+
+async def test_what_ends_a_group_ends_the_wait() -> None:
+    pool = FakePool()
+    pool.holds[0] = asyncio.Event()
+    pool.failures[2] = ActorDiedError("worker 1 is gone")
+    stream = make_stream(pool, make_config())
+    with pytest.raises(ActorDiedError, match="worker 1"):
+        await stream.take(0)
+    await stream.stop()
+    assert stream.in_flight == 0
+
+
+async def test_a_wait_without_progress_names_its_groups() -> None:
+    pool = FakePool()
+    pool.holds[3] = asyncio.Event()
+    stream = make_stream(pool, make_config(cluster={"generate_timeout_s": 0.05}))
+    with pytest.raises(DeadlineError, match="waits for group 3"):
+        await stream.take(0)
+    await stream.stop()
+
+
+def test_groups_draw_from_seeds_of_their_own() -> None:
+    seeds = [group_seed(0, group_id) for group_id in range(1000)]
+    assert len(set(seeds)) == 1000
+    assert seeds == [group_seed(0, group_id) for group_id in range(1000)]
+    assert seeds[:10] != [group_seed(1, group_id) for group_id in range(10)]
+    assert all(0 <= seed < 2**31 for seed in seeds)

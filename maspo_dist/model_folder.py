@@ -22,6 +22,8 @@ def save_model_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTraine
             stored.add(tensor.data_ptr())
             weights[name] = tensor.contiguous()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    # vLLM takes a folder without its architecture for an embedding model.
+    model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

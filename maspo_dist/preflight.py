@@ -67,6 +67,8 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
         raise ModelError(f"model.path {path}: the tokenizer has no end-of-sequence token, so no response could end")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.model.trust_remote_code)
+    if not model_config.architectures:
+        raise ModelError(f"model.path {path}: config.json names no architectures, so vLLM cannot tell what it is")
     text_config = model_config.get_text_config()
     heads = text_config.num_attention_heads
     size = ModelSize(

@@ -31,6 +31,9 @@ from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
 _CPU_ARGUMENTS: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False}
 
 
+_SHUTDOWN_TIMEOUT_S = 10.0
+
+
 class VllmEngine:
     """One engine. All methods are coroutines of one event loop."""
 
@@ -121,8 +124,8 @@ class VllmEngine:
         return max(gaps)
 
     def close(self) -> None:
-        """Ends the engine's processes."""
-        self._engine.shutdown()
+        """Ends the engine's processes, with time to take their shared memory down."""
+        self._engine.shutdown(timeout=_SHUTDOWN_TIMEOUT_S)
 
     async def _final(self, token_ids: IntArray, parameters: SamplingParams) -> RequestOutput:
         prompt = TokensPrompt(prompt_token_ids=token_ids.tolist())

@@ -1,0 +1,119 @@
+"""What is trained in which layout, and the process groups that do it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fixtures import make_config, make_groups, score
+from ranks import Ranks
+
+LONGEST = 71
+_BUDGETS = {1: "one by one", LONGEST: "1x", 2 * LONGEST: "2x", 8 * LONGEST: "8x"}
+
+#: The algorithm section of each variant.
+ALGORITHMS: Mapping[str, dict[str, Any]] = {
+    "maspo": {},
+    "bapo": {"loss": {"kind": "bapo"}, "advantage": {"entropy": {}}},
+    "gspo": {"loss": {"kind": "gspo"}, "aggregate": "seq-mean-token-mean", "correction": {"kind": "sequence_mask"}},
+    "kl loss": {"kl": {"coefficient": 0.1}, "entropy_bonus": 0.01, "correction": {"kind": "tis"}},
+    "kl reward": {"kl": {"coefficient": 0.5, "place": "reward"}, "aggregate": "seq-mean-token-sum"},
+    "rollout": {"old_logprobs": "rollout", "loss": {"kind": "clip", "dual_clip": 3.0}},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    ranks: int
+    zero_stage: int
+    micro_batch_tokens: int = 2 * LONGEST
+    shuffled: bool = False
+    gradient_checkpointing: bool = False
+    algorithm: str = "maspo"
+    model: str = "model"
+    #: Batches trained on; from the second on the reference model differs from the policy.
+    batches: int = 1
+
+    @property
+    def name(self) -> str:
+        extras = " shuffled" * self.shuffled + " checkpointed" * self.gradient_checkpointing
+        budget = _BUDGETS[self.micro_batch_tokens]
+        return f"{self.algorithm}, {self.model}, {self.ranks} ranks, ZeRO {self.zero_stage}, {budget}{extras}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` left in its folder."""
+
+    folder: Path
+
+    def change(self, layout: Layout) -> np.ndarray:
+        """All parameters after training minus before, one after the other."""
+        with np.load((self.folder / layout.name).with_suffix(".npz")) as arrays:
+            return np.concatenate([arrays[name].ravel().astype(np.float64) for name in sorted(arrays.files)])
+
+    def parameter_names(self, layout: Layout) -> list[str]:
+        with np.load((self.folder / layout.name).with_suffix(".npz")) as arrays:
+            return list(arrays.files)
+
+    def metrics(self, layout: Layout) -> dict[str, float]:
+        """Of the last batch."""
+        metrics: dict[str, float] = json.loads((self.folder / layout.name).with_suffix(".json").read_text())["metrics"]
+        return metrics
+
+    def distance(self, layout: Layout, reference: Layout) -> float:
+        """‖change − reference change‖ / ‖reference change‖."""
+        wanted = self.change(reference)
+        return float(np.linalg.norm(self.change(layout) - wanted) / np.linalg.norm(wanted))
+
+
+def train(folder: Path, layouts: list[Layout]) -> Trained:
+    """Trains every layout, on a group of one process and one of two, side by side."""
+    groups = [
+        Ranks(ranks, _train, folder, [layout for layout in layouts if layout.ranks == ranks]) for ranks in (1, 2)
+    ]
+    for group in groups:
+        group.join()
+    return Trained(folder)
+
+
+def _train(rank: int, world_size: int, address: str, folder: Path, layouts: list[Layout]) -> None:
+    from actors.engines.deepspeed import DeepSpeedEngine
+    from maspo_dist.data.batching import lay_out_batch
+
+    groups = make_groups()
+    for layout in layouts:
+        config = make_config(
+            folder / layout.model,
+            algorithm=ALGORITHMS[layout.algorithm],
+            learner={
+                "ranks": world_size,
+                "zero_stage": layout.zero_stage,
+                "gradient_checkpointing": layout.gradient_checkpointing,
+                # Or a model this small would never be partitioned.
+                "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}},
+            },
+        )
+        engine = DeepSpeedEngine(config, rank, world_size, address)
+        scored = score(groups)
+        batch = lay_out_batch(
+            0,
+            scored[::-1] if layout.shuffled else scored,
+            mini_batches=config.algorithm.mini_batches,
+            ranks=world_size,
+            micro_batch_tokens=layout.micro_batch_tokens,
+        )
+        before = {name: tensor.numpy().copy() for name, tensor in engine.named_weights()}
+        bodies = {group.group_id: group for group in groups}
+        for _ in range(layout.batches):
+            metrics = engine.update(batch.shards[rank], batch.loss_tokens, batch.loss_sequences, bodies)
+        after = {name: tensor.numpy().copy() for name, tensor in engine.named_weights()}
+        if rank == 0:
+            stem = folder / layout.name
+            np.savez(stem.with_suffix(".npz"), **{name: after[name] - before[name] for name in before})
+            stem.with_suffix(".json").write_text(json.dumps({"layout": asdict(layout), "metrics": metrics}))
+    engine.close()

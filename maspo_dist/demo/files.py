@@ -20,7 +20,7 @@ from maspo_dist.model_folder import save_model_folder
 DEFAULT_FOLDER = Path(".cache/demo")
 
 #: Raised whenever the same recipe would make other files than before.
-_REVISION = 1
+_REVISION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

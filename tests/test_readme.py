@@ -1,0 +1,34 @@
+"""The README's commands exist, and its configurations load."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from maspo_dist.cli import app
+from maspo_dist.config import load_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
+def test_make_targets_exist(line: str) -> None:
+    target = line.split()[1]
+    assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "maspo-dist" in line])
+def test_commands_exist_and_their_configurations_load(line: str) -> None:
+    words = line.split()[1:]
+    assert CliRunner().invoke(app, [words[0], "--help"]).exit_code == 0
+    configs = [word for word in words if word.endswith(".yaml")]
+    for config in configs:
+        load_config(ROOT / config, [word for word in words if "=" in word])
+
+
+@pytest.mark.parametrize("path", re.findall(r"`((?:maspo_dist|actors|configs)/[\w/.]*)`", README))
+def test_paths_exist(path: str) -> None:
+    assert (ROOT / path).exists()

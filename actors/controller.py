@@ -15,6 +15,7 @@ learner by reference: this process sees their lengths, versions and verdicts onl
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -26,15 +27,19 @@ import numpy as np
 from actors.boundaries import LearnerGroup, ProbeSequence, PublishReport, RolloutPool
 from actors.evaluator import Evaluator
 from actors.group_stream import CollectedGroup, GroupStream
+from maspo_dist.checkpoint import CheckpointStore, RunState
 from maspo_dist.config import TrainConfig
 from maspo_dist.console import RunConsole
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.flow.batch_metrics import batch_metrics
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.metrics import MetricFanout
-from maspo_dist.run_folder import RunFolder, SampleRow
+from maspo_dist.run_folder import Event, RunFolder, SampleRow
 
 logger = logging.getLogger(__name__)
+
+#: The learners' part of a checkpoint.
+LEARNER_FOLDER = "learner"
 
 
 class Decoder(Protocol):
@@ -63,6 +68,7 @@ class Controller:
         stream: GroupStream,
         ledger: Ledger,
         evaluator: Evaluator,
+        checkpoints: CheckpointStore,
         probes: Sequence[ProbeSequence],
         decoder: Decoder,
         folder: RunFolder,
@@ -75,6 +81,7 @@ class Controller:
         self._stream = stream
         self._ledger = ledger
         self._evaluator = evaluator
+        self._checkpoints = checkpoints
         self._probes = probes
         self._decoder = decoder
         self._folder = folder
@@ -121,10 +128,14 @@ class Controller:
             "time/publish_s": published_s - updated_s,
             "policy/version": float(self._version),
         }
+        if self._checkpoint_is_due(step):
+            self._console.phase("checkpoint")
+            metrics["time/checkpoint_s"] = await self._save(step)
+        evaluated_from_s = time.time()
         if self._evaluation_is_due(step):
             self._console.phase("evaluate")
             metrics |= await self._evaluator.evaluate()
-            metrics["time/evaluate_s"] = time.time() - published_s
+            metrics["time/evaluate_s"] = time.time() - evaluated_from_s
         metrics["time/step_s"] = time.time() - started_s
         await self._write_samples(step, groups)
         self._folder.write_ledger(self._ledger.take_rows())
@@ -162,6 +173,24 @@ class Controller:
         expected = await self._learners.probe(self._probes)
         snapshot = await self._learners.export_weights(self._version)
         return await self._pool.publish(snapshot, self._probes, expected)
+
+    async def _save(self, step: int) -> float:
+        """A checkpoint of the run after `step`; returns its seconds. A full disk costs the checkpoint, not the run."""
+        started_s = time.time()
+        next_group, cursor = self._stream.resume_point
+        state = RunState(step=step, policy_version=self._version, next_group=next_group, cursor=cursor)
+        try:
+            part = await asyncio.to_thread(self._checkpoints.begin, step)
+            await self._learners.save((part / LEARNER_FOLDER).resolve())
+            await asyncio.to_thread(self._checkpoints.commit, part, state, self._config.checkpoint.keep)
+        except OSError as error:
+            self._folder.write_event(Event(kind="checkpoint_failed", message=f"step {step}: {error}"))
+            logger.warning("step %d: no checkpoint was written: %s", step, error)
+        return time.time() - started_s
+
+    def _checkpoint_is_due(self, step: int) -> bool:
+        every = self._config.checkpoint.every
+        return every is not None and (step % every == 0 or step == self._config.run.max_steps)
 
     def _evaluation_is_due(self, step: int) -> bool:
         every = self._config.evaluation.every

@@ -19,6 +19,7 @@ import numpy as np
 from actors.boundaries import Body, RolloutPool
 from actors.scoring import score_group
 from maspo_dist.config import TrainConfig
+from maspo_dist.data.cursor import CursorState
 from maspo_dist.data.selection import DropReason, drop_reason
 from maspo_dist.errors import DeadlineError, PolicyAgeError
 from maspo_dist.flow.admission import Admission
@@ -38,6 +39,9 @@ class CollectedGroup:
 
 class PromptSource(Protocol):
     """Where training prompts come from, in order; see `PromptCursor`."""
+
+    @property
+    def state(self) -> CursorState: ...
 
     def take(self, count: int) -> Sequence[Prompt]: ...
 
@@ -81,13 +85,17 @@ class GroupStream:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._finished: dict[int, CollectedGroup] = {}
         self._refilled: set[int] = set()
+        self._drawn_at: dict[int, CursorState] = {}
         self._changed = asyncio.Event()
 
     def pump(self) -> None:
         """Admits groups as far as the age bound allows; call it whenever that may have changed."""
-        for prompt in self._prompts.take(self._admission.open_slots()):
+        for _ in range(self._admission.open_slots()):
             self._admission.admit()
+            drawn_at = self._prompts.state
+            [prompt] = self._prompts.take(1)
             group_id, self._next_group = self._next_group, self._next_group + 1
+            self._drawn_at[group_id] = drawn_at
             self._ledger.admit(group_id, prompt.prompt_id)
             self._queue.append(group_id)
             request = RolloutRequest(
@@ -125,6 +133,7 @@ class GroupStream:
         for group in batch:
             self._queue.remove(group.group_id)
             del self._finished[group.group_id]
+            del self._drawn_at[group.group_id]
         self._admission.consume()
         self._require_young(batch, policy_version)
         return batch
@@ -135,6 +144,13 @@ class GroupStream:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._tasks.clear()
+
+    @property
+    def resume_point(self) -> tuple[int, CursorState]:
+        """The first group that no batch has consumed, and where its prompt is drawn."""
+        if not self._queue:
+            return self._next_group, self._prompts.state
+        return self._queue[0], self._drawn_at[self._queue[0]]
 
     @property
     def in_flight(self) -> int:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
+from pathlib import Path
 
 from actors.cluster import RunningCluster, connect, disconnect, start_cluster
-from actors.controller import Controller, Progressed, probe_sequences
+from actors.controller import LEARNER_FOLDER, Controller, Progressed, probe_sequences
 from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
+from maspo_dist.checkpoint import CheckpointStore, RunState, damage_of, read_state
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.console import RunConsole, open_console
 from maspo_dist.data.cursor import PromptCursor
-from maspo_dist.errors import MaspoError
+from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.logs import LogContext, configure_logging
 from maspo_dist.metrics import open_metrics
@@ -22,30 +25,64 @@ from maspo_dist.preflight import Prepared, prepare
 from maspo_dist.report import write_report
 from maspo_dist.run_folder import Event, RunFolder
 
+logger = logging.getLogger(__name__)
+
 _PROBE_TOKENS = 64
 
 
 def train(config: TrainConfig) -> None:
     """Runs to the end. Leaves no process behind, whatever happens; exits 130 or 143 when interrupted."""
     prepared = prepare(config)
-    folder = RunFolder.create(config.run.dir / config.run.name, dump_config(config))
+    path = config.run.dir / config.run.name
+    fresh = config.checkpoint.resume == "never"
+    folder = (RunFolder.create if fresh else RunFolder.resume)(path, dump_config(config))
     with folder:
         context = LogContext("controller")
         configure_logging(context, folder.logs_path, sys.stderr)
-        with open_console(config.run.name, config.run.max_steps) as console:
-            interrupted = asyncio.run(_until_signal(_Run(config, prepared, folder, console)))
+        resumed = _resume_point(config, folder)
+        folder.rewind(resumed[1].step if resumed else -1)
+        with open_console(config.run.name, config.run.max_steps, folder.read_metrics()) as console:
+            interrupted = asyncio.run(_until_signal(_Run(config, prepared, folder, console, resumed)))
     if interrupted is not None:
         raise SystemExit(128 + interrupted)
+
+
+def _resume_point(config: TrainConfig, folder: RunFolder) -> tuple[Path, RunState] | None:
+    """The checkpoint to go on from, as `checkpoint.resume` says; None starts anew.
+
+    Raises ConfigError where a checkpoint that was named cannot be used.
+    """
+    wanted = config.checkpoint.resume
+    if wanted == "never":
+        return None
+    if wanted != "auto":
+        damage = damage_of(Path(wanted))
+        if damage is not None:
+            raise ConfigError(f"checkpoint.resume {wanted} is not a good checkpoint: {damage}")
+        return Path(wanted), read_state(Path(wanted))
+    newest, passed_over = CheckpointStore(folder.checkpoints_path).newest()
+    for reason in passed_over:
+        folder.write_event(Event(kind="checkpoint_damaged", message=reason))
+        logger.warning("checkpoint passed over: %s", reason)
+    return (newest, read_state(newest)) if newest is not None else None
 
 
 class _Run:
     """The processes and the loop of one run."""
 
-    def __init__(self, config: TrainConfig, prepared: Prepared, folder: RunFolder, console: RunConsole) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        prepared: Prepared,
+        folder: RunFolder,
+        console: RunConsole,
+        resumed: tuple[Path, RunState] | None,
+    ) -> None:
         self._config = config
         self._prepared = prepared
         self._folder = folder
         self._console = console
+        self._resumed = resumed
 
     async def drive(self) -> None:
         """Starts, trains, writes the report; ends every process and leaves the cluster on any way out."""
@@ -72,9 +109,16 @@ class _Run:
     async def _train(self, cluster: RunningCluster) -> None:
         config, prepared = self._config, self._prepared
         ledger = Ledger()
-        cursor = PromptCursor(prepared.train.prompts, config.run.seed)
-        stream = GroupStream(config, cluster.rollout, cursor, ledger, self._console.phase)
-        metrics = open_metrics(self._folder, config.logging, config.model_dump(mode="json"))
+        start, first_group, cursor_state = Progressed(), 0, None
+        if self._resumed is not None:
+            path, state = self._resumed
+            await cluster.learners.load((path / LEARNER_FOLDER).resolve())
+            start = Progressed(step=state.step, policy_version=state.policy_version)
+            first_group, cursor_state = state.next_group, state.cursor
+            self._event(Event(kind="resumed", message=f"from {path.name}"))
+        cursor = PromptCursor(prepared.train.prompts, config.run.seed, cursor_state)
+        stream = GroupStream(config, cluster.rollout, cursor, ledger, self._console.phase, first_group)
+        metrics = open_metrics(self._folder, config.logging, config.model_dump(mode="json"), start.step + 1)
         probes = probe_sequences(
             [prompt.token_ids.tolist() for prompt in prepared.train.prompts[:256]],
             config.sync.probe_prompts,
@@ -89,6 +133,7 @@ class _Run:
             evaluator=Evaluator(
                 config, cluster.rollout, {name: held_out.prompts for name, held_out in prepared.evaluation.items()}
             ),
+            checkpoints=CheckpointStore(self._folder.checkpoints_path),
             probes=probes,
             decoder=prepared.model.tokenizer,
             folder=self._folder,
@@ -96,7 +141,7 @@ class _Run:
             console=self._console,
         )
         try:
-            await controller.run(Progressed())
+            await controller.run(start)
         finally:
             metrics.close()
 

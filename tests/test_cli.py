@@ -21,7 +21,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["configs/local_smok.yaml"], "configs/local_smok.yaml does not exist"),
         (["configs/local_smoke.yaml", "rolout.workers=3"], "did you mean rollout?"),
         (["configs/local_smoke.yaml", "algorithm.mini_batches=1"], "the ratio is exactly 1"),
-        (["configs/local_smoke.yaml", "model.path=nowhere/model"], "model.path nowhere/model does not exist"),
+        (["configs/local_smoke.yaml", "model.path=./nowhere/model"], "model.path ./nowhere/model does not exist"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], fragment: str) -> None:

@@ -188,8 +188,8 @@ class LearnerConfig(Section):
 class SyncConfig(Section):
     """How the learner's weights reach the engines, and the proof that they did."""
 
-    #: auto takes nccl where learner and engines sit on GPUs of their own, else the object store.
-    transport: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
+    #: Through Ray's object store and shared memory of each node; auto is that too.
+    transport: Literal["auto", "object_store"] = "auto"
     #: Largest accepted |logprob(engine) − logprob(learner)| on the probe; null: 1e-3 in float32, 0.5 in bfloat16.
     max_logprob_gap: float | None = Field(None, gt=0)
     #: Probe sequences compared after each publish, of the first eval or train prompts.
@@ -244,8 +244,6 @@ class LoggingConfig(Section):
     wandb: WandbConfig | None = None
     #: Groups a step whose responses go to samples.jsonl; null writes all.
     sample_groups: int | None = Field(8, ge=0)
-    #: Steps recorded for `maspo-dist replay`: none, last:K or all.
-    record_steps: str = Field("none", pattern=r"^(none|all|last:[1-9]\d*)$")
 
 
 class ClusterConfig(Section):

@@ -85,7 +85,7 @@ def test_the_dumped_configuration_loads_to_an_equal_one(path: Path, tmp_path: Pa
         ("learner.offload_parameters=cpu", ["offload_parameters", "zero_stage 3", "2"]),
         ("data.template=hello", ["template", "{problem}", "'hello'"]),
         ("evaluation.samples=4", ["samples is 4", "raise temperature"]),
-        ("logging.record_steps=some", ["logging.record_steps", "'some'"]),
+        ("sync.transport=carrier", ["sync.transport", "'carrier'"]),
         ("run.name=../x", ["run.name", "'../x'"]),
         ("learner", ["'learner'", "dotted.key=value"]),
         ("run.max_steps.deep=1", ["run.max_steps is a value, not a section"]),

@@ -12,6 +12,7 @@ import numpy as np
 from actors.boundaries import Body, ProbeSequence, PublishReport, WeightSnapshot
 from actors.weight_sync import combine, fingerprint
 from maspo_dist.config import TrainConfig
+from maspo_dist.data.cursor import CursorState
 from maspo_dist.types import (
     FloatArray,
     GroupReport,
@@ -58,6 +59,10 @@ class NumberedPrompts:
 
     def __init__(self) -> None:
         self._next = 0
+
+    @property
+    def state(self) -> CursorState:
+        return CursorState(seed=0, epoch=0, position=self._next, data_digest="")
 
     def take(self, count: int) -> list[Prompt]:
         self._next += count
@@ -221,7 +226,7 @@ class FakeLearners:
         return [np.full(sequence.token_ids.size - 1, -1.0, np.float32) for sequence in sequences]
 
     async def save(self, folder: Path) -> None:
-        pass
+        await asyncio.to_thread(folder.mkdir)
 
     async def load(self, folder: Path) -> None:
         pass

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from loop_fakes import FakeLearners, FakePool, NumberedPrompts, make_config, mak
 from actors.controller import Controller, Progressed, probe_sequences
 from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
+from maspo_dist.checkpoint import CheckpointStore, RunState, read_state
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.console import open_console
 from maspo_dist.flow.ledger import Ledger
@@ -33,6 +35,7 @@ async def run(tmp_path: Path, config: TrainConfig, pool: FakePool, learners: Fak
             stream=GroupStream(config, pool, prompts, ledger, on_progress=lambda _: None),
             ledger=ledger,
             evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1), make_prompt(2)]}),
+            checkpoints=CheckpointStore(folder.checkpoints_path),
             probes=probe_sequences([[1, 2, 3]], 1, 3),
             decoder=Digits(),
             folder=folder,
@@ -116,6 +119,17 @@ async def test_two_runs_of_one_seed_leave_equal_numbers(tmp_path: Path) -> None:
     first = await run(tmp_path / "a", make_config(), FakePool(), FakeLearners())
     second = await run(tmp_path / "b", make_config(), FakePool(), FakeLearners())
     assert numbers(first.metrics_path) == numbers(second.metrics_path)
+
+
+async def test_a_checkpoint_points_at_the_first_group_that_no_batch_consumed(tmp_path: Path) -> None:
+    config = make_config(algorithm={"max_policy_age": 1}, checkpoint={"every": 2})
+    folder = await run(tmp_path, config, FakePool(), FakeLearners())
+    newest, _ = CheckpointStore(folder.checkpoints_path).newest()
+    assert newest is not None
+    assert newest.name == "step-000003"
+    cursor = NumberedPrompts().state
+    expected = RunState(step=3, policy_version=3, next_group=12, cursor=replace(cursor, position=12))
+    assert read_state(newest) == expected
 
 
 def test_probes_are_cut_from_the_prompts_end_to_end() -> None:

@@ -134,3 +134,7 @@ class VerifierConfig(Section):
     def reward_for(self, source: str) -> str:
         """The reward that scores samples of `source`."""
         return self.verifiers.get(source, self.default)
+
+    def rewards(self) -> set[str]:
+        """All rewards that are in use."""
+        return {self.default, *self.verifiers.values()}

@@ -21,8 +21,10 @@ from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import VerifierError
 from maspo_dist.reward.memory import VerdictMemory
 from maspo_dist.reward.monitor import UnverifiableMonitor
+from maspo_dist.reward.remote_slot import RemoteSlot
 from maspo_dist.reward.sample import Sample
-from maspo_dist.reward.slot import Slot, Ticket
+from maspo_dist.reward.slot import Slot
+from maspo_dist.reward.ticket import Ticket
 from maspo_dist.types import Verdict
 
 _JOIN_S = 10.0
@@ -54,8 +56,15 @@ class VerifierPool:
             Slot(f"verifier-{index}", self.config, self._tickets, self._memory, self._break)
             for index in range(self.config.workers)
         ]
-        for slot in self._slots:
-            slot.start()
+        self._remote_tickets = {url: queue.SimpleQueue[Ticket | None]() for url in _remote_urls(self.config)}
+        self._remote_slots = [
+            RemoteSlot(url, self.config, tickets, self._break)
+            for url, tickets in self._remote_tickets.items()
+            for _ in range(self.config.workers)
+        ]
+        self._threads: tuple[Slot | RemoteSlot, ...] = (*self._slots, *self._remote_slots)
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, sample: Sample) -> Future[Verdict]:
         """Hands in one sample; blocks while the queue is full. For threads, not for event loops.
@@ -111,10 +120,10 @@ class VerifierPool:
     def close(self) -> None:
         """Kills the processes; samples without a verdict fail with VerifierError. Safe to call twice."""
         self._break(VerifierError("the verifier pool is closed"))
-        for slot in self._slots:
-            slot.stop()
-        for slot in self._slots:
-            slot.join(timeout=_JOIN_S)
+        for thread in self._threads:
+            thread.stop()
+        for thread in self._threads:
+            thread.join(timeout=_JOIN_S)
 
     def __enter__(self) -> VerifierPool:
         return self
@@ -131,7 +140,7 @@ class VerifierPool:
                 raise self._failure
             self._pending.add(ticket)
         ticket.future.add_done_callback(lambda _: self._settled(ticket))
-        self._tickets.put(ticket)
+        self._remote_tickets.get(self.config.reward_for(sample.source), self._tickets).put(ticket)
         return ticket.future
 
     def _settled(self, ticket: Ticket) -> None:
@@ -148,3 +157,8 @@ class VerifierPool:
             pending = list(self._pending)
         for ticket in pending:
             ticket.resolve(error)
+
+
+def _remote_urls(config: VerifierConfig) -> set[str]:
+    """Rewards that are one remote scorer and nothing else; they need no verifier process."""
+    return {reward for reward in config.rewards() if reward.startswith(("http://", "https://"))}

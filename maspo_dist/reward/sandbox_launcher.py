@@ -105,20 +105,33 @@ def _unshare_and_become(launch: dict[str, Any], program: bytes, unshared: int, m
             os._exit(SANDBOX_FAILED)
         first = os.fork()
         if first == 0:
-            _become(launch, program, isolated=True)
-        _, status = os.waitpid(first, 0)
-        code = os.waitstatus_to_exitcode(status)
-        os._exit(128 - code if code < 0 else code)
+            _be_first(launch, program)
+        _exit_as(first)
     except OSError as error:
         print(f"sandbox: {error}", file=sys.stderr)
         os._exit(SANDBOX_FAILED)
+
+
+def _be_first(launch: dict[str, Any], program: bytes) -> NoReturn:
+    """The first process of the namespace: signals that kill others do not kill it, so it only waits."""
+    _die_with_parent()
+    _new_root(launch["readable"], launch["scratch_mb"])
+    child = os.fork()
+    if child == 0:
+        _become(launch, program, isolated=True)
+    _exit_as(child)
+
+
+def _exit_as(child: int) -> NoReturn:
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(128 - code if code < 0 else code)
 
 
 def _become(launch: dict[str, Any], program: bytes, *, isolated: bool) -> NoReturn:
     try:
         _die_with_parent()
         if isolated:
-            _new_root(launch["readable"], launch["scratch_mb"])
             os.setgid(_INSIDE_ID)
             os.setuid(_INSIDE_ID)
             # A change of user forgets it.

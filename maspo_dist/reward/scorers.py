@@ -3,27 +3,53 @@
 from __future__ import annotations
 
 from maspo_dist.config.verifier import VerifierConfig, parse_reward
-from maspo_dist.reward.math import MathScorer
-from maspo_dist.reward.sample import Memo, Sample, Scorer
-from maspo_dist.types import Verdict
+from maspo_dist.reward.code import CodeScorer
+from maspo_dist.reward.custom import CustomScorer
+from maspo_dist.reward.gym import ReasoningGymScorer
+from maspo_dist.reward.matching import ExactScorer, FormatScorer, JsonScorer, MultipleChoiceScorer, RegexScorer
+from maspo_dist.reward.math import MathScorer, load_algebra
+from maspo_dist.reward.remote import RemoteScorer
+from maspo_dist.reward.sample import Memo, Scorer
+from maspo_dist.reward.shaping import WeightedPart, WeightedScorer
 
 
 def build_scorer(reward: str, config: VerifierConfig, memo: Memo) -> Scorer:
-    """The scorer of `reward`, imports done and ready for its first sample."""
+    """The scorer of `reward`, imports done and ready for its first sample.
+
+    Raises ConfigError when a function or an optional package is missing, VerifierError when a remote
+    scorer is not healthy.
+    """
     terms = parse_reward(reward)
-    scorers = [(term.weight, term.verifier, _build_one(term.verifier, config, memo)) for term in terms]
-    if len(scorers) == 1 and scorers[0][0] == 1.0:
-        return scorers[0][2]
-    return WeightedScorer(scorers)
+    parts = tuple(
+        WeightedPart(weight=term.weight, name=term.verifier, scorer=_build_one(term.verifier, config, memo))
+        for term in terms
+    )
+    if len(parts) == 1 and parts[0].weight == 1.0:
+        return parts[0].scorer
+    return WeightedScorer(parts)
 
 
 def _build_one(name: str, config: VerifierConfig, memo: Memo) -> Scorer:
-    return MathScorer(config.extraction, memo)
-
-
-class WeightedScorer:
-    def __init__(self, scorers: list[tuple[float, str, Scorer]]) -> None:
-        self._scorers = scorers
-
-    def score(self, sample: Sample) -> Verdict:
-        raise NotImplementedError
+    if name.startswith("python:"):
+        return CustomScorer(name)
+    if name.startswith(("http://", "https://")):
+        return RemoteScorer(name, config)
+    match name:
+        case "math":
+            load_algebra()
+            return MathScorer(config.extraction, memo)
+        case "code":
+            return CodeScorer(config.timeout_s, config.memory_mb, memo)
+        case "exact":
+            return ExactScorer()
+        case "regex":
+            return RegexScorer()
+        case "multiple_choice":
+            return MultipleChoiceScorer()
+        case "json":
+            return JsonScorer()
+        case "format":
+            return FormatScorer()
+        case "reasoning_gym":
+            return ReasoningGymScorer()
+    raise AssertionError(f"no scorer for {name}")

@@ -10,48 +10,23 @@ each when the verdict before it is in. Jobs that a killed process had not begun 
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import VerifierError
 from maspo_dist.reward.memory import VerdictMemory
 from maspo_dist.reward.process import VerifierProcess
-from maspo_dist.reward.sample import Sample
+from maspo_dist.reward.ticket import Ticket
 from maspo_dist.reward.wire import Job, Recall, Recalled, Remember, Scored
 from maspo_dist.types import Verdict, VerdictStatus
 
 #: Jobs sent ahead, and the characters they may hold: what a socket buffer takes without a reader.
 _AHEAD_JOBS = 16
 _AHEAD_CHARS = 16_000
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """A sample on its way through the pool; `future` is resolved exactly once."""
-
-    sample: Sample
-    future: Future[Verdict] = field(default_factory=Future)
-    deaths: int = 0
-
-    @property
-    def size(self) -> int:
-        """Characters, as a measure of what a message takes."""
-        return len(self.sample.response) + len(self.sample.reference)
-
-    def resolve(self, outcome: Verdict | VerifierError) -> None:
-        """The first outcome stands; later ones, from a pool that was closed meanwhile, are ignored."""
-        with contextlib.suppress(InvalidStateError):
-            if isinstance(outcome, VerifierError):
-                self.future.set_exception(outcome)
-            else:
-                self.future.set_result(outcome)
 
 
 class Slot(threading.Thread):

@@ -75,8 +75,8 @@ def _serve(connection: Connection, config: VerifierConfig, scorers: dict[str, Sc
 
 
 def _warm_scorers(config: VerifierConfig, memo: PoolMemo) -> dict[str, Scorer]:
-    rewards = {config.default, *config.verifiers.values()}
-    return {reward: build_scorer(reward, config, memo) for reward in sorted(rewards)}
+    local = sorted(reward for reward in config.rewards() if not reward.startswith(("http://", "https://")))
+    return {reward: build_scorer(reward, config, memo) for reward in local}
 
 
 def _die_with(parent_pid: int) -> None:

@@ -312,7 +312,7 @@ class DeepSpeedEngine:
         if self._config.learner.zero_stage < 3:
             return reference.to(self._device)
         partitioned, *_ = self._deepspeed.initialize(model=reference, config=reference_config(self._config))
-        return partitioned.eval()
+        return partitioned
 
     def _gathered(self, parameters: list[tuple[str, torch.nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
         if self._config.learner.zero_stage < 3:

@@ -1,7 +1,7 @@
 """From scored groups to what each learner rank does: mini-batches, ranks, micro-batches.
 
     groups ──► mini-batches         whole groups, as many in each, tokens spread
-           ──► ranks                responses of a mini-batch, equal cost (Karmarkar-Karp)
+           ──► ranks                responses of a mini-batch, equal cost (Karmarkar-Karp), tokens within 2 %
            ──► micro-batches        at most `micro_batch_tokens` each, the same number on every rank
 
 The layout depends on the set of groups only, not on the order in which they arrived, and nothing in
@@ -10,6 +10,7 @@ the objective depends on the layout: losses are sums over the denominators of th
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from maspo_dist.types import MicroBatch, MiniBatch, SampleRef, ScoredGroup, Trai
 #: Sequence length at which attention over all pairs costs as much as the rest of the forward:
 #: 12·h² multiply-adds a layer and token against 2·h·L, so 6·h; here for h = 4096.
 ATTENTION_CROSSOVER_TOKENS = 24_576
+#: Tokens of a rank may differ from the mean of all by this share, even where equal cost would want more.
+TOKEN_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +130,51 @@ def _deal_groups(groups: list[list[_Response]], mini_batches: int) -> list[list[
 def _lay_out_mini_batch(responses: list[_Response], ranks: int, micro_batch_tokens: int) -> list[MiniBatch]:
     ordered = sorted(responses, key=lambda response: response.key)
     shards = [[ordered[i] for i in part] for part in partition([r.cost for r in ordered], ranks)]
+    _even_out_tokens(shards)
     packed = [_pack(shard, micro_batch_tokens) for shard in shards]
     count = max(map(len, packed))
     return [tuple(bins) + ((),) * (count - len(bins)) for bins in packed]
+
+
+def _even_out_tokens(shards: list[list[_Response]]) -> None:
+    """Swaps responses between the ranks with most and fewest tokens until all are within TOKEN_TOLERANCE.
+
+    Equal cost leaves ranks with few long responses short of tokens. Stops early where no swap helps.
+    """
+    tokens = [sum(response.total_tokens for response in shard) for shard in shards]
+    mean = sum(tokens) / len(tokens)
+    for _ in range(8 * len(shards)):
+        rich = max(range(len(shards)), key=lambda rank: (tokens[rank], -rank))
+        poor = min(range(len(shards)), key=lambda rank: (tokens[rank], rank))
+        if max(tokens[rich] - mean, mean - tokens[poor]) <= TOKEN_TOLERANCE * mean:
+            return
+        swap = _best_swap(shards[rich], shards[poor], (tokens[rich] - tokens[poor]) / 2)
+        if swap is None:
+            return
+        i, j = swap
+        moved = shards[rich][i].total_tokens - shards[poor][j].total_tokens
+        shards[rich][i], shards[poor][j] = shards[poor][j], shards[rich][i]
+        tokens[rich] -= moved
+        tokens[poor] += moved
+
+
+def _best_swap(rich: list[_Response], poor: list[_Response], wanted: float) -> tuple[int, int] | None:
+    """Places of the two responses to swap so that about `wanted` tokens move; None where none brings them closer.
+
+    Of those about equally good, the shortest: there tokens weigh least on the cost.
+    """
+    by_length = sorted(range(len(poor)), key=lambda j: (poor[j].total_tokens, j))
+    lengths = [poor[j].total_tokens for j in by_length]
+    best: tuple[float, int, int, int] | None = None
+    for i, response in enumerate(rich):
+        place = bisect.bisect_left(lengths, response.total_tokens - wanted)
+        for k in range(max(0, place - 1), min(place + 1, len(lengths))):
+            moved = response.total_tokens - lengths[k]
+            if 0 < moved < 2 * wanted:
+                miss = max(0.0, abs(moved - wanted) - wanted / 4)
+                candidate = (miss, response.total_tokens + lengths[k], i, by_length[k])
+                best = candidate if best is None else min(best, candidate)
+    return None if best is None else best[2:]
 
 
 def _pack(responses: list[_Response], micro_batch_tokens: int) -> list[MicroBatch]:

@@ -32,7 +32,7 @@ def make_model(folder: Path, *, tied: bool = False) -> Path:
     model = Qwen3ForCausalLM(settings)
     with torch.no_grad():
         # Wider than a fresh model's, so that probabilities and entropies differ from token to token.
-        model.get_output_embeddings().weight.mul_(8.0)
+        model.get_output_embeddings().weight.mul_(2.0 if tied else 8.0)
     model.save_pretrained(folder)
     return folder
 

@@ -73,9 +73,7 @@ class Trained:
 
 def train(folder: Path, layouts: list[Layout]) -> Trained:
     """Trains every layout, on a group of one process and one of two, side by side."""
-    groups = [
-        Ranks(ranks, _train, folder, [layout for layout in layouts if layout.ranks == ranks]) for ranks in (1, 2)
-    ]
+    groups = [Ranks(ranks, _train, folder, [layout for layout in layouts if layout.ranks == ranks]) for ranks in (1, 2)]
     for group in groups:
         group.join()
     return Trained(folder)

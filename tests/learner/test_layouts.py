@@ -67,21 +67,21 @@ def test_every_part_of_the_objective_is_free_of_the_layout(trained: Trained, pai
     assert trained.distance(layout, reference) <= TOLERANCE
 
 
-@pytest.mark.parametrize(
-    "algorithm", sorted({pair[0].algorithm for pair in PAIRS} - {"maspo", "kl loss", "kl reward"})
-)
+@pytest.mark.parametrize("algorithm", sorted({pair[0].algorithm for pair in PAIRS} - {"maspo", "kl loss", "kl reward"}))
 def test_variants_do_differ(trained: Trained, algorithm: str) -> None:
     assert trained.distance(Layout(ranks=1, zero_stage=0, micro_batch_tokens=1, algorithm=algorithm), REFERENCE) > 1e-3
 
 
 @pytest.mark.parametrize(
-    ("layout", "reference"), [*((other, REFERENCE) for other in OTHERS), *(pair[::-1] for pair in PAIRS)], ids=lambda layout: layout.name
+    ("layout", "reference"),
+    [*((other, REFERENCE) for other in OTHERS), *(pair[::-1] for pair in PAIRS)],
+    ids=lambda layout: layout.name,
 )
 def test_metrics_are_free_of_the_layout(trained: Trained, layout: Layout, reference: Layout) -> None:
     wanted, metrics = trained.metrics(reference), trained.metrics(layout)
     assert metrics.keys() == wanted.keys()
     for name in wanted.keys() - {"learner/tokens_per_s"}:
-        assert metrics[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-6), name
+        assert metrics[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-6), name
 
 
 def test_tied_tensors_are_exported_once(trained: Trained) -> None:

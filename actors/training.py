@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from actors.cluster import RunningCluster, connect, disconnect, start_cluster
@@ -84,11 +85,13 @@ class _Run:
         self._console = console
         self._resumed = resumed
 
-    async def drive(self) -> None:
+    async def drive(self, watch_signals: Callable[[], None]) -> None:
         """Starts, trains, writes the report; ends every process and leaves the cluster on any way out."""
         self._console.waiting_for("Ray")
         try:
             device = await asyncio.to_thread(connect)
+            # Ray takes the signals for itself when it starts.
+            watch_signals()
             bundles = plan_bundles(self._config, self._prepared.model.size, device)
             cluster = await start_cluster(
                 self._config, bundles, device, self._folder.logs_path, self._console.waiting_for
@@ -154,14 +157,17 @@ async def _until_signal(run: _Run) -> signal.Signals | None:
     """Drives `run`; the first SIGINT or SIGTERM cancels it, so that its clean-up runs. Returns that signal."""
     received: list[signal.Signals] = []
     loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(run.drive())
 
     def cancel(which: signal.Signals) -> None:
         received.append(which)
         task.cancel()
 
-    for which in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(which, cancel, which)
+    def watch() -> None:
+        for which in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(which, cancel, which)
+
+    task = asyncio.ensure_future(run.drive(watch))
+    watch()
     try:
         await task
     except asyncio.CancelledError:

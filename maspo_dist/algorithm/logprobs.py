@@ -120,15 +120,14 @@ class _ChunkedLogprobs(torch.autograd.Function):
         for start in range(0, tokens, rows):
             chunk = slice(start, start + rows)
             logits = buffers.scaled_logits(hidden[chunk])
-            chosen = logits.gather(1, targets[chunk, None]).squeeze(1)
             peak = logits.amax(1)
-            # With s = z − max z: H = log Σe^s − Σ s·e^s / Σe^s.
+            # With s = z − max z:  p = softmax(s), H = −log p(argmax) − Σ p·s. Small numbers keep their digits.
             shifted = logits.sub_(peak[:, None])
-            exponentials = torch.exp(shifted, out=buffers.scratch(shifted.shape[0]))
-            total = exponentials.sum(1)
-            log_total = total.log()
-            logprobs[chunk] = chosen - peak - log_total
-            entropy[chunk] = log_total - exponentials.mul_(shifted).sum(1) / total
+            probabilities = torch.softmax(shifted, 1, out=buffers.scratch(shifted.shape[0]))
+            log_total = -probabilities.amax(1).log()
+            chosen = shifted.gather(1, targets[chunk, None]).squeeze(1)
+            logprobs[chunk] = chosen - log_total
+            entropy[chunk] = log_total - probabilities.mul_(shifted).sum(1)
             log_normalizers[chunk] = log_total + peak
         ctx.save_for_backward(hidden, weight, targets, entropy, log_normalizers)
         ctx.temperature, ctx.rows = temperature, rows
@@ -149,14 +148,15 @@ class _ChunkedLogprobs(torch.autograd.Function):
         buffers = _ChunkBuffers(min(rows, tokens), weight, ctx.temperature)
         for start in range(0, tokens, rows):
             chunk = slice(start, start + rows)
-            log_p = buffers.scaled_logits(hidden[chunk]).sub_(log_normalizers[chunk, None])
+            logits = buffers.scaled_logits(hidden[chunk])
             scale = grad_logprobs[chunk, None] / ctx.temperature
+            probabilities = torch.softmax(logits, 1, out=buffers.scratch(logits.shape[0]))
             if grad_entropy is None:
-                gradient = log_p.exp_().mul_(-scale)
+                gradient = probabilities.mul_(-scale)
             else:
-                factor = torch.add(log_p, entropy[chunk, None], out=buffers.scratch(log_p.shape[0]))
-                factor.mul_(grad_entropy[chunk, None] / ctx.temperature).add_(scale)
-                gradient = log_p.exp_().mul_(factor.neg_())
+                log_p_plus_entropy = logits.sub_((log_normalizers[chunk] - entropy[chunk])[:, None])
+                factor = log_p_plus_entropy.mul_(grad_entropy[chunk, None] / ctx.temperature).add_(scale)
+                gradient = probabilities.mul_(factor.neg_())
             gradient.scatter_add_(1, targets[chunk, None], scale)
             narrow = buffers.narrow(gradient)
             torch.mm(narrow, weight, out=grad_hidden[chunk])

@@ -41,7 +41,7 @@ def _carry(candidate: _Talk, judge: _Talk, program: str, tests: str) -> tuple[Ve
     try:
         candidate.write(json.dumps({"program": program}).encode())
         loaded = _message(candidate.read())
-    except (_HungUp, ValueError):
+    except (_HungUp, ValueError, RecursionError):
         return "wrong", "the program ended early"
     if "error" in loaded:
         return "wrong", f"{loaded['error']} while the program was loaded"

@@ -10,7 +10,7 @@ from maspo_dist.reward.matching import ExactScorer, FormatScorer, JsonScorer, Mu
 from maspo_dist.reward.math import MathScorer, load_algebra
 from maspo_dist.reward.remote import RemoteScorer
 from maspo_dist.reward.sample import Memo, Scorer
-from maspo_dist.reward.shaping import WeightedPart, WeightedScorer
+from maspo_dist.reward.weighted import WeightedPart, WeightedScorer
 
 
 def build_scorer(reward: str, config: VerifierConfig, memo: Memo) -> Scorer:

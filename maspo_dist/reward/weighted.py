@@ -1,9 +1,9 @@
-"""Shaping on top of verdicts: weighted sums, and the price of answers that run long. Parts stay visible."""
+"""Weighted sums of verifiers, such as `0.9*math + 0.1*format`; the parts stay visible as components."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from maspo_dist.reward.sample import Sample, Scorer
 from maspo_dist.types import Verdict
@@ -41,22 +41,3 @@ class WeightedScorer:
             reason="; ".join(reasons),
             components=components,
         )
-
-
-def overlong_penalty(response_tokens: int, max_response_tokens: int, buffer_tokens: int, penalty: float) -> float:
-    """DAPO's soft punishment: 0 up to `max − buffer` tokens, then linear to −penalty at `max`."""
-    if buffer_tokens == 0:
-        return 0.0
-    over = response_tokens - (max_response_tokens - buffer_tokens)
-    return -penalty * min(max(over / buffer_tokens, 0.0), 1.0)
-
-
-def with_penalty(verdict: Verdict, name: str, amount: float) -> Verdict:
-    """`verdict` with `amount` (≤ 0) added to its reward and shown among its components.
-
-    An unverifiable verdict stays as it is.
-    """
-    if amount == 0 or not verdict.verifiable:
-        return verdict
-    components = verdict.components or (("verifier", verdict.reward),)
-    return replace(verdict, reward=verdict.reward + amount, components=(*components, (name, amount)))

@@ -1,0 +1,103 @@
+"""Scores the samples of a finished run again, with another verifier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from maspo_dist.config.verifier import VerifierConfig
+from maspo_dist.errors import DataError
+from maspo_dist.reward.pool import VerifierPool
+from maspo_dist.reward.sample import Sample
+from maspo_dist.types import Verdict
+
+_BATCH_ROWS = 512
+_NEEDED = ("response", "reference", "source", "reward", "status")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RescoreSummary:
+    """What changed. `gained` became correct, `lost` were correct; `unverifiable` have no new verdict."""
+
+    samples: int
+    agreed: int
+    gained: int
+    lost: int
+    unverifiable: int
+    reward_before: float
+    reward_after: float
+
+
+def rescore(samples: Path, output: Path, config: VerifierConfig) -> RescoreSummary:
+    """Scores each row of `samples` (a samples.jsonl) as `config` says; writes the rows to `output`, the new
+    verdict in place of the old one, which stays as `reward_before` and `status_before`.
+
+    Raises DataError naming file and line for a row that cannot be scored, VerifierError when the pool cannot start.
+    """
+    if output.resolve() == samples.resolve():
+        raise DataError(f"{output} is the file to read: give the new scores a file of their own")
+    rows = _read_rows(samples)
+    before: list[dict[str, Any]] = []
+    after: list[Verdict] = []
+    with VerifierPool(config) as pool, output.open("w", encoding="utf-8") as file:
+        while batch := list(islice(rows, _BATCH_ROWS)):
+            verdicts = pool.verify_many(
+                [Sample(response=row["response"], reference=row["reference"], source=row["source"]) for row in batch]
+            )
+            for row, verdict in zip(batch, verdicts, strict=True):
+                file.write(json.dumps(_rescored(row, verdict)) + "\n")
+                before.append({"status": row["status"], "reward": float(row["reward"])})
+                after.append(verdict)
+    return _summary(before, after)
+
+
+def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        file = path.open(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    with file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                raise DataError(f"{path}, line {number}: not JSON") from None
+            missing = [name for name in _NEEDED if not isinstance(row, dict) or name not in row]
+            if missing:
+                raise DataError(f"{path}, line {number}: no {', '.join(missing)}; is it the samples.jsonl of a run?")
+            yield row
+
+
+def _rescored(row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
+    return {
+        **row,
+        "reward": verdict.reward,
+        "status": verdict.status,
+        "extracted": verdict.extracted,
+        "seconds": verdict.seconds,
+        "reason": verdict.reason,
+        "reward_before": row["reward"],
+        "status_before": row["status"],
+    }
+
+
+def _summary(before: list[dict[str, Any]], after: list[Verdict]) -> RescoreSummary:
+    pairs = [
+        (old["status"] == "correct", new.status == "correct")
+        for old, new in zip(before, after, strict=True)
+        if new.verifiable
+    ]
+    verifiable = [verdict for verdict in after if verdict.verifiable]
+    return RescoreSummary(
+        samples=len(after),
+        agreed=sum(old == new for old, new in pairs),
+        gained=sum(new and not old for old, new in pairs),
+        lost=sum(old and not new for old, new in pairs),
+        unverifiable=len(after) - len(verifiable),
+        reward_before=sum(old["reward"] for old in before) / max(len(before), 1),
+        reward_after=sum(verdict.reward for verdict in verifiable) / max(len(verifiable), 1),
+    )

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from maspo_dist.evaluation import avg_at_k, pass_at_k
 
 from actors.boundaries import RolloutPool
 from actors.group_stream import group_seed
 from maspo_dist.config import TrainConfig
+from maspo_dist.evaluation import avg_at_k, pass_at_k
 from maspo_dist.types import GroupReport, Prompt, RolloutRequest, Sampling
 
 #: Evaluation groups are numbered below zero: they are in no ledger.

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from maspo_dist.reward.evaluate import differ, is_value
 from maspo_dist.reward.guard import refusal
 from maspo_dist.reward.latex import compact, normalise
 from maspo_dist.reward.numbers import Number, equal_numbers, parse_number
@@ -31,6 +32,8 @@ from maspo_dist.reward.structure import (
 
 _MAX_UNORDERED = 12
 _MAX_NESTING = 6
+#: Relative gaps at which values are different beyond doubt: of exact forms, and where one is rounded.
+_EXACT, _ROUNDED = 1e-6, 1e-3
 #: What binary floats lose in a formula with decimals.
 _FLOAT_NOISE = Fraction(1, 10**12)
 _MAX_TIMES_LONGER = 4
@@ -112,7 +115,13 @@ class _Comparison:
             return left.brackets == right.brackets and self._in_order(left.items, right.items, nesting)
         if shapes == {"tuple", "list"}:
             return self._in_order(left.items, right.items, nesting)
+        if shapes == {"set", "leaf"} and len(left.items) == len(right.items) == 1:
+            return self.same(left.items[0], right.items[0], nesting + 1)
         if "leaf" in shapes:
+            leaf = found if left.shape == "leaf" else expected
+            if is_value(leaf):
+                # One value is neither a point, an interval, a matrix nor several values.
+                return False
             return self._same_leaf(found, expected, number, wanted, nesting, one_value="list" not in shapes)
         return False
 
@@ -141,6 +150,9 @@ class _Comparison:
         return one_value and self._by_algebra(found, expected, number, wanted)
 
     def _by_algebra(self, found: str, expected: str, number: Number | None, wanted: Number | None) -> bool:
+        rounded = bool((number and number.figures) or (wanted and wanted.figures))
+        if differ(found, expected, _ROUNDED if rounded else _EXACT):
+            return False
         if "\\dots" in found or "\\dots" in expected:
             self.reason = "dots are compared as written"
             return False

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from maspo_dist.algorithm.logprobs import LogprobHead, token_logprobs
 
-TOKENS, WIDTH, VOCABULARY = 37, 8, 50
+TOKENS, WIDTH, VOCABULARY = 37, 8, 230
 
 
 def plain(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -25,11 +25,11 @@ def tensors(dtype: torch.dtype = torch.float32, scale: float = 1.0) -> tuple[Ten
     return hidden, weight, torch.randint(0, VOCABULARY, (TOKENS,), generator=generator)
 
 
-@pytest.mark.parametrize("rows", [1, 10, 37, 1000])
+@pytest.mark.parametrize("width", [1, 64, 100, 1000])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize(("uses_logprobs", "uses_entropy"), [(True, False), (False, True), (True, True)])
 def test_values_and_gradients_are_those_of_the_plain_formula(
-    rows: int, temperature: float, uses_logprobs: bool, uses_entropy: bool
+    width: int, temperature: float, uses_logprobs: bool, uses_entropy: bool
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     cotangents = torch.randn(2, TOKENS, generator=generator)
@@ -37,7 +37,7 @@ def test_values_and_gradients_are_those_of_the_plain_formula(
     for chunked in (True, False):
         hidden, weight, targets = tensors()
         if chunked:
-            logprobs, entropy = token_logprobs(hidden, weight, targets, temperature, chunk_elements=rows * VOCABULARY)
+            logprobs, entropy = token_logprobs(hidden, weight, targets, temperature, block_elements=width * TOKENS)
         else:
             logprobs, entropy = plain(hidden, weight, targets, temperature)
         loss = torch.zeros(())
@@ -53,7 +53,7 @@ def test_values_and_gradients_are_those_of_the_plain_formula(
 
 def test_logits_far_apart_stay_finite() -> None:
     hidden, weight, targets = tensors(scale=1e4)
-    logprobs, entropy = token_logprobs(hidden, weight, targets, chunk_elements=100)
+    logprobs, entropy = token_logprobs(hidden, weight, targets, block_elements=100)
     (logprobs.sum() + entropy.sum()).backward()
     assert torch.isfinite(logprobs).all()
     assert (entropy >= 0).all()
@@ -63,7 +63,7 @@ def test_logits_far_apart_stay_finite() -> None:
 
 def test_bfloat16_comes_back_as_float32_with_bfloat16_gradients() -> None:
     hidden, weight, targets = tensors(torch.bfloat16)
-    logprobs, entropy = token_logprobs(hidden, weight, targets, chunk_elements=10 * VOCABULARY)
+    logprobs, entropy = token_logprobs(hidden, weight, targets, block_elements=10 * TOKENS)
     (logprobs.sum() + entropy.sum()).backward()
     assert logprobs.dtype == entropy.dtype == torch.float32
     assert hidden.grad is not None and hidden.grad.dtype == torch.bfloat16

@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import sys
+from collections import deque
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.reward.safety import one_line, score_safely
@@ -25,17 +26,41 @@ _PR_SET_CHILD_SUBREAPER = 36
 _MB = 1 << 20
 
 
-class PoolMemo:
-    """The pool's memory of verdicts, asked over the wire."""
+class Inbox:
+    """What the pool sends: jobs, some ahead of time, and answers to what a scorer asked meanwhile."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._ahead: deque[Job] = deque()
+
+    def next_job(self) -> Job:
+        """Waits for the next job. Raises EOFError when the pool is gone."""
+        while not self._ahead:
+            message = self._connection.receive()
+            assert isinstance(message, Job)
+            self._ahead.append(message)
+        return self._ahead.popleft()
+
+    def recalled(self) -> Recalled:
+        """Waits for the answer to a Recall; jobs that come first are kept."""
+        while True:
+            message = self._connection.receive()
+            if isinstance(message, Recalled):
+                return message
+            assert isinstance(message, Job)
+            self._ahead.append(message)
+
+
+class PoolMemo:
+    """The pool's memory of verdicts, asked over the wire."""
+
+    def __init__(self, connection: Connection, inbox: Inbox) -> None:
+        self._connection = connection
+        self._inbox = inbox
 
     def recall(self, key: str) -> Verdict | None:
         self._connection.send(Recall(key))
-        answer = self._connection.receive()
-        assert isinstance(answer, Recalled)
-        return answer.verdict
+        return self._inbox.recalled().verdict
 
     def remember(self, key: str, verdict: Verdict) -> None:
         self._connection.send(Remember(key, verdict))
@@ -48,25 +73,25 @@ def main(fd: int, parent_pid: int) -> None:
     setup = connection.receive()
     assert isinstance(setup, Setup)
     config = VerifierConfig.model_validate_json(setup.config)
+    inbox = Inbox(connection)
     try:
-        scorers = _warm_scorers(config, PoolMemo(connection))
+        scorers = _warm_scorers(config, PoolMemo(connection, inbox))
         _limit_memory(config.memory_mb)
     except Exception as error:  # whatever a user's module raises on import must reach the user
         connection.send(Failed(one_line(error)))
         return
     connection.send(Ready(_resident_mb()))
-    _serve(connection, config, scorers)
+    _serve(connection, inbox, config, scorers)
 
 
-def _serve(connection: Connection, config: VerifierConfig, scorers: dict[str, Scorer]) -> None:
+def _serve(connection: Connection, inbox: Inbox, config: VerifierConfig, scorers: dict[str, Scorer]) -> None:
     grown_mb = (config.memory_mb + _resident_mb()) / 2
     count = 0
     while True:
         try:
-            job = connection.receive()
+            job = inbox.next_job()
         except EOFError:
             return
-        assert isinstance(job, Job)
         count += 1
         sample = Sample(response=job.response, reference=job.reference, source=job.source)
         verdict, sound = score_safely(scorers[config.reward_for(job.source)], sample)

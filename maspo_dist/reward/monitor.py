@@ -26,8 +26,10 @@ class UnverifiableMonitor:
         with self._lock:
             recent = self._recent.setdefault(reward, deque(maxlen=self._window))
             recent.append(not verifiable)
+            if verifiable or len(recent) < self._window or self._failure:
+                return
             share = sum(recent) / self._window
-            if verifiable or len(recent) < self._window or share <= self._max_share or self._failure:
+            if share <= self._max_share:
                 return
             self._failure = (
                 f"verifier {reward!r} left {share:.0%} of its last {self._window} samples unverifiable, "

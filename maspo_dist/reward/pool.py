@@ -14,7 +14,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from types import TracebackType
 
 from maspo_dist.config.verifier import VerifierConfig
@@ -100,17 +100,12 @@ class VerifierPool:
 
         Raises VerifierError when the pool is closed or its processes cannot start.
         """
-        futures = []
-        for item in samples:
-            sample = item if isinstance(item, Sample) else Sample(response=item[0], reference=item[1])
-            self._room.acquire()
-            try:
-                future = self._enqueue(sample)
-            except BaseException:
-                self._room.release()
-                raise
-            future.add_done_callback(lambda _: self._room.release())
-            futures.append(future)
+        # No back-pressure: the caller holds all samples anyway, and one wait for all is cheaper than many.
+        futures = [
+            self._enqueue(item if isinstance(item, Sample) else Sample(response=item[0], reference=item[1]))
+            for item in samples
+        ]
+        wait(futures)
         return [future.result() for future in futures]
 
     def pids(self) -> list[int]:

@@ -25,8 +25,9 @@ from maspo_dist.reward.wire import Job, Recall, Recalled, Remember, Scored
 from maspo_dist.types import Verdict, VerdictStatus
 
 #: Jobs sent ahead, and the characters they may hold: what a socket buffer takes without a reader.
-_AHEAD_JOBS = 16
+_AHEAD_JOBS = 8
 _AHEAD_CHARS = 16_000
+_BACKLOG_PER_PROCESS = 4
 
 
 class Slot(threading.Thread):
@@ -98,7 +99,12 @@ class Slot(threading.Thread):
             # Topping up in halves keeps the number of writes low.
             return True
         size = sum(ticket.size for ticket in self._ahead)
-        while len(self._ahead) < _AHEAD_JOBS and size < _AHEAD_CHARS:
+        # What is sent ahead waits behind a slow sample: nothing is, unless all processes have enough to do.
+        while (
+            len(self._ahead) < _AHEAD_JOBS
+            and size < _AHEAD_CHARS
+            and self._tickets.qsize() >= _BACKLOG_PER_PROCESS * self._config.workers
+        ):
             try:
                 ticket = self._tickets.get_nowait()
             except queue.Empty:

@@ -1,0 +1,172 @@
+"""Hostile samples among healthy ones, through the pool, from a thread and from a coroutine.
+
+Each hostile one ends by its deadline with the right status; every healthy one is scored right; no process is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+
+import psutil
+import pytest
+from golden_pairs import load_golden_pairs
+
+from maspo_dist.reward import Sample, VerifierConfig, VerifierPool
+from maspo_dist.types import Verdict
+
+TIMEOUT_S = 3.0
+UNVERIFIED = frozenset({"timeout", "error"})
+REFUSED = frozenset({"wrong", "unparsed"})
+EITHER = UNVERIFIED | REFUSED
+
+MATH = {
+    "power tower": ("\\boxed{9^{9^{9^9}}}", REFUSED),
+    "100k nested braces": ("\\boxed{" + "{" * 100_000 + "5" + "}" * 100_000 + "}", REFUSED),
+    "100k nested square roots": ("\\boxed{" + "\\sqrt{" * 100_000 + "5" + "}" * 100_000 + "}", REFUSED),
+    "10 MB of text": ("a " * 5_000_000, REFUSED),
+    "10 MB of boxes": ("\\boxed{5} " * 1_000_000, REFUSED),
+    "10 MB of open boxes": ("\\boxed{" * 1_400_000, REFUSED),
+    "10 MB of digits": ("\\boxed{" + "9" * 10_000_000 + "}", REFUSED),
+    "nested factorials": ("\\boxed{(((9!)!)!)!}", REFUSED),
+    "giant factorial": ("\\boxed{123456789!}", REFUSED),
+    "giant binomial": ("\\boxed{\\binom{1000000000}{500000000}}", REFUSED),
+    "infinite product": ("\\boxed{\\prod_{k=1}^{\\infty} (1 + 1/k^k)}", EITHER),
+    "long sum": ("\\boxed{\\sum_{k=1}^{1000000000} k^k}", EITHER),
+    "integral": ("\\boxed{\\int_0^\\infty e^{-x^{x^{x}}} dx}", EITHER),
+    "large powers of a sum": ("\\boxed{(a+b+c+d+f+g)^{400} - (a+b+c+d+f)^{399}}", EITHER),
+    "nested fractions": ("\\boxed{" + "\\frac{1}{x+" * 22 + "1" + "}" * 23, EITHER),
+    "trigonometric tangle": ("\\boxed{" + "+".join(f"\\sin^{k}({k}x+\\cos({k}y))" for k in range(2, 30)) + "}", EITHER),
+    "exponent of exponents": ("\\boxed{2^{3^{4^{x}}} + x^{x^{x^{x}}}}", EITHER),
+    "NUL": ("\\boxed{\x00\x00}", REFUSED),
+    "lone surrogates": ("\\boxed{\ud800\udfff \udc00}", REFUSED),
+    "bait for the prose patterns": ("answer is " + "answer " * 20_000 + "$" * 20_000, REFUSED),
+    "bait for the formula pattern": ("\\(" * 100_000, REFUSED),
+    "bait for the number pattern": ("1,111," * 200_000, REFUSED),
+    "white space": (" \n\t" * 2_000_000, REFUSED),
+    "TeX that defines itself": ("\\boxed{\\def\\x{\\x\\x}\\x}", REFUSED),
+    "code for an evaluator": ("\\boxed{__import__('os')._exit(0)}", REFUSED),
+}
+
+CUSTOM = {
+    "spin": {"timeout"},
+    "spin-in-c": {"timeout", "error"},
+    "sleep": {"timeout"},
+    "ignore-signals": {"timeout"},
+    "children": {"timeout"},
+    "threads": {"timeout"},
+    "memory": {"error"},
+    "grow": {"error"},
+    "exit": {"error"},
+    "segfault": {"error"},
+    "close-everything": {"error"},
+    "raise": {"error"},
+    "recurse": {"error"},
+    "print": {"correct"},
+}
+
+CODE = {
+    "forks": ("import os\nwhile True:\n try: os.fork()\n except OSError: pass", EITHER),
+    "allocates 100 GB": ("x = bytearray(100 << 30)", {"wrong"}),
+    "writes for ever": ("while True: print('x' * 100000)", {"wrong"}),
+    "fills the disk": ("f = open('f', 'wb')\nwhile True: f.write(b'x' * 1000000)", {"wrong"}),
+    "ignores SIGTERM": ("import signal, time\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep(600)", {"timeout"}),
+    "closes its pipes": ("import os, time\nos.closerange(0, 10)\ntime.sleep(600)", {"timeout"}),
+    "spins": ("while True: pass", EITHER),
+    "exits 0 early": ("import os\nos._exit(0)", {"wrong"}),
+    "prints a fake verdict": ('print(\'{"reward": 1.0, "status": "correct"}\')', {"wrong"}),
+    "leaves a daemon": (
+        "import os, time\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  time.sleep(600)\n os._exit(0)",
+        {"wrong"},
+    ),
+    "searches the disk": (
+        "import os\n"
+        "for folder, _, names in os.walk('/'):\n"
+        "  for name in names:\n"
+        "    if name.endswith(('.json', '.jsonl', '.txt')) and 'lib' not in folder and 'share' not in folder:\n"
+        "      try:\n"
+        "        if 'the-secret-output' in open(os.path.join(folder, name)).read(100000): print('the-secret-output')\n"
+        "      except OSError: pass\n",
+        EITHER,
+    ),
+}
+CASES = json.dumps({"inputs": ["1\n"], "outputs": ["the-secret-output\n"]})
+
+
+def hostile_samples() -> list[tuple[str, Sample, frozenset[str] | set[str]]]:
+    samples = [(name, Sample(response=text, reference="4", source="math"), ok) for name, (text, ok) in MATH.items()]
+    samples += [(n, Sample(response=n, reference="torture-marker", source="custom"), ok) for n, ok in CUSTOM.items()]
+    samples += [
+        (name, Sample(response=f"```python\n{code}\n```", reference=CASES, source="code"), ok)
+        for name, (code, ok) in CODE.items()
+    ]
+    return samples
+
+
+def healthy_samples(count: int) -> list[Sample]:
+    right = [pair for pair in load_golden_pairs() if pair.category == "derived" and not pair.debatable]
+    pairs = [right[number % len(right)] for number in range(count)]
+    return [Sample(response=pair.response, reference=pair.reference, source="math") for pair in pairs]
+
+
+@pytest.mark.parametrize("caller", ["thread", "coroutine"])
+def test_hostile_samples_end_by_their_deadline_and_harm_no_other(caller: str) -> None:
+    config = VerifierConfig.model_validate(
+        {
+            "verifiers": {"custom": "python:sample_rewards:hostile", "code": "code"},
+            "timeout_s": TIMEOUT_S,
+            "memory_mb": 512,
+            "max_unverifiable_share": 1.0,
+        }
+    )
+    hostile, healthy = hostile_samples(), healthy_samples(1000)
+    expected = [pair.expected for pair in load_golden_pairs() if pair.category == "derived" and not pair.debatable]
+    step = len(healthy) // len(hostile)
+    mixed = [s for i, (_, bad, _) in enumerate(hostile) for s in (*healthy[i * step : (i + 1) * step], bad)]
+    mixed += healthy[len(hostile) * step :]
+
+    with VerifierPool(config) as pool:
+        verdicts = dict(zip(map(id, mixed), run(pool, mixed, caller), strict=True))
+        pids = pool.pids()
+
+    wrong = [(name, verdicts[id(sample)]) for name, sample, ok in hostile if verdicts[id(sample)].status not in ok]
+    late = [(name, v.seconds) for name, s, _ in hostile if (v := verdicts[id(s)]).seconds > TIMEOUT_S + 1]
+    unfair = [
+        (sample, verdicts[id(sample)])
+        for number, sample in enumerate(healthy)
+        if (verdicts[id(sample)].status == "correct") != expected[number % len(expected)]
+    ]
+    assert (wrong, late, unfair) == ([], [], [])
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert no_process_left()
+
+
+def run(pool: VerifierPool, samples: list[Sample], caller: str) -> list[Verdict]:
+    if caller == "coroutine":
+
+        async def all_of_them() -> list[Verdict]:
+            return await asyncio.gather(*map(pool.verify, samples))
+
+        return asyncio.run(all_of_them())
+    found: list[list[Verdict]] = []
+    thread = threading.Thread(target=lambda: found.append(pool.verify_many(samples)))
+    thread.start()
+    thread.join(timeout=150)
+    assert found, "not done in time"
+    return found[0]
+
+
+def no_process_left() -> bool:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        left = [p for p in psutil.process_iter(["cmdline"]) if is_ours(p.info["cmdline"] or [])]
+        if not left:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def is_ours(command: list[str]) -> bool:
+    return "torture-marker" in command or any(part.endswith("sandbox_launcher.py") for part in command)

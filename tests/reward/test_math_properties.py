@@ -12,7 +12,8 @@ from maspo_dist.reward.numbers import parse_number
 _PIECES = st.sampled_from(
     ["\\boxed{", "}", "{", "\\frac", "\\sqrt", "^", "_", "1", "2", "-", "+", ",", "(", ")", "[", "]", "\\left", "x",
      "=", "\\pm", "\\text{a}", "%", "\\%", "$", "\\(", "\\)", "<think>", "</think>", "\\cup", "\\infty", "!", "/", " ",
-     "\n", "\\begin{pmatrix}", "\\end{pmatrix}", "&", "\\\\", "\\approx", "<", "\\leq", "\\in", ".", "0", "e", "i", "\\pi"]
+     "\n", "\\begin{pmatrix}", "\\end{pmatrix}", "&", "\\\\", "\\approx", "<", "\\leq", "\\in", ".", "0", "e", "i",
+     "\\pi"]
 )  # fmt: skip
 _TEXTS = st.one_of(st.text(st.characters(codec=None), max_size=60), st.lists(_PIECES, max_size=14).map("".join))
 _SLOW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -19,6 +19,10 @@ from maspo_dist.reward.wire import Connection, Failed, Ready, Setup
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
+#: From the end of the connection to the end of the process.
+_LAST_WORDS_S = 0.3
+
+
 class VerifierProcess:
     """A process of its own session, started by exec so that it inherits no torch, no Ray, no locks.
 
@@ -70,9 +74,9 @@ class VerifierProcess:
     def death(self) -> str:
         """How the process ended, in words; waits for it a moment."""
         try:
-            code = self._process.wait(timeout=1.0)
+            code = self._process.wait(timeout=_LAST_WORDS_S)
         except subprocess.TimeoutExpired:
-            return "still running"
+            return "it closed its connection"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def kill(self) -> None:

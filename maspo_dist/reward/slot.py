@@ -10,6 +10,7 @@ each when the verdict before it is in. Jobs that a killed process had not begun 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -26,7 +27,7 @@ from maspo_dist.types import Verdict, VerdictStatus
 
 #: Jobs sent ahead, and the characters they may hold: what a socket buffer takes without a reader.
 _AHEAD_JOBS = 8
-_AHEAD_CHARS = 16_000
+_AHEAD_CHARS = 8_000
 _BACKLOG_PER_PROCESS = 4
 
 
@@ -123,9 +124,7 @@ class Slot(threading.Thread):
         unsent = list(self._ahead)[self._sent :]
         try:
             if unsent:
-                jobs = [Job(t.sample.response, t.sample.reference, t.sample.source) for t in unsent]
-                process.connection.send(*jobs, deadline=deadline)
-                self._sent = len(self._ahead)
+                self._send(process, unsent, deadline)
             scored = self._await_scored(process, deadline)
         except TimeoutError:
             self._drop_process()
@@ -141,6 +140,13 @@ class Slot(threading.Thread):
             self._sent -= 1
             if scored.spent:
                 self._drop_process()
+
+    def _send(self, process: VerifierProcess, tickets: list[Ticket], deadline: float) -> None:
+        jobs = [Job(t.sample.response, t.sample.reference, t.sample.source) for t in tickets]
+        # Of a process that is gone, verdicts may still be waiting to be read; reading them ends in EOFError.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            process.connection.send(*jobs, deadline=deadline)
+            self._sent = len(self._ahead)
 
     def _await_scored(self, process: VerifierProcess, deadline: float) -> Scored:
         self._announced = None

@@ -1,0 +1,258 @@
+"""What the learner costs: MASPO's loss in a step, packing, balance over ranks, log-probabilities of a large vocabulary.
+
+Times are of the CPU on one thread, which neighbours disturb less than the wall clock; peak memory is
+read from /proc, so it needs Linux.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from maspo_dist.algorithm import TokenBatch, micro_batch_objective, ratio_extremes
+from maspo_dist.algorithm.logprobs import LogprobHead, TokenLogprobs, token_logprobs
+from maspo_dist.bench import BenchLine, compare
+from maspo_dist.config import AlgorithmConfig
+from maspo_dist.data.batching import lay_out_batch
+from maspo_dist.types import GroupReport, ScoredGroup, TrainingBatch, Verdict
+
+_STEP_TOKENS = 1024
+_RESPONSE_TOKENS = 768
+_ALLOWED_SHARE = 0.03
+
+_VOCABULARY = 151_936
+_MAX_LOGPROB_TOKENS = 8192
+#: Peak of the plain way, in float32 tensors of [tokens, vocabulary].
+_PLAIN_TENSORS = 4
+_WIDTHS = (256, 1024)
+
+
+def run() -> Iterator[BenchLine]:
+    """The lines of the bench. Takes several minutes, most of them in the plain way of `logprobs`."""
+    torch.set_num_threads(1)
+    yield _objective_share()
+    yield from _layout()
+    for width in _WIDTHS:
+        yield from _logprobs(width)
+
+
+def _objective_share() -> BenchLine:
+    """Time that the loss may take, 3 % of a step, against what it and its diagnostics do take."""
+    step_s, tokens = _step()
+    objective_s = _best(lambda: _objective(tokens), 20)
+    case = f"maspo loss and diagnostics, 100M parameters, float32: {objective_s / step_s:.2%} of a step, 3 % allowed"
+    return compare("learner", case, _ALLOWED_SHARE * step_s, "s", objective_s)
+
+
+def _step() -> tuple[float, TokenBatch]:
+    """(seconds of one forward and backward of a micro-batch without an objective, its response tokens)."""
+    settings = Qwen3Config(
+        vocab_size=32_000,
+        hidden_size=640,
+        intermediate_size=1920,
+        num_hidden_layers=12,
+        num_attention_heads=10,
+        num_key_value_heads=5,
+        head_dim=64,
+    )
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(settings)
+    head = LogprobHead(model.lm_head.weight)
+    ids = torch.randint(0, settings.vocab_size, (1, _STEP_TOKENS))
+    predictors = torch.arange(_STEP_TOKENS - _RESPONSE_TOKENS - 1, _STEP_TOKENS - 1)
+    forwarded: list[TokenLogprobs] = []
+
+    def step() -> None:
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        current = TokenLogprobs(*head(hidden[predictors], ids[0, predictors + 1], 1.0))
+        torch.autograd.backward([-current.logprobs.sum()])
+        forwarded.append(TokenLogprobs(current.logprobs.detach(), current.entropy.detach()))
+
+    seconds = _best(step, 2)
+    logprobs, entropy = forwarded[0]
+    noise = 0.1 * torch.randn(2, _RESPONSE_TOKENS)
+    return seconds, TokenBatch(
+        logprobs=logprobs,
+        entropy=entropy,
+        old_logprobs=logprobs + noise[0],
+        behavior_logprobs=logprobs + noise[1],
+        advantages=torch.randn(_RESPONSE_TOKENS),
+        sequence_ids=torch.arange(_RESPONSE_TOKENS) // 96,
+    )
+
+
+def _objective(tokens: TokenBatch) -> None:
+    logprobs = tokens.logprobs.clone().requires_grad_()
+    batch = TokenBatch(
+        logprobs=logprobs,
+        entropy=tokens.entropy,
+        old_logprobs=tokens.old_logprobs,
+        behavior_logprobs=tokens.behavior_logprobs,
+        advantages=tokens.advantages,
+        sequence_ids=tokens.sequence_ids,
+    )
+    objective = micro_batch_objective(AlgorithmConfig(), batch, float(_RESPONSE_TOKENS))
+    torch.autograd.backward([objective.loss])
+    places = tokens.sequence_ids
+    ratio_extremes(logprobs, tokens.old_logprobs, tokens.advantages, objective.gate, places, places, places)
+
+
+def _layout() -> Iterator[BenchLine]:
+    """128 prompts × 16 responses, lognormal lengths (median 1500, σ 0.9, at most 16384), 8 ranks, 4 mini-batches."""
+    ranks, budget = 8, 16_384
+    groups = _long_tailed_groups(128, 16)
+    lengths = {
+        (group.report.group_id, sample): group.report.prompt_tokens + int(tokens)
+        for group in groups
+        for sample, tokens in enumerate(group.report.response_tokens)
+    }
+    batch = lay_out_batch(0, groups, mini_batches=4, ranks=ranks, micro_batch_tokens=budget)
+    micros = [
+        [lengths[ref.group_id, ref.sample] for ref in micro]
+        for shard in batch.shards
+        for mini in shard
+        for micro in mini
+    ]
+    useful = sum(map(sum, micros))
+    # An empty micro-batch still forwards one token.
+    processed = sum(max(1, sum(micro)) for micro in micros)
+    padded = sum(len(micro) * max(micro, default=0) for micro in micros)
+    yield compare(
+        "learner", "useful share of processed tokens, packed against padded", useful / processed, "", useful / padded
+    )
+    heaviest = [max(column) for column in _tokens_by_mini_batch(batch, lengths)]
+    fewest = ranks * sum(-(-tokens // budget) for tokens in heaviest)
+    yield compare(
+        "learner",
+        f"fill of micro-batches of {budget} tokens, against the fewest that could hold them",
+        useful / (len(micros) * budget),
+        "",
+        useful / (fewest * budget),
+    )
+    deviation = max(
+        abs(tokens * ranks / sum(column) - 1) for column in _tokens_by_mini_batch(batch, lengths) for tokens in column
+    )
+    naive = _round_robin_deviation(batch, lengths, ranks)
+    yield compare(
+        "learner",
+        f"tokens over {ranks} ranks: {deviation:.2%} from the mean at most, against {naive:.2%} dealt in turn",
+        1 - deviation,
+        "",
+        1 - naive,
+    )
+
+
+def _tokens_by_mini_batch(batch: TrainingBatch, lengths: dict[tuple[int, int], int]) -> list[list[int]]:
+    """[mini-batch][rank]."""
+    return [
+        [sum(lengths[ref.group_id, ref.sample] for micro in shard[index] for ref in micro) for shard in batch.shards]
+        for index in range(len(batch.loss_tokens))
+    ]
+
+
+def _round_robin_deviation(batch: TrainingBatch, lengths: dict[tuple[int, int], int], ranks: int) -> float:
+    worst = 0.0
+    for index in range(len(batch.loss_tokens)):
+        members = sorted((ref.group_id, ref.sample) for shard in batch.shards for m in shard[index] for ref in m)
+        tokens = [sum(lengths[member] for member in members[rank::ranks]) for rank in range(ranks)]
+        worst = max(worst, *(abs(part * ranks / sum(tokens) - 1) for part in tokens))
+    return worst
+
+
+def _long_tailed_groups(count: int, samples: int) -> list[ScoredGroup]:
+    rng = np.random.default_rng(0)
+    verdict = Verdict(reward=0.0, status="wrong", extracted=None, seconds=0.0)
+    groups = []
+    for group_id in range(count):
+        tokens = np.clip(rng.lognormal(np.log(1500), 0.9, samples), 8, 16_000).astype(np.int32)
+        report = GroupReport(
+            group_id=group_id,
+            attempt=0,
+            worker="bench",
+            prompt_tokens=int(rng.integers(40, 384)),
+            response_tokens=tokens,
+            truncated=np.zeros(samples, dtype=np.bool_),
+            oldest_version=np.zeros(samples, dtype=np.int32),
+            version_tokens=((0, int(tokens.sum())),),
+            verdicts=(verdict,) * samples,
+            generated_at_s=0.0,
+            scored_at_s=0.0,
+        )
+        zeros = np.zeros(samples, dtype=np.float32)
+        groups.append(
+            ScoredGroup(report=report, rewards=zeros, advantages=zeros, trainable=np.ones(samples, dtype=np.bool_))
+        )
+    return groups
+
+
+def _logprobs(width: int) -> Iterator[BenchLine]:
+    """Memory and speed of `token_logprobs`, forward and backward, against log_softmax over whole logits."""
+    tokens = _MAX_LOGPROB_TOKENS
+    while _PLAIN_TENSORS * 4 * tokens * _VOCABULARY > 0.8 * psutil.virtual_memory().available and tokens > 256:
+        tokens //= 2
+    (plain_bytes, plain_s), (ours_bytes, ours_s) = (_measured(way, tokens, width) for way in (_plain, _blockwise))
+    case = f"logprobs and entropy, vocabulary {_VOCABULARY}, {tokens} tokens, width {width}, float32"
+    yield compare(
+        "learner", f"{case}: peak memory of the plain way against ours", plain_bytes / 2**20, "MiB", ours_bytes / 2**20
+    )
+    yield compare("learner", f"{case}: speed against the plain way", tokens / ours_s, "tokens/s", tokens / plain_s)
+
+
+_Way = Callable[[Tensor, Tensor, Tensor], TokenLogprobs]
+
+
+def _plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> TokenLogprobs:
+    log_p = torch.log_softmax(hidden @ weight.t(), 1)
+    with torch.no_grad():
+        entropy = -(log_p.exp() * log_p).sum(1)
+    return TokenLogprobs(log_p.gather(1, targets[:, None]).squeeze(1), entropy)
+
+
+def _blockwise(hidden: Tensor, weight: Tensor, targets: Tensor) -> TokenLogprobs:
+    return token_logprobs(hidden, weight, targets)
+
+
+def _measured(way: _Way, tokens: int, width: int) -> tuple[int, float]:
+    """(bytes at the peak beyond arguments and gradients, seconds) of forward and backward, in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure_here, way, tokens, width).result()
+
+
+def _measure_here(way: _Way, tokens: int, width: int) -> tuple[int, float]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    hidden = torch.randn(tokens, width, requires_grad=True)
+    weight = (0.05 * torch.randn(_VOCABULARY, width)).requires_grad_()
+    targets = torch.randint(0, _VOCABULARY, (tokens,))
+    cotangent = torch.randn(tokens)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_bytes("VmRSS")
+    started_s = time.process_time()
+    logprobs, _ = way(hidden, weight, targets)
+    torch.autograd.backward([(logprobs * cotangent).sum()])
+    seconds = time.process_time() - started_s
+    gradients = 4 * (hidden.numel() + weight.numel())
+    return _status_bytes("VmHWM") - before - gradients, seconds
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def _best(work: Callable[[], None], repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats):
+        started_s = time.process_time()
+        work()
+        seconds.append(time.process_time() - started_s)
+    return min(seconds)

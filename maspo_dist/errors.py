@@ -10,6 +10,9 @@
     ├── PolicyAgeError         a token older than max_policy_age reached the learner
     ├── DeadlineError          a named wait ran past its deadline
     ├── ActorDiedError         a process that the run needs is gone
+    ├── LearnerLostError       a learner rank died or hangs: the group must start anew
+    ├── PoisonPromptError      a prompt ended every worker that it was given to
+    ├── StallError             nothing went on for longer than `cluster.stall_timeout_s`
     └── VerifierError          the verifier pool as a whole cannot be trusted any more
 
 Anything else that escapes is a bug and keeps its traceback.
@@ -20,10 +23,13 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeadlineError",
+    "LearnerLostError",
     "MaspoError",
     "ModelError",
     "PlacementError",
+    "PoisonPromptError",
     "PolicyAgeError",
+    "StallError",
     "UserError",
     "VerifierError",
     "WeightSyncError",
@@ -68,6 +74,18 @@ class DeadlineError(MaspoError):
 
 class ActorDiedError(MaspoError):
     """A process that the run cannot go on without has died."""
+
+
+class LearnerLostError(MaspoError):
+    """A learner rank died or does not answer; its siblings cannot go on without it."""
+
+
+class PoisonPromptError(MaspoError):
+    """A prompt was aboard `rollout.max_attempts` workers that died, the last time alone."""
+
+
+class StallError(MaspoError):
+    """Nothing went on for longer than `cluster.stall_timeout_s`; the message names what was waited for."""
 
 
 class VerifierError(MaspoError):

@@ -113,11 +113,15 @@ class Launcher:
         self._started: list[LiveRun] = []
 
     def start(self, name: str, *overrides: str, environment: Mapping[str, str] | None = None) -> LiveRun:
-        """`maspo-dist train CONFIG run.name=NAME OVERRIDES…`; returns at once."""
+        """`maspo-dist train CONFIG run.name=NAME OVERRIDES…`; returns at once.
+
+        `environment` is added to this process's; its PYTHONPATH is put before the project's.
+        """
         self.runs.mkdir(parents=True, exist_ok=True)
         arguments = ["train", str(self.config), f"run.name={name}", f"run.dir={self.runs}", *overrides]
         output = self.runs / f"{name}.out"
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        extra = dict(environment or {})
+        path = os.pathsep.join(filter(None, [extra.pop("PYTHONPATH", ""), str(ROOT), os.environ.get("PYTHONPATH")]))
         before = frozenset(_orphaned_segments())
         with output.open("wb") as file:
             process = subprocess.Popen(
@@ -126,7 +130,7 @@ class Launcher:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+                env={**os.environ, **extra, "PYTHONPATH": path},
             )
         run = LiveRun(self.runs / name, process, before, output)
         self._started.append(run)
@@ -206,7 +210,7 @@ def _orphaned_segments() -> set[str]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             maps = (process / "maps").read_text(errors="replace")
-            held = [os.readlink(link) for link in (process / "fd").iterdir()]
+            held = [str(link.readlink()) for link in (process / "fd").iterdir()]
         except OSError:
             continue
         segments -= {segment for segment in segments if segment in maps}

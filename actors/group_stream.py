@@ -155,8 +155,10 @@ class GroupStream:
         Raises DeadlineError naming the prompts that everything waits for, and whatever ended a group's task.
         """
         self.pump(policy_version)
-        # Each attempt has a deadline of its own within the pool.
-        deadline_s = self._config.cluster.generate_timeout_s * self._config.rollout.max_attempts
+        cluster = self._config.cluster
+        # Within the pool each attempt has deadlines of its own: for a worker, to be alone on it, and for its answer.
+        attempt_s = cluster.start_timeout_s + cluster.restart_backoff_max_s + 2 * cluster.generate_timeout_s
+        deadline_s = self._config.rollout.max_attempts * attempt_s
         while isinstance(chosen := self._select(policy_version), Waiting):
             self._awaited = chosen.group_id
             self._changed.clear()

@@ -265,10 +265,7 @@ class ElasticRolloutPool:
 
     async def _dispatch(self, request: RolloutRequest, alone: bool) -> tuple[GroupReport, Body]:
         member = await self._claim(alone)
-        what = f"{member.worker.name}: group {request.group_id} (prompt {request.prompt.prompt_id})"
-        call = asyncio.ensure_future(
-            within(self._cluster.generate_timeout_s, what, member.worker.generate(request)),
-        )
+        call = asyncio.ensure_future(self._call(member.worker, request))
         member.calls.add(call)
         member.load += request.num_samples
         try:
@@ -287,6 +284,10 @@ class ElasticRolloutPool:
                 member.reserved = False
             self._notify()
 
+    async def _call(self, worker: RolloutWorkerHandle, request: RolloutRequest) -> tuple[GroupReport, Body]:
+        what = f"{worker.name}: group {request.group_id} (prompt {request.prompt.prompt_id})"
+        return await within(self._cluster.generate_timeout_s, what, worker.generate(request))
+
     async def _claim(self, alone: bool) -> _Member:
         """A worker that serves: the least loaded; or, alone, one that is then emptied and kept for the caller."""
         while True:
@@ -303,6 +304,9 @@ class ElasticRolloutPool:
                     self._cluster.generate_timeout_s,
                     f"{member.worker.name} to be empty",
                 )
+                # One that died unnoticed, with its node say, must not speak against the group.
+                if not member.ended.done():
+                    await self._ping(member)
             except BaseException:
                 member.reserved = False
                 raise
@@ -420,13 +424,16 @@ class ElasticRolloutPool:
         """Pings the engine until it fails or `member` ends otherwise; None when it is to leave."""
         while not member.ended.done():
             await asyncio.wait([member.ended], timeout=self._cluster.heartbeat_s)
-            if member.ended.done():
-                break
-            try:
-                await within(self._cluster.heartbeat_timeout_s, f"{member.worker.name}: ping", member.worker.ping())
-            except (ActorDiedError, DeadlineError) as error:
-                member.end(error)
+            if not member.ended.done():
+                await self._ping(member)
         return member.ended.result()
+
+    async def _ping(self, member: _Member) -> None:
+        """Ends `member` when its engine does not answer."""
+        try:
+            await within(self._cluster.heartbeat_timeout_s, f"{member.worker.name}: ping", member.worker.ping())
+        except (ActorDiedError, DeadlineError) as error:
+            member.end(error)
 
     async def _follow_cluster(self, bounds: WorkerRange) -> None:
         """Opens places as the cluster gains room; places whose nodes went close by themselves."""

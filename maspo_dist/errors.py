@@ -5,6 +5,7 @@
     │   ├── ConfigError        a key, its value, and what to write instead
     │   ├── DataError          a file and line, or a data set
     │   ├── ModelError         a model folder or tokenizer that cannot serve
+    │   │   └── HubUnreachableError   a model by name, where no hub answers
     │   └── PlacementError     the cluster cannot hold what was asked for
     ├── WeightSyncError        an engine does not hold the learner's weights
     ├── PolicyAgeError         a token older than max_policy_age reached the learner
@@ -23,6 +24,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeadlineError",
+    "HubUnreachableError",
     "LearnerLostError",
     "MaspoError",
     "ModelError",
@@ -54,6 +56,10 @@ class DataError(UserError):
 
 class ModelError(UserError):
     """A model or tokenizer that is missing or does not fit the configuration."""
+
+
+class HubUnreachableError(ModelError):
+    """A model given by its hub name, which is not cached here and whose hub does not answer."""
 
 
 class PlacementError(UserError):

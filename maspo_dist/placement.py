@@ -62,7 +62,7 @@ def plan_bundles(config: TrainConfig, size: ModelSize, device: Device) -> tuple[
             count=rollout.first_workers,
             cpus=1.0 if on_gpu else CPU_SHARE,
             gpus=rollout.tensor_parallel if on_gpu else 0,
-            memory_bytes=rollout_bytes(config, size),
+            memory_bytes=rollout_bytes(config, size) // (rollout.tensor_parallel if on_gpu else 1),
             what=f"vLLM engine, tensor parallel {rollout.tensor_parallel}",
         ),
         Bundle(

@@ -198,7 +198,13 @@ async def test_what_ends_a_group_ends_the_wait() -> None:
 async def test_a_wait_without_progress_names_its_groups() -> None:
     pool = FakePool()
     pool.holds[3] = asyncio.Event()
-    stream = make_stream(pool, make_config(cluster={"generate_timeout_s": 0.05}))
+    stream = make_stream(
+        pool,
+        make_config(
+            cluster={"generate_timeout_s": 0.01, "start_timeout_s": 0.01, "restart_backoff_max_s": 0.0},
+            rollout={"max_attempts": 1},
+        ),
+    )
     with pytest.raises(DeadlineError, match=r"waits for group 3 \(prompt p3\)"):
         await stream.take(0)
     await stream.stop()

@@ -77,7 +77,9 @@ def status(run: Annotated[Path, typer.Argument(help="A run folder, such as runs/
 
 @app.command()
 def scale(
-    run: Annotated[str, typer.Argument(help="A live run: its folder, or its name where RAY_ADDRESS names its cluster.")],
+    run: Annotated[
+        str, typer.Argument(help="A live run: its folder, or its name on the cluster at RAY_ADDRESS.")
+    ],
     rollout_workers: Annotated[int, typer.Option(min=1, help="How many there are to be.")],
 ) -> None:
     """Change the number of rollout workers of a live RUN; nothing else restarts."""

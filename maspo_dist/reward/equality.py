@@ -52,12 +52,12 @@ _TEXT_BEHIND = re.compile(
     r"hours?|minutes?|seconds?|days?|years?|radians)(?:\^\d)?){1,3})$"
 )
 _TEXT_BEFORE = re.compile(r"^\\text\s?\{[^{}]{3,100}\}\s?")
+_POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALE = re.compile(r"(?:\\text\s?\{)?\s?\b(thousand|million|billion|trillion)\b\s?\}?", re.IGNORECASE)
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _TO = re.compile(r"\s?\\text\s?\{\s?to\s?\}\s?|(?<=\d) to (?=\d)")
 _POINT = re.compile(r"[A-Z]'?\s?\(.*\)", re.DOTALL)
-_MODULUS = re.compile(
-    r"\s?(?:\\p?mod(?![A-Za-z])\s?\{?\w{1,9}\}?|\\bmod\s?\w{1,9}|\(\s?(?:\\text\s?\{\s?)?(?:\\bmod|mod)\s?\}?\s?\w{1,9}\s?\))$"
-)
+_MODULUS = re.compile(r"\s?\(?\s?(?:\\text\s?\{\s?\(?\s?)?\\?[pb]?mod(?![A-Za-z])\s?\}?\s?\{?\s?(\w{1,9})\s?\}?\s?\)?$")
 #: `\text{5 km}`: a number and its unit, set as text together.
 _QUANTITY = re.compile(r"^\\text\s?\{\s?([-+]?\d[\d,.]*(?: [A-Za-z ]{1,40})?)\s?\}$")
 _MORE_CHOICES = re.compile(r"(?:\band|\bor|[,/;&+])\s?\(?[A-J](?![A-Za-z])|^[)\s]{0,3}\(?[A-J](?![A-Za-z'])")
@@ -108,7 +108,7 @@ class _Comparison:
         if wanted and wanted.figures and _COMMA_DECIMAL.fullmatch(found):
             number = parse_number(found.replace(",", "."))
         if number and wanted:
-            return equal_numbers(number, wanted)
+            return equal_numbers(number, wanted) or self._same_when_spelled_out(found, expected)
         ratio, wanted_ratio = read_ratio(found), read_ratio(expected)
         if ratio or wanted_ratio:
             return ratio == wanted_ratio
@@ -136,6 +136,8 @@ class _Comparison:
             return left.brackets == right.brackets and self._in_order(left.items, right.items, nesting)
         if shapes == {"tuple", "list"}:
             return self._in_order(left.items, right.items, nesting)
+        if shapes == {"tuple", "matrix"}:
+            return self._in_order(_entries(left), _entries(right), nesting)
         if shapes == {"set", "leaf"} and len(left.items) == len(right.items) == 1:
             return self.same(left.items[0], right.items[0], nesting + 1)
         if "leaf" in shapes:
@@ -145,6 +147,13 @@ class _Comparison:
                 return False
             return self._same_leaf(found, expected, number, wanted, nesting, one_value="list" not in shapes)
         return False
+
+    def _same_when_spelled_out(self, found: str, expected: str) -> bool:
+        """`5 million` as 5000000."""
+        if not _SCALE.search(found) or _SCALE.search(expected):
+            return False
+        number, wanted = parse_number(_SCALE.sub(_as_power, found)), parse_number(expected)
+        return bool(number and wanted and number.value == wanted.value)
 
     def _same_intervals(self, found: list[Interval], expected: list[Interval], nesting: int) -> bool:
         """Of unions, in any order. A variable that only one side names is a label."""
@@ -257,9 +266,11 @@ def _aligned(found: str, expected: str) -> tuple[str, str]:
         found = _TO.sub(":", found)
     if expected.startswith("(") and _POINT.fullmatch(found):
         found = found[1:].strip()
+    elif found.startswith("(") and _POINT.fullmatch(expected):
+        expected = expected[1:].strip()
     modulus, wanted_modulus = _MODULUS.search(found), _MODULUS.search(expected)
-    if bool(modulus) != bool(wanted_modulus):
-        found, expected = _MODULUS.sub("", found).strip(), _MODULUS.sub("", expected).strip()
+    if not modulus or not wanted_modulus or modulus[1] == wanted_modulus[1]:
+        found, expected = _MODULUS.sub("", found).strip() or found, _MODULUS.sub("", expected).strip() or expected
     return _QUANTITY.sub(r"\1", found), _QUANTITY.sub(r"\1", expected)
 
 
@@ -267,6 +278,20 @@ def _is_equation(text: str) -> bool:
     """`x - 5 = 0` is one; `\\cos 90^\\circ = 0` has a value, and `f(1) = 0` names it."""
     first = _COMMAND.sub(" ", text.partition("=")[0])
     return bool(re.search(r"\d", first) and re.search(r"[A-Za-z]", first))
+
+
+def _as_power(scale: re.Match[str]) -> str:
+    return rf"\times 10^{{{_POWERS[scale[1].lower()]}}}"
+
+
+def _entries(parts: Parts) -> tuple[str, ...]:
+    """Of a tuple, or of a matrix that is one column or one row; a wider matrix is no point."""
+    if parts.shape != "matrix":
+        return parts.items if parts.brackets == "()" else ()
+    rows = [row.split("&") for row in parts.items]
+    if len(rows) == 1:
+        return tuple(map(str.strip, rows[0]))
+    return tuple(row[0].strip() for row in rows) if all(len(row) == 1 for row in rows) else ()
 
 
 def _distinct(items: tuple[str, ...]) -> tuple[str, ...]:

@@ -32,6 +32,9 @@ _SPELLINGS = {
 }  # fmt: skip
 _WORD = re.compile(r"[a-z]+")
 _POWER_WORD = re.compile(r"(?:sq|square|cubic)\.?\s+([a-z]+)")
+_FRACTION_OF_UNITS = re.compile(
+    r"\\frac\s?\{\s?(\\text\s?\{[^{}]{1,20}\})\s?\}\s?\{\s?(\\text\s?\{[^{}]{1,20}\}(?:\s?\^\s?\{?\d\}?)?)\s?\}"
+)
 #: What makes a letter before it a unit: m/s.
 _DIVIDES = re.compile(r"\s?/\s?(?:s|h|hr|min|m|kg|L|mol)(?![A-Za-z])")
 _CHINESE_JOINING = re.compile("[或和与到至]")
@@ -43,7 +46,7 @@ _PIECE = re.compile(
 
 def read_unit(text: str) -> str | None:
     """The unit that `text` is, in one spelling; "" for no text, None when it is not a unit."""
-    rest = text.strip()
+    rest = _FRACTION_OF_UNITS.sub(r"\1/\2", text.strip())
     if not rest:
         return ""
     if len(rest) > 200:

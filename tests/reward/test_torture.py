@@ -96,11 +96,15 @@ CODE = {
         EITHER,
     ),
 }
-STACK = (
-    "import gc, sys\nframe = sys._getframe()\nwhile frame:\n  for value in [*frame.f_locals.values(), *gc.get_objects()]:\n"
-    "    if isinstance(value, str) and value.startswith('the-secret') and len(value) < 30: print(value)\n"
-    "  frame = frame.f_back\n"
-)
+STACK = """
+import gc, sys
+frame = sys._getframe()
+while frame:
+    for value in [*frame.f_locals.values(), *gc.get_objects()]:
+        if isinstance(value, str) and value.startswith('the-secret') and len(value) < 30:
+            print(value)
+    frame = frame.f_back
+"""
 ASSERTS = {
     "looks for the expected value on the stack": (
         "import sys\ndef f(x):\n  frame = sys._getframe()\n  while frame:\n    for v in frame.f_locals.values():\n"

@@ -1,6 +1,6 @@
 """Checkpoints: complete or absent, recognised when damaged.
 
-    checkpoints/.part-000040/   being written: learner state, state.json
+    checkpoints/.part-000040/   being written: learner/, state.json, finished_groups.pickle
                  │ every file fsynced, manifest.json (sizes, SHA-256) written last
                  ▼ renamed
     checkpoints/step-000040/
@@ -13,30 +13,63 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from maspo_dist.data.cursor import CursorState
+from maspo_dist.data.selection import DropReason
 from maspo_dist.errors import ConfigError
+from maspo_dist.types import RolloutGroup, ScoredGroup
 
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
+_FINISHED = "finished_groups.pickle"
 _CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunState:
-    """Where the controller stood after `step`: `next_group` is the first group not yet consumed, `cursor`
-    the place of its prompt, so that groups that were in flight are drawn again under the same number.
+class PendingGroup:
+    """A group that was admitted and not yet consumed; its prompt is the one at `drawn_at`."""
+
+    group_id: int
+    drawn_at: CursorState
+    refilled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedGroup:
+    """A pending group that was sampled and scored; `dropped` says why it will not train, if so."""
+
+    scored: ScoredGroup
+    body: RolloutGroup
+    dropped: DropReason | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamState:
+    """The generation side: the next group to admit, where its prompt is drawn, and what was admitted before.
+
+    Pending groups without a result are sampled again under the same number and seed.
     """
+
+    next_group: int
+    cursor: CursorState
+    pending: tuple[PendingGroup, ...] = ()
+    refills: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Where a run stood after `step`."""
 
     step: int
     policy_version: int
-    next_group: int
-    cursor: CursorState
+    stream: StreamState
 
 
 class CheckpointStore:
@@ -52,9 +85,10 @@ class CheckpointStore:
         part.mkdir(parents=True)
         return part
 
-    def commit(self, part: Path, state: RunState, keep: int) -> Path:
+    def commit(self, part: Path, state: RunState, finished: Sequence[FinishedGroup], keep: int) -> Path:
         """Completes what `begin` started, then removes all but the newest `keep`. Raises OSError when the disk does."""
         (part / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+        (part / _FINISHED).write_bytes(pickle.dumps(tuple(finished), protocol=pickle.HIGHEST_PROTOCOL))
         manifest = {
             str(path.relative_to(part)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
             for path in _files(part)
@@ -112,9 +146,25 @@ def read_state(path: Path) -> RunState:
     """The controller's state in a good checkpoint. Raises ConfigError where it cannot be read."""
     try:
         fields = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        return RunState(**{**fields, "cursor": CursorState(**fields["cursor"])})
+        return RunState(**{**fields, "stream": _stream_state(fields["stream"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"checkpoint {path} cannot be read: {error}") from None
+
+
+def read_finished(path: Path) -> tuple[FinishedGroup, ...]:
+    """The finished groups in a good checkpoint. Raises ConfigError where they cannot be read."""
+    try:
+        groups: tuple[FinishedGroup, ...] = pickle.loads((path / _FINISHED).read_bytes())
+    except (OSError, ValueError, TypeError, AttributeError, ImportError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"checkpoint {path} cannot be read: {error}") from None
+    return groups
+
+
+def _stream_state(fields: dict[str, Any]) -> StreamState:
+    pending = tuple(
+        PendingGroup(**{**group, "drawn_at": CursorState(**group["drawn_at"])}) for group in fields["pending"]
+    )
+    return StreamState(**{**fields, "cursor": CursorState(**fields["cursor"]), "pending": pending})
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +26,12 @@ app = typer.Typer(
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as configs/local_smoke.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value.")]
+
+#: What `bench` knows: the module of each name, imported when asked for; its `run()` gives the lines.
+BENCHES = {
+    "learner": "maspo_dist.bench.learner",
+    "verifier": "maspo_dist.bench.verifier",
+}
 
 
 @app.command()
@@ -68,6 +76,19 @@ def status(run: Annotated[Path, typer.Argument(help="A run folder, such as runs/
 
 
 @app.command()
+def scale(
+    run: Annotated[
+        str, typer.Argument(help="A live run: its folder, or its name on the cluster at RAY_ADDRESS.")
+    ],
+    rollout_workers: Annotated[int, typer.Option(min=1, help="How many there are to be.")],
+) -> None:
+    """Change the number of rollout workers of a live RUN; nothing else restarts."""
+    from actors.scaling import request_workers
+
+    request_workers(run, rollout_workers, print)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One run folder, or several to compare.")],
     to: Annotated[Path | None, typer.Option(help="The HTML file; by default report.html of the first run.")] = None,
@@ -78,6 +99,18 @@ def report(
     out = to or runs[0] / "report.html"
     write_report(runs, out)
     print(out)
+
+
+@app.command()
+def bench(name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}.")]) -> None:
+    """Measure NAME on this machine; one JSON object a line, each as soon as it is known."""
+    from maspo_dist.bench import BenchLine
+
+    if name not in BENCHES:
+        raise UserError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
+    lines: Iterator[BenchLine] = import_module(BENCHES[name]).run()
+    for line in lines:
+        print(line.to_json(), flush=True)
 
 
 @app.command()

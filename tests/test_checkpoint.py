@@ -4,20 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from maspo_dist.checkpoint import CheckpointStore, RunState, damage_of, read_state
+from maspo_dist.checkpoint import CheckpointStore, PendingGroup, RunState, StreamState, damage_of, read_state
 from maspo_dist.data.cursor import CursorState
 
 
 def state(step: int) -> RunState:
     cursor = CursorState(seed=0, epoch=1, position=5, data_digest="abc")
-    return RunState(step=step, policy_version=step, next_group=step * 4, cursor=cursor)
+    pending = (PendingGroup(group_id=step * 4 - 1, drawn_at=cursor, refilled=False),)
+    stream = StreamState(next_group=step * 4, cursor=cursor, pending=pending, refills=1)
+    return RunState(step=step, policy_version=step, stream=stream)
 
 
 def save(store: CheckpointStore, step: int, keep: int = 10) -> Path:
     part = store.begin(step)
     (part / "learner").mkdir()
     (part / "learner" / "weights.bin").write_bytes(bytes(range(256)) * 10)
-    return store.commit(part, state(step), keep)
+    return store.commit(part, state(step), (), keep)
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from fixtures import make_config, make_groups, score
 from ranks import Ranks
+from torch import Tensor
+
+from maspo_dist.algorithm.logprobs import Foretold
 
 LONGEST = 71
 _BUDGETS = {1: "one by one", LONGEST: "1x", 2 * LONGEST: "2x", 8 * LONGEST: "8x"}
@@ -65,6 +68,11 @@ class Trained:
         metrics: dict[str, float] = json.loads((self.folder / layout.name).with_suffix(".json").read_text())["metrics"]
         return metrics
 
+    def foretold(self, layout: Layout) -> list[bool]:
+        """Of rank 0: for every micro-batch whose cotangents were told in forward, whether they came true."""
+        came_true: list[bool] = json.loads((self.folder / layout.name).with_suffix(".json").read_text())["foretold"]
+        return came_true
+
     def distance(self, layout: Layout, reference: Layout) -> float:
         """‖change − reference change‖ / ‖reference change‖."""
         wanted = self.change(reference)
@@ -84,7 +92,9 @@ def _train(rank: int, world_size: int, address: str, folder: Path, layouts: list
     from maspo_dist.data.batching import lay_out_batch
 
     groups = make_groups()
+    foretold = _record_foretold()
     for layout in layouts:
+        foretold.clear()
         config = make_config(
             folder / layout.model,
             algorithm=ALGORITHMS[layout.algorithm],
@@ -113,5 +123,20 @@ def _train(rank: int, world_size: int, address: str, folder: Path, layouts: list
         if rank == 0:
             stem = folder / layout.name
             np.savez(stem.with_suffix(".npz"), **{name: after[name] - before[name] for name in before})
-            stem.with_suffix(".json").write_text(json.dumps({"layout": asdict(layout), "metrics": metrics}))
+            stem.with_suffix(".json").write_text(
+                json.dumps({"layout": asdict(layout), "metrics": metrics, "foretold": foretold})
+            )
     engine.close()
+
+
+def _record_foretold() -> list[bool]:
+    """Filled as backward finds out, in this process."""
+    answers: list[bool] = []
+    came_true = Foretold.came_true
+
+    def recorded(foretold: Foretold, *given: Tensor | None) -> bool:
+        answers.append(came_true(foretold, *given))
+        return answers[-1]
+
+    Foretold.came_true = recorded  # type: ignore[method-assign]
+    return answers

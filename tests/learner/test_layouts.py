@@ -67,6 +67,14 @@ def test_every_part_of_the_objective_is_free_of_the_layout(trained: Trained, pai
     assert trained.distance(layout, reference) <= TOLERANCE
 
 
+@pytest.mark.parametrize("layout", [*OTHERS, *(layout for pair in PAIRS for layout in pair)], ids=lambda one: one.name)
+def test_the_head_is_told_its_cotangents_rightly(trained: Trained, layout: Layout) -> None:
+    came_true = trained.foretold(layout)
+    # A response's ratio mixes its tokens.
+    assert bool(came_true) == (layout.algorithm != "gspo")
+    assert all(came_true)
+
+
 @pytest.mark.parametrize("algorithm", sorted({pair[0].algorithm for pair in PAIRS} - {"maspo", "kl loss", "kl reward"}))
 def test_variants_do_differ(trained: Trained, algorithm: str) -> None:
     assert trained.distance(Layout(ranks=1, zero_stage=0, micro_batch_tokens=1, algorithm=algorithm), REFERENCE) > 1e-3

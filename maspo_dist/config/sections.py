@@ -231,6 +231,8 @@ class LearnerConfig(Section):
             if key in ours:
                 raise ValueError(f"deepspeed.{key} is set by {ours[key]}; remove it here")
         zero = value.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ValueError(f"deepspeed.zero_optimization must be a section of keys, got {zero!r}")
         zero_ours = {
             "stage": "learner.zero_stage",
             "offload_optimizer": "learner.offload_optimizer",

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.actor import ActorHandle
@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 #: Groups that one worker or the verifier may have in flight; admission bounds what really is.
 _CONCURRENT_CALLS = 10_000
 _SIGNAL_S = 10.0
+_ANSWER_S = 5.0
+#: A port that was just used is free again within this.
+_PORT_S = 5.0
 
 _ENGINE_ENVIRONMENT: Mapping[Device, Mapping[str, str]] = {
     "cpu": {
@@ -55,18 +58,37 @@ _ENGINE_ENVIRONMENT: Mapping[Device, Mapping[str, str]] = {
 }
 
 
-def connect(temporary: Path | None = None) -> Device:
+def connect(wanted: Device | Literal["auto"]) -> Device:
     """Joins the cluster at RAY_ADDRESS, or starts one on this machine; returns what its processes compute on.
 
-    What Ray prints goes to its own log files.
+    `auto` takes GPUs where the cluster has any. What Ray prints goes to its own log files. Raises PlacementError
+    where nothing answers at RAY_ADDRESS.
     """
     address = os.environ.get("RAY_ADDRESS")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if address:
+        _require_answer(address)
         ray.init(address=address, **common)
     else:
-        ray.init(include_dashboard=False, object_store_memory=_object_store_bytes(), **common)
+        # By name: with no address Ray joins any cluster that was started on this machine.
+        ray.init(address="local", include_dashboard=False, object_store_memory=_object_store_bytes(), **common)
+    if wanted != "auto":
+        return wanted
     return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself tries for two minutes. Addresses of another form than host:port are left to it."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise PlacementError(
+            f"RAY_ADDRESS is {address}, but no Ray cluster answers there ({error.strerror or error}): "
+            "start one with `ray start --head`, or unset RAY_ADDRESS"
+        ) from None
 
 
 def connect_to_run(address: str | None) -> None:
@@ -225,7 +247,7 @@ class RunCluster:
     async def _make_learners(self) -> list[ActorHandle[Any]]:
         config, base = self._config, self._base
         assert base is not None
-        address = await within(30.0, "learner rank 0: a free port on its node", _meeting_point(base))
+        address = await within(30.0, "learner rank 0: its port", _meeting_point(base, config.cluster.learner_port))
         threads = _threads(config, "learner", config.learner.ranks)
         learners = [
             ray.remote(Learner)
@@ -322,18 +344,33 @@ def _threads(config: TrainConfig, role: str, processes: int) -> int:
     return max(1, (os.cpu_count() or 1) // processes)
 
 
-def _meeting_point(group: PlacementGroup) -> Awaitable[str]:
-    """Where learner ranks meet: the node of rank 0, at a port that is free there now."""
+def _meeting_point(group: PlacementGroup, port: int | None) -> Awaitable[str]:
+    """Where learner ranks meet: the node of rank 0, at `port` or one that is free there now."""
     place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
-    address: Awaitable[str] = ray.remote(_free_address).options(num_cpus=0, scheduling_strategy=place).remote()
+    address: Awaitable[str] = ray.remote(_free_address).options(num_cpus=0, scheduling_strategy=place).remote(port)
     return address
 
 
-def _free_address() -> str:
-    """A port that nothing listens on; torch's store binds it a moment later."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("", 0))
-        return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+def _free_address(port: int | None) -> str:
+    """A port that nothing listens on; torch's store binds it a moment later.
+
+    Raises PlacementError when `port` is taken.
+    """
+    node = ray.util.get_node_ip_address()
+    deadline_s = time.monotonic() + _PORT_S
+    while True:
+        with closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port or 0))
+            except OSError:
+                if time.monotonic() < deadline_s:
+                    time.sleep(0.1)
+                    continue
+                raise PlacementError(
+                    f"cluster.learner_port {port} is in use on {node}: choose another, or null for any that is free"
+                ) from None
+            return f"tcp://{node}:{probe.getsockname()[1]}"
 
 
 def _object_store_bytes() -> int:

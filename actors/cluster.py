@@ -10,11 +10,9 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +26,7 @@ from actors.control import NAMESPACE, RunControl, control_name
 from actors.deadline import ray_errors, within
 from actors.learner import Learner
 from actors.learner_group import RayLearnerGroup
+from actors.on_node import ask_for_stacks, free_address
 from actors.ray_worker import RayRolloutWorker
 from actors.rollout_actor import RolloutActor
 from actors.rollout_pool import ElasticRolloutPool, RolloutWorkerHandle
@@ -44,8 +43,6 @@ logger = logging.getLogger(__name__)
 _CONCURRENT_CALLS = 10_000
 _SIGNAL_S = 10.0
 _ANSWER_S = 5.0
-#: A port that was just used is free again within this.
-_PORT_S = 5.0
 
 _ENGINE_ENVIRONMENT: Mapping[Device, Mapping[str, str]] = {
     "cpu": {
@@ -189,7 +186,7 @@ class RunCluster:
     async def dump_stacks(self) -> None:
         """Asks every process for the stacks of its threads, which go to its log file."""
         signals = [
-            ray.remote(_signal)
+            ray.remote(ask_for_stacks)
             .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True))
             .remote(pid)
             for node, pid in self._processes.values()
@@ -247,7 +244,11 @@ class RunCluster:
     async def _make_learners(self) -> list[ActorHandle[Any]]:
         config, base = self._config, self._base
         assert base is not None
-        address = await within(30.0, "learner rank 0: its port", _meeting_point(base, config.cluster.learner_port))
+        address = await within(
+            config.cluster.start_timeout_s,
+            "learner rank 0: its port",
+            _meeting_point(base, config.cluster.learner_port),
+        )
         threads = _threads(config, "learner", config.learner.ranks)
         learners = [
             ray.remote(Learner)
@@ -326,12 +327,6 @@ async def _all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Calla
         await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-def _signal(pid: int) -> None:
-    """Runs on the node of the process, which has registered faulthandler for the signal."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGUSR1)
-
-
 async def _settled(reference: Awaitable[object]) -> None:
     with contextlib.suppress(ray.exceptions.RayError):
         await reference
@@ -347,30 +342,8 @@ def _threads(config: TrainConfig, role: str, processes: int) -> int:
 def _meeting_point(group: PlacementGroup, port: int | None) -> Awaitable[str]:
     """Where learner ranks meet: the node of rank 0, at `port` or one that is free there now."""
     place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
-    address: Awaitable[str] = ray.remote(_free_address).options(num_cpus=0, scheduling_strategy=place).remote(port)
+    address: Awaitable[str] = ray.remote(free_address).options(num_cpus=0, scheduling_strategy=place).remote(port)
     return address
-
-
-def _free_address(port: int | None) -> str:
-    """A port that nothing listens on; torch's store binds it a moment later.
-
-    Raises PlacementError when `port` is taken.
-    """
-    node = ray.util.get_node_ip_address()
-    deadline_s = time.monotonic() + _PORT_S
-    while True:
-        with closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port or 0))
-            except OSError:
-                if time.monotonic() < deadline_s:
-                    time.sleep(0.1)
-                    continue
-                raise PlacementError(
-                    f"cluster.learner_port {port} is in use on {node}: choose another, or null for any that is free"
-                ) from None
-            return f"tcp://{node}:{probe.getsockname()[1]}"
 
 
 def _object_store_bytes() -> int:

@@ -15,7 +15,7 @@ import pytest
 import ray
 import yaml
 
-from actors import cluster
+from actors.on_node import free_address
 from maspo_dist.cli import main
 from maspo_dist.demo.model import make_model, make_tokenizer
 from maspo_dist.errors import PlacementError
@@ -215,15 +215,14 @@ def test_an_address_where_no_cluster_answers(
     assert "start one with `ray start --head`, or unset RAY_ADDRESS" in sentence
 
 
-def test_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_PORT_S", 0.0)
+def test_a_port_in_use() -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(PlacementError, match=rf"cluster\.learner_port {port} is in use on .*: choose another"):
-            cluster._free_address(port)
-    assert cluster._free_address(port).endswith(f":{port}")
+            free_address(port, release_s=0.0)
+    assert free_address(port, release_s=0.0).endswith(f":{port}")
 
 
 def test_the_input_of_these_tests_is_good_but_for_the_mistake(

@@ -316,6 +316,8 @@ class LoggingConfig(Section):
 class ClusterConfig(Section):
     """Ray and the deadlines of what runs on it."""
 
+    #: Where learner ranks meet, on the node of rank 0, for networks that open few ports; null takes a free one.
+    learner_port: int | None = Field(None, ge=1, le=65535)
     #: Processes that must be up before training, engines' start included.
     start_timeout_s: float = Field(600.0, gt=0)
     #: A place in the cluster for one more rollout worker.

@@ -27,7 +27,7 @@ import numpy as np
 from actors.boundaries import LearnerGroup, ProbeSequence, PublishReport, RolloutPool
 from actors.evaluator import Evaluator
 from actors.group_stream import CollectedGroup, GroupStream
-from maspo_dist.checkpoint import CheckpointStore, RunState
+from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState
 from maspo_dist.config import TrainConfig
 from maspo_dist.console import RunConsole
 from maspo_dist.data.batching import lay_out_batch
@@ -37,9 +37,6 @@ from maspo_dist.metrics import MetricFanout
 from maspo_dist.run_folder import Event, RunFolder, SampleRow
 
 logger = logging.getLogger(__name__)
-
-#: The learners' part of a checkpoint.
-LEARNER_FOLDER = "learner"
 
 
 class Decoder(Protocol):

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from actors.cluster import RunningCluster, connect, disconnect, start_cluster
-from actors.controller import LEARNER_FOLDER, Controller, Progressed, probe_sequences
+from actors.controller import Controller, Progressed, probe_sequences
 from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
-from maspo_dist.checkpoint import CheckpointStore, RunState, damage_of, read_state
+from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, damage_of, read_state
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.console import RunConsole, open_console
 from maspo_dist.data.cursor import PromptCursor

@@ -1,6 +1,6 @@
 """Checkpoints: complete or absent, recognised when damaged.
 
-    checkpoints/.part-000040/   being written: learner/, state.json, config.yaml
+    checkpoints/.part-000040/   being written: learner/, state.json, finished_groups.pickle, config.yaml
                  │ every file fsynced, manifest.json (sizes, SHA-256) written last
                  ▼ renamed, read back, compared with the manifest
     checkpoints/step-000040/
@@ -13,41 +13,69 @@ Older ones go only after the new one is proven; the one with the highest score s
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-import os
+import pickle
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from maspo_dist.data.cursor import CursorState
+from maspo_dist.data.selection import DropReason
 from maspo_dist.errors import ConfigError
+from maspo_dist.manifest import damage_of, sync, write_manifest
+from maspo_dist.types import RolloutGroup, ScoredGroup
 
 #: The learners' part of a checkpoint.
 LEARNER_FOLDER = "learner"
 
-_MANIFEST = "manifest.json"
 _STATE = "state.json"
 _CONFIG = "config.yaml"
-_FORMAT = 1
-_CHUNK_BYTES = 1 << 22
+_FINISHED = "finished_groups.pickle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingGroup:
+    """A group that was admitted and not yet consumed; its prompt is the one at `drawn_at`."""
+
+    group_id: int
+    drawn_at: CursorState
+    refilled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedGroup:
+    """A pending group that was sampled and scored; `dropped` says why it will not train, if so."""
+
+    scored: ScoredGroup
+    body: RolloutGroup
+    dropped: DropReason | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamState:
+    """The generation side: the next group to admit, where its prompt is drawn, and what was admitted before.
+
+    Pending groups without a result are sampled again under the same number and seed.
+    """
+
+    next_group: int
+    cursor: CursorState
+    pending: tuple[PendingGroup, ...] = ()
+    refills: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Where the controller stood after `step`: `next_group` is the first group not yet consumed, `cursor`
-    the place of its prompt, so that groups that were in flight are drawn again under the same number.
-    """
+    """Where a run stood after `step`."""
 
     step: int
     policy_version: int
-    next_group: int
-    cursor: CursorState
+    stream: StreamState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +116,14 @@ class CheckpointStore:
         part.mkdir(parents=True)
         return part
 
-    def commit(self, part: Path, state: RunState, keep: int, config_yaml: str | None = None) -> Path:
+    def commit(
+        self,
+        part: Path,
+        state: RunState,
+        finished: Sequence[FinishedGroup],
+        keep: int,
+        config_yaml: str | None = None,
+    ) -> Path:
         """Completes what `begin` started, proves it, then removes all but the newest `keep` and the best.
 
         Raises OSError when the disk does, or when what is read back is not what was written; the new
@@ -97,16 +132,17 @@ class CheckpointStore:
         final = self.path(state.step)
         try:
             (part / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+            (part / _FINISHED).write_bytes(pickle.dumps(tuple(finished), protocol=pickle.HIGHEST_PROTOCOL))
             if config_yaml is not None:
                 (part / _CONFIG).write_text(config_yaml, encoding="utf-8")
-            _write_manifest(part)
+            write_manifest(part)
             if final.exists() and damage_of(final) is None:
                 # Saved at this step before, with the same weights: never without either in between.
                 shutil.rmtree(part)
                 return final
             shutil.rmtree(final, ignore_errors=True)
             part.rename(final)
-            _sync(self._folder)
+            sync(self._folder)
             if (damage := damage_of(final)) is not None:
                 shutil.rmtree(final)
                 raise OSError(f"{final} was written but cannot be read back: {damage}")
@@ -211,35 +247,32 @@ class CheckpointStore:
         return sorted(found, reverse=True)
 
 
-def damage_of(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: every file of the manifest must have its size and SHA-256,
-    and so must the manifest's own list.
-    """
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
-        if manifest["format"] != _FORMAT or manifest["sha256"] != _sha256_of_list(files):
-            return f"{_MANIFEST} does not match its checksum"
-        for name, expected in files.items():
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != expected["bytes"]:
-                return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-            if _sha256(file) != expected["sha256"]:
-                return f"{name} does not match its checksum"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{_MANIFEST} cannot be read"
-    return None
-
-
 def read_state(path: Path) -> RunState:
     """The controller's state in a good checkpoint. Raises ConfigError where it cannot be read."""
     try:
         values = json.loads((path / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"checkpoint {path} cannot be read: {error}") from None
-    return RunState(**_fields(path, RunState, values, cursor=CursorState))
+
+    def cursor(value: Any) -> CursorState:
+        return CursorState(**_fields(path, CursorState, value))
+
+    def pending(rows: Any) -> tuple[PendingGroup, ...]:
+        return tuple(PendingGroup(**_fields(path, PendingGroup, row, drawn_at=cursor)) for row in rows)
+
+    def stream(value: Any) -> StreamState:
+        return StreamState(**_fields(path, StreamState, value, cursor=cursor, pending=pending))
+
+    return RunState(**_fields(path, RunState, values, stream=stream))
+
+
+def read_finished(path: Path) -> tuple[FinishedGroup, ...]:
+    """The finished groups in a good checkpoint. Raises ConfigError where they cannot be read."""
+    try:
+        groups: tuple[FinishedGroup, ...] = pickle.loads((path / _FINISHED).read_bytes())
+    except (OSError, ValueError, TypeError, AttributeError, ImportError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"checkpoint {path} cannot be read: {error}") from None
+    return groups
 
 
 def read_config_yaml(path: Path) -> str | None:
@@ -250,8 +283,8 @@ def read_config_yaml(path: Path) -> str | None:
         return None
 
 
-def _fields(path: Path, record: type, values: Any, **nested: type) -> dict[str, Any]:
-    """`values` as the fields of `record`, none missing and none unknown."""
+def _fields(path: Path, record: type, values: Any, **readers: Callable[[Any], object]) -> dict[str, Any]:
+    """`values` as the fields of `record`, none missing and none unknown; those with a reader are read by it."""
     known = {field.name for field in dataclasses.fields(record)}
     given = set(values) if isinstance(values, dict) else set()
     if given != known:
@@ -260,52 +293,11 @@ def _fields(path: Path, record: type, values: Any, **nested: type) -> dict[str, 
             f"checkpoint {path} was written by another version of maspo_dist: its {record.__name__} differs in "
             f"{differing}; resume it with that version, or export it and start a new run"
         )
-    return {
-        name: nested[name](**_fields(path, nested[name], value)) if name in nested else value
-        for name, value in values.items()
-    }
-
-
-def _write_manifest(part: Path) -> None:
-    files = {}
-    for path in sorted(path for path in part.rglob("*") if path.is_file()):
-        files[str(path.relative_to(part))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        _sync(path)
-    manifest = {"format": _FORMAT, "sha256": _sha256_of_list(files), "files": files}
-    (part / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _sync(part / _MANIFEST)
-    for folder in (*_folders(part), part):
-        _sync(folder)
-
-
-def _folders(part: Path) -> Iterator[Path]:
-    yield from (path for path in part.rglob("*") if path.is_dir())
+    return {name: readers[name](value) if name in readers else value for name, value in values.items()}
 
 
 def _replace(path: Path, content: Mapping[str, object]) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _sha256_of_list(files: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        # What is read back shall come from the disk, not from memory, where the system lets go of it.
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)

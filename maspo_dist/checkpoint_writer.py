@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, score_of
+from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, FinishedGroup, RunState, score_of
 from maspo_dist.config import CheckpointConfig
 
 
@@ -36,7 +36,9 @@ class CheckpointWriter:
         self._on_failure = on_failure
         self._committing: asyncio.Task[None] | None = None
 
-    async def save(self, state: RunState, write_learners: Callable[[Path], Awaitable[None]]) -> float:
+    async def save(
+        self, state: RunState, finished: Sequence[FinishedGroup], write_learners: Callable[[Path], Awaitable[None]]
+    ) -> float:
         """Saves `state` with what `write_learners` puts into the folder it is given; returns the seconds that
         training stood still. The checkpoint counts only once `drain` or the next `save` has returned.
 
@@ -54,7 +56,7 @@ class CheckpointWriter:
                 await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
             self._on_failure(state.step, str(error))
         else:
-            self._committing = asyncio.create_task(self._commit(part, state))
+            self._committing = asyncio.create_task(self._commit(part, state, finished))
         return time.perf_counter() - started_s
 
     async def score(self, step: int, metrics: Mapping[str, float | None]) -> None:
@@ -74,8 +76,8 @@ class CheckpointWriter:
             await asyncio.shield(self._committing)
             self._committing = None
 
-    async def _commit(self, part: Path, state: RunState) -> None:
+    async def _commit(self, part: Path, state: RunState, finished: Sequence[FinishedGroup]) -> None:
         try:
-            await asyncio.to_thread(self._store.commit, part, state, self._config.keep, self._config_yaml)
+            await asyncio.to_thread(self._store.commit, part, state, finished, self._config.keep, self._config_yaml)
         except OSError as error:
             self._on_failure(state.step, str(error))

@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 the run failed, 2 the user's input cannot run, 130 interru
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +25,12 @@ app = typer.Typer(
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as configs/local_smoke.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value.")]
+
+#: What `bench` knows: the module of each name, imported when asked for; its `run()` gives the lines.
+BENCHES = {
+    "learner": "maspo_dist.bench.learner",
+    "verifier": "maspo_dist.bench.verifier",
+}
 
 
 @app.command()
@@ -77,6 +85,18 @@ def report(
     out = to or runs[0] / "report.html"
     write_report(runs, out)
     print(out)
+
+
+@app.command()
+def bench(name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}.")]) -> None:
+    """Measure NAME on this machine; one JSON object a line, each as soon as it is known."""
+    from maspo_dist.bench import BenchLine
+
+    if name not in BENCHES:
+        raise UserError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
+    lines: Iterator[BenchLine] = import_module(BENCHES[name]).run()
+    for line in lines:
+        print(line.to_json(), flush=True)
 
 
 def main() -> None:

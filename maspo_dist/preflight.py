@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
-from maspo_dist.errors import ConfigError, ModelError
+from maspo_dist.errors import ConfigError, HubUnreachableError, ModelError
+from maspo_dist.hub import hub_is_reachable
 from maspo_dist.metrics import require_sinks
 from maspo_dist.placement import ModelSize
 
@@ -38,31 +39,34 @@ def prepare(config: TrainConfig) -> Prepared:
     """Reads model facts and data. Every mistake that can be seen without starting anything is raised here."""
     require_sinks(config.logging)
     model = inspect_model(config)
-    limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=config.rollout.max_response_tokens)
     return Prepared(
         model=model,
-        train=load_prompts(config.data.train, config.data, model.tokenizer, limit),
-        evaluation={
-            name: load_prompts([path], config.data, model.tokenizer, limit) for name, path in config.data.eval.items()
-        },
+        train=load_data(config, config.data.train, model),
+        evaluation={name: load_data(config, [path], model) for name, path in config.data.eval.items()},
     )
 
 
 def inspect_model(config: TrainConfig) -> ModelFacts:
     """Reads configuration and tokenizer of the model and checks that prompts and responses fit its context.
 
-    Raises ModelError naming the folder and what is wrong with it, ConfigError when the lengths do not fit.
+    Raises ModelError naming the folder and what is wrong with it, HubUnreachableError for a hub name that
+    nobody here can look up, ConfigError when the lengths do not fit.
     """
     path = config.model.path
-    _require_folder(path)
+    offline = _is_hub_name(path) and not hub_is_reachable()
+    options = {"trust_remote_code": config.model.trust_remote_code, "local_files_only": offline}
     try:
-        model_config = AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
+        model_config = AutoConfig.from_pretrained(path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model.path {path}: no model can be read there ({_first_line(error)})") from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.path {path}: no tokenizer can be read there ({_first_line(error)})") from None
+        if offline:
+            raise HubUnreachableError(
+                f"model.path {path}: the hub cannot be reached from here and its cache does not hold the model; "
+                "set model.path to a Hugging Face folder"
+            ) from None
+        raise ModelError(
+            f"model.path {path}: no model with its tokenizer can be read there ({_first_line(error)})"
+        ) from None
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.path {path}: the tokenizer has no end-of-sequence token, so no response could end")
     with torch.device("meta"):
@@ -78,25 +82,36 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
         head_dim=getattr(text_config, "head_dim", None) or text_config.hidden_size // heads,
         context_tokens=text_config.max_position_embeddings,
     )
+    require_context(config, size)
+    return ModelFacts(tokenizer=tokenizer, size=size)
+
+
+def require_context(config: TrainConfig, size: ModelSize) -> None:
+    """Raises ConfigError when the longest prompt and the longest response do not fit the model together."""
     wanted = config.data.max_prompt_tokens + config.rollout.max_response_tokens
     if wanted > size.context_tokens:
         raise ConfigError(
             f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) and rollout.max_response_tokens "
-            f"({config.rollout.max_response_tokens}) add up to {wanted}, but {path} holds {size.context_tokens}: "
-            "lower one of them"
+            f"({config.rollout.max_response_tokens}) add up to {wanted}, but {config.model.path} holds "
+            f"{size.context_tokens}: lower one of them"
         )
-    return ModelFacts(tokenizer=tokenizer, size=size)
 
 
-def _require_folder(path: str) -> None:
-    """A path that is meant as a folder must be one; `org/name` may be a name on the hub."""
+def load_data(config: TrainConfig, data_sets: Sequence[str], model: ModelFacts) -> PromptSet:
+    """The prompts of `data_sets`, checked against what the model can hold. Raises as `load_prompts` does."""
+    limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=config.rollout.max_response_tokens)
+    return load_prompts(data_sets, config.data, model.tokenizer, limit)
+
+
+def _is_hub_name(path: str) -> bool:
+    """`org/name` where there is no such folder. A path that is meant as a folder must be one."""
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"model.path {path} holds no config.json, so it is not a Hugging Face model folder")
-        return
+        return False
     if path.count("/") == 1 and not path.startswith((".", "/", "~")) and not folder.parent.exists():
-        return
+        return True
     siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
     near = difflib.get_close_matches(path, siblings, n=1)
     hint = (

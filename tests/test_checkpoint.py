@@ -7,14 +7,26 @@ from pathlib import Path
 import pytest
 
 from maspo_dist import checkpoint
-from maspo_dist.checkpoint import CheckpointStore, RunState, Score, damage_of, read_config_yaml, read_state, score_of
+from maspo_dist.checkpoint import (
+    CheckpointStore,
+    PendingGroup,
+    RunState,
+    Score,
+    StreamState,
+    read_config_yaml,
+    read_state,
+    score_of,
+)
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.errors import ConfigError
+from maspo_dist.manifest import damage_of
 
 
 def state(step: int) -> RunState:
     cursor = CursorState(seed=0, epoch=1, position=5, data_digest="abc")
-    return RunState(step=step, policy_version=step, next_group=step * 4, cursor=cursor)
+    pending = (PendingGroup(group_id=step * 4 - 1, drawn_at=cursor, refilled=False),)
+    stream = StreamState(next_group=step * 4, cursor=cursor, pending=pending, refills=1)
+    return RunState(step=step, policy_version=step, stream=stream)
 
 
 def save(store: CheckpointStore, step: int, keep: int = 10) -> Path:
@@ -22,7 +34,7 @@ def save(store: CheckpointStore, step: int, keep: int = 10) -> Path:
     (part / "learner").mkdir()
     (part / "learner" / "weights.bin").write_bytes(bytes(range(256)) * 10)
     (part / "learner" / "weights2.bin").write_bytes(bytes(range(256)) * 10)
-    return store.commit(part, state(step), keep, "run: {}\n")
+    return store.commit(part, state(step), (), keep, "run: {}\n")
 
 
 def names(folder: Path) -> list[str]:
@@ -65,7 +77,14 @@ def test_a_second_save_of_a_step_leaves_the_first(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-000001"]
 
 
-FILES = ["learner/weights.bin", "learner/weights2.bin", "state.json", "config.yaml", "manifest.json"]
+FILES = [
+    "learner/weights.bin",
+    "learner/weights2.bin",
+    "state.json",
+    "finished_groups.pickle",
+    "config.yaml",
+    "manifest.json",
+]
 
 
 def test_the_files_of_this_test_are_all_there_are(tmp_path: Path) -> None:
@@ -110,13 +129,13 @@ def test_older_ones_stay_when_the_new_one_cannot_be_read_back(tmp_path: Path, mo
     store = CheckpointStore(tmp_path)
     save(store, 1)
     save(store, 2)
-    write_manifest = checkpoint._write_manifest
+    write_manifest = checkpoint.write_manifest
 
     def rot_after_writing(part: Path) -> None:
         write_manifest(part)
         (part / "learner" / "weights.bin").write_bytes(bytes(2560))
 
-    monkeypatch.setattr(checkpoint, "_write_manifest", rot_after_writing)
+    monkeypatch.setattr(checkpoint, "write_manifest", rot_after_writing)
     with pytest.raises(OSError, match=r"cannot be read back: learner/weights\.bin does not match its checksum"):
         save(store, 3, keep=1)
     assert names(tmp_path) == ["step-000001", "step-000002"]
@@ -193,11 +212,13 @@ def test_checkpoints_of_a_future_given_up_make_way(tmp_path: Path) -> None:
 def test_a_state_of_another_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
     path = save(CheckpointStore(tmp_path), 1)
     values = json.loads((path / "state.json").read_text())
+    stream = values["stream"]
     for changed, told in (
         ({**values, "novelty": 1}, "RunState differs in novelty"),
-        ({name: value for name, value in values.items() if name != "next_group"}, "RunState differs in next_group"),
-        ({**values, "cursor": {**values["cursor"], "shard": 0}}, "CursorState differs in shard"),
-        ([], "RunState differs in cursor, next_group, policy_version, step"),
+        ({name: value for name, value in values.items() if name != "step"}, "RunState differs in step"),
+        ({**values, "stream": {**stream, "cursor": {}}}, "CursorState differs in data_digest, epoch, position, seed"),
+        ({**values, "stream": {**stream, "pending": [{}]}}, "PendingGroup differs in drawn_at, group_id, refilled"),
+        ([], "RunState differs in policy_version, step, stream"),
     ):
         (path / "state.json").write_text(json.dumps(changed))
         with pytest.raises(ConfigError, match=told):

@@ -35,9 +35,11 @@ from maspo_dist.config.sections import (
     ModelConfig,
     RolloutConfig,
     RunConfig,
+    StragglerConfig,
     SyncConfig,
     TrainConfig,
     WandbConfig,
+    WorkerRange,
 )
 from maspo_dist.config.verifier import VerifierConfig
 
@@ -67,10 +69,12 @@ __all__ = [
     "RolloutConfig",
     "RunConfig",
     "SapoLoss",
+    "StragglerConfig",
     "SyncConfig",
     "TrainConfig",
     "VerifierConfig",
     "WandbConfig",
+    "WorkerRange",
     "dump_config",
     "load_config",
 ]

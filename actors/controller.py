@@ -385,6 +385,7 @@ class Controller:
                     seconds=verdict.seconds,
                     reason=verdict.reason,
                     finish_reason=rollout.finish_reason,
+                    components=dict(verdict.components),
                 )
                 for rollout, verdict, reward in zip(body.rollouts, scored.report.verdicts, scored.rewards, strict=True)
             ]

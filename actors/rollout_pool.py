@@ -299,19 +299,24 @@ class ElasticRolloutPool:
                 return member
             member.reserved = True
             try:
-                await self._until(
-                    lambda member=member: member.ended.done() or not member.calls,  # type: ignore[misc]
-                    self._cluster.generate_timeout_s,
-                    f"{member.worker.name} to be empty",
-                )
-                # One that died unnoticed, with its node say, must not speak against the group.
-                if not member.ended.done():
-                    await self._ping(member)
+                await self._emptied(member)
             except BaseException:
                 member.reserved = False
                 raise
             if not member.ended.done():
                 return member
+
+    async def _emptied(self, member: _Member) -> None:
+        """Waits until `member` has no request left and answers, or has ended."""
+        cluster = self._cluster
+        # Its requests pass their own deadline first.
+        deadline_s = cluster.generate_timeout_s + cluster.heartbeat_timeout_s
+        await self._until(
+            lambda: member.ended.done() or not member.calls, deadline_s, f"{member.worker.name} to be empty"
+        )
+        # One that died unnoticed, with its node say, must not speak against the group.
+        if not member.ended.done():
+            await self._ping(member)
 
     def _serving(self) -> list[_Member]:
         return [

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the run failed, 2 the user's input cannot run, 130 interru
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -75,6 +76,19 @@ def status(run: Annotated[Path, typer.Argument(help="A run folder, such as runs/
 
 
 @app.command()
+def scale(
+    run: Annotated[
+        str, typer.Argument(help="A live run: its folder, or its name on the cluster at RAY_ADDRESS.")
+    ],
+    rollout_workers: Annotated[int, typer.Option(min=1, help="How many there are to be.")],
+) -> None:
+    """Change the number of rollout workers of a live RUN; nothing else restarts."""
+    from actors.scaling import request_workers
+
+    request_workers(run, rollout_workers, print)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One run folder, or several to compare.")],
     to: Annotated[Path | None, typer.Option(help="The HTML file; by default report.html of the first run.")] = None,
@@ -97,6 +111,40 @@ def bench(name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}
     lines: Iterator[BenchLine] = import_module(BENCHES[name]).run()
     for line in lines:
         print(line.to_json(), flush=True)
+
+
+@app.command()
+def rescore(
+    run: Annotated[Path, typer.Argument(help="A run folder with samples.jsonl.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="What to score with, such as reward.default=exact.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="By default samples-rescored.jsonl of the run.")] = None,
+) -> None:
+    """Score the samples of RUN again, by its configuration with other verifiers."""
+    from maspo_dist.config import load_config
+    from maspo_dist.reward.rescore import rescore as score_again
+    from maspo_dist.run_folder import RunFolder
+
+    folder = RunFolder.open_for_reading(run)
+    out = to or run / "samples-rescored.jsonl"
+    print(score_again(folder.samples_path, out, load_config(folder.config_path, overrides or ()).reward))
+    print(out)
+
+
+@app.command()
+def reasoning_gym(
+    task: Annotated[str, typer.Argument(help="A task of the package, such as chain_sum.")],
+    to: Annotated[Path, typer.Argument(help="The JSON Lines file to write.")],
+    size: Annotated[int, typer.Option(min=1, help="Problems.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed gives other problems.")] = 0,
+) -> None:
+    """Write problems of a reasoning_gym TASK, for data.train; their source, and verifier, is reasoning_gym."""
+    from maspo_dist.reward.gym import generate_rows
+
+    lines = [json.dumps(row) + "\n" for row in generate_rows(task, size, seed)]
+    to.write_text("".join(lines), encoding="utf-8")
+    print(f"{len(lines)} problems: {to}")
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:
-    """One response as people read it. `seconds` is what its verdict took."""
+    """One response as people read it. `seconds` is what its verdict took, `components` the parts of its reward."""
 
     step: int
     group_id: int
@@ -88,6 +88,7 @@ class SampleRow:
     seconds: float
     reason: str
     finish_reason: str
+    components: Mapping[str, float] = field(default_factory=dict)
 
 
 class RunFolder:

@@ -134,7 +134,7 @@ class Verdict:
 
     `reward` counts only where `verifiable`; `extracted` is the answer as read from the response,
     None when none was found; `reason` is one line for people; `components` are the named parts of
-    a weighted reward, before weighting.
+    a weighted reward, before weighting, and `overlong` where that penalty is on.
     """
 
     reward: float

@@ -32,9 +32,10 @@ from maspo_dist.types import RolloutGroup, ScoredGroup
 
 #: The learners' part of a checkpoint.
 LEARNER_FOLDER = "learner"
+#: The configuration it was saved under.
+CONFIG_FILE = "config.yaml"
 
 _STATE = "state.json"
-_CONFIG = "config.yaml"
 _FINISHED = "finished_groups.pickle"
 
 
@@ -134,7 +135,7 @@ class CheckpointStore:
             (part / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
             (part / _FINISHED).write_bytes(pickle.dumps(tuple(finished), protocol=pickle.HIGHEST_PROTOCOL))
             if config_yaml is not None:
-                (part / _CONFIG).write_text(config_yaml, encoding="utf-8")
+                (part / CONFIG_FILE).write_text(config_yaml, encoding="utf-8")
             write_manifest(part)
             if final.exists() and damage_of(final) is None:
                 # Saved at this step before, with the same weights: never without either in between.
@@ -278,7 +279,7 @@ def read_finished(path: Path) -> tuple[FinishedGroup, ...]:
 def read_config_yaml(path: Path) -> str | None:
     """The configuration that a checkpoint was saved under; None where it holds none."""
     try:
-        return (path / _CONFIG).read_text(encoding="utf-8")
+        return (path / CONFIG_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
 

@@ -31,8 +31,8 @@ from actors.batch_metrics import batch_metrics, generation_times, publish_metric
 from actors.boundaries import LearnerGroup, ProbeSequence, PublishReport, RolloutPool
 from actors.evaluator import Evaluator
 from actors.group_stream import Batch, CollectedGroup, GroupStream
-from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState, read_finished, read_state
-from maspo_dist.config import TrainConfig
+from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, FinishedGroup, RunState, read_finished, read_state
+from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.console import RunConsole
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.errors import LearnerLostError, PolicyAgeError
@@ -45,9 +45,6 @@ from maspo_dist.run_folder import Event, LedgerRow, SampleRow
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-#: The learners' part of a checkpoint.
-LEARNER_FOLDER = "learner"
 
 
 class Decoder(Protocol):
@@ -351,7 +348,10 @@ class Controller:
             await self._learners.save((part / LEARNER_FOLDER).resolve())
             state = RunState(step=self._step, policy_version=self._version, stream=stream.state())
             finished = await stream.finished_groups()
-            await asyncio.to_thread(self._checkpoints.commit, part, state, finished, self._config.checkpoint.keep)
+            config = self._config
+            await asyncio.to_thread(
+                self._checkpoints.commit, part, state, finished, config.checkpoint.keep, dump_config(config)
+            )
             self._saved_step = self._step
         except OSError as error:
             self._event("checkpoint_failed", f"step {self._step}: {error}")

@@ -36,12 +36,18 @@ BENCHES = {
 
 
 @app.command()
-def train(config: ConfigPath, overrides: Overrides = None) -> None:
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    allow_config_change: Annotated[
+        bool, typer.Option(help="Resume a checkpoint even where CONFIG now trains something else.")
+    ] = False,
+) -> None:
     """Train as CONFIG says; joins the Ray cluster at RAY_ADDRESS, or starts one here."""
     from actors.training import train as run_training
     from maspo_dist.config import load_config
 
-    run_training(load_config(config, overrides or ()))
+    run_training(load_config(config, overrides or ()), allow_config_change=allow_config_change)
 
 
 @app.command()
@@ -98,6 +104,20 @@ def report(
     out = to or runs[0] / "report.html"
     write_report(runs, out)
     print(out)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
+    to: Annotated[Path, typer.Option(help="The folder to write: empty, or not there yet.")],
+    step: Annotated[str | None, typer.Option(help="Step of a checkpoint, or best; by default the newest.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; by default model.dtype of the run.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest weights file.")] = "5GB",
+) -> None:
+    """Write a checkpoint of RUN as a Hugging Face folder, for transformers and vLLM."""
+    from actors.export import export_run
+
+    print(export_run(run, to, step=step, dtype=dtype, max_shard_size=max_shard_size), "→", to)
 
 
 @app.command()

@@ -4,6 +4,7 @@ sections.py   TrainConfig and its sections
 algorithm.py  the algorithm section: losses, advantages, corrections, regularisers
 verifier.py   the reward section
 loading.py    YAML and dotted overrides → TrainConfig
+differences.py  which changes matter when a checkpoint is resumed
 """
 
 from maspo_dist.config.algorithm import (
@@ -24,6 +25,7 @@ from maspo_dist.config.algorithm import (
     OverlongConfig,
     SapoLoss,
 )
+from maspo_dist.config.differences import ConfigDifference, config_differences
 from maspo_dist.config.loading import dump_config, load_config
 from maspo_dist.config.sections import (
     CheckpointConfig,
@@ -52,6 +54,7 @@ __all__ = [
     "CispoLoss",
     "ClipLoss",
     "ClusterConfig",
+    "ConfigDifference",
     "CorrectionConfig",
     "DacLoss",
     "DataConfig",
@@ -75,6 +78,7 @@ __all__ = [
     "VerifierConfig",
     "WandbConfig",
     "WorkerRange",
+    "config_differences",
     "dump_config",
     "load_config",
 ]

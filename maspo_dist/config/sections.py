@@ -270,6 +270,9 @@ class CheckpointConfig(Section):
     every: int | None = Field(None, ge=1)
     #: Newest checkpoints kept.
     keep: int = Field(2, ge=1)
+    #: The best one is kept as well: auto goes by the mean of avg@k over the held-out sets, a metric's name by that
+    #: metric (larger is better); none keeps only the newest.
+    keep_best: str = Field("auto", min_length=1)
     #: auto goes on from the newest good checkpoint of the run folder, never refuses a used one, else a path.
     resume: str = "never"
 

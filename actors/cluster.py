@@ -23,14 +23,16 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.deadline import within
+from actors.engines.settings import EngineSettings
+from actors.evaluation_actor import EvaluationActor
 from actors.learner import Learner
 from actors.learner_group import RayLearnerGroup
 from actors.rollout_actor import RolloutActor
 from actors.rollout_pool import RayRolloutPool
 from actors.verifier_pool import VerifierActor
-from maspo_dist.config import TrainConfig
+from maspo_dist.config import EvalConfig, TrainConfig
 from maspo_dist.errors import DeadlineError
-from maspo_dist.placement import Bundle, Device, require_fit
+from maspo_dist.placement import Bundle, Device, Role, require_fit
 
 logger = logging.getLogger(__name__)
 
@@ -196,6 +198,34 @@ def _make_actors(
         for index, place in enumerate(places["rollout"])
     ]
     return verifier, learners, rollouts
+
+
+def make_evaluation_actors(
+    config: EvalConfig,
+    settings: EngineSettings,
+    device: Device,
+    places: Mapping[Role, Sequence[Mapping[str, Any]]],
+    logs_path: Path,
+) -> tuple[ActorHandle[Any], list[ActorHandle[Any]]]:
+    """The verifier and the evaluation workers, not started yet; `places` are each role's actor options."""
+    verifier = (
+        ray.remote(VerifierActor)
+        .options(**places["verifier"][0], max_restarts=-1, max_task_retries=3, max_concurrency=_CONCURRENT_CALLS)
+        .remote(config.reward)
+    )
+    environment = {
+        **_ENGINE_ENVIRONMENT[device],
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(places["rollout"]))),
+        "MASPO_DIST_ENGINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    workers = [
+        ray.remote(EvaluationActor)
+        .options(**place, max_concurrency=_CONCURRENT_CALLS, runtime_env={"env_vars": environment})
+        .remote(settings, index, device, verifier, config.cluster.generate_timeout_s, logs_path.resolve())
+        for index, place in enumerate(places["rollout"])
+    ]
+    return verifier, workers
 
 
 async def _all_ready(

@@ -96,7 +96,7 @@ class Controller:
         await self._publish()
         if start.step == 0 and self._config.evaluation.every is not None:
             self._console.phase("evaluate")
-            scores = await self._evaluator.evaluate()
+            scores = await self._evaluator.evaluate(self._version)
             self._metrics.write(0, scores)
             self._console.step(0, scores)
         try:
@@ -134,7 +134,7 @@ class Controller:
         evaluated_from_s = time.time()
         if self._evaluation_is_due(step):
             self._console.phase("evaluate")
-            metrics |= await self._evaluator.evaluate()
+            metrics |= await self._evaluator.evaluate(self._version)
             metrics["time/evaluate_s"] = time.time() - evaluated_from_s
         metrics["time/step_s"] = time.time() - started_s
         await self._write_samples(step, groups)

@@ -10,6 +10,7 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from actors.boundaries import ProbeSequence, WeightSnapshot
+from actors.engines.settings import training_engine
 from actors.rollout_worker import RolloutWorker, WorkerPublish
 from maspo_dist.config import TrainConfig
 from maspo_dist.logs import LogContext, configure_logging, redirect_output
@@ -49,7 +50,7 @@ class RolloutActor:
         """Starts the engine; takes 7 to 60 s. Not in __init__, so that the caller may time it."""
         from actors.engines.vllm import VllmEngine  # vLLM reads its environment when imported
 
-        engine = VllmEngine(self._config, on_gpu=self._device == "cuda")
+        engine = VllmEngine(training_engine(self._config), on_gpu=self._device == "cuda")
         await engine.connect()
         gap = self._config.sync.max_logprob_gap or DEFAULT_MAX_LOGPROB_GAP[self._config.model.dtype]
         self._worker = RolloutWorker(self._name, engine, self._scorer, gap)

@@ -43,6 +43,47 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     check_run(load_config(config, overrides or ()), Console(soft_wrap=True))
 
 
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Option(help="Folder of the model (or a hub name).")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value of EvalConfig.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="A held-out set: FILE or NAME=FILE; may be repeated.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Known sets, found in --data-dir: paper (six benchmarks).")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of --preset.")] = None,
+    samples: Annotated[int, typer.Option(help="Responses a problem.")] = 1,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; default 0 for 1 sample, else 1.")] = None,
+    top_p: Annotated[float, typer.Option(help="Share of probability drawn from, likeliest first.")] = 1.0,
+    max_response_tokens: Annotated[int | None, typer.Option(help="Longest response; default 2048.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all sampling.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="vLLM engines; default: all GPUs, or 1 without any.")] = None,
+    template: Annotated[str | None, typer.Option(help="chat (default), none, or text with {problem}.")] = None,
+    verifier: Annotated[str | None, typer.Option(help="What scores; default math.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 (default) or float32.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Output folder; default evals/<model>-<settings>.")] = None,
+) -> None:
+    """Score MODEL on held-out sets: avg@k, pass@k, majority@k. Run again, it goes on where it stopped."""
+    from actors.evaluation_run import evaluate as run_evaluation
+    from maspo_dist.evaluation.options import EvalOptions, eval_config
+
+    options = EvalOptions(
+        model=model,
+        data=data or (),
+        preset=preset,
+        data_dir=data_dir,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        max_response_tokens=max_response_tokens,
+        seed=seed,
+        workers=workers,
+        template=template,
+        verifier=verifier,
+        dtype=dtype,
+        overrides=overrides or (),
+    )
+    run_evaluation(eval_config(options), to)
+
+
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the model and data go.")] = Path(".cache/demo"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from maspo_dist.config import TrainConfig
+from maspo_dist.config import ModelConfig, TrainConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.errors import ConfigError, ModelError
 from maspo_dist.metrics import require_sinks
@@ -53,20 +53,33 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
 
     Raises ModelError naming the folder and what is wrong with it, ConfigError when the lengths do not fit.
     """
-    path = config.model.path
+    facts = read_model_facts(config.model)
+    wanted = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    if wanted > facts.size.context_tokens:
+        raise ConfigError(
+            f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) and rollout.max_response_tokens "
+            f"({config.rollout.max_response_tokens}) add up to {wanted}, but {config.model.path} holds "
+            f"{facts.size.context_tokens}: lower one of them"
+        )
+    return facts
+
+
+def read_model_facts(config: ModelConfig) -> ModelFacts:
+    """Reads configuration and tokenizer. Raises ModelError naming the folder and what is wrong with it."""
+    path = config.path
     _require_folder(path)
     try:
-        model_config = AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
+        model_config = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path {path}: no model can be read there ({_first_line(error)})") from None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path {path}: no tokenizer can be read there ({_first_line(error)})") from None
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.path {path}: the tokenizer has no end-of-sequence token, so no response could end")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.model.trust_remote_code)
+        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
     if not model_config.architectures:
         raise ModelError(f"model.path {path}: config.json names no architectures, so vLLM cannot tell what it is")
     text_config = model_config.get_text_config()
@@ -78,13 +91,6 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
         head_dim=getattr(text_config, "head_dim", None) or text_config.hidden_size // heads,
         context_tokens=text_config.max_position_embeddings,
     )
-    wanted = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-    if wanted > size.context_tokens:
-        raise ConfigError(
-            f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) and rollout.max_response_tokens "
-            f"({config.rollout.max_response_tokens}) add up to {wanted}, but {path} holds {size.context_tokens}: "
-            "lower one of them"
-        )
     return ModelFacts(tokenizer=tokenizer, size=size)
 
 

@@ -65,6 +65,7 @@ class Sampling:
 
     temperature: float
     max_response_tokens: int
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 sections.py   TrainConfig and its sections
 algorithm.py  the algorithm section: losses, advantages, corrections, regularisers
 verifier.py   the reward section
+evaluation.py EvalConfig, of `maspo-dist eval`
 loading.py    YAML and dotted overrides → TrainConfig
 """
 
@@ -24,7 +25,13 @@ from maspo_dist.config.algorithm import (
     OverlongConfig,
     SapoLoss,
 )
-from maspo_dist.config.loading import dump_config, load_config
+from maspo_dist.config.evaluation import (
+    EvalConfig,
+    EvalDataConfig,
+    EvalEnginesConfig,
+    EvalSamplingConfig,
+)
+from maspo_dist.config.loading import build_config, dump_config, load_config, read_tree
 from maspo_dist.config.sections import (
     CheckpointConfig,
     ClusterConfig,
@@ -33,6 +40,7 @@ from maspo_dist.config.sections import (
     LearnerConfig,
     LoggingConfig,
     ModelConfig,
+    PromptConfig,
     RolloutConfig,
     RunConfig,
     SyncConfig,
@@ -55,6 +63,10 @@ __all__ = [
     "DataConfig",
     "DynamicSamplingConfig",
     "EntropyAdvantage",
+    "EvalConfig",
+    "EvalDataConfig",
+    "EvalEnginesConfig",
+    "EvalSamplingConfig",
     "EvaluationConfig",
     "GspoLoss",
     "KlConfig",
@@ -64,6 +76,7 @@ __all__ = [
     "MaspoLoss",
     "ModelConfig",
     "OverlongConfig",
+    "PromptConfig",
     "RolloutConfig",
     "RunConfig",
     "SapoLoss",
@@ -71,6 +84,8 @@ __all__ = [
     "TrainConfig",
     "VerifierConfig",
     "WandbConfig",
+    "build_config",
     "dump_config",
     "load_config",
+    "read_tree",
 ]

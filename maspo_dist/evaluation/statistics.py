@@ -80,9 +80,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def bootstrap_intervals(
-    scores: Estimates, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Estimates:
+def bootstrap_intervals(scores: Estimates, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Estimates:
     """f64[K, 2]: `bootstrap_interval` of each column of `scores` f64[P, K], from the same resamples."""
     if scores.ndim != 2 or scores.size == 0:
         raise ValueError("scores must be f64[P, K] with P, K ≥ 1")

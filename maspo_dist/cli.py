@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as configs/local_smoke.yaml.")]
+Texts = list[str] | None
 Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value.")]
 
 
@@ -118,6 +119,40 @@ def report(
     out = to or runs[0] / "report.html"
     write_report(runs, out)
     print(out)
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="A configuration, or a file of variants (configs/compare_demo.yaml).")],
+    overrides: Annotated[Texts, typer.Argument(help="dotted.key=value of every run, {seed} being its seed.")] = None,
+    vary: Annotated[Texts, typer.Option(help="dotted.key=value,value: a variant each.")] = None,
+    variant: Annotated[Texts, typer.Option(help="'NAME: dotted.key=value …'; may be repeated.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Such as 0-4 or 0,3,7; default 0-4, or the file's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Folder of all runs, under run.dir.")] = None,
+    score: Annotated[str | None, typer.Option(help="Metric; default avg@k of the first held-out set.")] = None,
+    reach: Annotated[float | None, typer.Option(help="Score whose first step is compared.")] = None,
+    against: Annotated[str | None, typer.Option(help="The others are tested against it; default the first.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    launcher: Annotated[str, typer.Option(help="Put before each run's command, such as 'nice -n 10'.")] = "",
+) -> None:
+    """Train variants × seeds at equal samples, into one report with paired tests. Run again, it goes on."""
+    from maspo_dist.compare.options import CompareOptions, make_settings
+    from maspo_dist.compare.plan import make_plan
+    from maspo_dist.compare.run import compare as run_comparison
+
+    options = CompareOptions(
+        config=config,
+        overrides=overrides or (),
+        vary=vary or (),
+        variants=variant or (),
+        seeds=seeds,
+        name=name,
+        score=score,
+        reach=reach,
+        against=against,
+    )
+    plan = make_plan(*make_settings(options))
+    run_comparison(plan, jobs, launcher.split(), Console(soft_wrap=True))
 
 
 def main() -> None:

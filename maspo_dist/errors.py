@@ -10,7 +10,8 @@
     ├── PolicyAgeError         a token older than max_policy_age reached the learner
     ├── DeadlineError          a named wait ran past its deadline
     ├── ActorDiedError         a process that the run needs is gone
-    └── VerifierError          the verifier pool as a whole cannot be trusted any more
+    ├── VerifierError          the verifier pool as a whole cannot be trusted any more
+    └── RunsFailedError        some runs of a comparison ended without their last step
 
 Anything else that escapes is a bug and keeps its traceback.
 """
@@ -24,6 +25,7 @@ __all__ = [
     "ModelError",
     "PlacementError",
     "PolicyAgeError",
+    "RunsFailedError",
     "UserError",
     "VerifierError",
     "WeightSyncError",
@@ -72,3 +74,7 @@ class ActorDiedError(MaspoError):
 
 class VerifierError(MaspoError):
     """Too large a share of samples could not be verified."""
+
+
+class RunsFailedError(MaspoError):
+    """Runs of a comparison failed; the message names the first one's log and last line."""

@@ -4,6 +4,7 @@ sections.py   TrainConfig and its sections
 algorithm.py  the algorithm section: losses, advantages, corrections, regularisers
 verifier.py   the reward section
 evaluation.py EvalConfig, of `maspo-dist eval`
+compare.py    CompareConfig, of `maspo-dist compare`
 loading.py    YAML and dotted overrides → TrainConfig
 """
 
@@ -25,6 +26,7 @@ from maspo_dist.config.algorithm import (
     OverlongConfig,
     SapoLoss,
 )
+from maspo_dist.config.compare import CompareConfig, parse_seeds
 from maspo_dist.config.evaluation import (
     EvalConfig,
     EvalDataConfig,
@@ -58,6 +60,7 @@ __all__ = [
     "CispoLoss",
     "ClipLoss",
     "ClusterConfig",
+    "CompareConfig",
     "CorrectionConfig",
     "DacLoss",
     "DataConfig",
@@ -87,5 +90,6 @@ __all__ = [
     "build_config",
     "dump_config",
     "load_config",
+    "parse_seeds",
     "read_tree",
 ]

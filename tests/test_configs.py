@@ -10,7 +10,7 @@ from maspo_dist.config import TrainConfig, load_config
 from maspo_dist.data.rows import RowFields, read_rows
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(CONFIGS.glob("*.yaml"))
+FILES = sorted(path for path in CONFIGS.glob("*.yaml") if not path.stem.startswith("compare_"))
 HELD_OUT = {"aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench"}
 
 

@@ -73,6 +73,12 @@ def test_pass_is_the_share_of_subsets_with_a_right_response(table: list[list[boo
     assert pass_at_k(np.array(table), k) == pytest.approx(float(np.mean(by_problem)))
 
 
+@given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=4))
+def test_pass_for_all_k_at_once_is_that_of_each_k(table: list[list[bool]]) -> None:
+    estimates = pass_estimates(np.array(table))
+    assert estimates.mean(axis=0) == pytest.approx([pass_at_k(np.array(table), k) for k in (1, 2, 3, 4)])
+
+
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=4))
 def test_pass_at_1_is_the_average(table: list[list[bool]]) -> None:
     assert pass_at_k(np.array(table), 1) == pytest.approx(avg_at_k(np.array(table)))
@@ -95,7 +101,7 @@ def test_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
     assert 165 <= covered <= 195
 
 
-@pytest.mark.parametrize(("problems", "lowest"), [(30, 0.88), (200, 0.91)])
+@pytest.mark.parametrize(("problems", "lowest"), [(30, 0.88), (100, 0.91)])
 def test_intervals_of_avg_pass_and_majority_cover_the_truth(problems: int, lowest: float) -> None:
     """A problem is solved with probability 0.2 or 0.7, as likely; wrong answers differ. 95 % is asked for:
     the percentile bootstrap falls a little short of it at 30 problems.

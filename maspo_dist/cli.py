@@ -31,6 +31,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotte
 BENCHES = {
     "learner": "maspo_dist.bench.learner",
     "verifier": "maspo_dist.bench.verifier",
+    "reasoning_gym": "maspo_dist.bench.reasoning_gym",
 }
 
 
@@ -77,9 +78,7 @@ def status(run: Annotated[Path, typer.Argument(help="A run folder, such as runs/
 
 @app.command()
 def scale(
-    run: Annotated[
-        str, typer.Argument(help="A live run: its folder, or its name on the cluster at RAY_ADDRESS.")
-    ],
+    run: Annotated[str, typer.Argument(help="A live run: its folder, or its name on the cluster at RAY_ADDRESS.")],
     rollout_workers: Annotated[int, typer.Option(min=1, help="How many there are to be.")],
 ) -> None:
     """Change the number of rollout workers of a live RUN; nothing else restarts."""

@@ -132,7 +132,8 @@ class _Comparison:
         if shapes == {"tuple", "list"}:
             return self._in_order(left.items, right.items, nesting)
         if shapes == {"tuple", "matrix"}:
-            return self._in_order(_entries(left), _entries(right), nesting)
+            entries = _entries(left)
+            return bool(entries) and self._in_order(entries, _entries(right), nesting)
         if shapes == {"set", "leaf"} and len(left.items) == len(right.items) == 1:
             return self.same(left.items[0], right.items[0], nesting + 1)
         if "leaf" in shapes:

@@ -33,6 +33,7 @@ BENCHES = {
     "controller": "actors.bench.controller",
     "learner": "maspo_dist.bench.learner",
     "verifier": "maspo_dist.bench.verifier",
+    "reasoning_gym": "maspo_dist.bench.reasoning_gym",
 }
 
 

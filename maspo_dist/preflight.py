@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.errors import ConfigError, HubUnreachableError, ModelError
 from maspo_dist.hub import hub_is_reachable
 from maspo_dist.metrics import require_sinks
-from maspo_dist.placement import ModelSize
+from maspo_dist.placement import ModelSize, plan_bundles, require_fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,11 @@ def prepare(config: TrainConfig) -> Prepared:
     """Reads model facts and data. Every mistake that can be seen without starting anything is raised here."""
     require_sinks(config.logging)
     model = inspect_model(config)
+    if "RAY_ADDRESS" not in os.environ:
+        # The cluster will be this machine alone, so what it lacks is known before it starts.
+        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+        device = config.model.device if config.model.device != "auto" else ("cuda" if here["GPU"] else "cpu")
+        require_fit(plan_bundles(config, model.size, device), here)
     return Prepared(
         model=model,
         train=load_data(config, config.data.train, model),
@@ -53,7 +59,8 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
     nobody here can look up, ConfigError when the lengths do not fit.
     """
     path = config.model.path
-    offline = _is_hub_name(path) and not hub_is_reachable()
+    _require_model(path)
+    offline = is_hub_name(path) and not hub_is_reachable()
     options = {"trust_remote_code": config.model.trust_remote_code, "local_files_only": offline}
     try:
         model_config = AutoConfig.from_pretrained(path, **options)
@@ -103,15 +110,20 @@ def load_data(config: TrainConfig, data_sets: Sequence[str], model: ModelFacts) 
     return load_prompts(data_sets, config.data, model.tokenizer, limit)
 
 
-def _is_hub_name(path: str) -> bool:
-    """`org/name` where there is no such folder. A path that is meant as a folder must be one."""
+def is_hub_name(path: str) -> bool:
+    """`org/name`, where `org` is no folder here."""
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).parent.exists()
+
+
+def _require_model(path: str) -> None:
+    """A path that is meant as a folder must be one."""
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"model.path {path} holds no config.json, so it is not a Hugging Face model folder")
-        return False
-    if path.count("/") == 1 and not path.startswith((".", "/", "~")) and not folder.parent.exists():
-        return True
+        return
+    if is_hub_name(path):
+        return
     siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
     near = difflib.get_close_matches(path, siblings, n=1)
     hint = (

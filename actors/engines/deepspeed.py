@@ -47,11 +47,13 @@ from maspo_dist.algorithm import (
     BapoBounds,
     bapo_contributions,
     entropy_advantages,
+    loss_is_separable,
     micro_batch_objective,
     response_kl,
     select_bounds,
+    token_cotangents,
 )
-from maspo_dist.algorithm.logprobs import TokenLogprobs
+from maspo_dist.algorithm.logprobs import Cotangents, TokenLogprobs
 from maspo_dist.config import BapoLoss, TrainConfig
 from maspo_dist.data.packing import pack_micro_batch, pack_sequences
 from maspo_dist.errors import ConfigError, MaspoError
@@ -276,7 +278,11 @@ class DeepSpeedEngine:
         for number, micro in enumerate(mini):
             self._engine.set_gradient_accumulation_boundary(number == len(mini) - 1)
             current = TokenLogprobs(
-                *self._engine(**_arguments(micro.forward), temperature=self._config.rollout.temperature)
+                *self._engine(
+                    **_arguments(micro.forward),
+                    temperature=self._config.rollout.temperature,
+                    cotangents=self._cotangents(micro, denominator, bounds),
+                )
             )
             tokens = micro.token_batch(current, entropy_gradient=algorithm.entropy_bonus > 0)
             objective = micro_batch_objective(algorithm, tokens, denominator, bounds)
@@ -293,6 +299,19 @@ class DeepSpeedEngine:
                 "resume from the last checkpoint"
             )
         return grad_norm
+
+    def _cotangents(self, micro: MicroBatchTensors, denominator: float, bounds: BapoBounds | None) -> Cotangents | None:
+        """What backward will bring the head, where a token's own values tell it."""
+        if not loss_is_separable(self._config.algorithm):
+            return None
+        assert micro.old is not None
+        stand_in = micro.token_batch(micro.old, entropy_gradient=False)
+
+        def told(part: slice, values: TokenLogprobs) -> tuple[Tensor, Tensor | None]:
+            share = denominator / self._world_size
+            return token_cotangents(self._config.algorithm, stand_in, share, bounds, part, *values)
+
+        return told
 
     def _bapo_bounds(self, index: int, mini: list[MicroBatchTensors]) -> BapoBounds | None:
         algorithm = self._config.algorithm

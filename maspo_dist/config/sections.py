@@ -231,6 +231,8 @@ class LearnerConfig(Section):
             if key in ours:
                 raise ValueError(f"deepspeed.{key} is set by {ours[key]}; remove it here")
         zero = value.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ValueError(f"deepspeed.zero_optimization must be a section of keys, got {zero!r}")
         zero_ours = {
             "stage": "learner.zero_stage",
             "offload_optimizer": "learner.offload_optimizer",
@@ -334,6 +336,8 @@ class LoggingConfig(Section):
 class ClusterConfig(Section):
     """Ray and the deadlines of what runs on it."""
 
+    #: Where learner ranks meet, on the node of rank 0, for networks that open few ports; null takes a free one.
+    learner_port: int | None = Field(None, ge=1, le=65535)
     #: Processes that must be up before training, engines' start included.
     start_timeout_s: float = Field(600.0, gt=0)
     #: A place in the cluster for one more rollout worker.

@@ -53,11 +53,13 @@ class VerifierPool:
         self._lock = threading.Lock()
         self._pending: set[Ticket] = set()
         self._failure: VerifierError | None = None
+        remote_urls = _remote_urls(self.config)
         self._slots = [
             Slot(f"verifier-{index}", self.config, self._tickets, self._memory, self._resolve, self._break)
             for index in range(self.config.workers)
+            if self.config.rewards() - remote_urls
         ]
-        self._remote_tickets = {url: queue.SimpleQueue[Ticket | None]() for url in _remote_urls(self.config)}
+        self._remote_tickets = {url: queue.SimpleQueue[Ticket | None]() for url in remote_urls}
         self._remote_slots = [
             RemoteSlot(url, self.config, tickets, self._resolve, self._break)
             for url, tickets in self._remote_tickets.items()

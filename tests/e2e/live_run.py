@@ -206,7 +206,7 @@ def _is_of_pytest(process: psutil.Process) -> bool:
 
 def _orphaned_segments() -> set[str]:
     """Files in /dev/shm that no living process has mapped or open: what a dead one left there."""
-    segments = {str(path) for path in SHARED_MEMORY.iterdir()}
+    segments = {str(path) for path in SHARED_MEMORY.iterdir() if path.is_file()}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             maps = (process / "maps").read_text(errors="replace")

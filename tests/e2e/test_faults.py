@@ -73,7 +73,13 @@ def assert_whole(run: LiveRun, steps: int) -> None:
 
 def test_a_killed_worker_a_frozen_engine_and_a_killed_learner_cost_no_step(launcher: Launcher) -> None:
     run = launcher.start(
-        "faults", "run.max_steps=6", "rollout.workers=2", "learner.ranks=2", "checkpoint.every=1", "evaluation.every=6", *QUICK
+        "faults",
+        "run.max_steps=6",
+        "rollout.workers=2",
+        "learner.ranks=2",
+        "checkpoint.every=1",
+        "evaluation.every=6",
+        *QUICK,
     )
     run.wait_for_step(1)
     processes(run, "ray::RolloutActor")[0].kill()

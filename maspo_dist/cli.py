@@ -30,6 +30,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotte
 #: What `bench` knows: the module of each name, imported when asked for; its `run()` gives the lines.
 BENCHES = {
     "controller": "actors.bench.controller",
+    "checkpoint": "actors.bench.checkpoint",
     "learner": "maspo_dist.bench.learner",
     "verifier": "maspo_dist.bench.verifier",
 }

@@ -76,6 +76,9 @@ def test_a_fresh_vllm_process_gives_the_learners_logprobs(folder: Path, tmp_path
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "TORCHDYNAMO_DISABLE": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        # In the same process: nothing is left behind when it is killed.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "OMP_NUM_THREADS": "2",
     }
     script = Path(__file__).with_name("vllm_logprobs.py")
     arguments = [str(tmp_path / name) for name in ("out", "sequences.npz", "logprobs.npz")]

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from actors.boundaries import Body
 from actors.control import NAMESPACE, RunControl, control_name
 from actors.deadline import ray_errors, within
+from actors.engines.settings import EngineSettings
+from actors.evaluation_actor import EvaluationActor
 from actors.learner import Learner
 from actors.learner_group import RayLearnerGroup
 from actors.on_node import ask_for_stacks, free_address
@@ -31,7 +33,7 @@ from actors.ray_worker import RayRolloutWorker
 from actors.rollout_actor import RolloutActor
 from actors.rollout_pool import ElasticRolloutPool, RolloutWorkerHandle
 from actors.verifier_pool import VerifierActor
-from maspo_dist.config import TrainConfig
+from maspo_dist.config import EvalConfig, TrainConfig
 from maspo_dist.errors import PlacementError
 from maspo_dist.placement import Bundle, Device, ModelSize, Role, plan_bundles, require_fit
 from maspo_dist.run_folder import Event
@@ -309,6 +311,34 @@ class RunCluster:
 
 def _resources(bundle: Bundle) -> dict[str, float]:
     return {"CPU": bundle.cpus, **({"GPU": float(bundle.gpus)} if bundle.gpus else {})}
+
+
+def make_evaluation_actors(
+    config: EvalConfig,
+    settings: EngineSettings,
+    device: Device,
+    places: Mapping[Role, Sequence[Mapping[str, Any]]],
+    logs_path: Path,
+) -> tuple[ActorHandle[Any], list[ActorHandle[Any]]]:
+    """The verifier and the evaluation workers, not started yet; `places` are each role's actor options."""
+    verifier = (
+        ray.remote(VerifierActor)
+        .options(**places["verifier"][0], max_restarts=-1, max_task_retries=3, max_concurrency=_CONCURRENT_CALLS)
+        .remote(config.reward)
+    )
+    environment = {
+        **_ENGINE_ENVIRONMENT[device],
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(places["rollout"]))),
+        "MASPO_DIST_ENGINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    workers = [
+        ray.remote(EvaluationActor)
+        .options(**place, max_concurrency=_CONCURRENT_CALLS, runtime_env={"env_vars": environment})
+        .remote(settings, index, device, verifier, config.cluster.generate_timeout_s, logs_path.resolve())
+        for index, place in enumerate(places["rollout"])
+    ]
+    return verifier, workers
 
 
 async def _all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Callable[[str], None]) -> None:

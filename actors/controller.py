@@ -187,7 +187,7 @@ class Controller:
         session.stream.resend(self._version)
         if self._step == 0 and self._config.evaluation.every is not None and not self._scored_start:
             self._enter("evaluate")
-            scores = await self._evaluator.evaluate()
+            scores = await self._evaluator.evaluate(self._version)
             session.metrics.write(0, scores)
             self._console.step(0, scores)
             self._scored_start = True
@@ -274,7 +274,7 @@ class Controller:
         }
         if self._evaluation_is_due(step):
             self._enter("evaluate")
-            metrics |= await self._evaluator.evaluate()
+            metrics |= await self._evaluator.evaluate(self._version)
             metrics["time/evaluate_s"] = self._clock() - published_s
         metrics["time/step_s"] = self._clock() - started_s
         metrics |= self._late

@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as configs/local_smoke.yaml.")]
+Texts = list[str] | None
 Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value.")]
 
 #: What `bench` knows: the module of each name, imported when asked for; its `run()` gives the lines.
@@ -58,6 +59,47 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     from maspo_dist.config import load_config
 
     check_run(load_config(config, overrides or ()), Console(soft_wrap=True))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Option(help="Folder of the model (or a hub name).")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value of EvalConfig.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="A held-out set: FILE or NAME=FILE; may be repeated.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Known sets, found in --data-dir: paper (six benchmarks).")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of --preset.")] = None,
+    samples: Annotated[int, typer.Option(help="Responses a problem.")] = 1,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; default 0 for 1 sample, else 1.")] = None,
+    top_p: Annotated[float, typer.Option(help="Share of probability drawn from, likeliest first.")] = 1.0,
+    max_response_tokens: Annotated[int | None, typer.Option(help="Longest response; default 2048.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all sampling.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="vLLM engines; default: all GPUs, or 1 without any.")] = None,
+    template: Annotated[str | None, typer.Option(help="chat (default), none, or text with {problem}.")] = None,
+    verifier: Annotated[str | None, typer.Option(help="What scores; default math.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 (default) or float32.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Output folder; default evals/<model>-<settings>.")] = None,
+) -> None:
+    """Score MODEL on held-out sets: avg@k, pass@k, majority@k. Run again, it goes on where it stopped."""
+    from actors.evaluation_run import evaluate as run_evaluation
+    from maspo_dist.evaluation.options import EvalOptions, eval_config
+
+    options = EvalOptions(
+        model=model,
+        data=data or (),
+        preset=preset,
+        data_dir=data_dir,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        max_response_tokens=max_response_tokens,
+        seed=seed,
+        workers=workers,
+        template=template,
+        verifier=verifier,
+        dtype=dtype,
+        overrides=overrides or (),
+    )
+    run_evaluation(eval_config(options), to)
 
 
 @app.command()
@@ -179,6 +221,40 @@ def reasoning_gym(
     lines = [json.dumps(row) + "\n" for row in generate_rows(task, size, seed)]
     to.write_text("".join(lines), encoding="utf-8")
     print(f"{len(lines)} problems: {to}")
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="A configuration, or a file of variants (configs/compare_demo.yaml).")],
+    overrides: Annotated[Texts, typer.Argument(help="dotted.key=value of every run, {seed} being its seed.")] = None,
+    vary: Annotated[Texts, typer.Option(help="dotted.key=value,value: a variant each.")] = None,
+    variant: Annotated[Texts, typer.Option(help="'NAME: dotted.key=value …'; may be repeated.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Such as 0-4 or 0,3,7; default 0-4, or the file's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Folder of all runs, under run.dir.")] = None,
+    score: Annotated[str | None, typer.Option(help="Metric; default avg@k of the first held-out set.")] = None,
+    reach: Annotated[float | None, typer.Option(help="Score whose first step is compared.")] = None,
+    against: Annotated[str | None, typer.Option(help="The others are tested against it; default the first.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    launcher: Annotated[str, typer.Option(help="Put before each run's command, such as 'nice -n 10'.")] = "",
+) -> None:
+    """Train variants × seeds at equal samples, into one report with paired tests. Run again, it goes on."""
+    from maspo_dist.compare.options import CompareOptions, make_settings
+    from maspo_dist.compare.plan import make_plan
+    from maspo_dist.compare.run import compare as run_comparison
+
+    options = CompareOptions(
+        config=config,
+        overrides=overrides or (),
+        vary=vary or (),
+        variants=variant or (),
+        seeds=seeds,
+        name=name,
+        score=score,
+        reach=reach,
+        against=against,
+    )
+    plan = make_plan(*make_settings(options))
+    run_comparison(plan, jobs, launcher.split(), Console(soft_wrap=True))
 
 
 def main() -> None:

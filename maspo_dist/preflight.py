@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from maspo_dist.config import TrainConfig
+from maspo_dist.config import ModelConfig, TrainConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.errors import ConfigError, HubUnreachableError, ModelError
 from maspo_dist.hub import hub_is_reachable
@@ -58,10 +58,19 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
     Raises ModelError naming the folder and what is wrong with it, HubUnreachableError for a hub name that
     nobody here can look up, ConfigError when the lengths do not fit.
     """
-    path = config.model.path
+    facts = read_model_facts(config.model)
+    require_context(config, facts.size)
+    return facts
+
+
+def read_model_facts(config: ModelConfig) -> ModelFacts:
+    """Reads configuration and tokenizer. Raises ModelError naming the folder and what is wrong with it, and
+    HubUnreachableError for a hub name that nobody here can look up.
+    """
+    path = config.path
     _require_model(path)
     offline = is_hub_name(path) and not hub_is_reachable()
-    options = {"trust_remote_code": config.model.trust_remote_code, "local_files_only": offline}
+    options = {"trust_remote_code": config.trust_remote_code, "local_files_only": offline}
     try:
         model_config = AutoConfig.from_pretrained(path, **options)
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
@@ -77,7 +86,7 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.path {path}: the tokenizer has no end-of-sequence token, so no response could end")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.model.trust_remote_code)
+        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
     if not model_config.architectures:
         raise ModelError(f"model.path {path}: config.json names no architectures, so vLLM cannot tell what it is")
     text_config = model_config.get_text_config()
@@ -89,7 +98,6 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
         head_dim=getattr(text_config, "head_dim", None) or text_config.hidden_size // heads,
         context_tokens=text_config.max_position_embeddings,
     )
-    require_context(config, size)
     return ModelFacts(tokenizer=tokenizer, size=size)
 
 

@@ -20,7 +20,7 @@ from maspo_dist.hub import KNOWN_SIZES, hub_is_reachable
 from maspo_dist.preflight import inspect_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(CONFIGS.glob("*.yaml"))
+FILES = sorted(path for path in CONFIGS.glob("*.yaml") if not path.stem.startswith("compare_"))
 HELD_OUT = {"aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench"}
 
 

@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from maspo_dist.config.algorithm import AlgorithmConfig, Section
 from maspo_dist.config.verifier import VerifierConfig
+
+
+def _names_fit_metrics(value: dict[str, str]) -> dict[str, str]:
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            raise ValueError(f"eval set name {name!r} may hold letters, digits, '.', '_' and '-' only")
+    return value
+
+
+#: Data sets by a name that can stand in a metric's.
+HeldOutSets = Annotated[dict[str, str], AfterValidator(_names_fit_metrics)]
+
+
+#: vLLM arguments that other settings own, wherever an engine is configured.
+MODEL_ENGINE_KEYS = {
+    "model": "model.path",
+    "tokenizer": "model.path",
+    "dtype": "model.dtype",
+    "tensor_parallel_size": "rollout.tensor_parallel",
+    "logprobs_mode": "no other key: logprobs must be of the sampled distribution",
+    "trust_remote_code": "model.trust_remote_code",
+}
+
+
+def refuse_keys(section: str, value: dict[str, Any], owners: Mapping[str, str]) -> dict[str, Any]:
+    """`value`, unless it holds a key that another setting owns (ValueError naming both)."""
+    for key in value:
+        if key in owners:
+            raise ValueError(f"{section}.{key} is set by {owners[key]}; remove it here")
+    return value
 
 
 class RunConfig(Section):
@@ -40,13 +71,9 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
 
 
-class DataConfig(Section):
-    """Prompts with verifiable answers."""
+class PromptConfig(Section):
+    """How rows become prompts."""
 
-    #: JSONL or Parquet files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
-    train: list[str] = Field(min_length=1)
-    #: Held-out sets by name.
-    eval: dict[str, str] = Field(default_factory=dict)
     problem_field: str = "problem"
     answer_field: str = "answer"
     #: Field that picks the verifier; rows without it carry the file's name.
@@ -70,7 +97,7 @@ class DataConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _system_prompt_has_its_template(self) -> DataConfig:
+    def _system_prompt_has_its_template(self) -> Self:
         if self.system_prompt is not None and self.template != "chat":
             raise ValueError(
                 f"system_prompt belongs to template chat, but template is {self.template!r}: "
@@ -78,13 +105,14 @@ class DataConfig(Section):
             )
         return self
 
-    @field_validator("eval")
-    @classmethod
-    def _names_fit_metrics(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-                raise ValueError(f"eval set name {name!r} may hold letters, digits, '.', '_' and '-' only")
-        return value
+
+class DataConfig(PromptConfig):
+    """Prompts with verifiable answers."""
+
+    #: JSONL or Parquet files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
+    train: list[str] = Field(min_length=1)
+    #: Held-out sets by name.
+    eval: HeldOutSets = Field(default_factory=dict)
 
 
 class WorkerRange(Section):
@@ -172,19 +200,7 @@ class RolloutConfig(Section):
     @field_validator("engine")
     @classmethod
     def _engine_keys_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        ours = {
-            "model": "model.path",
-            "tokenizer": "model.path",
-            "dtype": "model.dtype",
-            "tensor_parallel_size": "rollout.tensor_parallel",
-            "seed": "run.seed",
-            "logprobs_mode": "no other key: logprobs must be of the sampled distribution",
-            "trust_remote_code": "model.trust_remote_code",
-        }
-        for key in value:
-            if key in ours:
-                raise ValueError(f"engine.{key} is set by {ours[key]}; remove it here")
-        return value
+        return refuse_keys("engine", value, {**MODEL_ENGINE_KEYS, "seed": "run.seed"})
 
 
 class LearnerConfig(Section):

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from actors.engines.deepspeed import DeepSpeedEngine
+from actors.engines.deepspeed_import import import_deepspeed
 from actors.engines.learner_state import QUANTITIES, open_learner_state
 from maspo_dist.bench import BenchLine, compare
 from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, StreamState
@@ -40,6 +42,9 @@ _DEMO_PROMPTS, _DEMO_SAMPLES, _DEMO_PROMPT_TOKENS, _DEMO_RESPONSE_TOKENS = 64, 8
 def run() -> Iterator[BenchLine]:
     """The lines of the bench; about a minute, and 2 GB of the temporary folder."""
     torch.set_num_threads(1)
+    # transformers would import it on its own terms, at the first save.
+    import_deepspeed(torch.device("cpu"))
+    disable_progress_bar()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield _demo_share(folder)

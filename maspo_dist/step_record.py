@@ -51,18 +51,23 @@ class StepRecords:
 
     def begin(self, step: int) -> Path:
         """An empty folder; the learners save into its `learner` folder before they train."""
+        for leftover in self._folder.glob(".part-*"):
+            shutil.rmtree(leftover)
         part = self._folder / f".part-{step:06d}"
-        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         return part
 
     def commit(self, part: Path, record: StepRecord, config_yaml: str) -> Path:
-        """Completes what `begin` started and removes the oldest beyond `keep`. Raises OSError when the disk does."""
+        """Completes what `begin` started and removes the oldest beyond `keep`; later steps too, which are of a
+        future that a resumed run gave up. Raises OSError when the disk does.
+        """
         (part / _RECORD).write_bytes(pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL))
         (part / CONFIG_FILE).write_text(config_yaml, encoding="utf-8")
         write_manifest(part)
         final = self.path(record.batch.step)
-        shutil.rmtree(final, ignore_errors=True)
+        for step in self.steps():
+            if step >= record.batch.step:
+                shutil.rmtree(self.path(step))
         part.rename(final)
         if self._keep is not None:
             for step in self.steps()[: -self._keep]:

@@ -87,6 +87,15 @@ async def test_a_full_disk_costs_the_record_and_not_the_step(tmp_path: Path) -> 
     assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == ["step-000001"]
 
 
+async def test_a_resumed_run_replaces_what_it_does_again(tmp_path: Path) -> None:
+    learners = recording(tmp_path / "steps", Recordable(), 2, [])
+    for step in (1, 2, 3, 4):
+        await learners.update(*await batch_of_one(step))
+    (tmp_path / "steps" / ".part-000005").mkdir()
+    await learners.update(*await batch_of_one(3))
+    assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == ["step-000003"]
+
+
 async def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     learners = recording(tmp_path / "steps", Recordable(), None, [])
     await learners.update(*await batch_of_one(1))

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from actors.boundaries import RolloutPool
+from actors.boundaries import LearnerGroup, RolloutPool
 from actors.cluster import RunCluster, cluster_address, connect, disconnect, open_control
 from actors.controller import Controller, Session, probe_sequences
 from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
+from actors.recording import RecordingLearners
 from actors.services import beside, follow_requests, write_live
 from actors.watchdog import watch
 from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState, read_config_yaml, read_state
@@ -30,6 +31,7 @@ from maspo_dist.metrics import open_metrics
 from maspo_dist.preflight import Prepared, prepare
 from maspo_dist.report import write_report
 from maspo_dist.run_folder import Event, RunFolder
+from maspo_dist.step_record import StepRecords
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +176,7 @@ class _Run:
         return Controller(
             config,
             pool=cluster.rollout,
-            learners=cluster.learners,
+            learners=self._learners(cluster),
             sessions=lambda state, finished: self._session(cluster.rollout, state, finished),
             evaluator=Evaluator(config, cluster.rollout, held_out),
             checkpoints=checkpoints,
@@ -184,6 +186,15 @@ class _Run:
             record=folder,
             console=self._console,
             clock=time.time,
+        )
+
+    def _learners(self, cluster: RunCluster) -> LearnerGroup:
+        kept = self._config.logging.recorded_steps
+        if kept == 0:
+            return cluster.learners
+        records = StepRecords(self._folder.steps_path, kept)
+        return RecordingLearners(
+            cluster.learners, records, dump_config(self._config), cluster.rollout.fetch, self._event
         )
 
     def _session(self, pool: RolloutPool, state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the run failed, 2 the user's input cannot run, 130 interru
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -152,7 +153,7 @@ def compare(
         against=against,
     )
     plan = make_plan(*make_settings(options))
-    run_comparison(plan, jobs, launcher.split(), Console(soft_wrap=True))
+    run_comparison(plan, jobs, shlex.split(launcher), Console(soft_wrap=True))
 
 
 def main() -> None:

@@ -35,9 +35,11 @@ smollm2-smoke: $(READY)
 	@$(BIN)/python -m maspo_dist.pretrained
 	@$(BIN)/maspo-dist train configs/smollm2_smoke.yaml run.name=smollm2_smoke-$$(date +%Y%m%d-%H%M%S) $(OVERRIDES)
 
-# To a cluster that runs already: `ray start --head` there first.
+# To a cluster that runs already (`ray start --head`), which needs maspo-dist on its PATH. The run folder comes
+# back here only where all nodes see this folder.
 submit: $(READY)
-	RAY_AUTH_MODE=$${RAY_AUTH_MODE:-token} $(BIN)/ray job submit --working-dir . -- maspo-dist train $(CONFIG) $(OVERRIDES)
+	RAY_AUTH_MODE=$${RAY_AUTH_MODE:-token} $(BIN)/ray job submit --working-dir . -- \
+		maspo-dist train $(CONFIG) run.dir=$(CURDIR)/runs $(OVERRIDES)
 
 clean:
 	rm -rf $(VENV) .cache runs

@@ -61,7 +61,7 @@ class EvaluationActor:
         if self._engine is None:
             raise RuntimeError(f"{self._name} was called before start()")
         prompt = request.prompt
-        rollout = await self._engine.generate(prompt.token_ids, request.sampling, request.seed + sample)
+        rollout = await self._engine.generate(prompt.token_ids, request.sampling, request.seed + sample, None)
         verdict: Verdict = await within(
             self._verdict_timeout_s,
             f"verifier: a response to {prompt.prompt_id}",

@@ -187,7 +187,7 @@ class _Run:
         config = self._config
         self._progress.waiting_for("Ray")
         try:
-            device = await asyncio.to_thread(connect)
+            device = await asyncio.to_thread(connect, config.model.device)
             # Ray takes the signals for itself when it starts.
             watch_signals()
             gpus = int(ray.cluster_resources().get("GPU", 0))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,15 +28,20 @@ class Learner:
     def __init__(self, config: TrainConfig, rank: int, ranks: int, logs_path: Path, put: Put = ray.put) -> None:
         """Quick; `start` does the work. `put` places a bucket in the object store."""
         redirect_output(configure_logging(LogContext("learner", rank), logs_path))
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
         self._config = config
         self._rank = rank
         self._ranks = ranks
         self._put = put
         self._running: DeepSpeedEngine | None = None
 
-    def start(self, init_address: str) -> None:
-        """Builds the engine; blocks until all ranks have joined `init_address` ("tcp://host:port")."""
+    def start(self, init_address: str) -> tuple[str, int]:
+        """Builds the engine; blocks until all ranks have joined `init_address` ("tcp://host:port").
+
+        Returns (Ray's node id, process id).
+        """
         self._running = DeepSpeedEngine(self._config, self._rank, self._ranks, init_address)
+        return ray.get_runtime_context().get_node_id(), os.getpid()
 
     def update(
         self,

@@ -5,8 +5,11 @@ Exit codes: 0 done, 1 the run failed, 2 the user's input cannot run, 130 interru
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -26,14 +29,27 @@ ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as co
 Texts = list[str] | None
 Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value.")]
 
+#: What `bench` knows: the module of each name, imported when asked for; its `run()` gives the lines.
+BENCHES = {
+    "controller": "actors.bench.controller",
+    "learner": "maspo_dist.bench.learner",
+    "verifier": "maspo_dist.bench.verifier",
+}
+
 
 @app.command()
-def train(config: ConfigPath, overrides: Overrides = None) -> None:
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    allow_config_change: Annotated[
+        bool, typer.Option(help="Resume a checkpoint even where CONFIG now trains something else.")
+    ] = False,
+) -> None:
     """Train as CONFIG says; joins the Ray cluster at RAY_ADDRESS, or starts one here."""
     from actors.training import train as run_training
     from maspo_dist.config import load_config
 
-    run_training(load_config(config, overrides or ()))
+    run_training(load_config(config, overrides or ()), allow_config_change=allow_config_change)
 
 
 @app.command()
@@ -110,6 +126,17 @@ def status(run: Annotated[Path, typer.Argument(help="A run folder, such as runs/
 
 
 @app.command()
+def scale(
+    run: Annotated[str, typer.Argument(help="A live run: its folder, or its name on the cluster at RAY_ADDRESS.")],
+    rollout_workers: Annotated[int, typer.Option(min=1, help="How many there are to be.")],
+) -> None:
+    """Change the number of rollout workers of a live RUN; nothing else restarts."""
+    from actors.scaling import request_workers
+
+    request_workers(run, rollout_workers, print)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One run folder, or several to compare.")],
     to: Annotated[Path | None, typer.Option(help="The HTML file; by default report.html of the first run.")] = None,
@@ -120,6 +147,66 @@ def report(
     out = to or runs[0] / "report.html"
     write_report(runs, out)
     print(out)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
+    to: Annotated[Path, typer.Option(help="The folder to write: empty, or not there yet.")],
+    step: Annotated[str | None, typer.Option(help="Step of a checkpoint, or best; by default the newest.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; by default model.dtype of the run.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest weights file.")] = "5GB",
+) -> None:
+    """Write a checkpoint of RUN as a Hugging Face folder, for transformers and vLLM."""
+    from actors.export import export_run
+
+    print(export_run(run, to, step=step, dtype=dtype, max_shard_size=max_shard_size), "→", to)
+
+
+@app.command()
+def bench(name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}.")]) -> None:
+    """Measure NAME on this machine; one JSON object a line, each as soon as it is known."""
+    from maspo_dist.bench import BenchLine
+
+    if name not in BENCHES:
+        raise UserError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
+    lines: Iterator[BenchLine] = import_module(BENCHES[name]).run()
+    for line in lines:
+        print(line.to_json(), flush=True)
+
+
+@app.command()
+def rescore(
+    run: Annotated[Path, typer.Argument(help="A run folder with samples.jsonl.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="What to score with, such as reward.default=exact.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="By default samples-rescored.jsonl of the run.")] = None,
+) -> None:
+    """Score the samples of RUN again, by its configuration with other verifiers."""
+    from maspo_dist.config import load_config
+    from maspo_dist.reward.rescore import rescore as score_again
+    from maspo_dist.run_folder import RunFolder
+
+    folder = RunFolder.open_for_reading(run)
+    out = to or run / "samples-rescored.jsonl"
+    print(score_again(folder.samples_path, out, load_config(folder.config_path, overrides or ()).reward))
+    print(out)
+
+
+@app.command()
+def reasoning_gym(
+    task: Annotated[str, typer.Argument(help="A task of the package, such as chain_sum.")],
+    to: Annotated[Path, typer.Argument(help="The JSON Lines file to write.")],
+    size: Annotated[int, typer.Option(min=1, help="Problems.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed gives other problems.")] = 0,
+) -> None:
+    """Write problems of a reasoning_gym TASK, for data.train; their source, and verifier, is reasoning_gym."""
+    from maspo_dist.reward.gym import generate_rows
+
+    lines = [json.dumps(row) + "\n" for row in generate_rows(task, size, seed)]
+    to.write_text("".join(lines), encoding="utf-8")
+    print(f"{len(lines)} problems: {to}")
 
 
 @app.command()

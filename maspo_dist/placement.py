@@ -59,10 +59,10 @@ def plan_bundles(config: TrainConfig, size: ModelSize, device: Device) -> tuple[
         ),
         Bundle(
             role="rollout",
-            count=rollout.workers,
+            count=rollout.first_workers,
             cpus=1.0 if on_gpu else CPU_SHARE,
             gpus=rollout.tensor_parallel if on_gpu else 0,
-            memory_bytes=rollout_bytes(config, size),
+            memory_bytes=rollout_bytes(config, size) // (rollout.tensor_parallel if on_gpu else 1),
             what=f"vLLM engine, tensor parallel {rollout.tensor_parallel}",
         ),
         verifier_bundle(config.reward, device),
@@ -125,7 +125,7 @@ def learner_bytes(config: TrainConfig, size: ModelSize) -> int:
 def rollout_bytes(config: TrainConfig, size: ModelSize) -> int:
     """Weights of one engine plus the keys and values of one step's share of full-length sequences."""
     width = 2 if config.model.dtype == "bfloat16" else 4
-    sequences = math.ceil(config.rollout.prompts_per_step * config.rollout.group_size / config.rollout.workers)
+    sequences = math.ceil(config.rollout.prompts_per_step * config.rollout.group_size / config.rollout.first_workers)
     sequences = min(sequences, int(config.rollout.engine.get("max_num_seqs", 256)))
     tokens = sequences * (config.data.max_prompt_tokens + config.rollout.max_response_tokens)
     return width * (size.parameters + tokens * 2 * size.layers * size.kv_heads * size.head_dim)

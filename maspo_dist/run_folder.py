@@ -6,6 +6,7 @@
         ledger.jsonl      what became of every prompt group
         samples.jsonl     prompts, responses, verdicts
         events.jsonl      faults, restarts, scaling
+        live.json         how the run stands this second; ray_address   the cluster that it is on
         checkpoints/      step-000040/ …
         tensorboard/      event files
         logs/             one file a process
@@ -73,7 +74,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:
-    """One response as people read it. `seconds` is what its verdict took."""
+    """One response as people read it. `seconds` is what its verdict took, `components` the parts of its reward."""
 
     step: int
     group_id: int
@@ -88,6 +89,7 @@ class SampleRow:
     seconds: float
     reason: str
     finish_reason: str
+    components: Mapping[str, float] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -101,6 +103,8 @@ class RunFolder:
         self.ledger_path = path / "ledger.jsonl"
         self.samples_path = path / "samples.jsonl"
         self.events_path = path / "events.jsonl"
+        self.live_path = path / "live.json"
+        self.address_path = path / "ray_address"
         self.checkpoints_path = path / "checkpoints"
         self.tensorboard_path = path / "tensorboard"
         self.logs_path = path / "logs"
@@ -235,6 +239,19 @@ class RunFolder:
         row = last_row(self.metrics_path)
         self._last_step = int(row["step"]) if row else None
         return steps
+
+    def write_address(self, address: str) -> None:
+        """Notes the Ray cluster that the run is on."""
+        self.address_path.write_text(address, encoding="utf-8")
+
+    def read_address(self) -> str | None:
+        """The Ray cluster that the run was last on; None if it never said."""
+        return self.address_path.read_text(encoding="utf-8") if self.address_path.is_file() else None
+
+    def sync(self) -> None:
+        """Makes what was written so far outlive a crash of the machine."""
+        for log in (self._metrics, self._ledger, self._samples, self._events):
+            log.sync()
 
     def close(self) -> None:
         """Closes all files and gives the lock back. Harmless when called twice."""

@@ -1,10 +1,14 @@
 """A user's mistake is one sentence on standard error and exit code 2, before anything starts."""
 
+import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from maspo_dist import cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,3 +49,32 @@ def test_a_mistake_in_another_command_is_one_sentence_too(arguments: list[str], 
     assert fragment in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_an_unknown_bench_is_refused_with_the_known_ones() -> None:
+    result = run("bench", "learners")
+    assert result.returncode == 2
+    assert result.stderr == f"error: there is no bench 'learners': choose one of {', '.join(cli.BENCHES)}\n"
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("module", cli.BENCHES.values())
+def test_every_bench_that_is_listed_exists(module: str) -> None:
+    assert find_spec(module) is not None
+
+
+def test_a_bench_prints_one_object_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bench_of_two_lines.py").write_text(
+        "from maspo_dist.bench import compare\n"
+        "def run():\n"
+        "    yield compare('two', 'fast', 3.0, 's', 1.5)\n"
+        "    yield compare('two', 'slow', 1.0, 's', 4.0)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(cli.BENCHES, "two", "bench_of_two_lines")
+    cli.bench("two")
+    fast, slow = map(json.loads, capsys.readouterr().out.splitlines())
+    assert fast == {"bench": "two", "case": "fast", "value": 3.0, "unit": "s", "against": 1.5, "ratio": 2.0}
+    assert slow["ratio"] == 0.25

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from vllm.inputs import TokensPrompt
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from actors.engines.settings import AS_LOADED, EngineSettings
 from actors.engines.vllm_weights import BACKEND, Entries
+from maspo_dist.errors import ActorDiedError
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
 
 #: Engine arguments on a machine without a GPU; rollout.engine overrides them. A chunked prefill rewinds
@@ -66,19 +69,26 @@ class VllmEngine:
         """Makes the engine ready to receive weights."""
         await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
 
-    async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int) -> Rollout:
-        """One response to one prompt. Equal seeds give equal responses, up to batch-dependent rounding."""
+    async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
+        """One response to one prompt. Equal seeds give equal responses, up to batch-dependent rounding.
+
+        One still open after `cut_after_s` ends there as truncated; with no token yet it gets one more chance.
+        """
         parameters = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            repetition_penalty=sampling.repetition_penalty,
             max_tokens=sampling.max_response_tokens,
             seed=None if sampling.temperature == 0 else seed,
             logprobs=0,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        result = await self._final(token_ids, parameters)
-        return self._rollout(result.outputs[0])
+        while True:
+            result = await self._final(token_ids, parameters, cut_after_s)
+            if result.outputs[0].token_ids:
+                return self._rollout(result.outputs[0])
 
     async def prompt_logprobs(self, token_ids: IntArray) -> FloatArray:
         """Raw logprobs f32[L−1] of tokens 1 to L−1 of a whole sequence, past any prefix cache."""
@@ -105,42 +115,66 @@ class VllmEngine:
         The prefix cache, whose keys and values belong to the old weights, is cleared.
         """
         started_s = time.perf_counter()
-        await self._engine.pause_generation(mode="keep", clear_cache=True)
-        await self._engine.start_weight_update()
-        await self._engine.update_weights(
-            WeightTransferUpdateRequest(
-                update_info={"path": path, "size_bytes": size_bytes, "entries": entries},
-            )
+        update = WeightTransferUpdateRequest(
+            update_info={"path": path, "size_bytes": size_bytes, "entries": entries},
         )
-        await self._engine.finish_weight_update(str(version))
+        with _engine_death():
+            await self._engine.pause_generation(mode="keep", clear_cache=True)
+            await self._engine.start_weight_update()
+            await self._engine.update_weights(update)
+            await self._engine.finish_weight_update(str(version))
         self._version = version
         return time.perf_counter() - started_s
 
     async def resume(self) -> None:
         """Lets held requests go on after `load_weights`."""
-        await self._engine.resume_generation()
+        with _engine_death():
+            await self._engine.resume_generation()
+
+    async def ping(self) -> None:
+        """Comes back when the engine's processes answer between two of their steps."""
+        await self._rpc("alive", ())
 
     async def lm_head_gap(self, path: str, size_bytes: int, entries: Entries) -> float:
         """Relative gap of the LM head against the published weight, see `WeightProofs`."""
-        gaps: Sequence[float] = await self._engine.collective_rpc("lm_head_gap", args=(path, size_bytes, entries))
-        return max(gaps)
+        return max(await self._rpc("lm_head_gap", (path, size_bytes, entries)))
+
+    async def _rpc(self, method: str, arguments: tuple[Any, ...]) -> Sequence[float]:
+        with _engine_death():
+            answers: Sequence[float] = await self._engine.collective_rpc(method, args=arguments)
+        return answers
 
     def close(self) -> None:
         """Ends the engine's processes, with time to take their shared memory down."""
         self._engine.shutdown(timeout=_SHUTDOWN_TIMEOUT_S)
 
-    async def _final(self, token_ids: IntArray, parameters: SamplingParams) -> RequestOutput:
+    async def _final(
+        self, token_ids: IntArray, parameters: SamplingParams, cut_after_s: float | None = None
+    ) -> RequestOutput:
         prompt = TokensPrompt(prompt_token_ids=token_ids.tolist())
+        request_id = uuid.uuid4().hex
+        cut: asyncio.TimerHandle | None = None
+        cutting: list[asyncio.Task[None]] = []
+        if cut_after_s is not None:
+            loop = asyncio.get_running_loop()
+            cut = loop.call_later(cut_after_s, lambda: cutting.append(loop.create_task(self._engine.abort(request_id))))
         last: RequestOutput | None = None
-        async for output in self._engine.generate(prompt, parameters, request_id=uuid.uuid4().hex):
-            last = output
+        try:
+            with _engine_death():
+                async for output in self._engine.generate(prompt, parameters, request_id=request_id):
+                    last = output
+        finally:
+            if cut is not None:
+                cut.cancel()
+            await asyncio.gather(*cutting)
         if last is None or not last.finished:
             raise asyncio.CancelledError
         return last
 
     def _rollout(self, output: CompletionOutput) -> Rollout:
         token_ids = list(output.token_ids)
-        if output.logprobs is None or output.finish_reason not in ("stop", "length"):
+        # An abort is ours: a straggler was cut.
+        if output.logprobs is None or output.finish_reason not in ("stop", "length", "abort"):
             raise RuntimeError(f"vLLM ended a request with {output.finish_reason!r} instead of a response")
         logprobs = [position[token].logprob for position, token in zip(output.logprobs, token_ids, strict=True)]
         spans = output.weight_versions or []
@@ -152,6 +186,15 @@ class VllmEngine:
             finish_reason="stop" if output.finish_reason == "stop" else "length",
             token_versions=versions,
         )
+
+
+@contextmanager
+def _engine_death() -> Iterator[None]:
+    """The engine's death by the name that the pool knows."""
+    try:
+        yield
+    except EngineDeadError as error:
+        raise ActorDiedError("the engine's process is dead") from error
 
 
 def _version_number(label: str) -> int:

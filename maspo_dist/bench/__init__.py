@@ -1,4 +1,7 @@
-"""Measurements behind `maspo-dist bench NAME`: one module a bench, each with `run() -> Iterator[BenchLine]`."""
+"""Measurements behind `maspo-dist bench NAME`: one module a bench, each with `run() -> Iterator[BenchLine]`.
+
+Benches that need the cluster or an engine live in `actors.bench`, all others here; both are listed in `maspo_dist.cli`.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ verifier.py   the reward section
 evaluation.py EvalConfig, of `maspo-dist eval`
 compare.py    CompareConfig, of `maspo-dist compare`
 loading.py    YAML and dotted overrides → TrainConfig
+differences.py  which changes matter when a checkpoint is resumed
 """
 
 from maspo_dist.config.algorithm import (
@@ -27,6 +28,7 @@ from maspo_dist.config.algorithm import (
     SapoLoss,
 )
 from maspo_dist.config.compare import CompareConfig, parse_seeds
+from maspo_dist.config.differences import ConfigDifference, config_differences
 from maspo_dist.config.evaluation import (
     EvalConfig,
     EvalDataConfig,
@@ -45,9 +47,11 @@ from maspo_dist.config.sections import (
     PromptConfig,
     RolloutConfig,
     RunConfig,
+    StragglerConfig,
     SyncConfig,
     TrainConfig,
     WandbConfig,
+    WorkerRange,
 )
 from maspo_dist.config.verifier import VerifierConfig
 
@@ -61,6 +65,7 @@ __all__ = [
     "ClipLoss",
     "ClusterConfig",
     "CompareConfig",
+    "ConfigDifference",
     "CorrectionConfig",
     "DacLoss",
     "DataConfig",
@@ -83,11 +88,14 @@ __all__ = [
     "RolloutConfig",
     "RunConfig",
     "SapoLoss",
+    "StragglerConfig",
     "SyncConfig",
     "TrainConfig",
     "VerifierConfig",
     "WandbConfig",
+    "WorkerRange",
     "build_config",
+    "config_differences",
     "dump_config",
     "load_config",
     "parse_seeds",

@@ -14,14 +14,15 @@ workers come and go meanwhile, all hold v, and every response is checked to be o
 The row of step s in metrics.jsonl carries the scores of the policy that step s made. It is therefore
 written when they are in, before the publish of step s + 1 and so before the row of step s + 1: rows keep
 their order and hold the same numbers in every run, wherever the evaluation ended in wall-clock time. A
-checkpoint of step s is complete only with that row: a run that is killed in between goes on from the
-checkpoint before, or, if the rest of the row is kept with the checkpoint, by `start` after the resumed
-publish of the same version, which makes the same requests.
+checkpoint holds no more than the rows before it, so where one is due after the same step, `result` is
+awaited first. A run that is killed while a row waits goes on from a checkpoint before that step, takes the
+step again, and makes the same requests again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,11 @@ import numpy as np
 from actors.boundaries import RolloutPool
 from actors.group_stream import group_seed
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import DeadlineError, PolicyAgeError
+from maspo_dist.errors import DeadlineError, PoisonPromptError, PolicyAgeError
 from maspo_dist.evaluation import avg_at_k, pass_at_k
 from maspo_dist.types import GroupReport, Prompt, RolloutRequest, Sampling
+
+logger = logging.getLogger(__name__)
 
 #: Evaluation groups are numbered below zero: they are in no ledger.
 _FIRST_GROUP = -1
@@ -44,11 +47,11 @@ class _Running:
     """An evaluation that is on: its requests, by set, and when they were made (wall clock)."""
 
     version: int
-    sets: Mapping[str, Sequence[asyncio.Task[GroupReport]]]
+    sets: Mapping[str, Sequence[asyncio.Task[GroupReport | None]]]
     started_s: float
 
     @property
-    def tasks(self) -> list[asyncio.Task[GroupReport]]:
+    def tasks(self) -> list[asyncio.Task[GroupReport | None]]:
         return [task for tasks in self.sets.values() for task in tasks]
 
 
@@ -82,7 +85,7 @@ class Evaluator:
         if self._running is not None:
             raise RuntimeError(f"evaluation of policy version {self._running.version} has not ended")
         group_id = _FIRST_GROUP
-        sets: dict[str, list[asyncio.Task[GroupReport]]] = {}
+        sets: dict[str, list[asyncio.Task[GroupReport | None]]] = {}
         for name, prompts in self._prompts.items():
             sets[name] = []
             for prompt in prompts:
@@ -95,10 +98,12 @@ class Evaluator:
         """Scores of the evaluation that is on: eval/<name>/avg@k, pass@k, response_tokens_mean, truncated_share and
         unverifiable_share, k = samples, and time/evaluate_s from the first request to the last verdict.
 
-        A response without a verdict counts as not solved here, since every problem must count once; its
-        share is reported. Raises DeadlineError naming what it waits for when no problem ends within
-        `cluster.generate_timeout_s`, PolicyAgeError when a response is of another version, RuntimeError when no
-        evaluation is on, and whatever ended a request; nothing is on afterwards.
+        A response without a verdict, or a problem set aside because workers died of it, counts as not solved
+        here, since every problem must count once; their share is reported.
+
+        Raises DeadlineError naming what it waits for when no problem ends within `cluster.generate_timeout_s`,
+        PolicyAgeError when a response is of another version, RuntimeError when no evaluation is on, and
+        whatever ended a request; nothing is on afterwards.
         """
         running = self._running
         if running is None:
@@ -108,11 +113,11 @@ class Evaluator:
             metrics: dict[str, float] = {}
             scored_at_s = running.started_s
             for name, tasks in running.sets.items():
-                reports = [task.result() for task in tasks]
+                reports = [report for task in tasks if (report := task.result()) is not None]
                 for report in reports:
                     _require_version(name, report, running.version)
-                metrics |= _metrics(f"eval/{name}", reports, self._config.evaluation.samples)
-                scored_at_s = max(scored_at_s, *(report.scored_at_s for report in reports))
+                    scored_at_s = max(scored_at_s, report.scored_at_s)
+                metrics |= _metrics(f"eval/{name}", reports, len(tasks), self._config.evaluation.samples)
         finally:
             await self.cancel()
         return {**metrics, "time/evaluate_s": scored_at_s - running.started_s}
@@ -145,7 +150,8 @@ class Evaluator:
                     f"{len(pending)} are open, it waits for {waiting}"
                 )
 
-    async def _sample(self, group_id: int, prompt: Prompt) -> GroupReport:
+    async def _sample(self, group_id: int, prompt: Prompt) -> GroupReport | None:
+        """None when workers died of the prompt, so that it was set aside."""
         request = RolloutRequest(
             group_id=group_id,
             attempt=0,
@@ -154,7 +160,11 @@ class Evaluator:
             sampling=self._sampling,
             seed=group_seed(self._config.run.seed, -group_id),
         )
-        report, _ = await self._pool.generate(request)
+        try:
+            report, _ = await self._pool.generate(request)
+        except PoisonPromptError as error:
+            logger.warning("evaluation: %s", error)
+            return None
         return report
 
 
@@ -167,15 +177,21 @@ def _require_version(name: str, report: GroupReport, version: int) -> None:
         )
 
 
-def _metrics(prefix: str, reports: Sequence[GroupReport], samples: int) -> dict[str, float]:
-    correct = np.asarray([[verdict.status == "correct" for verdict in report.verdicts] for report in reports])
-    verifiable = np.asarray([[verdict.verifiable for verdict in report.verdicts] for report in reports])
-    tokens = np.concatenate([report.response_tokens for report in reports])
-    truncated = np.concatenate([report.truncated for report in reports])
-    return {
+def _metrics(prefix: str, reports: Sequence[GroupReport], problems: int, samples: int) -> dict[str, float]:
+    """Of `problems` problems, those without a report being neither solved nor verifiable."""
+    correct = np.zeros((problems, samples), np.bool_)
+    verifiable = np.zeros((problems, samples), np.bool_)
+    for place, report in enumerate(reports):
+        correct[place] = [verdict.status == "correct" for verdict in report.verdicts]
+        verifiable[place] = [verdict.verifiable for verdict in report.verdicts]
+    metrics = {
         f"{prefix}/avg@{samples}": avg_at_k(correct),
         f"{prefix}/pass@{samples}": pass_at_k(correct, samples),
-        f"{prefix}/response_tokens_mean": float(tokens.mean()),
-        f"{prefix}/truncated_share": float(truncated.mean()),
         f"{prefix}/unverifiable_share": float(1.0 - verifiable.mean()),
     }
+    if reports:
+        metrics |= {
+            f"{prefix}/response_tokens_mean": float(np.concatenate([r.response_tokens for r in reports]).mean()),
+            f"{prefix}/truncated_share": float(np.concatenate([r.truncated for r in reports]).mean()),
+        }
+    return metrics

@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,10 +62,18 @@ class Evaluator:
           └─► cancel      none; also right when nothing is on
     """
 
-    def __init__(self, config: TrainConfig, pool: RolloutPool, prompts: Mapping[str, Sequence[Prompt]]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        pool: RolloutPool,
+        prompts: Mapping[str, Sequence[Prompt]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` is the wall clock that reports carry."""
         self._config = config
         self._pool = pool
         self._prompts = prompts
+        self._clock = clock
         self._sampling = Sampling(
             temperature=config.evaluation.temperature,
             max_response_tokens=config.evaluation.max_response_tokens or config.rollout.max_response_tokens,
@@ -92,7 +100,7 @@ class Evaluator:
                 what = f"{name}: prompt {prompt.prompt_id}"
                 sets[name].append(asyncio.create_task(self._sample(group_id, prompt), name=what))
                 group_id -= 1
-        self._running = _Running(version=version, sets=sets, started_s=time.time())
+        self._running = _Running(version=version, sets=sets, started_s=self._clock())
 
     async def result(self) -> dict[str, float]:
         """Scores of the evaluation that is on: eval/<name>/avg@k, pass@k, response_tokens_mean, truncated_share and

@@ -1,0 +1,78 @@
+"""A real engine: a straggler is cut where it stands, and an engine that dies says so by name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from live_run import ROOT
+
+from maspo_dist.demo import DemoFiles
+
+SCRIPT = """
+import asyncio, os, signal, sys
+import numpy as np, psutil
+from actors.engines.settings import EngineSettings
+from actors.engines.vllm import VllmEngine
+from maspo_dist.config import ModelConfig
+from maspo_dist.errors import ActorDiedError
+from maspo_dist.types import Sampling
+
+PROMPT = np.asarray([3, 20, 21, 4], np.int32)
+
+
+async def main() -> None:
+    model = ModelConfig(path=sys.argv[1], dtype="float32", device="cpu")
+    settings = EngineSettings(model=model, max_model_len=256, tensor_parallel=1, seed=0, arguments={})
+    engine = VllmEngine(settings, on_gpu=False)
+    await engine.connect()
+    await engine.ping()
+    whole = await engine.generate(PROMPT, Sampling(temperature=1.0, max_response_tokens=4), 7, None)
+    assert 1 <= whole.response_ids.size <= 4
+    # A repetition that no stop token ends: only the cut does.
+    endless = Sampling(temperature=1.0, max_response_tokens=240, top_k=1)
+    full = await engine.generate(PROMPT, endless, 7, None)
+    cut = await engine.generate(PROMPT, endless, 7, 0.05)
+    assert cut.response_ids.size == cut.behavior_logprobs.size
+    assert cut.finish_reason == "length" or cut.response_ids.size == full.response_ids.size
+    assert np.array_equal(cut.response_ids, full.response_ids[: cut.response_ids.size])
+    print("cut", cut.response_ids.size, "of", full.response_ids.size, cut.finish_reason)
+    [core] = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name()]
+    waiting = asyncio.ensure_future(engine.generate(PROMPT, endless, 8, None))
+    await asyncio.sleep(0)
+    core.kill()
+    for call in (waiting, engine.ping()):
+        try:
+            await call
+        except ActorDiedError as error:
+            assert "engine's process is dead" in str(error)
+        else:
+            raise AssertionError("a dead engine answered")
+    engine.close()
+    print("done")
+
+
+asyncio.run(main())
+"""
+
+
+def test_a_straggler_is_cut_and_a_dead_engine_is_named(tiny_demo: DemoFiles) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "TORCHDYNAMO_DISABLE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tiny_demo.model)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.strip().endswith("done")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from maspo_dist.live import WorkerStatus
 from maspo_dist.types import (
     FloatArray,
     GroupReport,
@@ -56,6 +57,15 @@ class PublishReport:
     pause_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPublish:
+    """One worker's part of a publish. `pause_s` is how long its requests stood still."""
+
+    max_logprob_gap: float
+    transfer_s: float
+    pause_s: float
+
+
 class RolloutPool(Protocol):
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
 
@@ -65,10 +75,20 @@ class RolloutPool(Protocol):
 
     async def fetch(self, body: Body) -> RolloutGroup: ...
 
+    def store(self, group: RolloutGroup) -> Body: ...
+
+    def scale(self, workers: int) -> None: ...
+
+    def status(self) -> tuple[WorkerStatus, ...]: ...
+
     async def stop(self) -> None: ...
 
 
 class LearnerGroup(Protocol):
+    """All learner ranks. Calls raise LearnerLostError when a rank is gone or silent; `restart` makes the group anew,
+    with the weights of `model.path` until `load`.
+    """
+
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport: ...
 
     async def export_weights(self, version: int) -> WeightSnapshot: ...
@@ -78,5 +98,7 @@ class LearnerGroup(Protocol):
     async def save(self, folder: Path) -> None: ...
 
     async def load(self, folder: Path) -> None: ...
+
+    async def restart(self) -> None: ...
 
     async def stop(self) -> None: ...

@@ -1,41 +1,50 @@
 """Ray: joining or starting it, reserving places, making actors. The only ray.remote(...) calls.
 
-connect ──► reserve (one placement group) ──► verifier, learners and rollout workers start side by side
-                                               └──► RunningCluster ──► stop ends every one of them
+connect ──► RunCluster.start: learners, verifier and rollout workers, side by side
+            RunCluster.stop ends every one of them
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from actors.deadline import within
+from actors.boundaries import Body
+from actors.control import NAMESPACE, RunControl, control_name
+from actors.deadline import ray_errors, within
+from actors.engines.settings import EngineSettings
+from actors.evaluation_actor import EvaluationActor
 from actors.learner import Learner
 from actors.learner_group import RayLearnerGroup
+from actors.on_node import ask_for_stacks, free_address
+from actors.ray_worker import RayRolloutWorker
 from actors.rollout_actor import RolloutActor
-from actors.rollout_pool import RayRolloutPool
+from actors.rollout_pool import ElasticRolloutPool, RolloutWorkerHandle
 from actors.verifier_pool import VerifierActor
-from maspo_dist.config import TrainConfig
-from maspo_dist.errors import DeadlineError
-from maspo_dist.placement import Bundle, Device, require_fit
+from maspo_dist.config import EvalConfig, TrainConfig
+from maspo_dist.errors import PlacementError
+from maspo_dist.placement import Bundle, Device, ModelSize, Role, plan_bundles, require_fit
+from maspo_dist.run_folder import Event
+from maspo_dist.types import RolloutGroup
 
 logger = logging.getLogger(__name__)
 
 #: Groups that one worker or the verifier may have in flight; admission bounds what really is.
 _CONCURRENT_CALLS = 10_000
+_SIGNAL_S = 10.0
+_ANSWER_S = 5.0
 
 _ENGINE_ENVIRONMENT: Mapping[Device, Mapping[str, str]] = {
     "cpu": {
@@ -48,18 +57,72 @@ _ENGINE_ENVIRONMENT: Mapping[Device, Mapping[str, str]] = {
 }
 
 
-def connect(temporary: Path | None = None) -> Device:
+def connect(wanted: Device | Literal["auto"]) -> Device:
     """Joins the cluster at RAY_ADDRESS, or starts one on this machine; returns what its processes compute on.
 
-    What Ray prints goes to its own log files.
+    `auto` takes GPUs where the cluster has any. What Ray prints goes to its own log files. Raises PlacementError
+    where nothing answers at RAY_ADDRESS.
     """
     address = os.environ.get("RAY_ADDRESS")
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "maspo-dist"}
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if address:
+        _require_answer(address)
         ray.init(address=address, **common)
     else:
-        ray.init(include_dashboard=False, object_store_memory=_object_store_bytes(), **common)
+        # By name: with no address Ray joins any cluster that was started on this machine.
+        ray.init(address="local", include_dashboard=False, object_store_memory=_object_store_bytes(), **common)
+    if wanted != "auto":
+        return wanted
     return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself tries for two minutes. Addresses of another form than host:port are left to it."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise PlacementError(
+            f"RAY_ADDRESS is {address}, but no Ray cluster answers there ({error.strerror or error}): "
+            "start one with `ray start --head`, or unset RAY_ADDRESS"
+        ) from None
+
+
+def connect_to_run(address: str | None) -> None:
+    """Joins the cluster at `address`, or where Ray finds one. Raises PlacementError where there is none."""
+    try:
+        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR, namespace=NAMESPACE)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = address or "here (set RAY_ADDRESS where the run is on another cluster)"
+        raise PlacementError(f"no Ray cluster answers at {where}: {str(error).splitlines()[0]}") from None
+
+
+def cluster_address() -> str:
+    """Where another process of this user joins the cluster."""
+    address: str = ray.get_runtime_context().gcs_address
+    return address
+
+
+def open_control(run_name: str) -> ActorHandle[Any]:
+    """The named actor by which other shells reach this run. Raises PlacementError when the name is taken."""
+    try:
+        control: ActorHandle[Any] = ray.remote(RunControl).options(name=control_name(run_name), num_cpus=0).remote()
+    except ValueError:
+        raise PlacementError(f"a run called {run_name} is on this cluster already: choose another run.name") from None
+    return control
+
+
+def find_control(run_name: str) -> ActorHandle[Any]:
+    """The control of a live run on the cluster that was joined. Raises PlacementError where there is none."""
+    try:
+        return ray.get_actor(control_name(run_name), namespace=NAMESPACE)
+    except ValueError:
+        prefix = control_name("")
+        names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["name"].startswith(prefix)]
+        live = ", ".join(sorted(name.removeprefix(prefix) for name in names)) or "none"
+        raise PlacementError(f"no live run is called {run_name} on this cluster; live runs: {live}") from None
 
 
 def disconnect() -> None:
@@ -67,148 +130,223 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningCluster:
-    """The processes of a run, started and ready."""
+class RunCluster:
+    """The processes of one run: a placement group for learners and verifier, one more for each rollout worker."""
 
-    learners: RayLearnerGroup
-    rollout: RayRolloutPool
-    verifier: ActorHandle[Any]
-    handles: Sequence[ActorHandle[Any]]
-    group: PlacementGroup
+    def __init__(
+        self,
+        config: TrainConfig,
+        size: ModelSize,
+        device: Device,
+        logs_path: Path,
+        *,
+        waiting_for: Callable[[str], None],
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._config = config
+        self._device: Device = device
+        self._bundles = plan_bundles(config, size, device)
+        self._logs = logs_path.resolve()
+        self._waiting_for = waiting_for
+        self._base: PlacementGroup | None = None
+        self._verifier: ActorHandle[Any] | None = None
+        self._processes: dict[str, tuple[str, int]] = {}
+        self.learners = RayLearnerGroup(self._make_learners, config.cluster)
+        self.rollout = ElasticRolloutPool(config, self, on_event)
+
+    async def start(self) -> None:
+        """Reserves places and starts every process side by side, saying what it waits for.
+
+        Raises PlacementError when the cluster is too small, DeadlineError past `cluster.start_timeout_s`, and
+        whatever a process dies of. Call `stop` whatever happens.
+        """
+        require_fit(self._bundles, ray.cluster_resources())
+        base = [bundle for bundle in self._bundles if bundle.role != "rollout"]
+        self._base = await self._reserve(
+            [_resources(bundle) for bundle in base for _ in range(bundle.count)], self._config.cluster.start_timeout_s
+        )
+        # A verifier that dies is made again and the calls it held are repeated: scoring has no state.
+        self._verifier = (
+            ray.remote(VerifierActor)
+            .options(
+                **self._place(self._base, self._config.learner.ranks, "verifier"),
+                max_restarts=-1,
+                max_task_retries=3,
+                max_concurrency=_CONCURRENT_CALLS,
+            )
+            .remote(self._config.reward)
+        )
+        starts = {"learners": self.learners.start(), "rollout workers": self.rollout.start()}
+        await _all_ready(starts, self._waiting_for)
 
     async def stop(self) -> None:
         """Ends every process, gently first, so that engines end their own children."""
-        await asyncio.gather(
-            self.rollout.stop(),
-            self.learners.stop(),
-            within(30.0, "verifier: stop", self.verifier.stop.remote()),
-            return_exceptions=True,
+        await asyncio.gather(self.rollout.stop(), self.learners.stop(), self._stop_verifier(), return_exceptions=True)
+        if self._base is not None:
+            remove_placement_group(self._base)
+
+    async def dump_stacks(self) -> None:
+        """Asks every process for the stacks of its threads, which go to its log file."""
+        signals = [
+            ray.remote(ask_for_stacks)
+            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True))
+            .remote(pid)
+            for node, pid in self._processes.values()
+        ]
+        await asyncio.wait([asyncio.ensure_future(_settled(signal)) for signal in signals], timeout=_SIGNAL_S)
+
+    # What the rollout pool asks for: `rollout_pool.WorkerFactory`.
+
+    async def start_worker(self, index: int) -> RolloutWorkerHandle:
+        """Places and starts rollout worker `index`, its engine included."""
+        config = self._config
+        [bundle] = [bundle for bundle in self._bundles if bundle.role == "rollout"]
+        group = await self._reserve([_resources(bundle)], config.cluster.place_timeout_s)
+        environment = {
+            **_ENGINE_ENVIRONMENT[self._device],
+            "OMP_NUM_THREADS": str(_threads(config, "rollout", config.rollout.first_workers)),
+            "MASPO_DIST_ENGINE": "1",
+            # The engines are local: what they serve is nobody else's statistic.
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+        handle = (
+            ray.remote(RolloutActor)
+            .options(
+                **self._place(group, 0, "rollout"),
+                max_concurrency=_CONCURRENT_CALLS,
+                runtime_env={"env_vars": environment},
+            )
+            .remote(config, index, self._device, self._verifier, self._logs)
         )
-        for handle in self.handles:
-            ray.kill(handle)
-        remove_placement_group(self.group)
+        name = f"rollout worker {index}"
+        worker = RayRolloutWorker(name, handle, release=lambda: remove_placement_group(group))
+        try:
+            with ray_errors(f"{name}: start"):
+                self._processes[name] = await handle.start.remote()
+        except BaseException:
+            worker.kill()
+            raise
+        return worker
 
+    async def room(self) -> int:
+        """How many more rollout workers fit into what is free now."""
+        [bundle] = [bundle for bundle in self._bundles if bundle.role == "rollout"]
+        free = await asyncio.to_thread(ray.available_resources)
+        return int(min(free.get(name, 0.0) // need for name, need in _resources(bundle).items()))
 
-async def start_cluster(
-    config: TrainConfig,
-    bundles: tuple[Bundle, ...],
-    device: Device,
-    logs_path: Path,
-    waiting_for: Callable[[str], None],
-) -> RunningCluster:
-    """Reserves places and starts every process side by side, saying what it waits for.
+    async def fetch(self, body: Body) -> RolloutGroup:
+        group: RolloutGroup = await body
+        return group
 
-    Raises PlacementError when the cluster is too small, DeadlineError past `cluster.start_timeout_s`, and
-    whatever a process dies of. On any error nothing that was started is left behind.
-    """
-    require_fit(bundles, ray.cluster_resources())
-    deadline_s = time.monotonic() + config.cluster.start_timeout_s
-    group = await _reserve(bundles, deadline_s, waiting_for)
-    handles: list[ActorHandle[Any]] = []
-    try:
-        address = await within(30.0, "learner rank 0: a free port on its node", _meeting_point(group))
-        verifier, learners, rollouts = _make_actors(config, bundles, device, group, logs_path)
-        handles += [verifier, *learners, *rollouts]
-        starts = {f"learner rank {rank}": handle.start.remote(address) for rank, handle in enumerate(learners)}
-        starts |= {f"rollout worker {index}": handle.start.remote() for index, handle in enumerate(rollouts)}
-        await _all_ready(starts, deadline_s, waiting_for)
-    except BaseException:
-        for handle in handles:
-            ray.kill(handle)
-        remove_placement_group(group)
-        raise
-    return RunningCluster(
-        learners=RayLearnerGroup(learners, config.cluster),
-        rollout=RayRolloutPool(rollouts, config.cluster.generate_timeout_s, config.cluster.publish_timeout_s),
-        verifier=verifier,
-        handles=handles,
-        group=group,
-    )
+    def store(self, group: RolloutGroup) -> Body:
+        return ray.put(group)
 
+    # Parts.
 
-async def _reserve(
-    bundles: tuple[Bundle, ...], deadline_s: float, waiting_for: Callable[[str], None]
-) -> PlacementGroup:
-    resources = [
-        {"CPU": bundle.cpus, **({"GPU": float(bundle.gpus)} if bundle.gpus else {})}
-        for bundle in bundles
-        for _ in range(bundle.count)
-    ]
-    group = placement_group(resources, strategy="PACK")
-    ready = group.ready()
-    while True:
-        done, _ = await asyncio.to_thread(ray.wait, [ready], timeout=2.0)
-        if done:
-            return group
-        free = ray.available_resources()
-        waiting_for(
-            f"a place for {len(resources)} processes; free now: {free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU"
+    async def _make_learners(self) -> list[ActorHandle[Any]]:
+        config, base = self._config, self._base
+        assert base is not None
+        address = await within(
+            config.cluster.start_timeout_s,
+            "learner rank 0: its port",
+            _meeting_point(base, config.cluster.learner_port),
         )
-        if time.monotonic() > deadline_s:
+        threads = _threads(config, "learner", config.learner.ranks)
+        learners = [
+            ray.remote(Learner)
+            .options(**self._place(base, rank, "learner"), runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}})
+            .remote(config, rank, config.learner.ranks, self._logs)
+            for rank in range(config.learner.ranks)
+        ]
+        try:
+            processes = await asyncio.gather(
+                *(
+                    within(config.cluster.start_timeout_s, f"learner rank {rank}: start", learner.start.remote(address))
+                    for rank, learner in enumerate(learners)
+                )
+            )
+        except BaseException:
+            for learner in learners:
+                ray.kill(learner)
+            raise
+        self._processes |= {f"learner rank {rank}": process for rank, process in enumerate(processes)}
+        return learners
+
+    async def _stop_verifier(self) -> None:
+        verifier, self._verifier = self._verifier, None
+        if verifier is None:
+            return
+        try:
+            await within(30.0, "verifier: stop", verifier.stop.remote())
+        finally:
+            ray.kill(verifier)
+
+    def _place(self, group: PlacementGroup, index: int, role: Role) -> dict[str, Any]:
+        """Options of an actor of `role` in bundle `index` of `group`."""
+        [bundle] = [bundle for bundle in self._bundles if bundle.role == role]
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+        return {"num_cpus": bundle.cpus, "num_gpus": bundle.gpus, "scheduling_strategy": strategy}
+
+    async def _reserve(self, resources: list[dict[str, float]], timeout_s: float) -> PlacementGroup:
+        """A placement group; says what it waits for. Raises PlacementError past `timeout_s`."""
+        deadline_s = time.monotonic() + timeout_s
+        group = placement_group(resources, strategy="PACK")
+        try:
+            while True:
+                done, _ = await asyncio.to_thread(ray.wait, [group.ready()], timeout=2.0)
+                if done:
+                    return group
+                free = ray.available_resources()
+                has = f"free now: {free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU"
+                self._waiting_for(f"a place for {len(resources)} processes; {has}")
+                if time.monotonic() > deadline_s:
+                    raise PlacementError(
+                        f"{len(resources)} processes found no room within {timeout_s:g} s ({has}): "
+                        "the cluster is busy with other jobs, or a node is gone"
+                    )
+        except BaseException:
             remove_placement_group(group)
-            raise DeadlineError(
-                f"placement: {len(resources)} processes found no room in time, the cluster is busy with other jobs"
-            )
+            raise
 
 
-def _make_actors(
-    config: TrainConfig,
-    bundles: tuple[Bundle, ...],
+def _resources(bundle: Bundle) -> dict[str, float]:
+    return {"CPU": bundle.cpus, **({"GPU": float(bundle.gpus)} if bundle.gpus else {})}
+
+
+def make_evaluation_actors(
+    config: EvalConfig,
+    settings: EngineSettings,
     device: Device,
-    group: PlacementGroup,
+    places: Mapping[Role, Sequence[Mapping[str, Any]]],
     logs_path: Path,
-) -> tuple[ActorHandle[Any], list[ActorHandle[Any]], list[ActorHandle[Any]]]:
-    places: dict[str, list[dict[str, Any]]] = {"learner": [], "rollout": [], "verifier": []}
-    index = 0
-    for bundle in bundles:
-        for _ in range(bundle.count):
-            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-            places[bundle.role].append(
-                {"num_cpus": bundle.cpus, "num_gpus": bundle.gpus, "scheduling_strategy": strategy}
-            )
-            index += 1
-    logs = logs_path.resolve()
-    # A verifier that dies is made again and the calls it held are repeated: scoring has no state.
+) -> tuple[ActorHandle[Any], list[ActorHandle[Any]]]:
+    """The verifier and the evaluation workers, not started yet; `places` are each role's actor options."""
     verifier = (
         ray.remote(VerifierActor)
         .options(**places["verifier"][0], max_restarts=-1, max_task_retries=3, max_concurrency=_CONCURRENT_CALLS)
         .remote(config.reward)
     )
-    threads = _threads(config, "learner", config.learner.ranks)
-    learners = [
-        ray.remote(Learner)
-        .options(**place, runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}})
-        .remote(config, rank, config.learner.ranks, logs)
-        for rank, place in enumerate(places["learner"])
-    ]
     environment = {
         **_ENGINE_ENVIRONMENT[device],
-        "OMP_NUM_THREADS": str(_threads(config, "rollout", config.rollout.workers)),
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(places["rollout"]))),
         "MASPO_DIST_ENGINE": "1",
-        # The engines are local: what they serve is nobody else's statistic.
         "VLLM_NO_USAGE_STATS": "1",
     }
-    rollouts = [
-        ray.remote(RolloutActor)
+    workers = [
+        ray.remote(EvaluationActor)
         .options(**place, max_concurrency=_CONCURRENT_CALLS, runtime_env={"env_vars": environment})
-        .remote(config, index, device, verifier, logs)
+        .remote(settings, index, device, verifier, config.cluster.generate_timeout_s, logs_path.resolve())
         for index, place in enumerate(places["rollout"])
     ]
-    return verifier, learners, rollouts
+    return verifier, workers
 
 
-async def _all_ready(
-    starts: Mapping[str, Awaitable[object]], deadline_s: float, waiting_for: Callable[[str], None]
-) -> None:
-    tasks = {
-        name: asyncio.ensure_future(within(max(0.0, deadline_s - time.monotonic()), f"{name}: start", start))
-        for name, start in starts.items()
-    }
+async def _all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Callable[[str], None]) -> None:
+    """Waits for all side by side; each has a deadline of its own. The first failure ends the others."""
+    tasks = {name: asyncio.ensure_future(start) for name, start in starts.items()}
     try:
         while pending := [name for name, task in tasks.items() if not task.done()]:
-            ready = len(tasks) - len(pending)
-            waiting_for(f"{ready} of {len(tasks)} processes ready, waiting for {', '.join(pending)}")
+            waiting_for(f"starting {' and '.join(pending)}")
             await asyncio.wait(tasks.values(), timeout=2.0, return_when=asyncio.FIRST_EXCEPTION)
             for task in tasks.values():
                 if task.done():
@@ -219,6 +357,11 @@ async def _all_ready(
         await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
+async def _settled(reference: Awaitable[object]) -> None:
+    with contextlib.suppress(ray.exceptions.RayError):
+        await reference
+
+
 def _threads(config: TrainConfig, role: str, processes: int) -> int:
     """CPU threads of one process: learners and engines take turns, so each side may have all cores."""
     if role == "learner" and config.learner.threads is not None:
@@ -226,18 +369,11 @@ def _threads(config: TrainConfig, role: str, processes: int) -> int:
     return max(1, (os.cpu_count() or 1) // processes)
 
 
-def _meeting_point(group: PlacementGroup) -> Awaitable[str]:
-    """Where learner ranks meet: the node of rank 0, at a port that is free there now."""
+def _meeting_point(group: PlacementGroup, port: int | None) -> Awaitable[str]:
+    """Where learner ranks meet: the node of rank 0, at `port` or one that is free there now."""
     place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
-    address: Awaitable[str] = ray.remote(_free_address).options(num_cpus=0, scheduling_strategy=place).remote()
+    address: Awaitable[str] = ray.remote(free_address).options(num_cpus=0, scheduling_strategy=place).remote(port)
     return address
-
-
-def _free_address() -> str:
-    """A port that nothing listens on; torch's store binds it a moment later."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("", 0))
-        return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
 
 def _object_store_bytes() -> int:

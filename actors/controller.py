@@ -8,38 +8,45 @@
                        object store ──────────► learner ranks ◄──────────┘  (who trains what)
 
 One step: take the groups that the age bound says → lay them out → update → publish, prove, stamp →
-metrics → evaluation and checkpoint when due. Generation of later groups goes on beside all of it as far
-as `algorithm.max_policy_age` allows; with 0 it waits for the publish. Responses travel from worker to
+evaluation starts when due → metrics → checkpoint when due. Generation of later groups goes on beside all of it
+as far as `algorithm.max_policy_age` allows; with 0 it waits for the publish. An evaluation is of one policy
+version, so the next publish waits for it; so does its row of metrics. Responses travel from worker to
 learner by reference: this process sees their lengths, versions and verdicts only.
+
+Lost rollout workers are the pool's to replace. A lost learner ends a session: the group starts anew, and a
+new session goes on from the newest good checkpoint, exactly as a resumed run does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
+from actors.batch_metrics import batch_metrics, generation_times, publish_metrics
 from actors.boundaries import LearnerGroup, ProbeSequence, PublishReport, RolloutPool
 from actors.evaluator import Evaluator
-from actors.group_stream import CollectedGroup, GroupStream
-from maspo_dist.checkpoint import CheckpointStore, RunState
+from actors.group_stream import Batch, CollectedGroup, GroupStream
+from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, FinishedGroup, RunState, read_finished, read_state
+from maspo_dist.checkpoint_writer import CheckpointWriter
 from maspo_dist.config import TrainConfig
 from maspo_dist.console import RunConsole
 from maspo_dist.data.batching import lay_out_batch
-from maspo_dist.flow.batch_metrics import batch_metrics
+from maspo_dist.errors import LearnerLostError, PolicyAgeError
+from maspo_dist.flow.failures import RestartBudget
 from maspo_dist.flow.ledger import Ledger
+from maspo_dist.live import Standing
 from maspo_dist.metrics import MetricFanout
-from maspo_dist.run_folder import Event, RunFolder, SampleRow
+from maspo_dist.run_folder import Event, LedgerRow, SampleRow
 
 logger = logging.getLogger(__name__)
 
-#: The learners' part of a checkpoint.
-LEARNER_FOLDER = "learner"
+T = TypeVar("T")
 
 
 class Decoder(Protocol):
@@ -48,12 +55,39 @@ class Decoder(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progressed:
-    """Where a run stands: batches done, and the learner's policy version."""
+class RunRecord(Protocol):
+    """What a run leaves behind; see `RunFolder`."""
 
-    step: int = 0
-    policy_version: int = 0
+    def write_event(self, event: Event) -> None: ...
+
+    def write_ledger(self, rows: Sequence[LedgerRow]) -> None: ...
+
+    def write_samples(self, rows: Sequence[SampleRow]) -> None: ...
+
+    def rewind(self, step: int) -> int: ...
+
+    def sync(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What is made anew when a run goes on from a checkpoint."""
+
+    stream: GroupStream
+    ledger: Ledger
+    metrics: MetricFanout
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Metrics of a step that wait for the scores of its evaluation."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+#: From the state to go on from (None: the start) and its finished groups to a session.
+SessionFactory = Callable[[RunState | None, Sequence[FinishedGroup]], Session]
 
 
 class Controller:
@@ -65,108 +99,273 @@ class Controller:
         *,
         pool: RolloutPool,
         learners: LearnerGroup,
-        stream: GroupStream,
-        ledger: Ledger,
+        sessions: SessionFactory,
         evaluator: Evaluator,
         checkpoints: CheckpointStore,
+        writer: CheckpointWriter,
         probes: Sequence[ProbeSequence],
         decoder: Decoder,
-        folder: RunFolder,
-        metrics: MetricFanout,
+        record: RunRecord,
         console: RunConsole,
+        clock: Callable[[], float],
     ) -> None:
+        """`clock` is the wall clock that reports carry, time.time in a real run."""
         self._config = config
         self._pool = pool
         self._learners = learners
-        self._stream = stream
-        self._ledger = ledger
+        self._sessions = sessions
         self._evaluator = evaluator
         self._checkpoints = checkpoints
+        self._writer = writer
         self._probes = probes
         self._decoder = decoder
-        self._folder = folder
-        self._metrics = metrics
+        self._record = record
         self._console = console
+        self._clock = clock
+        self._stop_requested = asyncio.Event()
+        self._session: Session | None = None
         self._version = 0
+        self._step = 0
+        self._saved_step = 0
+        self._scored_start = False
+        self._achieved = 0
+        self._phase = "starting"
+        self._late: dict[str, float] = {}
+        self._open_row: _Row | None = None
+        self._budget = RestartBudget(
+            limit=config.cluster.max_learner_restarts,
+            window_s=config.cluster.restart_window_s,
+            backoff_s=config.cluster.restart_backoff_s,
+            backoff_max_s=config.cluster.restart_backoff_max_s,
+        )
 
-    async def run(self, start: Progressed) -> None:
-        """Trains from `start` to `run.max_steps`."""
-        self._version = start.policy_version
-        self._console.phase("publish")
+    async def run(self, resume: Path | None) -> bool:
+        """Trains to `run.max_steps`, from the checkpoint at `resume` or the start.
+
+        False when `request_stop` ended it early, with a checkpoint if checkpoints are kept.
+        """
+        first = resume
+        lost_s: float | None = None
+        while True:
+            try:
+                await self._open_session(resume)
+                if lost_s is not None:
+                    self._recovered(lost_s)
+                    lost_s = None
+                return await self._steps()
+            except LearnerLostError as lost:
+                lost_s = asyncio.get_running_loop().time() if lost_s is None else lost_s
+                await self._close_session()
+                resume = await self._restart_learners(lost, first)
+            finally:
+                await self._close_session()
+
+    def request_stop(self) -> None:
+        """Ends the run as soon as its state is whole: at once while it waits for groups, else after the step."""
+        self._stop_requested.set()
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """Changes whenever anything has been achieved."""
+        session = self._session
+        return self._achieved, self._step, session.ledger.achieved if session else 0
+
+    @property
+    def standing(self) -> Standing:
+        """How the run stands now, for `maspo-dist status`."""
+        session = self._session
+        return Standing(
+            step=self._step,
+            phase=self._phase,
+            policy_version=self._version,
+            groups_in_flight=session.stream.in_flight if session else 0,
+            groups_finished=session.stream.finished if session else 0,
+            outcomes=tuple(sorted(session.ledger.counts.items())) if session else (),
+        )
+
+    # Sessions.
+
+    async def _open_session(self, resume: Path | None) -> None:
+        state = None if resume is None else read_state(resume)
+        finished: Sequence[FinishedGroup] = ()
+        if resume is not None:
+            self._enter("load checkpoint")
+            await self._learners.load((resume / LEARNER_FOLDER).resolve())
+            finished = await asyncio.to_thread(read_finished, resume)
+        self._step = self._saved_step = state.step if state else 0
+        self._version = state.policy_version if state else 0
+        session = self._session = self._sessions(state, finished)
+        self._enter("publish")
         await self._publish()
-        if start.step == 0 and self._config.evaluation.every is not None:
-            self._console.phase("evaluate")
-            scores = await self._evaluator.evaluate()
-            self._metrics.write(0, scores)
+        session.stream.resend(self._version)
+        if self._step == 0 and self._config.evaluation.every is not None and not self._scored_start:
+            self._enter("evaluate")
+            scores = await self._evaluator.evaluate(self._version)
+            session.metrics.write(0, scores)
             self._console.step(0, scores)
-        try:
-            for step in range(start.step + 1, self._config.run.max_steps + 1):
-                await self._step(step)
-        finally:
-            await self._stream.stop()
-            self._ledger.close(self._config.run.max_steps)
-            self._folder.write_ledger(self._ledger.take_rows())
+            self._scored_start = True
 
-    async def _step(self, step: int) -> None:
-        started_s = time.time()
+    async def _close_session(self) -> None:
+        """Calls back what is in flight and enters open groups as pending; a session that goes on forgets those rows."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        self._open_row = None
+        await self._evaluator.cancel()
+        await session.stream.stop()
+        session.ledger.close(self._step)
+        self._record.write_ledger(session.ledger.take_rows())
+        session.metrics.close()
+
+    async def _restart_learners(self, lost: LearnerLostError, first: Path | None) -> Path | None:
+        """A new learner group; returns the checkpoint to go on from. Raises `lost` when it was lost too often."""
+        pause_s = self._budget.lost(asyncio.get_running_loop().time())
+        if pause_s is None:
+            raise lost
+        await self._writer.drain()
+        newest, passed_over = await asyncio.to_thread(self._checkpoints.newest)
+        resume = newest or first
+        step = read_state(resume).step if resume else 0
+        self._event(
+            "learner_lost",
+            f"{lost}; starts anew from {'step ' + str(step) if step else 'the start'}, {self._step - step} steps again",
+            step=self._step,
+            steps_lost=self._step - step,
+        )
+        for reason in passed_over:
+            self._event("checkpoint_damaged", reason)
+        await asyncio.sleep(pause_s)
+        self._enter("restart learners")
+        while True:
+            try:
+                await self._learners.restart()
+                break
+            except LearnerLostError as again:
+                pause_s = self._budget.lost(asyncio.get_running_loop().time())
+                if pause_s is None:
+                    raise again from lost
+                await asyncio.sleep(pause_s)
+        self._record.rewind(step)
+        await asyncio.to_thread(self._checkpoints.rewind, step)
+        return resume
+
+    def _recovered(self, lost_s: float) -> None:
+        seconds = asyncio.get_running_loop().time() - lost_s
+        self._event("learner_recovered", f"the learner group trains again after {seconds:.1f} s", seconds=seconds)
+
+    # Steps.
+
+    async def _steps(self) -> bool:
+        session = self._current
+        while self._step < self._config.run.max_steps:
+            self._enter("generate")
+            started_s = self._clock()
+            batch = await self._unless_stopped(session.stream.take(self._version))
+            if batch is None:
+                await self._close_row()
+                if self._config.checkpoint.every is not None and self._step > self._saved_step:
+                    await self._save()
+                await self._writer.drain()
+                return False
+            await self._one_step(batch, self._step + 1, started_s)
+            if self._checkpoint_is_due(self._step):
+                await self._close_row()
+                await self._save()
+        await self._close_row()
+        await self._writer.drain()
+        return True
+
+    async def _one_step(self, batch: Batch, step: int, started_s: float) -> None:
+        session = self._current
         consumed_version = self._version
-        groups = await self._stream.take(self._version)
-        taken_s = time.time()
-        metrics = batch_metrics([group.scored for group in groups], consumed_version)
-        metrics |= _generation_times(groups, started_s, taken_s)
-
-        self._console.phase("update")
-        metrics |= await self._update(step, groups)
-        updated_s = time.time()
-        self._console.phase("publish")
+        taken_s = self._clock()
+        metrics = batch_metrics(batch, consumed_version)
+        metrics |= generation_times(batch, started_s, taken_s)
+        self._enter("update")
+        metrics |= await self._update(step, batch)
+        updated_s = self._clock()
+        await self._close_row()
         if self._version > consumed_version:
-            published = await self._publish()
-            metrics |= _publish_metrics(published)
-        published_s = time.time()
+            self._enter("publish")
+            metrics |= publish_metrics(await self._publish())
+        published_s = self._clock()
+        session.stream.pump(self._version)
         metrics |= {
             "time/update_s": updated_s - taken_s,
             "time/publish_s": published_s - updated_s,
             "policy/version": float(self._version),
         }
-        if self._checkpoint_is_due(step):
-            self._console.phase("checkpoint")
-            metrics["time/checkpoint_s"] = await self._save(step)
-        evaluated_from_s = time.time()
         if self._evaluation_is_due(step):
-            self._console.phase("evaluate")
-            metrics |= await self._evaluator.evaluate()
-            metrics["time/evaluate_s"] = time.time() - evaluated_from_s
-        metrics["time/step_s"] = time.time() - started_s
-        await self._write_samples(step, groups)
-        self._folder.write_ledger(self._ledger.take_rows())
-        self._metrics.write(step, metrics)
-        self._console.step(step, metrics)
+            self._evaluator.start(self._version)
+        metrics["time/step_s"] = self._clock() - started_s
+        metrics |= self._late
+        self._late = {}
+        await self._write_samples(step, batch.groups)
+        self._record.write_ledger(session.ledger.take_rows())
+        self._step = step
+        self._open_row = _Row(step, metrics)
+        if self._evaluator.version is None:
+            await self._close_row()
 
-    async def _update(self, step: int, groups: Sequence[CollectedGroup]) -> dict[str, float]:
+    async def _close_row(self) -> None:
+        """Writes the row that is open, with the scores of its evaluation, which are waited for."""
+        row, session = self._open_row, self._current
+        if row is None:
+            return
+        metrics = row.metrics
+        if self._evaluator.version is not None:
+            self._enter("evaluate")
+            metrics = metrics | await self._evaluator.result()
+        self._open_row = None
+        session.metrics.write(row.step, metrics)
+        self._console.step(row.step, metrics)
+        await self._writer.score(row.step, metrics)
+
+    async def _update(self, step: int, batch: Batch) -> dict[str, float]:
         """One batch on the learners. A batch with nothing to train leaves the policy as it is."""
-        training = [group for group in groups if group.dropped is None]
-        for group in groups:
-            if group.dropped is None:
-                self._ledger.train(group.group_id, step)
-            else:
-                self._ledger.drop(group.group_id, step, group.dropped)
+        training = [group for group in batch.groups if group.dropped is None]
         metrics = {
             "rollout/groups_trained": float(len(training)),
-            "rollout/groups_dropped": float(len(groups) - len(training)),
+            "rollout/groups_dropped": float(len(batch.groups) - len(training) + len(batch.lost)),
         }
-        if not training:
+        if training:
+            for group in training:
+                self._require_young(group)
+            layout = lay_out_batch(
+                step,
+                [group.scored for group in training],
+                mini_batches=self._config.algorithm.mini_batches,
+                ranks=self._config.learner.ranks,
+                micro_batch_tokens=self._config.learner.micro_batch_tokens,
+            )
+            report = await self._learners.update(layout, {group.group_id: group.body for group in training})
+            self._version = report.policy_version
+            metrics |= report.metrics
+        else:
             logger.warning("step %d: no group can teach anything, the policy stays as it is", step)
-            return metrics
-        batch = lay_out_batch(
-            step,
-            [group.scored for group in training],
-            mini_batches=self._config.algorithm.mini_batches,
-            ranks=self._config.learner.ranks,
-            micro_batch_tokens=self._config.learner.micro_batch_tokens,
-        )
-        report = await self._learners.update(batch, {group.group_id: group.body for group in training})
-        self._version = report.policy_version
-        return metrics | report.metrics
+        self._enter_in_ledger(step, batch)
+        return metrics
+
+    def _enter_in_ledger(self, step: int, batch: Batch) -> None:
+        """What became of the batch, once it is done."""
+        ledger = self._current.ledger
+        for group in batch.groups:
+            if group.dropped is None:
+                ledger.train(group.group_id, step)
+            else:
+                ledger.drop(group.group_id, step, group.dropped)
+        for lost in batch.lost:
+            ledger.drop(lost.group_id, step, lost.reason)
+
+    def _require_young(self, group: CollectedGroup) -> None:
+        """The proof of the age bound, at the last place before the learner."""
+        bound = self._config.algorithm.max_policy_age
+        oldest = int(group.scored.report.oldest_version.min())
+        if self._version - oldest > bound:
+            raise PolicyAgeError(
+                f"group {group.group_id} holds tokens of policy version {oldest}, {self._version - oldest} "
+                f"behind the learner's {self._version}; algorithm.max_policy_age is {bound}"
+            )
 
     async def _publish(self) -> PublishReport:
         """The learner's weights to every engine, proven; see `rollout_worker`."""
@@ -174,19 +373,15 @@ class Controller:
         snapshot = await self._learners.export_weights(self._version)
         return await self._pool.publish(snapshot, self._probes, expected)
 
-    async def _save(self, step: int) -> float:
-        """A checkpoint of the run after `step`; returns its seconds. A full disk costs the checkpoint, not the run."""
-        started_s = time.time()
-        next_group, cursor = self._stream.resume_point
-        state = RunState(step=step, policy_version=self._version, next_group=next_group, cursor=cursor)
-        try:
-            part = await asyncio.to_thread(self._checkpoints.begin, step)
-            await self._learners.save((part / LEARNER_FOLDER).resolve())
-            await asyncio.to_thread(self._checkpoints.commit, part, state, self._config.checkpoint.keep)
-        except OSError as error:
-            self._folder.write_event(Event(kind="checkpoint_failed", message=f"step {step}: {error}"))
-            logger.warning("step %d: no checkpoint was written: %s", step, error)
-        return time.time() - started_s
+    async def _save(self) -> None:
+        """A checkpoint of the run as it stands between two steps, its row included; completed beside training."""
+        self._enter("checkpoint")
+        stream = self._current.stream
+        self._record.sync()
+        state = RunState(step=self._step, policy_version=self._version, stream=stream.state())
+        finished = await stream.finished_groups()
+        self._late["time/checkpoint_s"] = await self._writer.save(state, finished, self._learners.save)
+        self._saved_step = self._step
 
     def _checkpoint_is_due(self, step: int) -> bool:
         every = self._config.checkpoint.every
@@ -217,10 +412,40 @@ class Controller:
                     seconds=verdict.seconds,
                     reason=verdict.reason,
                     finish_reason=rollout.finish_reason,
+                    components=dict(verdict.components),
                 )
                 for rollout, verdict, reward in zip(body.rollouts, scored.report.verdicts, scored.rewards, strict=True)
             ]
-        self._folder.write_samples(rows)
+        self._record.write_samples(rows)
+
+    # Small parts.
+
+    @property
+    def _current(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    def _enter(self, phase: str) -> None:
+        self._achieved += 1
+        self._phase = phase
+        self._console.phase(phase)
+
+    def _event(self, kind: str, message: str, **details: float | int) -> None:
+        event = Event(kind=kind, message=message, details=tuple(details.items()))
+        self._record.write_event(event)
+        self._console.event(event)
+
+    async def _unless_stopped(self, work: Awaitable[T]) -> T | None:
+        """The result of `work`; None as soon as the run is asked to stop, `work` then being cancelled."""
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stop_requested.wait())
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            return None if stop.done() else task.result()
+        finally:
+            for waiting in (task, stop):
+                waiting.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
 
 
 def probe_sequences(prompts: Sequence[Sequence[int]], count: int, tokens: int) -> list[ProbeSequence]:
@@ -230,27 +455,3 @@ def probe_sequences(prompts: Sequence[Sequence[int]], count: int, tokens: int) -
         ProbeSequence(token_ids=np.asarray(ids[start : start + tokens], np.int32))
         for start in range(0, min(len(ids) - 1, count * tokens), tokens)
     ]
-
-
-def _generation_times(groups: Sequence[CollectedGroup], started_s: float, taken_s: float) -> dict[str, float]:
-    """generate_s: until the last response of the batch ended, if that was after the step began; verify_s: from
-    there to the last verdict. Tokens per second count the batch's tokens over the wait for them.
-    """
-    generated_s = max(group.scored.report.generated_at_s for group in groups)
-    tokens = sum(int(group.scored.report.response_tokens.sum()) for group in groups)
-    generate_s = min(max(0.0, generated_s - started_s), taken_s - started_s)
-    waited_s = taken_s - started_s
-    return {
-        "time/generate_s": generate_s,
-        "time/verify_s": waited_s - generate_s,
-        "rollout/tokens": float(tokens),
-        "rollout/tokens_per_s": tokens / max(waited_s, 1e-3),
-    }
-
-
-def _publish_metrics(published: PublishReport) -> dict[str, float]:
-    return {
-        "sync/max_logprob_gap": published.max_logprob_gap,
-        "sync/transfer_s": published.transfer_s,
-        "sync/pause_s": published.pause_s,
-    }

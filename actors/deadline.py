@@ -1,9 +1,11 @@
-"""Every wait has a deadline and a name."""
+"""Every wait has a deadline and a name, and can be seen while it lasts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import ray
@@ -13,21 +15,70 @@ from maspo_dist.errors import ActorDiedError, DeadlineError, MaspoError
 T = TypeVar("T")
 
 
+@dataclass(slots=True, eq=False)
+class OpenWait:
+    """A wait that is on: what for, since when (event loop time), and the timer that ends it."""
+
+    what: str
+    seconds: float
+    since_s: float
+    _timer: asyncio.Timeout = field(repr=False)
+    expired: bool = False
+
+    def expire(self) -> None:
+        """Ends the wait now, as its deadline would; whoever waits gets the DeadlineError that it handles anyway."""
+        self.expired = True
+        self._timer.reschedule(asyncio.get_running_loop().time())
+
+
+_OPEN: dict[asyncio.AbstractEventLoop, set[OpenWait]] = {}
+
+
+def open_waits() -> list[OpenWait]:
+    """The waits of this event loop, oldest first."""
+    return sorted(_OPEN.get(asyncio.get_running_loop(), ()), key=lambda wait: wait.since_s)
+
+
 async def within(seconds: float, what: str, awaitable: Awaitable[T]) -> T:
     """The result of `awaitable`, or an error that says what was waited for.
 
     Raises DeadlineError past `seconds`, ActorDiedError when the actor behind it died, and errors that
     the actor raised on purpose as they were raised there.
     """
+    loop = asyncio.get_running_loop()
+    timer = asyncio.timeout(seconds)
+    wait = OpenWait(what, seconds, loop.time(), timer)
+    waits = _OPEN.setdefault(loop, set())
+    waits.add(wait)
     try:
-        return await asyncio.wait_for(awaitable, seconds)
+        with ray_errors(what):
+            async with timer:
+                return await awaitable
     except TimeoutError:
-        raise DeadlineError(f"{what}: no answer within {seconds:g} s") from None
-    except ray.exceptions.RayActorError as error:
+        if not timer.expired():
+            raise
+        took_s = loop.time() - wait.since_s if wait.expired else seconds
+        raise DeadlineError(f"{what}: no answer within {took_s:.4g} s") from None
+    finally:
+        waits.discard(wait)
+        if not waits:
+            _OPEN.pop(loop, None)
+
+
+@contextmanager
+def ray_errors(what: str) -> Iterator[None]:
+    """Ray's errors as ours: ActorDiedError where a process or what lay in its node's memory is gone, and what an
+    actor raised on purpose as it was raised there.
+    """
+    try:
+        yield
+    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
         raise ActorDiedError(f"{what}: the process behind it died ({_cause(error)})") from error
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, MaspoError):
             raise error.cause from None
+        if isinstance(error.cause, ray.exceptions.ObjectLostError):
+            raise ActorDiedError(f"{what}: what it was to read is gone with its node") from error
         raise
 
 

@@ -1,30 +1,34 @@
-"""The generation side of the loop: prompts in, scored groups out, in the order of admission.
+"""The generation side of the loop: prompts in, scored groups out, within the age bound.
 
     PromptCursor ──admit──► RolloutPool.generate (one task a group) ──► finished ──take──► batch
 
-One code path for any `max_policy_age`: `pump` admits what `Admission` allows, and batches take groups in
-the order in which they were admitted, so that a short response is never preferred over a long one.
+One code path for any `max_policy_age`: `pump` admits what `open_slots` allows, `take` hands over what
+`select_batch` picks; both are in `maspo_dist.flow.admission`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import numpy as np
 
 from actors.boundaries import Body, RolloutPool
+from actors.deadline import within
 from actors.scoring import score_group
+from maspo_dist.checkpoint import FinishedGroup, PendingGroup, StreamState
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.data.selection import DropReason, drop_reason
-from maspo_dist.errors import DeadlineError, PolicyAgeError
-from maspo_dist.flow.admission import Admission
+from maspo_dist.errors import PoisonPromptError
+from maspo_dist.flow.admission import Candidate, Waiting, open_slots, select_batch
 from maspo_dist.flow.ledger import Ledger
-from maspo_dist.types import Prompt, RolloutRequest, Sampling, ScoredGroup
+from maspo_dist.run_folder import Event
+from maspo_dist.types import GroupReport, Prompt, RolloutRequest, Sampling, ScoredGroup
+
+LossReason = Literal["poison", "straggler"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,22 @@ class CollectedGroup:
     dropped: DropReason | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostGroup:
+    """A group that came to nothing."""
+
+    group_id: int
+    reason: LossReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one step consumes, in the order of admission: groups that were sampled, and those that could not be."""
+
+    groups: tuple[CollectedGroup, ...]
+    lost: tuple[LostGroup, ...]
+
+
 class PromptSource(Protocol):
     """Where training prompts come from, in order; see `PromptCursor`."""
 
@@ -45,6 +65,21 @@ class PromptSource(Protocol):
 
     def take(self, count: int) -> Sequence[Prompt]: ...
 
+    def at(self, state: CursorState) -> Prompt: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A group that no batch has taken."""
+
+    group_id: int
+    prompt: Prompt
+    drawn_at: CursorState
+    born: int
+    refilled: bool = False
+    outcome: CollectedGroup | LostGroup | None = None
+    task: asyncio.Task[None] | None = None
+
 
 def group_seed(run_seed: int, group_id: int) -> int:
     """Seed of a group's first sample; apart for each group, the same in every run of `run_seed`."""
@@ -52,7 +87,7 @@ def group_seed(run_seed: int, group_id: int) -> int:
 
 
 class GroupStream:
-    """Owns admission, the ledger, and every group between its prompt and its batch."""
+    """Owns admission, and every group between its prompt and its batch."""
 
     def __init__(
         self,
@@ -60,146 +95,259 @@ class GroupStream:
         pool: RolloutPool,
         prompts: PromptSource,
         ledger: Ledger,
+        *,
+        batches: int,
         on_progress: Callable[[str], None],
-        first_group: int = 0,
+        on_event: Callable[[Event], None],
+        restored: StreamState | None = None,
+        finished: Sequence[FinishedGroup] = (),
     ) -> None:
+        """`batches` are to be taken in all. `restored` and `finished` are what `state` and `finished_groups` gave at
+        the checkpoint to go on from; `prompts` then stands where that says.
+        """
         self._config = config
         self._pool = pool
         self._prompts = prompts
         self._ledger = ledger
         self._on_progress = on_progress
+        self._on_event = on_event
+        rollout = config.rollout
         sampling = config.algorithm.dynamic_sampling
-        self._refill = sampling.zero_variance == "refill"
         self._drop_zero_variance = sampling.zero_variance != "keep"
-        per_step = config.rollout.prompts_per_step
-        self._admission = Admission(
-            groups_per_step=per_step,
-            max_policy_age=config.algorithm.max_policy_age,
-            max_refills_per_step=int(sampling.max_refill_ratio * per_step) if self._refill else 0,
-        )
+        refills = sampling.zero_variance == "refill"
+        self._max_refills = int(sampling.max_refill_ratio * rollout.prompts_per_step) if refills else 0
+        self._refills = 0
         self._sampling = Sampling(
-            temperature=config.rollout.temperature, max_response_tokens=config.rollout.max_response_tokens
+            temperature=rollout.temperature,
+            max_response_tokens=rollout.max_response_tokens,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            repetition_penalty=rollout.repetition_penalty,
         )
-        self._next_group = first_group
-        self._queue: deque[int] = deque()
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._finished: dict[int, CollectedGroup] = {}
-        self._refilled: set[int] = set()
-        self._drawn_at: dict[int, CursorState] = {}
+        self._batches_left = batches
+        self._next_group = 0
+        self._open: dict[int, _Open] = {}
+        self._slots = 0
+        self._unfinished = 0
+        self._failure: BaseException | None = None
+        self._awaited: int | None = None
         self._changed = asyncio.Event()
+        if restored is not None:
+            self._restore(restored, finished)
 
-    def pump(self) -> None:
+    def pump(self, policy_version: int) -> None:
         """Admits groups as far as the age bound allows; call it whenever that may have changed."""
-        for _ in range(self._admission.open_slots()):
-            self._admission.admit()
+        algorithm, rollout = self._config.algorithm, self._config.rollout
+        per_step = rollout.prompts_per_step
+        allowed = open_slots(self._slots, per_step, algorithm.max_policy_age, rollout.over_sampling)
+        needed = self._batches_left * per_step - self._slots
+        for _ in range(min(allowed, needed)):
             drawn_at = self._prompts.state
             [prompt] = self._prompts.take(1)
-            group_id, self._next_group = self._next_group, self._next_group + 1
-            self._drawn_at[group_id] = drawn_at
-            self._ledger.admit(group_id, prompt.prompt_id)
-            self._queue.append(group_id)
-            request = RolloutRequest(
-                group_id=group_id,
-                attempt=0,
-                prompt=prompt,
-                num_samples=self._config.rollout.group_size,
-                sampling=self._sampling,
-                seed=group_seed(self._config.run.seed, group_id),
-            )
-            task = asyncio.create_task(self._collect(request), name=f"group {group_id}")
-            task.add_done_callback(lambda _: self._changed.set())
-            self._tasks[group_id] = task
+            group = _Open(self._next_group, prompt, drawn_at, policy_version)
+            self._next_group += 1
+            self._admit(group)
+            self._send(group)
 
-    async def take(self, policy_version: int) -> list[CollectedGroup]:
-        """The next batch's groups, dropped ones included, in the order of admission.
+    async def take(self, policy_version: int) -> Batch:
+        """The next batch's groups, dropped ones included.
 
-        Raises DeadlineError naming the prompts that everything waits for, PolicyAgeError if a token is
-        older than allowed, and whatever ended a group's task.
+        Raises DeadlineError naming the prompts that everything waits for, and whatever ended a group's task.
         """
-        deadline_s = self._config.cluster.generate_timeout_s
-        self.pump()
-        while (batch := self._next_batch()) is None:
+        self.pump(policy_version)
+        while isinstance(chosen := self._select(policy_version), Waiting):
+            self._awaited = chosen.group_id
             self._changed.clear()
             self._say_progress()
-            try:
-                await asyncio.wait_for(self._changed.wait(), deadline_s)
-            except TimeoutError:
-                waiting = ", ".join(sorted(task.get_name() for task in self._tasks.values())[:4])
-                raise DeadlineError(
-                    f"rollout: no group finished within {deadline_s:g} s; waits for {waiting}"
-                ) from None
-            self._raise_failed()
-            self.pump()
-        for group in batch:
-            self._queue.remove(group.group_id)
-            del self._finished[group.group_id]
-            del self._drawn_at[group.group_id]
-        self._admission.consume()
-        self._require_young(batch, policy_version)
-        return batch
+            if self._failure is None:
+                await within(self._config.group_deadline_s, self._waits_for(), self._changed.wait())
+            if self._failure is not None:
+                raise self._failure
+            self.pump(policy_version)
+        outcomes = []
+        for group_id in chosen:
+            group = self._open.pop(group_id)
+            self._slots -= not group.refilled
+            outcomes.append(group.outcome)
+        self._refills = 0
+        self._batches_left -= 1
+        return Batch(
+            groups=tuple(
+                self._aged(outcome, policy_version) for outcome in outcomes if isinstance(outcome, CollectedGroup)
+            ),
+            lost=tuple(outcome for outcome in outcomes if isinstance(outcome, LostGroup)),
+        )
 
     async def stop(self) -> None:
-        """Cancels what is in flight; it stays open in the ledger."""
-        for task in self._tasks.values():
+        """Calls back what is in flight; it stays open in the ledger."""
+        tasks = [group.task for group in self._open.values() if group.task is not None]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        self._tasks.clear()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._open.clear()
+        self._slots = self._unfinished = 0
 
-    @property
-    def resume_point(self) -> tuple[int, CursorState]:
-        """The first group that no batch has consumed, and where its prompt is drawn."""
-        if not self._queue:
-            return self._next_group, self._prompts.state
-        return self._queue[0], self._drawn_at[self._queue[0]]
+    def state(self) -> StreamState:
+        """What a checkpoint needs of the stream beside `finished_groups`."""
+        return StreamState(
+            next_group=self._next_group,
+            cursor=self._prompts.state,
+            pending=tuple(
+                PendingGroup(group_id=group.group_id, drawn_at=group.drawn_at, refilled=group.refilled)
+                for group in self._open.values()
+            ),
+            refills=self._refills,
+        )
+
+    async def finished_groups(self) -> tuple[FinishedGroup, ...]:
+        """Groups that are sampled and scored and that no batch has taken. Bodies are fetched side by side."""
+        done = [group.outcome for group in self._open.values() if isinstance(group.outcome, CollectedGroup)]
+        bodies = await asyncio.gather(*(self._pool.fetch(outcome.body) for outcome in done))
+        return tuple(
+            FinishedGroup(scored=outcome.scored, body=body, dropped=outcome.dropped)
+            for outcome, body in zip(done, bodies, strict=True)
+        )
 
     @property
     def in_flight(self) -> int:
-        return len(self._tasks)
+        return self._unfinished
 
-    async def _collect(self, request: RolloutRequest) -> None:
-        report, body = await self._pool.generate(request)
-        scored = score_group(report, self._config.algorithm, self._config.rollout.max_response_tokens)
-        dropped = drop_reason(scored, drop_zero_variance=self._drop_zero_variance)
-        self._ledger.finish(request.group_id)
-        self._finished[request.group_id] = CollectedGroup(
-            group_id=request.group_id, scored=scored, body=body, dropped=dropped
-        )
-        if dropped is not None and self._refill and self._admission.refill():
-            self._refilled.add(request.group_id)
-        del self._tasks[request.group_id]
+    @property
+    def finished(self) -> int:
+        return len(self._open) - self._unfinished
 
-    def _next_batch(self) -> list[CollectedGroup] | None:
-        """Finished groups from the head of the queue until `prompts_per_step` slots are filled."""
-        batch: list[CollectedGroup] = []
-        slots = 0
-        for group_id in self._queue:
-            group = self._finished.get(group_id)
-            if group is None:
-                return None
-            batch.append(group)
-            slots += group_id not in self._refilled
-            if slots == self._config.rollout.prompts_per_step:
-                return batch
-        return None
+    # Groups.
 
-    def _require_young(self, batch: list[CollectedGroup], policy_version: int) -> None:
-        bound = self._config.algorithm.max_policy_age
-        for group in batch:
-            oldest = int(group.scored.report.oldest_version.min())
-            if policy_version - oldest > bound:
-                raise PolicyAgeError(
-                    f"group {group.group_id} holds tokens of policy version {oldest}, {policy_version - oldest} "
-                    f"behind the learner's {policy_version}; algorithm.max_policy_age is {bound}"
+    def _restore(self, state: StreamState, finished: Sequence[FinishedGroup]) -> None:
+        bodies = {group.scored.report.group_id: group for group in finished}
+        self._next_group, self._refills = state.next_group, state.refills
+        for pending in state.pending:
+            group = _Open(
+                pending.group_id,
+                self._prompts.at(pending.drawn_at),
+                pending.drawn_at,
+                born=-1,
+                refilled=pending.refilled,
+            )
+            self._admit(group)
+            if (done := bodies.get(pending.group_id)) is not None:
+                group.born = int(done.scored.report.oldest_version.min())
+                self._finish(
+                    group,
+                    CollectedGroup(
+                        group_id=group.group_id,
+                        scored=done.scored,
+                        body=self._pool.store(done.body),
+                        dropped=done.dropped,
+                    ),
                 )
 
-    def _raise_failed(self) -> None:
-        for task in self._tasks.values():
-            if task.done() and not task.cancelled():
-                error = task.exception()
-                if error is not None:
-                    raise error
+    def resend(self, policy_version: int) -> None:
+        """Sends restored groups that had no result yet; call it once the pool serves `policy_version`."""
+        for group in self._open.values():
+            if group.outcome is None and group.task is None:
+                group.born = policy_version
+                self._send(group)
+
+    def _admit(self, group: _Open) -> None:
+        self._ledger.admit(group.group_id, group.prompt.prompt_id)
+        self._open[group.group_id] = group
+        self._slots += not group.refilled
+        self._unfinished += 1
+
+    def _send(self, group: _Open) -> None:
+        group.task = asyncio.create_task(self._collect(group), name=f"group {group.group_id}")
+        group.task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and self._failure is None:
+            self._failure = error
+            self._changed.set()
+
+    async def _collect(self, group: _Open) -> None:
+        straggler = self._config.rollout.straggler
+        cut_after_s = straggler.deadline_s if straggler.action == "truncate" else None
+        request = RolloutRequest(
+            group_id=group.group_id,
+            attempt=0,
+            prompt=group.prompt,
+            num_samples=self._config.rollout.group_size,
+            sampling=self._sampling,
+            seed=group_seed(self._config.run.seed, group.group_id),
+            cut_after_s=cut_after_s,
+        )
+        try:
+            report, body = await self._sample(request)
+        except PoisonPromptError as error:
+            self._on_event(Event(kind="prompt_set_aside", message=str(error), details=(("group", group.group_id),)))
+            self._finish(group, LostGroup(group_id=group.group_id, reason="poison"))
+        except _StragglerError:
+            self._finish(group, LostGroup(group_id=group.group_id, reason="straggler"))
+        else:
+            scored = score_group(report, self._config.algorithm, self._config.rollout.max_response_tokens)
+            dropped = drop_reason(scored, drop_zero_variance=self._drop_zero_variance)
+            self._finish(group, CollectedGroup(group_id=group.group_id, scored=scored, body=body, dropped=dropped))
+
+    async def _sample(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
+        """One result, as `rollout.straggler` says where it takes long."""
+        straggler = self._config.rollout.straggler
+        if straggler.deadline_s is None or straggler.action == "truncate":
+            return await self._pool.generate(request)
+        tries = self._config.rollout.max_attempts if straggler.action == "requeue" else 1
+        for attempt in range(tries):
+            try:
+                async with asyncio.timeout(straggler.deadline_s):
+                    return await self._pool.generate(replace(request, attempt=request.attempt + attempt))
+            except TimeoutError:
+                continue
+        raise _StragglerError
+
+    def _finish(self, group: _Open, outcome: CollectedGroup | LostGroup) -> None:
+        self._ledger.finish(group.group_id)
+        group.outcome = outcome
+        self._unfinished -= 1
+        no_use = isinstance(outcome, CollectedGroup) and outcome.dropped is not None
+        if no_use and not group.refilled and self._refills < self._max_refills:
+            group.refilled = True
+            self._refills += 1
+            self._slots -= 1
+            self._changed.set()
+        if self._awaited in (None, group.group_id):
+            self._changed.set()
+        self._say_progress()
+
+    def _select(self, policy_version: int) -> list[int] | Waiting:
+        algorithm, rollout = self._config.algorithm, self._config.rollout
+        candidates = (
+            Candidate(group.group_id, group.born, group.outcome is not None, not group.refilled)
+            for group in self._open.values()
+        )
+        return select_batch(
+            candidates,
+            policy_version,
+            groups_per_step=rollout.prompts_per_step,
+            max_policy_age=algorithm.max_policy_age,
+            order=rollout.batch_order,
+        )
+
+    def _aged(self, group: CollectedGroup, policy_version: int) -> CollectedGroup:
+        oldest = int(group.scored.report.oldest_version.min())
+        if group.dropped is None and policy_version - oldest > self._config.algorithm.max_policy_age:
+            return replace(group, dropped="too_old")
+        return group
+
+    def _waits_for(self) -> str:
+        if self._awaited is None:
+            waiting = [group for group in self._open.values() if group.outcome is None][:4]
+        else:
+            waiting = [self._open[self._awaited]]
+        names = ", ".join(f"group {group.group_id} (prompt {group.prompt.prompt_id})" for group in waiting)
+        return f"rollout: a finished group; waits for {names or 'none'}"
 
     def _say_progress(self) -> None:
         per_step = self._config.rollout.prompts_per_step
-        done = sum(group_id in self._finished for group_id in list(self._queue)[:per_step])
-        self._on_progress(f"generate {done}/{per_step} groups")
+        self._on_progress(f"generate {min(self.finished, per_step)}/{per_step} groups")
+
+
+class _StragglerError(Exception):
+    """A group passed `rollout.straggler.deadline_s` for good."""

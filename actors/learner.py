@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from actors.weight_buckets import BucketWriter
 from actors.weight_sync import ByteArray, combine
 from maspo_dist.config import TrainConfig
 from maspo_dist.logs import LogContext, configure_logging, redirect_output
+from maspo_dist.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, MiniBatch, RolloutGroup
 
 Put = Callable[[ByteArray], Body]
@@ -25,15 +29,20 @@ class Learner:
     def __init__(self, config: TrainConfig, rank: int, ranks: int, logs_path: Path, put: Put = ray.put) -> None:
         """Quick; `start` does the work. `put` places a bucket in the object store."""
         redirect_output(configure_logging(LogContext("learner", rank), logs_path))
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
         self._config = config
         self._rank = rank
         self._ranks = ranks
         self._put = put
         self._running: DeepSpeedEngine | None = None
 
-    def start(self, init_address: str) -> None:
-        """Builds the engine; blocks until all ranks have joined `init_address` ("tcp://host:port")."""
+    def start(self, init_address: str) -> tuple[str, int]:
+        """Builds the engine; blocks until all ranks have joined `init_address` ("tcp://host:port").
+
+        Returns (Ray's node id, process id).
+        """
         self._running = DeepSpeedEngine(self._config, self._rank, self._ranks, init_address)
+        return ray.get_runtime_context().get_node_id(), os.getpid()
 
     def update(
         self,
@@ -65,6 +74,10 @@ class Learner:
     def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
         """Raw log-probabilities of tokens 1 … L−1 of each sequence."""
         return self._engine.logprobs([np.asarray(sequence.token_ids, dtype=np.int32) for sequence in sequences])
+
+    def frozen_logprobs(self) -> list[ResponseLogprobs]:
+        """See DeepSpeedEngine.frozen_logprobs."""
+        return self._engine.frozen_logprobs()
 
     def save(self, folder: Path) -> None:
         """See DeepSpeedEngine.save."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,40 @@ from ray.actor import ActorHandle
 from actors.boundaries import Body, ProbeSequence, WeightSnapshot
 from actors.deadline import within
 from maspo_dist.config import ClusterConfig
-from maspo_dist.errors import DeadlineError
+from maspo_dist.errors import ActorDiedError, DeadlineError, LearnerLostError
+from maspo_dist.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, TrainingBatch, UpdateReport
+
+MakeLearners = Callable[[], Awaitable[list[ActorHandle[Any]]]]
 
 
 class RayLearnerGroup:
     """The `LearnerGroup` of actors.boundaries over Ray actors of `Learner`, rank i at place i.
 
     A rank's failure ends the call at once, without waiting for the others, which may be stuck in a
-    collective that will never complete. Errors: DeadlineError names the ranks that did not answer,
-    ActorDiedError the one that is gone; what a rank raised itself is raised here as it was.
+    collective that will never complete. LearnerLostError names the ranks that are gone or did not
+    answer; what a rank raised itself is raised here as it was.
     """
 
-    def __init__(self, learners: Sequence[ActorHandle[Any]], config: ClusterConfig) -> None:
-        self._learners = list(learners)
+    def __init__(self, make: MakeLearners, config: ClusterConfig) -> None:
+        """`make` starts as many actors as there are ranks and returns them once all have met."""
+        self._make = make
+        self._learners: list[ActorHandle[Any]] = []
         self._config = config
         self._policy_version = 0
+
+    async def start(self) -> None:
+        """Brings all ranks up with the weights of `model.path`. Raises what a rank dies of."""
+        self._learners = await self._make()
+        self._policy_version = 0
+
+    async def restart(self) -> None:
+        """Ends what is left of the group and starts another. Raises LearnerLostError when it does not come up."""
+        await self.stop()
+        try:
+            await self.start()
+        except (ActorDiedError, DeadlineError) as error:
+            raise LearnerLostError(str(error)) from error
 
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
         """Trains on `batch`; `bodies` holds at least the groups it refers to, by group_id."""
@@ -57,6 +75,12 @@ class RayLearnerGroup:
         logprobs: list[FloatArray] = answers[0]
         return logprobs
 
+    async def frozen_logprobs(self) -> list[ResponseLogprobs]:
+        """logπ_old and logπ_ref of the last batch, over all ranks; only where steps are recorded."""
+        arguments: list[tuple[Any, ...]] = [()] * len(self._learners)
+        by_rank = await self._all("frozen_logprobs", "last batch", self._config.update_timeout_s, arguments)
+        return [entry for part in by_rank for entry in part]
+
     async def save(self, folder: Path) -> None:
         """Checkpoint into `folder`, which all ranks can reach."""
         await self._all("save", str(folder), self._config.save_timeout_s, [(folder,)] * len(self._learners))
@@ -68,7 +92,8 @@ class RayLearnerGroup:
 
     async def stop(self) -> None:
         """Ends the processes; waits for nothing, since a rank may be stuck in a collective."""
-        for learner in self._learners:
+        learners, self._learners = self._learners, []
+        for learner in learners:
             ray.kill(learner, no_restart=True)
 
     async def _all(
@@ -91,6 +116,8 @@ class RayLearnerGroup:
             if pending:
                 silent = ", ".join(str(rank) for rank in sorted(calls[call] for call in pending))
                 raise DeadlineError(f"learner rank {silent}: {method} ({subject}): no answer within {timeout_s:g} s")
+        except (ActorDiedError, DeadlineError) as error:
+            raise LearnerLostError(str(error)) from error
         finally:
             for call in calls:
                 call.cancel()

@@ -1,63 +1,287 @@
-"""The rollout workers as one: each request goes to the least loaded, each publish to all."""
+"""The rollout workers as one: elastic while the run lasts, and whole after the loss of any of them.
+
+    one place:   starting ──► joining ──────► serving ──► leaving ──► gone
+                    ▲         (weights loaded    │
+                    │          and proven)       ▼
+                    └──── pause, doubled ◄────  lost
+                          with each loss
+
+A request goes to the least loaded worker that serves. When a worker is lost, or leaves, its requests go to
+others under a new attempt: exactly one result is accepted, since the call that a lost worker might still
+answer is no longer listened to. Starting, joining and replacing run beside training.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import heapq
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, TypeVar
 
-from ray.actor import ActorHandle
-
-from actors.boundaries import Body, ProbeSequence, PublishReport, WeightSnapshot
+from actors.boundaries import Body, ProbeSequence, PublishReport, WeightSnapshot, WorkerPublish
 from actors.deadline import within
-from actors.rollout_worker import WorkerPublish
+from maspo_dist.config import TrainConfig, WorkerRange
+from maspo_dist.errors import ActorDiedError, DeadlineError, MaspoError, PlacementError, PoisonPromptError
+from maspo_dist.flow.failures import RestartBudget, after_loss
+from maspo_dist.live import WorkerStatus
+from maspo_dist.run_folder import Event
 from maspo_dist.types import FloatArray, GroupReport, RolloutGroup, RolloutRequest
 
+T = TypeVar("T")
+PlaceState = Literal["starting", "joining", "serving", "leaving", "lost"]
 
-@dataclass(slots=True)
+_STOP_S = 30.0
+#: How often a pool without a fixed size looks for room in the cluster.
+_FOLLOW_S = 5.0
+#: Notes about loads that are kept before those that no longer hold are thrown out; more than there are workers.
+_NOTES = 10_000
+
+
+class RolloutWorkerHandle(Protocol):
+    """A started worker. Calls may raise ActorDiedError when its process or its engine's is gone."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
+
+    async def publish(
+        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
+    ) -> WorkerPublish: ...
+
+    async def ping(self) -> None:
+        """Answers when the engine itself does."""
+
+    async def stop(self) -> None:
+        """Ends the engine's processes gently."""
+
+    def kill(self) -> None:
+        """Ends the worker with everything it started, whatever state it is in."""
+
+
+class WorkerFactory(Protocol):
+    """Where workers come from, and where the bodies of groups lie."""
+
+    async def start_worker(self, index: int) -> RolloutWorkerHandle:
+        """Places and starts worker `index`. Raises PlacementError where the cluster has no room for it."""
+
+    async def room(self) -> int:
+        """How many more workers the cluster could place now."""
+
+    async def fetch(self, body: Body) -> RolloutGroup: ...
+
+    def store(self, group: RolloutGroup) -> Body: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    snapshot: WeightSnapshot
+    probes: Sequence[ProbeSequence]
+    expected: Sequence[FloatArray]
+
+
+class _GoneError(MaspoError):
+    """A worker ended with a call aboard: lost for `cause`, or left on request (None). Never leaves this module."""
+
+    def __init__(self, cause: MaspoError | None) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+@dataclass(slots=True, eq=False)
 class _Member:
-    name: str
-    handle: ActorHandle[Any]
-    in_flight: int = 0
+    """One started worker. `ended` is set once: None when it leaves, else why it was lost."""
+
+    index: int
+    worker: RolloutWorkerHandle
+    ended: asyncio.Future[MaspoError | None]
+    serves: bool = False
+    version: int = -1
+    published: WorkerPublish | None = None
+    load: int = 0
+    calls: set[asyncio.Task[tuple[GroupReport, Body]]] = field(default_factory=set)
+    reserved: bool = False
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it takes requests."""
+        return self.serves and not self.reserved and not self.ended.done()
+
+    def end(self, cause: MaspoError | None) -> None:
+        """Stops listening to all calls; those who made them send them elsewhere."""
+        if self.ended.done():
+            return
+        self.ended.set_result(cause)
+        for call in list(self.calls):
+            call.cancel()
 
 
-class RayRolloutPool:
-    """Implements `boundaries.RolloutPool` over rollout actors that have been started."""
+class _ByLoad:
+    """Finds the least loaded worker that is free, in logarithmic time; notes that no longer hold are skipped."""
 
-    def __init__(
-        self, handles: Sequence[ActorHandle[Any]], generate_timeout_s: float, publish_timeout_s: float
-    ) -> None:
-        self._members = [_Member(f"rollout worker {index}", handle) for index, handle in enumerate(handles)]
-        self._generate_timeout_s = generate_timeout_s
-        self._publish_timeout_s = publish_timeout_s
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, int, _Member]] = []
+        self._serial = itertools.count()
+
+    def note(self, member: _Member) -> None:
+        """Call it whenever load or freedom of `member` has changed."""
+        if member.is_free:
+            heapq.heappush(self._heap, (member.load, member.index, next(self._serial), member))
+        if len(self._heap) > _NOTES:
+            newest = {entry[3]: entry for entry in sorted(self._heap, key=lambda entry: entry[2])}
+            self._heap = [entry for entry in newest.values() if entry[3].is_free]
+            heapq.heapify(self._heap)
+
+    def least(self) -> _Member | None:
+        while self._heap:
+            load, _, _, member = self._heap[0]
+            if member.is_free and load == member.load:
+                return member
+            heapq.heappop(self._heap)
+        return None
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A seat in the pool; workers that sit on it come and go."""
+
+    index: int
+    budget: RestartBudget
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    state: PlaceState = "starting"
+    member: _Member | None = None
+    restarts: int = 0
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"rollout worker {self.index}"
+
+
+class ElasticRolloutPool:
+    """Implements `boundaries.RolloutPool`. Call `start` first and `stop` last."""
+
+    def __init__(self, config: TrainConfig, factory: WorkerFactory, on_event: Callable[[Event], None]) -> None:
+        self._rollout = config.rollout
+        self._cluster = config.cluster
+        self._factory = factory
+        self._on_event = on_event
+        self._places: dict[int, _Place] = {}
+        self._next_index = 0
+        self._weights: _Weights | None = None
+        self._held = False
+        self._broken: MaspoError | None = None
+        self._by_load = _ByLoad()
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._follower: asyncio.Task[None] | None = None
+
+    # Life of the pool.
+
+    async def start(self) -> None:
+        """Starts the first workers side by side and waits until all are up.
+
+        Raises what the first of them dies of: an engine that cannot start now will not start later.
+        """
+        started = [self._open_place() for _ in range(self._rollout.first_workers)]
+        await self._until(
+            lambda: all(place.state != "starting" for place in started),
+            self._cluster.start_timeout_s,
+            "the first workers",
+        )
+        if isinstance(self._rollout.workers, WorkerRange):
+            self._follower = asyncio.create_task(self._follow_cluster(self._rollout.workers), name="pool: follow")
+
+    async def stop(self) -> None:
+        """Ends every worker, gently first."""
+        follower, self._follower = self._follower, None
+        tasks = [task for place in self._places.values() if (task := place.task) is not None]
+        for task in (*tasks, *([follower] if follower else [])):
+            task.cancel()
+        await asyncio.gather(*tasks, *([follower] if follower else []), return_exceptions=True)
+        self._break(ActorDiedError("the rollout pool is closed"))
+
+    def scale(self, workers: int) -> None:
+        """Opens or closes places until there are `workers`; returns at once, the change goes on beside the run."""
+        staying = [place for place in self._places.values() if not place.leaving.is_set()]
+        if workers == len(staying):
+            return
+        self._on_event(Event(kind="scale", message=f"rollout workers: {len(staying)} → {workers}"))
+        for _ in range(workers - len(staying)):
+            self._open_place()
+        # Those that do not serve go first, then the youngest.
+        for place in sorted(staying, key=lambda p: (p.state == "serving", -p.index))[: len(staying) - workers]:
+            place.leaving.set()
+            if place.member is not None:
+                place.member.end(None)
+
+    def status(self) -> tuple[WorkerStatus, ...]:
+        """One entry a place, in order."""
+        return tuple(
+            WorkerStatus(
+                name=place.name,
+                state=place.state,
+                version=place.member.version if place.member else -1,
+                groups_in_flight=len(place.member.calls) if place.member else 0,
+                restarts=place.restarts,
+            )
+            for place in self._places.values()
+        )
+
+    # What the run asks for.
 
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
-        """The report and a reference to the group itself, which stays in the object store."""
-        member = min(self._members, key=lambda member: member.in_flight)
-        member.in_flight += request.num_samples
-        try:
-            report_ref, body = member.handle.generate.options(num_returns=2).remote(request)
-            what = f"{member.name}: group {request.group_id} (prompt {request.prompt.prompt_id})"
-            report: GroupReport = await within(self._generate_timeout_s, what, report_ref)
-        finally:
-            member.in_flight -= request.num_samples
-        return report, body
+        """The report and the body of one group, from whichever worker brings it to an end.
+
+        Raises PoisonPromptError when it ended `rollout.max_attempts` workers, the last one alone, and
+        ActorDiedError when no worker is left.
+        """
+        losses, alone = 0, False
+        attempt = request.attempt
+        while True:
+            try:
+                return await self._dispatch(replace(request, attempt=attempt), alone)
+            except _GoneError as gone:
+                attempt += 1
+                if gone.cause is None:
+                    continue
+                losses += 1
+                fate = after_loss(losses, alone, self._rollout.max_attempts)
+                if fate == "set_aside":
+                    what = f"prompt {request.prompt.prompt_id} (group {request.group_id})"
+                    raise PoisonPromptError(
+                        f"{what} was aboard {losses} rollout workers that died; set aside ({gone.cause})"
+                    ) from None
+                alone = fate == "retry_alone"
 
     async def publish(
         self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
     ) -> PublishReport:
-        """Hands `snapshot` to every worker side by side. Raises WeightSyncError if one fails the proof."""
-        parts: list[WorkerPublish] = await asyncio.gather(
-            *(
-                within(
-                    self._publish_timeout_s,
-                    f"{member.name}: publish of policy version {snapshot.version}",
-                    member.handle.publish.remote(snapshot, probes, expected),
-                )
-                for member in self._members
+        """Hands `snapshot` to every worker that serves, side by side; those that join later get it then.
+
+        A worker that dies meanwhile is replaced. Raises WeightSyncError if one fails the proof, since then
+        none can be trusted.
+        """
+        weights = _Weights(snapshot, probes, expected)
+        if not self._rollout.in_flight_updates:
+            self._held = True
+            await self._until(
+                lambda: all(not member.calls for member in self._serving()),
+                self._cluster.generate_timeout_s,
+                "requests to end before the weights change",
             )
-        )
+        try:
+            self._weights = weights
+            done = await asyncio.gather(*(self._hand_over(member, weights) for member in self._serving()))
+            parts = [part for part in done if part is not None]
+            if not parts:
+                # All that served are gone, or none serves yet: the first to join brings the figures.
+                await self._until(lambda: bool(self._serving()), self._cluster.start_timeout_s, "a worker that serves")
+                parts = [member.published for member in self._serving() if member.published is not None]
+        finally:
+            self._held = False
+            self._notify()
         return PublishReport(
             version=snapshot.version,
             max_logprob_gap=max(part.max_logprob_gap for part in parts),
@@ -66,12 +290,291 @@ class RayRolloutPool:
         )
 
     async def fetch(self, body: Body) -> RolloutGroup:
-        group: RolloutGroup = await within(self._generate_timeout_s, "object store: a rollout group", body)
-        return group
-
-    async def stop(self) -> None:
-        """Ends the engines' processes; the actors themselves end with the cluster."""
-        await asyncio.gather(
-            *(within(30.0, f"{member.name}: stop", member.handle.stop.remote()) for member in self._members),
-            return_exceptions=True,
+        return await within(
+            self._cluster.generate_timeout_s, "object store: a rollout group", self._factory.fetch(body)
         )
+
+    def store(self, group: RolloutGroup) -> Body:
+        """Puts a group back where `generate` would have left it."""
+        return self._factory.store(group)
+
+    # Requests.
+
+    async def _dispatch(self, request: RolloutRequest, alone: bool) -> tuple[GroupReport, Body]:
+        member = await self._claim(alone)
+        call = asyncio.ensure_future(self._call(member.worker, request))
+        member.calls.add(call)
+        member.load += request.num_samples
+        self._by_load.note(member)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            if member.ended.done() and not _is_cancelled():
+                raise _GoneError(member.ended.result()) from None
+            raise
+        except (ActorDiedError, DeadlineError) as error:
+            member.end(error)
+            raise _GoneError(error) from None
+        finally:
+            member.calls.discard(call)
+            member.load -= request.num_samples
+            if alone:
+                member.reserved = False
+            self._by_load.note(member)
+            self._notify()
+
+    async def _call(self, worker: RolloutWorkerHandle, request: RolloutRequest) -> tuple[GroupReport, Body]:
+        what = f"{worker.name}: group {request.group_id} (prompt {request.prompt.prompt_id})"
+        return await within(self._cluster.generate_timeout_s, what, worker.generate(request))
+
+    async def _claim(self, alone: bool) -> _Member:
+        """A worker that serves: the least loaded; or, alone, one that is then emptied and kept for the caller."""
+        while True:
+            member = None if self._held or self._broken else self._by_load.least()
+            if member is None:
+                await self._until(
+                    lambda: not self._held and self._by_load.least() is not None,
+                    self._cluster.start_timeout_s,
+                    "a worker that serves",
+                )
+                continue
+            if not alone:
+                return member
+            member.reserved = True
+            try:
+                await self._emptied(member)
+            except BaseException:
+                member.reserved = False
+                self._by_load.note(member)
+                raise
+            if not member.ended.done():
+                return member
+
+    async def _emptied(self, member: _Member) -> None:
+        """Waits until `member` has no request left and answers, or has ended."""
+        cluster = self._cluster
+        # Its requests pass their own deadline first.
+        deadline_s = cluster.generate_timeout_s + cluster.heartbeat_timeout_s
+        await self._until(
+            lambda: member.ended.done() or not member.calls, deadline_s, f"{member.worker.name} to be empty"
+        )
+        # One that died unnoticed, with its node say, must not speak against the group.
+        if not member.ended.done():
+            await self._ping(member)
+
+    def _serving(self) -> list[_Member]:
+        members = [place.member for place in self._places.values() if place.member is not None]
+        return [member for member in members if member.serves and not member.ended.done()]
+
+    # Places.
+
+    def _open_place(self) -> _Place:
+        cluster = self._cluster
+        place = _Place(
+            index=self._next_index,
+            budget=RestartBudget(
+                limit=cluster.max_worker_restarts,
+                window_s=cluster.restart_window_s,
+                backoff_s=cluster.restart_backoff_s,
+                backoff_max_s=cluster.restart_backoff_max_s,
+            ),
+        )
+        self._next_index += 1
+        self._places[place.index] = place
+        place.task = asyncio.create_task(self._occupy(place), name=place.name)
+        place.task.add_done_callback(lambda _: self._vacated(place))
+        return place
+
+    def _vacated(self, place: _Place) -> None:
+        self._places.pop(place.index, None)
+        task = place.task
+        if task is None or task.cancelled():
+            return
+        error = task.exception()
+        is_loss = isinstance(error, ActorDiedError | DeadlineError | PlacementError)
+        # Before the first publish nothing has been trained: a worker that cannot start now is the user's to know of.
+        if error is not None and (not is_loss or not self._places or self._weights is None):
+            self._break(error)
+        self._notify()
+
+    async def _occupy(self, place: _Place) -> None:
+        """Keeps a worker on `place` until it is to leave. Raises what its last worker died of when it is given up."""
+        loop = asyncio.get_running_loop()
+        lost_s: float | None = None
+        while not place.leaving.is_set():
+            place.state = "starting"
+            cause: MaspoError | None
+            try:
+                async with _Occupied(place, await self._started(place)) as member:
+                    place.state = "joining"
+                    self._notify()
+                    await self._join(member)
+                    place.state, member.serves = "serving", True
+                    self._by_load.note(member)
+                    self._notify()
+                    if lost_s is not None:
+                        self._recovered(place, loop.time() - lost_s)
+                    cause = await self._until_ended(member)
+            except (ActorDiedError, DeadlineError) as error:
+                cause = error
+            except PlacementError as error:
+                if isinstance(self._rollout.workers, WorkerRange) and len(self._places) > self._rollout.workers.min:
+                    return
+                cause = error
+            self._notify()
+            if cause is None:
+                return
+            lost_s = loop.time()
+            pause_s = place.budget.lost(lost_s)
+            if self._weights is None:
+                raise cause
+            place.state = "lost"
+            self._lost(place, cause, pause_s)
+            if pause_s is None:
+                raise cause
+            await _first_of(place.leaving.wait(), asyncio.sleep(pause_s))
+            place.restarts += 1
+
+    async def _started(self, place: _Place) -> _Member:
+        worker = await within(
+            self._cluster.start_timeout_s, f"{place.name}: start", self._factory.start_worker(place.index)
+        )
+        return _Member(place.index, worker, asyncio.get_running_loop().create_future())
+
+    async def _join(self, member: _Member) -> None:
+        """Brings `member` to the weights that the pool serves; before the first publish there are none."""
+        while self._weights is not None and member.version != self._weights.snapshot.version:
+            await self._give(member, self._weights)
+
+    async def _hand_over(self, member: _Member, weights: _Weights) -> WorkerPublish | None:
+        """`weights` to a worker that serves; None when it was lost over it."""
+        try:
+            return await self._give(member, weights)
+        except (ActorDiedError, DeadlineError) as error:
+            member.end(error)
+            return None
+
+    async def _give(self, member: _Member, weights: _Weights) -> WorkerPublish:
+        snapshot = weights.snapshot
+        member.published = await within(
+            self._cluster.publish_timeout_s,
+            f"{member.worker.name}: publish of policy version {snapshot.version}",
+            member.worker.publish(snapshot, weights.probes, weights.expected),
+        )
+        member.version = snapshot.version
+        return member.published
+
+    async def _until_ended(self, member: _Member) -> MaspoError | None:
+        """Pings the engine until it fails or `member` ends otherwise; None when it is to leave."""
+        while not member.ended.done():
+            await asyncio.wait([member.ended], timeout=self._cluster.heartbeat_s)
+            if not member.ended.done():
+                await self._ping(member)
+        return member.ended.result()
+
+    async def _ping(self, member: _Member) -> None:
+        """Ends `member` when its engine does not answer."""
+        try:
+            await within(self._cluster.heartbeat_timeout_s, f"{member.worker.name}: ping", member.worker.ping())
+        except (ActorDiedError, DeadlineError) as error:
+            member.end(error)
+
+    async def _follow_cluster(self, bounds: WorkerRange) -> None:
+        """Opens places as the cluster gains room; places whose nodes went close by themselves."""
+        while True:
+            await asyncio.sleep(_FOLLOW_S)
+            wanted = bounds.max - len(self._places)
+            room = min(wanted, await self._factory.room()) if wanted > 0 else 0
+            if room > 0:
+                self.scale(len(self._places) + room)
+
+    # Telling and waiting.
+
+    def _lost(self, place: _Place, cause: MaspoError, pause_s: float | None) -> None:
+        then = "its place is given up" if pause_s is None else f"replaced in {pause_s:g} s"
+        self._on_event(Event(kind="worker_lost", message=f"{cause}; {then}", details=(("worker", place.name),)))
+
+    def _recovered(self, place: _Place, seconds: float) -> None:
+        self._on_event(
+            Event(
+                kind="worker_recovered",
+                message=f"{place.name} serves again after {seconds:.1f} s",
+                details=(("worker", place.name), ("seconds", seconds)),
+            )
+        )
+
+    def _break(self, error: BaseException) -> None:
+        if self._broken is None:
+            self._broken = error if isinstance(error, MaspoError) else ActorDiedError(f"rollout pool: {error!r}")
+            self._broken.__cause__ = error if self._broken is not error else None
+        self._notify()
+
+    def _notify(self) -> None:
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _until(self, condition: Callable[[], bool], deadline_s: float, what: str) -> None:
+        """Waits for `condition`, looked at after every change. Raises what broke the pool."""
+        if self._broken is not None:
+            raise self._broken
+        if not condition():
+            states = ", ".join(f"{place.index} {place.state}" for place in self._places.values())
+            what = f"rollout pool: {what} (workers: {states or 'none'})"
+            await within(deadline_s, what, self._changes_until(condition))
+
+    async def _changes_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+            if self._broken is not None:
+                raise self._broken
+
+
+class _Occupied:
+    """Holds `member` on its place; on the way out the worker is ended: killed when lost, else stopped first."""
+
+    def __init__(self, place: _Place, member: _Member) -> None:
+        self._place = place
+        self._member = member
+
+    async def __aenter__(self) -> _Member:
+        self._place.member = self._member
+        return self._member
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        member = self._member
+        self._place.state = "leaving"
+        is_lost = isinstance(error, ActorDiedError | DeadlineError) or (
+            member.ended.done() and member.ended.result() is not None
+        )
+        member.end(error if isinstance(error, MaspoError) else None)
+        self._place.member = None
+        try:
+            if not is_lost:
+                await asyncio.wait_for(member.worker.stop(), _STOP_S)
+        except (TimeoutError, MaspoError):
+            pass
+        finally:
+            member.worker.kill()
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task itself was asked to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _first_of(*awaitables: Awaitable[object]) -> None:
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,14 +10,13 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.boundaries import ProbeSequence, WeightSnapshot
+from actors.boundaries import ProbeSequence, WeightSnapshot, WorkerPublish
 from actors.weight_sync import combine, fingerprint
 from maspo_dist.errors import WeightSyncError
 from maspo_dist.types import (
@@ -34,16 +33,24 @@ from maspo_dist.types import (
 Entries = list[tuple[str, str, list[int], int]]
 
 
+#: Far above what rounding does to the head's product, as a share of its largest logit; far below one stale step.
+_HEAD_ROUNDING: Mapping[str, float] = {"float32": 1e-5, "bfloat16": 0.02}
+
+
 class Engine(Protocol):
     """What a worker needs of a generation engine."""
 
-    async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int) -> Rollout: ...
+    async def generate(
+        self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None
+    ) -> Rollout: ...
 
     async def prompt_logprobs(self, token_ids: IntArray) -> FloatArray: ...
 
     async def load_weights(self, path: str, size_bytes: int, entries: Entries, version: int) -> float: ...
 
     async def resume(self) -> None: ...
+
+    async def ping(self) -> None: ...
 
     async def lm_head_gap(self, path: str, size_bytes: int, entries: Entries) -> float: ...
 
@@ -54,15 +61,6 @@ class Scorer(Protocol):
     """Scores one response."""
 
     async def score(self, response: str, reference: str, source: str) -> Verdict: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerPublish:
-    """One worker's part of a publish. `pause_s` is how long its requests stood still."""
-
-    max_logprob_gap: float
-    transfer_s: float
-    pause_s: float
 
 
 class RolloutWorker:
@@ -97,6 +95,7 @@ class RolloutWorker:
             truncated=np.asarray([rollout.finish_reason == "length" for rollout in rollouts], np.bool_),
             oldest_version=np.asarray([rollout.token_versions[0][0] for rollout in rollouts], np.int32),
             version_tokens=tuple(sorted(versions.items())),
+            version_runs=np.asarray([len(rollout.token_versions) for rollout in rollouts], np.int32),
             verdicts=tuple(verdict for _, verdict, _ in samples),
             generated_at_s=max(ended_s for _, _, ended_s in samples),
             scored_at_s=time.time(),
@@ -123,13 +122,19 @@ class RolloutWorker:
         self._proven.set()
         return WorkerPublish(max_logprob_gap=gap, transfer_s=transfer_s, pause_s=pause_s)
 
+    async def ping(self) -> None:
+        """Comes back when the engine answers."""
+        await self._engine.ping()
+
     def stop(self) -> None:
         """Ends the engine's processes."""
         self._engine.close()
         self._memory.close()
 
     async def _sample(self, request: RolloutRequest, sample: int) -> tuple[Rollout, Verdict, float]:
-        rollout = await self._engine.generate(request.prompt.token_ids, request.sampling, request.seed + sample)
+        rollout = await self._engine.generate(
+            request.prompt.token_ids, request.sampling, request.seed + sample, request.cut_after_s
+        )
         ended_s = time.time()
         verdict = await self._scorer.score(rollout.text, request.prompt.reference, request.prompt.source)
         return rollout, verdict, ended_s
@@ -142,10 +147,10 @@ class RolloutWorker:
         if gap <= self._max_logprob_gap:
             return gap
         head_gap = await self._engine.lm_head_gap(self._memory.path, self._memory.size_bytes, entries)
-        # Rounding of the head's product stays far below this in either dtype.
+        _, dtype, *_ = entries[0]
         culprit = (
             f"its LM head computes from a stale copy of lm_head.weight (logits off by {head_gap:.1%})"
-            if head_gap > 0.02
+            if head_gap > _HEAD_ROUNDING[dtype]
             else "its LM head is right, so a layer below it kept old weights"
         )
         raise WeightSyncError(

@@ -6,33 +6,46 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from actors.cluster import RunningCluster, connect, disconnect, start_cluster
-from actors.controller import LEARNER_FOLDER, Controller, Progressed, probe_sequences
+from actors.boundaries import LearnerGroup, RolloutPool
+from actors.cluster import RunCluster, cluster_address, connect, disconnect, open_control
+from actors.controller import Controller, Session, probe_sequences
 from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
-from maspo_dist.checkpoint import CheckpointStore, RunState, damage_of, read_state
-from maspo_dist.config import TrainConfig, dump_config
+from actors.recording import RecordingLearners
+from actors.services import beside, follow_requests, write_live
+from actors.watchdog import watch
+from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState, read_config_yaml, read_state
+from maspo_dist.checkpoint_writer import CheckpointWriter
+from maspo_dist.config import TrainConfig, config_differences, dump_config
 from maspo_dist.console import RunConsole, open_console
 from maspo_dist.data.cursor import PromptCursor
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.logs import LogContext, configure_logging
+from maspo_dist.manifest import damage_of
 from maspo_dist.metrics import open_metrics
-from maspo_dist.placement import plan_bundles
 from maspo_dist.preflight import Prepared, prepare
 from maspo_dist.report import write_report
 from maspo_dist.run_folder import Event, RunFolder
+from maspo_dist.step_record import StepRecords
 
 logger = logging.getLogger(__name__)
 
 _PROBE_TOKENS = 64
+#: From a request to end to the end, at most: a pre-empted node gives 30 s.
+_GRACE_S = 20.0
 
 
-def train(config: TrainConfig) -> None:
-    """Runs to the end. Leaves no process behind, whatever happens; exits 130 or 143 when interrupted."""
+def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
+    """Runs to the end. Leaves no process behind, whatever happens; exits 130 or 143 when interrupted.
+
+    Raises ConfigError where a checkpoint is resumed under a configuration that would train something else,
+    unless `allow_config_change`.
+    """
     prepared = prepare(config)
     path = config.run.dir / config.run.name
     fresh = config.checkpoint.resume == "never"
@@ -40,15 +53,20 @@ def train(config: TrainConfig) -> None:
     with folder:
         context = LogContext("controller")
         configure_logging(context, folder.logs_path, sys.stderr)
-        resumed = _resume_point(config, folder)
-        folder.rewind(resumed[1].step if resumed else -1)
+        resume = _resume_point(config, folder)
+        if resume is not None:
+            _compare_config(config, resume, folder, allow_config_change)
+        resumed_step = read_state(resume).step if resume else -1
+        folder.rewind(resumed_step)
+        for name in CheckpointStore(folder.checkpoints_path).rewind(resumed_step):
+            logger.warning("checkpoint set aside: %s is newer than the step this run goes on from", name)
         with open_console(config.run.name, config.run.max_steps, folder.read_metrics()) as console:
-            interrupted = asyncio.run(_until_signal(_Run(config, prepared, folder, console, resumed)))
+            interrupted = asyncio.run(_until_signal(_Run(config, prepared, folder, console, resume)))
     if interrupted is not None:
         raise SystemExit(128 + interrupted)
 
 
-def _resume_point(config: TrainConfig, folder: RunFolder) -> tuple[Path, RunState] | None:
+def _resume_point(config: TrainConfig, folder: RunFolder) -> Path | None:
     """The checkpoint to go on from, as `checkpoint.resume` says; None starts anew.
 
     Raises ConfigError where a checkpoint that was named cannot be used.
@@ -60,44 +78,78 @@ def _resume_point(config: TrainConfig, folder: RunFolder) -> tuple[Path, RunStat
         damage = damage_of(Path(wanted))
         if damage is not None:
             raise ConfigError(f"checkpoint.resume {wanted} is not a good checkpoint: {damage}")
-        return Path(wanted), read_state(Path(wanted))
+        return Path(wanted)
     newest, passed_over = CheckpointStore(folder.checkpoints_path).newest()
     for reason in passed_over:
         folder.write_event(Event(kind="checkpoint_damaged", message=reason))
         logger.warning("checkpoint passed over: %s", reason)
-    return (newest, read_state(newest)) if newest is not None else None
+    return newest
+
+
+def _compare_config(config: TrainConfig, checkpoint: Path, folder: RunFolder, allow_config_change: bool) -> None:
+    """Lists what differs from the checkpoint's configuration. Raises ConfigError as `train` says."""
+    saved = read_config_yaml(checkpoint)
+    differences = [] if saved is None else config_differences(saved, config)
+    if not differences:
+        return
+    message = f"the configuration differs from that of {checkpoint.name}: {'; '.join(map(str, differences))}"
+    folder.write_event(Event(kind="config_changed", message=message))
+    logger.warning("%s", message)
+    refused = [str(difference) for difference in differences if difference.matters]
+    if refused and not allow_config_change:
+        raise ConfigError(
+            f"checkpoint {checkpoint} would go on to train something else: {'; '.join(refused)}: "
+            "set it back, or pass --allow-config-change"
+        )
 
 
 class _Run:
     """The processes and the loop of one run."""
 
     def __init__(
-        self,
-        config: TrainConfig,
-        prepared: Prepared,
-        folder: RunFolder,
-        console: RunConsole,
-        resumed: tuple[Path, RunState] | None,
+        self, config: TrainConfig, prepared: Prepared, folder: RunFolder, console: RunConsole, resume: Path | None
     ) -> None:
         self._config = config
         self._prepared = prepared
         self._folder = folder
         self._console = console
-        self._resumed = resumed
+        self._resume = resume
+        self._controller: Controller | None = None
+
+    def request_stop(self) -> bool:
+        """Asks the loop to end with its state saved; False when there is none yet."""
+        if self._controller is None:
+            return False
+        self._controller.request_stop()
+        return True
 
     async def drive(self, watch_signals: Callable[[], None]) -> None:
         """Starts, trains, writes the report; ends every process and leaves the cluster on any way out."""
+        config = self._config
         self._console.waiting_for("Ray")
         try:
-            device = await asyncio.to_thread(connect)
+            device = await asyncio.to_thread(connect, config.model.device)
             # Ray takes the signals for itself when it starts.
             watch_signals()
-            bundles = plan_bundles(self._config, self._prepared.model.size, device)
-            cluster = await start_cluster(
-                self._config, bundles, device, self._folder.logs_path, self._console.waiting_for
+            control = open_control(config.run.name)
+            self._folder.write_address(cluster_address())
+            cluster = RunCluster(
+                config,
+                self._prepared.model.size,
+                device,
+                self._folder.logs_path,
+                waiting_for=self._console.waiting_for,
+                on_event=self._event,
             )
             try:
-                await self._train(cluster)
+                await cluster.start()
+                controller = self._controller = self._make_controller(cluster)
+                finished = await beside(
+                    controller.run(self._resume),
+                    watch(config.cluster, lambda: controller.progress, cluster.dump_stacks, self._event),
+                    write_live(self._folder.live_path, lambda: controller.standing, cluster.rollout),
+                    follow_requests(control, cluster.rollout),
+                )
             finally:
                 await asyncio.shield(cluster.stop())
         except MaspoError as error:
@@ -105,48 +157,69 @@ class _Run:
             raise
         finally:
             disconnect()
-        self._event(Event(kind="run_finished", message=f"{self._config.run.max_steps} steps done"))
+        if not finished:
+            self._event(Event(kind="run_stopped", message="as asked; resume with checkpoint.resume=auto"))
+            return
+        self._event(Event(kind="run_finished", message=f"{config.run.max_steps} steps done"))
         write_report([self._folder.path], self._folder.report_path)
         self._console.finished(self._folder.report_path)
 
-    async def _train(self, cluster: RunningCluster) -> None:
-        config, prepared = self._config, self._prepared
-        ledger = Ledger()
-        start, first_group, cursor_state = Progressed(), 0, None
-        if self._resumed is not None:
-            path, state = self._resumed
-            await cluster.learners.load((path / LEARNER_FOLDER).resolve())
-            start = Progressed(step=state.step, policy_version=state.policy_version)
-            first_group, cursor_state = state.next_group, state.cursor
-            self._event(Event(kind="resumed", message=f"from {path.name}"))
-        cursor = PromptCursor(prepared.train.prompts, config.run.seed, cursor_state)
-        stream = GroupStream(config, cluster.rollout, cursor, ledger, self._console.phase, first_group)
-        metrics = open_metrics(self._folder, config.logging, config.model_dump(mode="json"), start.step + 1)
+    def _make_controller(self, cluster: RunCluster) -> Controller:
+        config, prepared, folder = self._config, self._prepared, self._folder
+        held_out = {name: prompts.prompts for name, prompts in prepared.evaluation.items()}
         probes = probe_sequences(
             [prompt.token_ids.tolist() for prompt in prepared.train.prompts[:256]],
             config.sync.probe_prompts,
             _PROBE_TOKENS,
         )
-        controller = Controller(
+        checkpoints = CheckpointStore(folder.checkpoints_path)
+        return Controller(
             config,
             pool=cluster.rollout,
-            learners=cluster.learners,
-            stream=stream,
-            ledger=ledger,
-            evaluator=Evaluator(
-                config, cluster.rollout, {name: held_out.prompts for name, held_out in prepared.evaluation.items()}
-            ),
-            checkpoints=CheckpointStore(self._folder.checkpoints_path),
+            learners=self._learners(cluster),
+            sessions=lambda state, finished: self._session(cluster.rollout, state, finished),
+            evaluator=Evaluator(config, cluster.rollout, held_out),
+            checkpoints=checkpoints,
+            writer=CheckpointWriter(checkpoints, config.checkpoint, dump_config(config), self._checkpoint_failed),
             probes=probes,
             decoder=prepared.model.tokenizer,
-            folder=self._folder,
-            metrics=metrics,
+            record=folder,
             console=self._console,
+            clock=time.time,
         )
-        try:
-            await controller.run(start)
-        finally:
-            metrics.close()
+
+    def _learners(self, cluster: RunCluster) -> LearnerGroup:
+        kept = self._config.logging.recorded_steps
+        if kept == 0:
+            return cluster.learners
+        records = StepRecords(self._folder.steps_path, kept)
+        return RecordingLearners(
+            cluster.learners, records, dump_config(self._config), cluster.rollout.fetch, self._event
+        )
+
+    def _session(self, pool: RolloutPool, state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:
+        config = self._config
+        if state is not None:
+            self._event(Event(kind="resumed", message=f"after step {state.step}"))
+        ledger = Ledger()
+        cursor = PromptCursor(self._prepared.train.prompts, config.run.seed, state.stream.cursor if state else None)
+        stream = GroupStream(
+            config,
+            pool,
+            cursor,
+            ledger,
+            batches=config.run.max_steps - (state.step if state else 0),
+            on_progress=self._console.phase,
+            on_event=self._event,
+            restored=state.stream if state else None,
+            finished=finished,
+        )
+        first_step = state.step + 1 if state else 0
+        metrics = open_metrics(self._folder, config.logging, config.model_dump(mode="json"), first_step)
+        return Session(stream=stream, ledger=ledger, metrics=metrics)
+
+    def _checkpoint_failed(self, step: int, reason: str) -> None:
+        self._event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}", details=(("step", step),)))
 
     def _event(self, event: Event) -> None:
         self._folder.write_event(event)
@@ -154,20 +227,25 @@ class _Run:
 
 
 async def _until_signal(run: _Run) -> signal.Signals | None:
-    """Drives `run`; the first SIGINT or SIGTERM cancels it, so that its clean-up runs. Returns that signal."""
+    """Drives `run`. The first SIGINT or SIGTERM asks it to end with its state saved, and is returned; a second one,
+    or the end of `_GRACE_S`, cancels it, so that its clean-up runs.
+    """
     received: list[signal.Signals] = []
     loop = asyncio.get_running_loop()
 
-    def cancel(which: signal.Signals) -> None:
+    def stop(which: signal.Signals) -> None:
         received.append(which)
-        task.cancel()
+        if len(received) == 1 and run.request_stop():
+            loop.call_later(_GRACE_S, task.cancel)
+        else:
+            task.cancel()
 
-    def watch() -> None:
+    def watch_signals() -> None:
         for which in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(which, cancel, which)
+            loop.add_signal_handler(which, stop, which)
 
-    task = asyncio.ensure_future(run.drive(watch))
-    watch()
+    task = asyncio.ensure_future(run.drive(watch_signals))
+    watch_signals()
     try:
         await task
     except asyncio.CancelledError:

@@ -5,12 +5,17 @@
     │   ├── ConfigError        a key, its value, and what to write instead
     │   ├── DataError          a file and line, or a data set
     │   ├── ModelError         a model folder or tokenizer that cannot serve
+    │   │   └── HubUnreachableError   a model by name, where no hub answers
     │   └── PlacementError     the cluster cannot hold what was asked for
     ├── WeightSyncError        an engine does not hold the learner's weights
     ├── PolicyAgeError         a token older than max_policy_age reached the learner
     ├── DeadlineError          a named wait ran past its deadline
     ├── ActorDiedError         a process that the run needs is gone
-    └── VerifierError          the verifier pool as a whole cannot be trusted any more
+    ├── LearnerLostError       a learner rank died or hangs: the group must start anew
+    ├── PoisonPromptError      a prompt ended every worker that it was given to
+    ├── StallError             nothing went on for longer than `cluster.stall_timeout_s`
+    ├── VerifierError          the verifier pool as a whole cannot be trusted any more
+    └── RunsFailedError        some runs of a comparison ended without their last step
 
 Anything else that escapes is a bug and keeps its traceback.
 """
@@ -20,10 +25,15 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeadlineError",
+    "HubUnreachableError",
+    "LearnerLostError",
     "MaspoError",
     "ModelError",
     "PlacementError",
+    "PoisonPromptError",
     "PolicyAgeError",
+    "RunsFailedError",
+    "StallError",
     "UserError",
     "VerifierError",
     "WeightSyncError",
@@ -50,6 +60,10 @@ class ModelError(UserError):
     """A model or tokenizer that is missing or does not fit the configuration."""
 
 
+class HubUnreachableError(ModelError):
+    """A model given by its hub name, which is not cached here and whose hub does not answer."""
+
+
 class PlacementError(UserError):
     """More processes than the cluster can place; the message names what is missing."""
 
@@ -70,5 +84,21 @@ class ActorDiedError(MaspoError):
     """A process that the run cannot go on without has died."""
 
 
+class LearnerLostError(MaspoError):
+    """A learner rank died or does not answer; its siblings cannot go on without it."""
+
+
+class PoisonPromptError(MaspoError):
+    """A prompt was aboard `rollout.max_attempts` workers that died, the last time alone."""
+
+
+class StallError(MaspoError):
+    """Nothing went on for longer than `cluster.stall_timeout_s`; the message names what was waited for."""
+
+
 class VerifierError(MaspoError):
     """Too large a share of samples could not be verified."""
+
+
+class RunsFailedError(MaspoError):
+    """Runs of a comparison failed; the message names the first one's log and last line."""

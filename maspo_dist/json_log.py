@@ -66,6 +66,11 @@ class JsonLog:
         temporary.replace(self.path)
         return removed
 
+    def sync(self) -> None:
+        """Waits until the disk has what was appended."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Closes the file; a later append opens it again."""
         if self._file is not None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from maspo_dist import humanize
 from maspo_dist.console import outcome_table
+from maspo_dist.live import LiveStatus, read_live
 from maspo_dist.progress import Progress, progress_of
 from maspo_dist.run_folder import RunFolder
 
@@ -20,12 +21,15 @@ _EVENTS_SHOWN = 10
 
 
 def render_status(folder: RunFolder) -> RenderableType:
-    """Step, scores, last metrics, group counts and last events.
+    """Step, scores, workers and what is waited for while it runs, last metrics, group counts and last events.
 
     Raises DataError for a damaged file.
     """
     progress = progress_of(folder.read_metrics(), _max_steps(folder))
     parts: list[RenderableType] = [_headline(folder, progress), outcome_table(progress)]
+    live = read_live(folder.live_path) if folder.in_use else None
+    if live is not None:
+        parts += [_standing_line(live), _workers_table(live)]
     if progress.metrics:
         parts.append(_metrics_table(progress))
     counts = ledger_counts(folder.read_ledger())
@@ -55,6 +59,41 @@ def _headline(folder: RunFolder, progress: Progress) -> Text:
     if folder.in_use and progress.seconds_left is not None:
         text.append(f", about {humanize.duration(progress.seconds_left)} left")
     return text
+
+
+def _standing_line(live: LiveStatus) -> Text:
+    """What goes on now, and the oldest thing that is waited for."""
+    standing = live.standing
+    text = Text.assemble(
+        ("now ", "dim"),
+        standing.phase,
+        ("   policy version ", "dim"),
+        str(standing.policy_version),
+        ("   groups in flight ", "dim"),
+        str(standing.groups_in_flight),
+        (", finished ", "dim"),
+        str(standing.groups_finished),
+    )
+    if live.waits:
+        what, seconds = live.waits[0]
+        text.append(f"\nwaits {humanize.duration(seconds)} for {what}")
+    return text
+
+
+def _workers_table(live: LiveStatus) -> Table:
+    table = Table("worker", "state", "policy version", "age", "groups in flight", "restarts", title="rollout workers")
+    table.title_justify = "left"
+    for worker in live.workers:
+        has_weights = worker.version >= 0
+        table.add_row(
+            worker.name,
+            worker.state,
+            str(worker.version) if has_weights else "–",
+            str(live.standing.policy_version - worker.version) if has_weights else "–",
+            str(worker.groups_in_flight),
+            str(worker.restarts),
+        )
+    return table
 
 
 def _metrics_table(progress: Progress) -> Table:

@@ -61,15 +61,21 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How responses are drawn. Temperature 0 is greedy."""
+    """How responses are drawn. Temperature 0 is greedy; top_k 0 takes every token."""
 
     temperature: float
     max_response_tokens: int
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRequest:
-    """One dispatch of one prompt. Sample i of the group draws from `seed + i`."""
+    """One dispatch of one prompt. Sample i of the group draws from `seed + i`.
+
+    cut_after_s   responses still open then end as truncated; None lets them run
+    """
 
     group_id: int
     attempt: int
@@ -77,6 +83,7 @@ class RolloutRequest:
     num_samples: int
     sampling: Sampling
     seed: int
+    cut_after_s: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.num_samples >= 1, f"group {self.group_id}: num_samples must be ≥ 1")
@@ -127,7 +134,7 @@ class Verdict:
 
     `reward` counts only where `verifiable`; `extracted` is the answer as read from the response,
     None when none was found; `reason` is one line for people; `components` are the named parts of
-    a weighted reward, before weighting.
+    a weighted reward, before weighting, and `overlong` where that penalty is on.
     """
 
     reward: float
@@ -150,7 +157,8 @@ class GroupReport:
     response_tokens    i32[G]
     truncated          bool[G]: ended by the token limit
     oldest_version     i32[G]: of the oldest token in each response
-    version_tokens     runs (policy_version, tokens) summed over the group
+    version_tokens     (policy_version, tokens), summed over the group
+    version_runs       i32[G]: policy versions that each response spans
     generated_at_s, scored_at_s   wall clock (time.time) of the last response and the last verdict
     """
 
@@ -162,6 +170,7 @@ class GroupReport:
     truncated: NDArray[np.bool_]
     oldest_version: IntArray
     version_tokens: tuple[tuple[int, int], ...]
+    version_runs: IntArray
     verdicts: tuple[Verdict, ...]
     generated_at_s: float
     scored_at_s: float
@@ -170,7 +179,11 @@ class GroupReport:
         samples = len(self.verdicts)
         _require(self.prompt_tokens >= 1, f"group {self.group_id}: prompt_tokens must be ≥ 1")
         _require(
-            self.response_tokens.shape == self.truncated.shape == self.oldest_version.shape == (samples,),
+            self.response_tokens.shape
+            == self.truncated.shape
+            == self.oldest_version.shape
+            == self.version_runs.shape
+            == (samples,),
             f"group {self.group_id}: every per-response field needs {samples} entries",
         )
 

@@ -54,6 +54,12 @@ def test_problems_are_distinct_in_either_order(seed: int, train: int, heldout: i
     assert len(set(pairs)) == len(pairs)
 
 
+def test_more_problems_than_there_are_is_an_error_not_an_endless_search() -> None:
+    with pytest.raises(ValueError, match=r"there are 45"):
+        draw_problems(40, 6, (1, 1), np.random.default_rng(0))
+    assert sum(map(len, draw_problems(40, 5, (1, 1), np.random.default_rng(0)))) == 45
+
+
 def test_the_tokenizer_writes_what_it_reads() -> None:
     tokenizer = make_tokenizer()
     solution = Addition(left=583, right=749).solution

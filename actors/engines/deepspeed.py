@@ -10,13 +10,11 @@ calls them in the same order, with the same number of micro-batches.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import math
 import os
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -29,7 +27,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from actors.engines.deepspeed_config import deepspeed_config, reference_config
+from actors.engines.deepspeed_import import LogStream, import_deepspeed
 from actors.engines.kl_reward import advantages_after_kl
+from actors.engines.learner_state import LAYOUT_FILE, TAG, open_learner_state, read_layout
 from actors.engines.micro_batch import (
     ForwardTensors,
     MicroBatchTensors,
@@ -38,8 +38,10 @@ from actors.engines.micro_batch import (
     with_response_advantages,
 )
 from actors.engines.policy import Policy, load_policy
-from actors.engines.random_state import random_states, seed_everything, set_random_states
+from actors.engines.random_state import fresh_seed, random_states, seed_everything, set_random_states
 from actors.engines.schedule import learning_rate
+from actors.engines.shared_writes import SharedWrites
+from actors.engines.state_loading import load_state
 from actors.engines.statistics import BatchStatistics
 from maspo_dist.algorithm import (
     BapoBounds,
@@ -55,11 +57,10 @@ from maspo_dist.algorithm.logprobs import Cotangents, TokenLogprobs
 from maspo_dist.config import BapoLoss, TrainConfig
 from maspo_dist.data.packing import pack_micro_batch, pack_sequences
 from maspo_dist.errors import ConfigError, MaspoError
+from maspo_dist.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
 
 _LOG = logging.getLogger(__name__)
-_TAG = "learner"
-_LAYOUT_FILE = "layout.json"
 #: Parameters gathered at a time while weights are exported under ZeRO-3.
 _GATHERED_ELEMENTS = 1 << 28
 
@@ -80,8 +81,8 @@ class DeepSpeedEngine:
         if self._device.type == "cpu":
             torch.set_num_threads(config.learner.threads or max(1, (os.cpu_count() or 1) // world_size))
         seed_everything(config.run.seed)
-        with redirect_stdout(_LogStream()):
-            self._deepspeed = _import_deepspeed(self._device)
+        with redirect_stdout(LogStream()):
+            self._deepspeed = import_deepspeed(self._device)
             self._deepspeed.init_distributed(
                 dist_backend="gloo" if self._device.type == "cpu" else "nccl",
                 auto_mpi_discovery=False,
@@ -92,6 +93,9 @@ class DeepSpeedEngine:
             )
             self._engine = self._load_trained()
             self._reference = self._load_reference() if config.algorithm.kl.coefficient > 0 else None
+        self._frozen_of_batch: list[ResponseLogprobs] = []
+        self._files = SharedWrites()
+        self._files.take_over(self._engine)
         self._policy: Policy = self._engine.module
 
     @property
@@ -121,6 +125,8 @@ class DeepSpeedEngine:
             [micro_batch_tensors(pack_micro_batch(micro, groups), self._device) for micro in mini] for mini in shard
         ]
         minis = self._with_kl_in_reward([[self._with_frozen(m, statistics) for m in mini] for mini in minis], shard)
+        if self._config.logging.recorded_steps != 0:
+            self._frozen_of_batch = [entry for mini in minis for micro in mini for entry in micro.response_logprobs()]
         grad_norms = []
         for index, mini in enumerate(minis):
             counts = loss_tokens if self._config.algorithm.aggregate == "token-mean" else loss_sequences
@@ -137,6 +143,10 @@ class DeepSpeedEngine:
             "learner/tokens_per_s": packed_tokens / seconds,
             "learner/optimizer_steps": float(len(minis)),
         }
+
+    def frozen_logprobs(self) -> list[ResponseLogprobs]:
+        """logπ_old and logπ_ref of this rank's responses of the last batch; empty unless steps are recorded."""
+        return self._frozen_of_batch
 
     def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         """Log-probability of tokens 1 … L−1 of each sequence i32[L], at temperature 1; the same on every rank."""
@@ -164,30 +174,46 @@ class DeepSpeedEngine:
         yield from self._gathered(waiting)
 
     def save(self, folder: Path) -> None:
-        """Weights, optimizer state, schedule and random generators into `folder`, made if missing."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with redirect_stdout(_LogStream()):
-            self._engine.save_checkpoint(str(folder), tag=_TAG, client_state={"batches": self._batches})
-        torch.save(random_states(self._device), folder / f"random_rank{self._rank}.pt")
+        """Weights, optimizer state, schedule and random generators into `folder`, made if missing.
+
+        Raises OSError on every rank where one could not write, as on a full disk; the engine goes on as before.
+        """
+        files = self._files
+        files.run(folder, lambda: (folder / TAG).mkdir(parents=True, exist_ok=True))
+        files.agree()
+        with redirect_stdout(LogStream()):
+            self._engine.save_checkpoint(
+                str(folder), tag=TAG, client_state={"batches": self._batches}, save_latest=False
+            )
+        files.write(random_states(self._device), folder / f"random_rank{self._rank}.pt")
         if self._rank == 0:
-            (folder / _LAYOUT_FILE).write_text(json.dumps(self._layout()), encoding="utf-8")
-        dist.barrier()
+            layout = folder / LAYOUT_FILE
+            files.run(layout, lambda: layout.write_text(json.dumps(self._layout()), encoding="utf-8"))
+        files.agree()
 
     def load(self, folder: Path) -> None:
-        """What `save` left; training goes on as if never interrupted.
+        """What `save` left. Under the layout that wrote it, training goes on as if never interrupted.
 
-        Raises ConfigError where it was written by another number of ranks, ZeRO stage or dtype.
+        Under another number of ranks or another ZeRO stage, weights and optimizer state are the same to the
+        last bit; the random generators are seeded afresh, by rank and batch, since those saved belong to
+        other processes. Raises ConfigError where another dtype was trained, or the checkpoint is not whole.
         """
-        try:
-            layout = json.loads((folder / _LAYOUT_FILE).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{folder} holds no learner checkpoint ({_LAYOUT_FILE} is missing)") from None
-        if layout != self._layout():
-            raise ConfigError(f"checkpoint {folder} was written with {layout}, this run has {self._layout()}")
-        with redirect_stdout(_LogStream()):
-            path, client_state = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        layout = read_layout(folder)
+        if layout["dtype"] != self._config.model.dtype:
+            raise ConfigError(
+                f"checkpoint {folder} was trained in {layout['dtype']}, but model.dtype is {self._config.model.dtype}: "
+                f"set model.dtype={layout['dtype']}, or export the checkpoint and start a new run from it"
+            )
+        with redirect_stdout(LogStream()):
+            if layout != self._layout():
+                state = open_learner_state(folder)
+                load_state(self._engine, state)
+                self._batches = state.batches
+                seed_everything(fresh_seed(self._config.run.seed, self._batches, self._rank))
+                return
+            path, client_state = self._engine.load_checkpoint(str(folder), tag=TAG)
         if path is None:
-            raise ConfigError(f"checkpoint {folder} has no tag {_TAG}")
+            raise ConfigError(f"checkpoint {folder} has no tag {TAG}")
         self._batches = client_state["batches"]
         set_random_states(torch.load(folder / f"random_rank{self._rank}.pt", weights_only=False), self._device)
 
@@ -345,21 +371,12 @@ class DeepSpeedEngine:
         dist.all_reduce(total)
         return total.item()
 
-    def _layout(self) -> dict[str, int | str]:
+    def _layout(self) -> dict[str, Any]:
         return {
             "ranks": self._world_size,
-            "zero_stage": self._config.learner.zero_stage,
             "dtype": self._config.model.dtype,
+            "zero_optimization": deepspeed_config(self._config)["zero_optimization"],
         }
-
-
-class _LogStream(io.TextIOBase):
-    """Takes what a library prints to the log."""
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            _LOG.debug("%s", text.strip())
-        return len(text)
 
 
 def _arguments(tensors: ForwardTensors) -> dict[str, Tensor]:
@@ -376,20 +393,3 @@ def _device(config: TrainConfig) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted, 0) if wanted == "cuda" else torch.device("cpu")
-
-
-def _import_deepspeed(device: torch.device) -> Any:
-    # Read once, at import: hence neither at the top of this file nor before the device is known.
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
-    os.environ.setdefault("LOCAL_RANK", "0")
-    import deepspeed
-
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    # An all-reduce through shared memory that is compiled at first use: minutes, and it prints.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    for name in ("DeepSpeed", "deepspeed"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-        logger.setLevel(logging.WARNING)
-    return deepspeed

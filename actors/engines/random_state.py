@@ -17,6 +17,11 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def fresh_seed(seed: int, batches: int, rank: int) -> int:
+    """A seed for a rank that has no saved generators to go on with; another one for each rank and batch."""
+    return int(np.random.SeedSequence([seed, batches, rank]).generate_state(1)[0])
+
+
 def random_states(device: torch.device) -> dict[str, Any]:
     """The state of each, and of the GPU's generator; for `set_random_states`."""
     states: dict[str, Any] = {

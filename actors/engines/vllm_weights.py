@@ -94,7 +94,11 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInit, SharedMemoryUpda
 
 
 class WeightProofs:
-    """Worker extension: what the engine says of the weights that it computes with."""
+    """Worker extension: what the engine says of itself and of the weights that it computes with."""
+
+    def alive(self) -> float:
+        """Answers between two steps of the engine."""
+        return 0.0
 
     def lm_head_gap(self, path: str, size_bytes: int, entries: Entries) -> float:
         """max |logits(engine) − h·Wᵀ| / max |h·Wᵀ| over a fixed random h, W the published LM head.

@@ -187,6 +187,7 @@ def _long_tailed_groups(count: int, samples: int) -> list[ScoredGroup]:
             truncated=np.zeros(samples, dtype=np.bool_),
             oldest_version=np.zeros(samples, dtype=np.int32),
             version_tokens=((0, int(tokens.sum())),),
+            version_runs=np.ones(samples, dtype=np.int32),
             verdicts=(verdict,) * samples,
             generated_at_s=0.0,
             scored_at_s=0.0,

@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from maspo_dist.config.algorithm import AlgorithmConfig, Section
 from maspo_dist.config.verifier import VerifierConfig
+
+
+def _names_fit_metrics(value: dict[str, str]) -> dict[str, str]:
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            raise ValueError(f"eval set name {name!r} may hold letters, digits, '.', '_' and '-' only")
+    return value
+
+
+#: Data sets by a name that can stand in a metric's.
+HeldOutSets = Annotated[dict[str, str], AfterValidator(_names_fit_metrics)]
+
+
+#: vLLM arguments that other settings own, wherever an engine is configured.
+MODEL_ENGINE_KEYS = {
+    "model": "model.path",
+    "tokenizer": "model.path",
+    "dtype": "model.dtype",
+    "tensor_parallel_size": "rollout.tensor_parallel",
+    "logprobs_mode": "no other key: logprobs must be of the sampled distribution",
+    "trust_remote_code": "model.trust_remote_code",
+}
+
+
+def refuse_keys(section: str, value: dict[str, Any], owners: Mapping[str, str]) -> dict[str, Any]:
+    """`value`, unless it holds a key that another setting owns (ValueError naming both)."""
+    for key in value:
+        if key in owners:
+            raise ValueError(f"{section}.{key} is set by {owners[key]}; remove it here")
+    return value
 
 
 class RunConfig(Section):
@@ -40,13 +71,9 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
 
 
-class DataConfig(Section):
-    """Prompts with verifiable answers."""
+class PromptConfig(Section):
+    """How rows become prompts."""
 
-    #: JSONL or Parquet files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
-    train: list[str] = Field(min_length=1)
-    #: Held-out sets by name.
-    eval: dict[str, str] = Field(default_factory=dict)
     problem_field: str = "problem"
     answer_field: str = "answer"
     #: Field that picks the verifier; rows without it carry the file's name.
@@ -70,7 +97,7 @@ class DataConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _system_prompt_has_its_template(self) -> DataConfig:
+    def _system_prompt_has_its_template(self) -> Self:
         if self.system_prompt is not None and self.template != "chat":
             raise ValueError(
                 f"system_prompt belongs to template chat, but template is {self.template!r}: "
@@ -78,20 +105,44 @@ class DataConfig(Section):
             )
         return self
 
-    @field_validator("eval")
-    @classmethod
-    def _names_fit_metrics(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-                raise ValueError(f"eval set name {name!r} may hold letters, digits, '.', '_' and '-' only")
-        return value
+
+class DataConfig(PromptConfig):
+    """Prompts with verifiable answers."""
+
+    #: JSONL or Parquet files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
+    train: list[str] = Field(min_length=1)
+    #: Held-out sets by name.
+    eval: HeldOutSets = Field(default_factory=dict)
+
+
+class WorkerRange(Section):
+    """As many rollout workers as the cluster has room for, within bounds."""
+
+    min: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkerRange:
+        if self.max < self.min:
+            raise ValueError(f"max must be at least min ({self.min}), got {self.max}")
+        return self
+
+
+class StragglerConfig(Section):
+    """What happens to a group that takes too long."""
+
+    #: Seconds from dispatch after which a group counts as a straggler; null: never.
+    deadline_s: float | None = Field(None, gt=0)
+    #: truncate ends its open responses there, requeue samples the group again (and drops it after
+    #: rollout.max_attempts), drop leaves it out.
+    action: Literal["truncate", "requeue", "drop"] = "truncate"
 
 
 class RolloutConfig(Section):
     """Generation."""
 
-    #: vLLM engines.
-    workers: int = Field(1, ge=1)
+    #: vLLM engines: a number, or {min, max} to follow what the cluster offers while the job runs.
+    workers: int | WorkerRange = 1
     #: GPUs a worker.
     tensor_parallel: int = Field(1, ge=1)
     #: Responses to each prompt; advantages are relative to their mean.
@@ -101,25 +152,55 @@ class RolloutConfig(Section):
     max_response_tokens: int = Field(ge=1)
     #: Sampling temperature; the learner divides its logits alike.
     temperature: float = Field(1.0, gt=0)
+    #: Cut or skew the distribution that is sampled; the learner does not, so that ratios would be wrong.
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    repetition_penalty: float = Field(1.0, gt=0)
+    #: Allow top_p, top_k and repetition_penalty to be set all the same.
+    allow_biased_sampling: bool = False
+    #: Weights change under running requests, which then span versions; false waits for requests to end first.
+    in_flight_updates: bool = True
+    #: Which finished groups make a batch: those admitted first, or those that finished first. The latter fills
+    #: a batch early and trains stragglers later, still within max_policy_age.
+    batch_order: Literal["admission", "completion"] = "admission"
+    #: Groups in flight and finished, as a multiple of prompts_per_step; null: as many as max_policy_age lets train.
+    over_sampling: float | None = Field(None, ge=1)
+    straggler: StragglerConfig = StragglerConfig()
+    #: Workers that may die with a prompt aboard before it is set aside; on its last attempt it is alone.
+    max_attempts: int = Field(3, ge=1)
     #: Arguments passed to vLLM's engine as they are.
     engine: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def first_workers(self) -> int:
+        """Workers that a run starts with."""
+        return self.workers.min if isinstance(self.workers, WorkerRange) else self.workers
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _number_or_range(cls, value: object) -> object:
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if isinstance(value, dict | WorkerRange) or (is_number and int(str(value)) >= 1):
+            return value
+        raise ValueError(f"workers must be a number of at least 1 or {{min: …, max: …}}, got {value!r}")
+
+    @model_validator(mode="after")
+    def _sampling_is_unbiased(self) -> RolloutConfig:
+        if self.allow_biased_sampling:
+            return self
+        for key, neutral in (("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
+            value = getattr(self, key)
+            if value != neutral:
+                raise ValueError(
+                    f"{key} is {value:g}, so that logprobs of the rollout engine and of the learner are of different "
+                    f"distributions: set {key} to {neutral:g}, or allow_biased_sampling: true"
+                )
+        return self
 
     @field_validator("engine")
     @classmethod
     def _engine_keys_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        ours = {
-            "model": "model.path",
-            "tokenizer": "model.path",
-            "dtype": "model.dtype",
-            "tensor_parallel_size": "rollout.tensor_parallel",
-            "seed": "run.seed",
-            "logprobs_mode": "no other key: logprobs must be of the sampled distribution",
-            "trust_remote_code": "model.trust_remote_code",
-        }
-        for key in value:
-            if key in ours:
-                raise ValueError(f"engine.{key} is set by {ours[key]}; remove it here")
-        return value
+        return refuse_keys("engine", value, {**MODEL_ENGINE_KEYS, "seed": "run.seed"})
 
 
 class LearnerConfig(Section):
@@ -205,6 +286,9 @@ class CheckpointConfig(Section):
     every: int | None = Field(None, ge=1)
     #: Newest checkpoints kept.
     keep: int = Field(2, ge=1)
+    #: The best one is kept as well: auto goes by the mean of avg@k over the held-out sets, a metric's name by that
+    #: metric (larger is better); none keeps only the newest.
+    keep_best: str = Field("auto", min_length=1)
     #: auto goes on from the newest good checkpoint of the run folder, never refuses a used one, else a path.
     resume: str = "never"
 
@@ -246,13 +330,34 @@ class LoggingConfig(Section):
     wandb: WandbConfig | None = None
     #: Groups a step whose responses go to samples.jsonl; null writes all.
     sample_groups: int | None = Field(8, ge=0)
+    #: Steps kept whole under steps/ for `maspo-dist replay`: none, all, or last:K. Each takes the room of a
+    #: checkpoint, and the time to write one.
+    record_steps: str = "none"
+
+    @property
+    def recorded_steps(self) -> int | None:
+        """How many steps are kept, 0 none; None is all."""
+        if self.record_steps == "all":
+            return None
+        return int(self.record_steps.removeprefix("last:")) if self.record_steps != "none" else 0
+
+    @field_validator("record_steps")
+    @classmethod
+    def _steps_are_counted(cls, value: str) -> str:
+        if value not in ("none", "all") and not re.fullmatch(r"last:[1-9]\d*", value):
+            raise ValueError(f"record_steps must be none, all, or last:K with K of at least 1, got {value!r}")
+        return value
 
 
 class ClusterConfig(Section):
     """Ray and the deadlines of what runs on it."""
 
+    #: Where learner ranks meet, on the node of rank 0, for networks that open few ports; null takes a free one.
+    learner_port: int | None = Field(None, ge=1, le=65535)
     #: Processes that must be up before training, engines' start included.
     start_timeout_s: float = Field(600.0, gt=0)
+    #: A place in the cluster for one more rollout worker.
+    place_timeout_s: float = Field(60.0, gt=0)
     #: One prompt group, from dispatch to verdicts.
     generate_timeout_s: float = Field(1800.0, gt=0)
     #: One batch on the learners.
@@ -261,6 +366,22 @@ class ClusterConfig(Section):
     publish_timeout_s: float = Field(600.0, gt=0)
     #: One checkpoint.
     save_timeout_s: float = Field(1800.0, gt=0)
+    #: One response at the verifier, its wait in the queue included; past it the verifier is started anew.
+    verify_timeout_s: float = Field(600.0, gt=0)
+    #: Seconds between pings of a rollout worker, and how long its engine may take to answer one.
+    heartbeat_s: float = Field(10.0, gt=0)
+    heartbeat_timeout_s: float = Field(60.0, gt=0)
+    #: Pause before a lost rollout worker is replaced, doubled with each loss of the window.
+    restart_backoff_s: float = Field(1.0, ge=0)
+    restart_backoff_max_s: float = Field(60.0, ge=0)
+    #: Losses within the window after which one worker's place is given up, or the run, for a learner.
+    max_worker_restarts: int = Field(5, ge=0)
+    max_learner_restarts: int = Field(3, ge=0)
+    restart_window_s: float = Field(1800.0, gt=0)
+    #: Seconds without any progress after which the watchdog names what everything waits for.
+    stall_timeout_s: float = Field(900.0, gt=0)
+    #: What it does then: restart ends the oldest wait as its deadline would, fail ends the run, report only tells.
+    on_stall: Literal["restart", "fail", "report"] = "restart"
 
 
 class TrainConfig(Section):
@@ -279,12 +400,27 @@ class TrainConfig(Section):
     logging: LoggingConfig = LoggingConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    @property
+    def group_deadline_s(self) -> float:
+        """Longest that a group may take over all its attempts: each waits for a worker, to be alone on it, and for
+        its answer, all of which have deadlines of their own.
+        """
+        cluster = self.cluster
+        attempt_s = cluster.start_timeout_s + cluster.restart_backoff_max_s + 2 * cluster.generate_timeout_s
+        return self.rollout.max_attempts * attempt_s
+
     @model_validator(mode="after")
     def _sections_fit(self) -> TrainConfig:
         if self.algorithm.mini_batches > self.rollout.prompts_per_step:
             raise ValueError(
                 f"algorithm.mini_batches ({self.algorithm.mini_batches}) is more than rollout.prompts_per_step "
                 f"({self.rollout.prompts_per_step}): a mini-batch needs at least one group"
+            )
+        ahead = 1 + self.algorithm.max_policy_age
+        if (self.rollout.over_sampling or 1.0) > ahead:
+            raise ValueError(
+                f"rollout.over_sampling ({self.rollout.over_sampling:g}) is more than the {ahead} batches that "
+                f"algorithm.max_policy_age ({self.algorithm.max_policy_age}) lets train: lower one or raise the other"
             )
         overlong = self.algorithm.overlong.buffer_tokens
         if overlong > self.rollout.max_response_tokens:

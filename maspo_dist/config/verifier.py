@@ -100,6 +100,9 @@ class VerifierConfig(Section):
     timeout_s: float = Field(10.0, gt=0)
     #: Memory of one verifier process, and of one candidate program.
     memory_mb: int = Field(1024, ge=256)
+    #: What keeps candidate programs apart from the machine (see reward/sandbox.py): user namespaces, or refused
+    #: system calls; auto takes namespaces where they are allowed.
+    code_isolation: Literal["auto", "namespaces", "calls"] = "auto"
     #: How answers are found: strict reads only the last box, lenient also prose, #### and the last number.
     extraction: Literal["strict", "lenient"] = "lenient"
     #: Samples waiting for a process; callers wait while it is full.

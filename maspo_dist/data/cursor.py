@@ -48,7 +48,9 @@ class PromptCursor:
             raise DataError(f"the checkpoint was made with run.seed {state.seed}, not {seed}; set it back to resume")
         self._epoch = state.epoch if state else 0
         self._position = state.position if state else 0
-        self._order = self._shuffled()
+        self._shuffled_epoch = -1
+        self._last_shuffle: list[int] = []
+        self._order = self._shuffled(self._epoch)
 
     @property
     def state(self) -> CursorState:
@@ -61,15 +63,24 @@ class PromptCursor:
         while len(taken) < count:
             if self._position == len(self._prompts):
                 self._epoch, self._position = self._epoch + 1, 0
-                self._order = self._shuffled()
+                self._order = self._shuffled(self._epoch)
             end = min(len(self._prompts), self._position + count - len(taken))
             taken.extend(self._prompts[i] for i in self._order[self._position : end])
             self._position = end
         return taken
 
-    def _shuffled(self) -> list[int]:
-        order: list[int] = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._prompts)).tolist()
-        return order
+    def at(self, state: CursorState) -> Prompt:
+        """The prompt that `take(1)` gave, or would give, where the cursor stands at `state`."""
+        epoch, position = state.epoch, state.position
+        if position == len(self._prompts):
+            epoch, position = epoch + 1, 0
+        return self._prompts[self._shuffled(epoch)[position]]
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        if epoch != self._shuffled_epoch:
+            self._shuffled_epoch = epoch
+            self._last_shuffle = np.random.default_rng([self._seed, epoch]).permutation(len(self._prompts)).tolist()
+        return self._last_shuffle
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:

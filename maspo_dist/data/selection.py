@@ -6,7 +6,7 @@ from typing import Literal
 
 from maspo_dist.types import ScoredGroup
 
-DropReason = Literal["zero_variance", "unverifiable", "masked"]
+DropReason = Literal["zero_variance", "unverifiable", "masked", "too_old"]
 
 
 def drop_reason(group: ScoredGroup, *, drop_zero_variance: bool) -> DropReason | None:
@@ -15,6 +15,8 @@ def drop_reason(group: ScoredGroup, *, drop_zero_variance: bool) -> DropReason |
     unverifiable   no response has a verdict that counts
     masked         none of the verified responses may train (all truncated and masked, say)
     zero_variance  all advantages are 0: the gradient would be too
+
+    too_old, beyond max_policy_age, is only known when a batch takes the group.
     """
     if not any(verdict.verifiable for verdict in group.report.verdicts):
         return "unverifiable"

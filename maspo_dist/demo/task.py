@@ -53,9 +53,12 @@ def draw_problems(
 
     `digits` bounds the length of the summands, which is the same for both; each length is drawn as
     often as any other, repeats aside. The two lists are slices of one shuffled list of distinct
-    problems, hence disjoint and alike.
+    problems, hence disjoint and alike. Raises ValueError when there are not that many.
     """
     shortest, longest = digits
+    possible = sum(_distinct_pairs(9 * 10 ** (length - 1)) for length in range(shortest, longest + 1))
+    if train + heldout > possible:
+        raise ValueError(f"{train} + {heldout} problems of {digits} digits were asked for, but there are {possible}")
     seen: set[tuple[int, int]] = set()
     problems: list[Addition] = []
     while len(problems) < train + heldout:
@@ -68,3 +71,8 @@ def draw_problems(
     # Short problems repeat, so they grow rare towards the end of the list.
     shuffled = [problems[i] for i in rng.permutation(len(problems))]
     return shuffled[heldout:], shuffled[:heldout]
+
+
+def _distinct_pairs(numbers: int) -> int:
+    """Pairs of `numbers` numbers in either order, both alike included."""
+    return numbers * (numbers + 1) // 2

@@ -1,49 +1,79 @@
-"""How far generation may run ahead of training."""
+"""How far generation may run ahead of training, and which groups make the next batch.
+
+A group born under policy version b may be trained up to version b + A (A = max_policy_age): it is *due*
+then. Every batch takes P = groups_per_step slots, and at most (1 + A) · P slots are open at any time, so
+the groups due at any version always fit into the batches until then.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
+
+BatchOrder = Literal["admission", "completion"]
 
 
-@dataclass(slots=True)
-class Admission:
-    """Counts slots: one for each group that a batch will hold.
-
-    Batches take groups in the order of admission, `groups_per_step` at a time, so the group in slot k
-    is consumed by batch k // groups_per_step. Opening slots only up to the batch `max_policy_age`
-    after the current one therefore bounds the age of every token at consumption by construction:
-
-        admitted − refilled ≤ (batches consumed + 1 + max_policy_age) · groups_per_step
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An admitted group that no batch has taken. `born`: policy version at dispatch. A group whose slot was
+    refilled takes none and rides along.
     """
 
-    groups_per_step: int
-    max_policy_age: int
-    max_refills_per_step: int
-    admitted: int = 0
-    refilled: int = 0
-    consumed_batches: int = 0
-    refills_this_step: int = 0
+    group_id: int
+    born: int
+    finished: bool
+    takes_slot: bool
 
-    def open_slots(self) -> int:
-        """How many more groups may be admitted now."""
-        bound = (self.consumed_batches + 1 + self.max_policy_age) * self.groups_per_step
-        return max(0, bound - (self.admitted - self.refilled))
 
-    def admit(self) -> None:
-        """Takes one slot. Raises ValueError when none is open."""
-        if self.open_slots() == 0:
-            raise ValueError("no slot is open: the age bound would not hold")
-        self.admitted += 1
+def open_slots(outstanding_slots: int, groups_per_step: int, max_policy_age: int, over_sampling: float | None) -> int:
+    """How many more groups may be admitted when `outstanding_slots` are in flight or finished."""
+    ahead = float(1 + max_policy_age)
+    if over_sampling is not None:
+        ahead = min(ahead, over_sampling)
+    return max(0, int(ahead * groups_per_step) - outstanding_slots)
 
-    def refill(self) -> bool:
-        """Gives the slot of a dropped group back, if this step's refills are not used up."""
-        if self.refills_this_step >= self.max_refills_per_step:
-            return False
-        self.refilled += 1
-        self.refills_this_step += 1
-        return True
 
-    def consume(self) -> None:
-        """A batch was taken."""
-        self.consumed_batches += 1
-        self.refills_this_step = 0
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """No batch yet: one can be had when `group_id` has finished at the earliest; None: when any has."""
+
+    group_id: int | None
+
+
+def select_batch(
+    candidates: Iterable[Candidate], version: int, *, groups_per_step: int, max_policy_age: int, order: BatchOrder
+) -> list[int] | Waiting:
+    """The group ids of the batch to train on policy `version`, or what it waits for.
+
+    `candidates` in the order of admission. admission: the first P slots, whatever finished before them, so
+    that a short response is never preferred over a long one. completion: the oldest P finished slots, as soon
+    as those left behind still fit into later batches before they are too old.
+    """
+    if order == "admission":
+        return _first_admitted(candidates, groups_per_step)
+    candidates = list(candidates)
+    finished = sorted((c for c in candidates if c.finished and c.takes_slot), key=lambda c: (c.born, c.group_id))
+    taken = finished[:groups_per_step]
+    if len(taken) < groups_per_step:
+        return Waiting(None)
+    chosen = {candidate.group_id for candidate in taken}
+    left = [c.born + max_policy_age - version for c in candidates if c.takes_slot and c.group_id not in chosen]
+    for horizon in range(max_policy_age + 1):
+        if sum(due <= horizon for due in left) > groups_per_step * horizon:
+            return Waiting(None)
+    riding = {c.group_id for c in candidates if c.finished and not c.takes_slot}
+    return [c.group_id for c in candidates if c.group_id in chosen | riding]
+
+
+def _first_admitted(candidates: Iterable[Candidate], groups_per_step: int) -> list[int] | Waiting:
+    batch: list[int] = []
+    slots, unfinished = 0, None
+    for candidate in candidates:
+        batch.append(candidate.group_id)
+        slots += candidate.takes_slot
+        if not candidate.finished:
+            unfinished = candidate.group_id
+        if slots == groups_per_step:
+            return batch if unfinished is None else Waiting(unfinished)
+    return Waiting(None)

@@ -22,6 +22,8 @@ class Ledger:
         self._open: dict[int, tuple[str, GroupState]] = {}
         self._ended: list[LedgerRow] = []
         self.counts: Counter[str] = Counter()
+        #: Rises with every change of a group's state.
+        self.achieved = 0
 
     def admit(self, group_id: int, prompt_id: str) -> None:
         if group_id in self._open:
@@ -35,6 +37,7 @@ class Ledger:
         if state != "admitted":
             raise ValueError(f"group {group_id} finished twice")
         self._open[group_id] = (prompt_id, "finished")
+        self.achieved += 1
 
     def train(self, group_id: int, step: int) -> None:
         self._end(group_id, step, "trained", "")
@@ -59,4 +62,5 @@ class Ledger:
     def _end(self, group_id: int, step: int, outcome: GroupOutcome, reason: str) -> None:
         prompt_id, _ = self._open.pop(group_id)
         self.counts[outcome] += 1
+        self.achieved += 1
         self._ended.append(LedgerRow(group_id=group_id, prompt_id=prompt_id, step=step, outcome=outcome, reason=reason))

@@ -46,6 +46,11 @@ _NUMBER = re.compile(
     r"(?:\s{0,2}(?:\\?%|percent\b|pct\b))?"
 )
 _TUPLE = re.compile(r"\((?:[-+−]?[\d./]{1,20}\s?,\s?){1,8}[-+−]?[\d./]{1,20}\)")
+#: A ratio or a time of day.
+_RATIO = re.compile(r"(?<![\w:.])\d{1,9}(?:\s?:\s?\d{1,9})+(?![\w:])")
+_ADVERB = re.compile(
+    r"^(?:therefore|thus|hence|then|simply|just|exactly|approximately|about|roughly|now|so)\b,?\s*", re.I
+)
 _FACTOR_AFTER = re.compile(r"(?:\\?pi|π|√|\\sqrt|\^)[\w{}()√π\\]{0,40}")
 _NOT_FORMULA = re.compile(r"(?<![\\A-Za-z])(?!(?:and|or)\b)[A-Za-z]{2,}")
 _IS = re.compile(r"\b(?:is|are|equals|equal to)\b:?", re.IGNORECASE)
@@ -148,6 +153,7 @@ def _read_clause(after: str) -> str | None:
         return _last_formula_or_number(after[:200])
     # "The largest $n$ is 34": what is said last counts.
     sentence = _IS.split(sentence)[-1].strip() or sentence
+    sentence = _ADVERB.sub("", sentence) or sentence
     if not re.search(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}\s+[A-Za-z]{2,}", sentence):
         return sentence
     return _last_formula_or_number(sentence) or sentence[:200]
@@ -157,7 +163,9 @@ def _last_formula_or_number(text: str) -> str | None:
     formulas = list(_FORMULA.finditer(text))
     numbers = [match for match in _NUMBER.finditer(text) if any(map(str.isdigit, match.group()))]
     tuples = list(_TUPLE.finditer(text))
-    last = max(formulas[-1:] + numbers[-1:] + tuples[-1:], key=re.Match.end, default=None)
+    ratios = list(_RATIO.finditer(text))
+    # Of two that end together the longer one comes first.
+    last = max(formulas[-1:] + tuples[-1:] + ratios[-1:] + numbers[-1:], key=re.Match.end, default=None)
     if last is None:
         return None
     if formulas and last.end() <= formulas[-1].end():

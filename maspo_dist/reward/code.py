@@ -20,13 +20,14 @@ import math
 import re
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from maspo_dist.errors import ConfigError
 from maspo_dist.reward.answers import visible_text
 from maspo_dist.reward.asserts import run_asserts
 from maspo_dist.reward.math import digest
 from maspo_dist.reward.sample import Memo, Sample
-from maspo_dist.reward.sandbox import Limits, namespaces_allowed, run_program
+from maspo_dist.reward.sandbox import Isolation, Limits, best_isolation, run_program
 from maspo_dist.types import Verdict, VerdictStatus
 
 #: The sandbox ends a program before the pool ends the process that runs the sandbox.
@@ -48,12 +49,18 @@ class ProgramTests:
 class CodeScorer:
     """The `code` verifier. `timeout_s` bounds all tests of one program together."""
 
-    def __init__(self, timeout_s: float, memory_mb: int, memo: Memo) -> None:
+    def __init__(self, timeout_s: float, memory_mb: int, isolation: Isolation | Literal["auto"], memo: Memo) -> None:
+        """Raises ConfigError where namespaces are asked for and not allowed."""
         self._timeout_s = timeout_s
         self._memory_mb = memory_mb
-        self._memo = memo
         # Tried once here, not while a sample waits.
-        namespaces_allowed()
+        self._isolation: Isolation = isolation if isolation != "auto" else best_isolation()
+        self._memo = memo
+        if self._isolation == "namespaces" and best_isolation() != "namespaces":
+            raise ConfigError(
+                "reward.code_isolation is namespaces, but this machine allows no user namespaces: "
+                "allow them, or set it to auto"
+            )
 
     def score(self, sample: Sample) -> Verdict:
         """Raises ValueError for a reference in none of the shapes above."""
@@ -96,7 +103,7 @@ class CodeScorer:
     def _limits(self, started: float) -> Limits:
         wall_s = self._timeout_s * _WALL_SHARE - (time.monotonic() - started)
         cpu_s = max(1, math.floor(self._timeout_s * _CPU_SHARE))
-        return Limits(wall_s=max(wall_s, 0.0), cpu_s=cpu_s, memory_mb=self._memory_mb)
+        return Limits(wall_s=max(wall_s, 0.0), cpu_s=cpu_s, memory_mb=self._memory_mb, isolation=self._isolation)
 
 
 def read_program(response: str) -> str | None:

@@ -14,7 +14,10 @@ import inspect
 import math
 import time
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from maspo_dist.errors import ConfigError
 from maspo_dist.reward.sample import Sample
@@ -38,13 +41,13 @@ class CustomScorer:
         result = self._function(sample.response, sample.reference, sample.source)
         if self._loop:
             result = self._loop.run_until_complete(result)
-        if isinstance(result, Verdict):
-            return result
-        if not isinstance(result, int | float):
+        if not isinstance(result, Real | Verdict | np.bool_):
             raise TypeError(f"{self._name} returned {type(result).__name__}, not a number, a bool or a Verdict")
-        reward = float(result)
+        reward = result.reward if isinstance(result, Verdict) else float(result)
         if not math.isfinite(reward):
             raise ValueError(f"{self._name} returned {reward}")
+        if isinstance(result, Verdict):
+            return result
         status: VerdictStatus = "correct" if reward >= _CORRECT_FROM else "wrong"
         seconds = time.monotonic() - started
         return Verdict(reward=reward, status=status, extracted=None, seconds=seconds)

@@ -16,10 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from maspo_dist.reward.evaluate import differ, is_value
+from maspo_dist.reward.evaluate import differ, is_value, same_equation
 from maspo_dist.reward.guard import refusal
 from maspo_dist.reward.latex import compact, normalise
 from maspo_dist.reward.numbers import Number, equal_numbers, parse_number
+from maspo_dist.reward.relations import Interval, aligned, name_a_variable, read_intervals, read_ratio
 from maspo_dist.reward.structure import (
     Parts,
     exact_side,
@@ -39,6 +40,7 @@ _FLOAT_NOISE = Fraction(1, 10**12)
 _MAX_TIMES_LONGER = 4
 _CHOICE = re.compile(r"\(?([A-J])\)?")
 _CHOSEN = re.compile(r"\(?([A-J])(?:\)|[.:]|\)?\s|\)?\\|$).{0,200}", re.DOTALL)
+_LABELLED_CHOICE = re.compile(r"\(([A-J])\)\s*\S")
 _COMMAND_OR_SIGN = re.compile(r"\\[A-Za-z]+|[=^_+*/<>|&]")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _DEGREES = re.compile(r"\(?\s?(\d+(?:\.\d+)?)\s?\^\s?\\circ\s?\)?")
@@ -50,6 +52,13 @@ _TEXT_BEHIND = re.compile(
     r"hours?|minutes?|seconds?|days?|years?|radians)(?:\^\d)?){1,3})$"
 )
 _TEXT_BEFORE = re.compile(r"^\\text\s?\{[^{}]{3,100}\}\s?")
+_POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALE = re.compile(r"(?:\\text\s?\{)?\s?\b(thousand|million|billion|trillion)\b\s?\}?", re.IGNORECASE)
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_MORE_CHOICES = re.compile(r"(?:\band|\bor|[,/;&+])\s?\(?[A-J](?![A-Za-z])|^[)\s]{0,3}\(?[A-J](?![A-Za-z'])")
+_HALF_DAY = re.compile(r"(?:[ap]\.?m\.?)$", re.IGNORECASE)
+_ARTICLE = re.compile(r"^(?:an?|the)(?= )")
+_DOES_NOT_EXIST = frozenset({"dne", "doesnotexist"})
 _NO_SOLUTION = frozenset({"nosolution", "nosolutions", "norealsolution", "norealsolutions", "emptyset", "none"})
 
 
@@ -89,12 +98,15 @@ class _Comparison:
             return True
         if not found or not expected or nesting > _MAX_NESTING:
             return False
-        found, expected = exact_side(found), exact_side(expected)
+        found, expected = aligned(exact_side(found), exact_side(expected))
         number, wanted = parse_number(found), parse_number(expected)
         if wanted and wanted.figures and _COMMA_DECIMAL.fullmatch(found):
             number = parse_number(found.replace(",", "."))
         if number and wanted:
-            return equal_numbers(number, wanted)
+            return equal_numbers(number, wanted) or self._same_when_spelled_out(found, expected)
+        ratio, wanted_ratio = read_ratio(found), read_ratio(expected)
+        if ratio or wanted_ratio:
+            return ratio == wanted_ratio
         words = _same_words(found, expected)
         if words is not None:
             return words
@@ -104,17 +116,24 @@ class _Comparison:
         self, found: str, expected: str, number: Number | None, wanted: Number | None, nesting: int
     ) -> bool:
         left, right = _with_signs_spread(take_apart(found)), _with_signs_spread(take_apart(expected))
+        ranges, wanted_ranges = read_intervals(left), read_intervals(right)
+        if ranges and wanted_ranges and (name_a_variable(ranges) or name_a_variable(wanted_ranges)):
+            return self._same_intervals(ranges, wanted_ranges, nesting)
         if left.shape == right.shape == "leaf":
             return self._same_leaf(found, expected, number, wanted, nesting)
         shapes = {left.shape, right.shape}
         if shapes in ({"list"}, {"set"}, {"union"}, {"list", "set"}):
-            return self._same_items(left.items, right.items, nesting, ordered=_labelled(left) != _labelled(right))
+            ordered, as_sets = _labelled(left) != _labelled(right), shapes == {"set"}
+            return self._same_items(left.items, right.items, nesting, ordered=ordered, as_sets=as_sets)
         if shapes == {"matrix"}:
             return self._same_rows(left.items, right.items, nesting)
         if shapes == {"tuple"}:
             return left.brackets == right.brackets and self._in_order(left.items, right.items, nesting)
         if shapes == {"tuple", "list"}:
             return self._in_order(left.items, right.items, nesting)
+        if shapes == {"tuple", "matrix"}:
+            entries = _entries(left)
+            return bool(entries) and self._in_order(entries, _entries(right), nesting)
         if shapes == {"set", "leaf"} and len(left.items) == len(right.items) == 1:
             return self.same(left.items[0], right.items[0], nesting + 1)
         if "leaf" in shapes:
@@ -124,6 +143,30 @@ class _Comparison:
                 return False
             return self._same_leaf(found, expected, number, wanted, nesting, one_value="list" not in shapes)
         return False
+
+    def _same_when_spelled_out(self, found: str, expected: str) -> bool:
+        """`5 million` as 5000000."""
+        if not _SCALE.search(found) or _SCALE.search(expected):
+            return False
+        number, wanted = parse_number(_SCALE.sub(_as_power, found)), parse_number(expected)
+        return bool(number and wanted and number.value == wanted.value)
+
+    def _same_intervals(self, found: list[Interval], expected: list[Interval], nesting: int) -> bool:
+        """Of unions, in any order. A variable that only one side names is a label."""
+        left = list(expected)
+        for interval in found:
+            twin = next((other for other in left if self._same_interval(interval, other, nesting)), None)
+            if twin is None:
+                return False
+            left.remove(twin)
+        return not left
+
+    def _same_interval(self, found: Interval, expected: Interval, nesting: int) -> bool:
+        return (
+            found.brackets == expected.brackets
+            and (not found.variable or not expected.variable or found.variable == expected.variable)
+            and self._in_order((found.low, found.high), (expected.low, expected.high), nesting)
+        )
 
     def _same_leaf(
         self,
@@ -142,6 +185,8 @@ class _Comparison:
         if wanted_label and not label and not has_equals(found):
             return self.same(found, wanted_value, nesting + 1)
         if has_equals(found) and not has_equals(expected):
+            if wanted and wanted.value == 0 and _is_equation(found):
+                return False
             return self.same(last_side(found), expected, nesting + 1)
         plain, wanted_plain = _without_text(found), _without_text(expected)
         if (plain, wanted_plain) != (found, expected):
@@ -153,6 +198,10 @@ class _Comparison:
         rounded = bool((number and number.figures) or (wanted and wanted.figures))
         if differ(found, expected, _ROUNDED if rounded else _EXACT):
             return False
+        if has_equals(found) and has_equals(expected):
+            verdict = same_equation(found, expected)
+            if verdict is not None:
+                return verdict
         if "\\dots" in found or "\\dots" in expected:
             self.reason = "dots are compared as written"
             return False
@@ -183,11 +232,15 @@ class _Comparison:
             self._in_order(tuple(map(str.strip, left)), tuple(map(str.strip, right)), nesting) for left, right in rows
         )
 
-    def _same_items(self, found: tuple[str, ...], expected: tuple[str, ...], nesting: int, *, ordered: bool) -> bool:
-        if len(found) != len(expected):
-            return False
+    def _same_items(
+        self, found: tuple[str, ...], expected: tuple[str, ...], nesting: int, *, ordered: bool, as_sets: bool
+    ) -> bool:
         if ordered:
             return self._in_order(found, expected, nesting)
+        if as_sets:
+            found, expected = _distinct(found), _distinct(expected)
+        if len(found) != len(expected):
+            return False
         left = list(expected)
         rest = []
         for item in found:
@@ -205,6 +258,30 @@ class _Comparison:
                 return False
             left.remove(twin)
         return True
+
+
+def _is_equation(text: str) -> bool:
+    """`x - 5 = 0` is one; `\\cos 90^\\circ = 0` has a value, and `f(1) = 0` names it."""
+    first = _COMMAND.sub(" ", text.partition("=")[0])
+    return bool(re.search(r"\d", first) and re.search(r"[A-Za-z]", first))
+
+
+def _as_power(scale: re.Match[str]) -> str:
+    return rf"\times 10^{{{_POWERS[scale[1].lower()]}}}"
+
+
+def _entries(parts: Parts) -> tuple[str, ...]:
+    """Of a tuple, or of a matrix that is one column or one row; a wider matrix is no point."""
+    if parts.shape != "matrix":
+        return parts.items if parts.brackets == "()" else ()
+    rows = [row.split("&") for row in parts.items]
+    if len(rows) == 1:
+        return tuple(map(str.strip, rows[0]))
+    return tuple(row[0].strip() for row in rows) if all(len(row) == 1 for row in rows) else ()
+
+
+def _distinct(items: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple({compact(item): item for item in items}.values())
 
 
 def _in_radians(text: str) -> str:
@@ -243,13 +320,21 @@ def _same_words(found: str, expected: str) -> bool | None:
     if choice and wanted is not None:
         chosen = _CHOSEN.fullmatch(re.sub(r"\\text|[{}$*]", "", found).strip())
         if chosen:
-            return chosen[1] == choice[1]
+            rest = chosen.string[chosen.end(1) :]
+            return chosen[1] == choice[1] and not _MORE_CHOICES.search(rest)
         return None if "\\text" not in expected else False
+    letter = _CHOICE.fullmatch(found)
+    labelled = _LABELLED_CHOICE.match(re.sub(r"\\text|[{}$*]", "", expected).strip()) if letter else None
+    if letter and labelled:
+        return letter[1] == labelled[1]
     if _CLOCK.fullmatch(compact(expected)):
-        return compact(found).lstrip("0") == compact(expected).lstrip("0")
+        # Where the reference leaves the half of the day open, so may the answer.
+        plain = re.sub(r"[{}]", "", compact(found))
+        return _HALF_DAY.sub("", plain).lstrip("0") == compact(expected).lstrip("0")
     plain, wanted_plain = _flat(found), _flat(expected)
-    if wanted_plain in _NO_SOLUTION:
-        return plain in _NO_SOLUTION
+    for group in (_NO_SOLUTION, _DOES_NOT_EXIST):
+        if wanted_plain in group:
+            return plain in group
     if plain == wanted_plain and re.fullmatch(r"[a-z]{3,}", plain):
         return True
     if wanted is None or not re.search(r"[a-z]{4,}" if "\\text" not in expected else r"[a-z]{2,}", wanted_plain):
@@ -266,4 +351,5 @@ def _words(text: str) -> str | None:
 
 
 def _flat(text: str) -> str:
-    return re.sub(r"\\text|[\s{}.$\\*\"']", "", text).casefold()
+    text = re.sub(r"\\text|[{}.$\\*\"']", "", text).strip().casefold()
+    return re.sub(r"\s", "", _ARTICLE.sub("", text))

@@ -53,6 +53,18 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:ldots|cdots|dotsc|dots)(?![A-Za-z])|\.\.\.|…", r"\\dots "),
         (r"\\(?:mathbb|Bbb)\s?\{?([RQZNC])\}?", r"\\mathbb{\1}"),
         (r"\*\*", "^"),
+        (r"(?:\\text\s?\{\s?)?\b[Aa]ll real(?:s| numbers)(?:\s?\})?", r"\\mathbb{R}"),
+        (r"(?:\\text\s?\{\s?)?\b[Aa]ll integers(?:\s?\})?", r"\\mathbb{Z}"),
+        (r"(?<=\d)(?:\^\s?)?(?:\{\s?\\text\s?\{(?:st|nd|rd|th)\s?\}\s?\}|\\text\s?\{(?:st|nd|rd|th)\s?\}|"
+         r"\{(?:st|nd|rd|th)\}|(?:st|nd|rd|th)(?![A-Za-z]))", ""),
+        (r"\\text\s?\{\s?([eijk]|[-+]?\d[\d.,]*)\s?\}", r" \1"),
+        (r"\\(?:hat|vec)\s?\{?\s?(?:\\text\s?\{)?([A-Za-z])\}{0,2}", r"\1"),
+        (r"\\overline\s?\{([A-Z]{2,3})\}", r"\1"),
+        (r"\{?\s?([\w+-]{1,20})\s?\\choose\s?([\w+-]{1,20})\s?\}?", r"\\binom{\1}{\2}"),
+        (r"\\lg(?![A-Za-z])", r"\\log_{10} "),
+        (r"\\therefore(?![A-Za-z])", ""),
+        (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
+        (r"(?<![\\A-Za-z])sqrt\s?\(([^()]{1,50})\)", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])(?:np|numpy|math)\.([a-z]{2,10})", r"\\\1 "),
         (r"\\frac\s?([0-9a-zA-Z])\s?([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\s?([0-9a-zA-Z])\s?\{", r"\\frac{\1}{"),
@@ -64,6 +76,8 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )  # fmt: skip
 _FRAC_TAIL = re.compile(r"(\\frac\{[^{}]{1,200}\})\s?([0-9a-zA-Z])")
+_SPACE = re.compile(r"(?<!\d) +| +(?!\d)")
+_FRENCH_INTERVAL = re.compile(r"([\[\]])([^\[\](){}]{1,100},[^\[\](){}]{1,100})([\[\]])")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"), ("**", "**"))
 _TRAILING = " .,;:。"
 _MATRIX_BEGIN = re.compile(r"[(\[]?\\begin\{(?:array|matrix|[pb]matrix|smallmatrix)\}(?:\{[clr|@{}!\s]{0,40}\})?")
@@ -80,12 +94,19 @@ def normalise(text: str) -> str:
     if "\\begin" in text:
         text = _MATRIX_BEGIN.sub(r"\\begin{pmatrix}", text)
         text = _MATRIX_END.sub(r"\\end{pmatrix}", text)
+    french = _FRENCH_INTERVAL.fullmatch(text) if "[" in text or "]" in text else None
+    if french:
+        # ]0,1] is (0,1].
+        text = ("[" if french[1] == "[" else "(") + french[2] + ("]" if french[3] == "]" else ")")
     return _strip_braces(_strip_ends(text))
 
 
 def compact(text: str) -> str:
-    """A normalised answer without white space and without the braces and words that only set type."""
-    text = text.replace("\\text", "").replace(" ", "")
+    """A normalised answer without white space and without the braces and words that only set type.
+
+    Space between digits stays: 1 1/2 is not 11/2.
+    """
+    text = _SPACE.sub("", text.replace("\\text", ""))
     return re.sub(r"\{([0-9a-zA-Z]+)\}(?![\^_{])", r"{\1}", text)
 
 

@@ -15,7 +15,8 @@ from maspo_dist.types import Verdict, VerdictStatus
 
 _EXTRACTED_CHARS = 500
 _ANSWER_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.IGNORECASE | re.DOTALL)
-_LETTER = re.compile(r"(?<![A-Za-z])([A-J])(?![A-Za-z'])")
+#: "I think" names no choice.
+_LETTER = re.compile(r"(?<![A-Za-z])([A-HJ]|I(?! +[a-z]))(?![A-Za-z'])")
 _JSON_FENCE = re.compile(r"```[ \t]*(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 _THINK = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 

@@ -24,7 +24,7 @@ _MAX_EXPONENT = 5_000
 _ROUNDED_FIGURES = 5
 _REFERENCE_FIGURES = 3
 
-_CURRENCY = r"(?:(?:US|A|C|HK)?\\?\$|€|£|¥|₹|\\text\{\s?\\?\$\s?\}|\\pounds|\\euro|Rs\.?|USD)\s?"
+_CURRENCY = r"(?:(?:US|A|C|HK)?\\?\$|€|£|¥|₹|\\text\{\s?(?:\\?\$|€|£|¥|₹)\s?\}|\\pounds|\\euro|Rs\.?|USD)\s?"
 _INTEGER = r"(?:\d{1,3}(?:(?:,|,\s?(?=\\!)|\\,)\d{3})+|\d{1,3}(?: \d{3})+(?![\d ])|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d*)?|\.\d+)"
 _POWER = r"(?:\\times|\\cdot|\*|x|X)\s?10\s?\^\s?(?:\{\s?([+-]?\s?\d+)\s?\}|\(([+-]?\d+)\)|([+-]?\d+))"

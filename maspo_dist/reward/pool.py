@@ -10,11 +10,12 @@ Callers may be plain threads or coroutines of any event loop; no Ray is needed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from types import TracebackType
 
 from maspo_dist.config.verifier import VerifierConfig
@@ -24,7 +25,7 @@ from maspo_dist.reward.monitor import UnverifiableMonitor
 from maspo_dist.reward.remote_slot import RemoteSlot
 from maspo_dist.reward.sample import Sample
 from maspo_dist.reward.slot import Slot
-from maspo_dist.reward.ticket import Ticket
+from maspo_dist.reward.ticket import Batch, Outcome, Ticket
 from maspo_dist.types import Verdict
 
 _JOIN_S = 10.0
@@ -52,13 +53,15 @@ class VerifierPool:
         self._lock = threading.Lock()
         self._pending: set[Ticket] = set()
         self._failure: VerifierError | None = None
+        remote_urls = _remote_urls(self.config)
         self._slots = [
-            Slot(f"verifier-{index}", self.config, self._tickets, self._memory, self._break)
+            Slot(f"verifier-{index}", self.config, self._tickets, self._memory, self._resolve, self._break)
             for index in range(self.config.workers)
+            if self.config.rewards() - remote_urls
         ]
-        self._remote_tickets = {url: queue.SimpleQueue[Ticket | None]() for url in _remote_urls(self.config)}
+        self._remote_tickets = {url: queue.SimpleQueue[Ticket | None]() for url in remote_urls}
         self._remote_slots = [
-            RemoteSlot(url, self.config, tickets, self._break)
+            RemoteSlot(url, self.config, tickets, self._resolve, self._break)
             for url, tickets in self._remote_tickets.items()
             for _ in range(self.config.workers)
         ]
@@ -73,12 +76,18 @@ class VerifierPool:
         """
         self._monitor.check()
         self._room.acquire()
+        future: Future[Verdict] = Future()
+
+        def deliver(outcome: Outcome) -> None:
+            self._room.release()
+            if future.set_running_or_notify_cancel():
+                _settle(future, outcome)
+
         try:
-            future = self._enqueue(sample)
+            self._enqueue([Ticket(sample, deliver)])
         except BaseException:
             self._room.release()
             raise
-        future.add_done_callback(lambda _: self._room.release())
         return future
 
     async def verify(self, sample: Sample) -> Verdict:
@@ -90,8 +99,16 @@ class VerifierPool:
         room = self._rooms.setdefault(loop, asyncio.Semaphore(self.config.queue_size))
         async with room:
             self._monitor.check()
-            # Shielded: the ticket runs to its end even when its caller is cancelled.
-            verdict = await asyncio.shield(asyncio.wrap_future(self._enqueue(sample)))
+            future: asyncio.Future[Verdict] = loop.create_future()
+
+            def deliver(outcome: Outcome) -> None:
+                # The loop may be closed by now: then nobody waits any more.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(_settle, future, outcome)
+
+            self._enqueue([Ticket(sample, deliver)])
+            # A caller that is cancelled leaves its ticket to run to its end.
+            verdict = await future
         self._monitor.check()
         return verdict
 
@@ -100,13 +117,12 @@ class VerifierPool:
 
         Raises VerifierError when the pool is closed or its processes cannot start.
         """
-        # No back-pressure: the caller holds all samples anyway, and one wait for all is cheaper than many.
-        futures = [
-            self._enqueue(item if isinstance(item, Sample) else Sample(response=item[0], reference=item[1]))
-            for item in samples
-        ]
-        wait(futures)
-        return [future.result() for future in futures]
+        # No back-pressure: the caller holds all samples anyway.
+        batch = Batch(
+            [item if isinstance(item, Sample) else Sample(response=item[0], reference=item[1]) for item in samples]
+        )
+        self._enqueue(batch.tickets)
+        return batch.wait()
 
     def pids(self) -> list[int]:
         """Of the verifier processes that serve now."""
@@ -128,22 +144,23 @@ class VerifierPool:
     ) -> None:
         self.close()
 
-    def _enqueue(self, sample: Sample) -> Future[Verdict]:
-        ticket = Ticket(sample)
+    def _enqueue(self, tickets: Sequence[Ticket]) -> None:
         with self._lock:
             if self._failure:
                 raise self._failure
-            self._pending.add(ticket)
-        ticket.future.add_done_callback(lambda _: self._settled(ticket))
-        self._remote_tickets.get(self.config.reward_for(sample.source), self._tickets).put(ticket)
-        return ticket.future
+            self._pending.update(tickets)
+        for ticket in tickets:
+            self._remote_tickets.get(self.config.reward_for(ticket.sample.source), self._tickets).put(ticket)
 
-    def _settled(self, ticket: Ticket) -> None:
-        with self._lock:
-            self._pending.discard(ticket)
-        if not ticket.future.cancelled() and not ticket.future.exception():
-            verdict = ticket.future.result()
-            self._monitor.record(self.config.reward_for(ticket.sample.source), verdict.verifiable, verdict.reason)
+    def _resolve(self, ticket: Ticket, outcome: Outcome) -> None:
+        """The first outcome stands; later ones, of a pool that was closed meanwhile, are ignored."""
+        try:
+            self._pending.remove(ticket)
+        except KeyError:
+            return
+        if isinstance(outcome, Verdict):
+            self._monitor.record(self.config.reward_for(ticket.sample.source), outcome.verifiable, outcome.reason)
+        ticket.deliver(outcome)
 
     def _break(self, error: VerifierError) -> None:
         """No verdicts from now on: everyone who waits gets `error`."""
@@ -151,7 +168,16 @@ class VerifierPool:
             self._failure = self._failure or error
             pending = list(self._pending)
         for ticket in pending:
-            ticket.resolve(error)
+            self._resolve(ticket, error)
+
+
+def _settle(future: Future[Verdict] | asyncio.Future[Verdict], outcome: Outcome) -> None:
+    if future.cancelled():
+        return
+    if isinstance(outcome, VerifierError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def _remote_urls(config: VerifierConfig) -> set[str]:

@@ -13,14 +13,14 @@ import time
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import VerifierError
 from maspo_dist.reward.kill import kill_tree
-from maspo_dist.reward.wire import Connection, Failed, Ready, Setup
+from maspo_dist.reward.wire import Bell, Connection, Failed, Message, Ready, Setup
 
 #: A verifier uses one core; more threads only cost memory.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
 #: From the end of the connection to the end of the process.
 _LAST_WORDS_S = 0.3
+#: While a process has work ahead, its verdicts are fetched this often; several at a time cost as much as one.
+_PATIENCE_S = 0.008
 
 
 class VerifierProcess:
@@ -36,21 +36,24 @@ class VerifierProcess:
         Raises VerifierError when it cannot serve within `start_timeout_s`.
         """
         ours, theirs = socket.socketpair()
+        self._bell = Bell()
+        descriptors = (theirs.fileno(), self._bell.ringer)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "maspo_dist.reward.worker", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-m", "maspo_dist.reward.worker", *map(str, descriptors), str(os.getpid())],
                 env=os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=descriptors,
                 start_new_session=True,
             )
+        self._bell.close_ringer()
         self.connection = Connection(ours)
         try:
             self._await_ready(config)
         except BaseException:
-            self.kill()
+            self.close()
             raise
 
     def _await_ready(self, config: VerifierConfig) -> None:
@@ -71,6 +74,12 @@ class VerifierProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def receive(self, deadline: float, *, patient: bool) -> Message:
+        """The next message; a patient caller lets a few gather. Raises as `Connection.receive` does."""
+        if patient and not self.connection.has_more:
+            self._bell.wait(_PATIENCE_S)
+        return self.connection.receive(deadline)
+
     def death(self) -> str:
         """How the process ended, in words; waits for it a moment."""
         try:
@@ -80,9 +89,14 @@ class VerifierProcess:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def kill(self) -> None:
-        """SIGKILLs the process and everything it started, and reaps it."""
+        """SIGKILLs the process and everything it started, and reaps it. Any thread may, at any time."""
         if self._process.poll() is None:
             kill_tree(self._process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5.0)
+
+    def close(self) -> None:
+        """Kills the process and closes both ends; for the thread that owns it, once."""
+        self.kill()
         self.connection.close()
+        self._bell.close()

@@ -94,6 +94,10 @@ def _post(url: str, body: bytes, deadline: float) -> bytes:
         try:
             with urllib.request.urlopen(message, timeout=max(deadline - time.monotonic(), 0.001)) as response:
                 reply.set_result(response.read(_MAX_REPLY_BYTES))
+        except urllib.error.HTTPError as error:
+            # It holds the connection.
+            error.close()
+            reply.set_exception(error)
         except Exception as error:  # carried over to the thread that waits
             reply.set_exception(error)
 

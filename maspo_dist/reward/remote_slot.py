@@ -11,7 +11,7 @@ from collections.abc import Callable
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import VerifierError
 from maspo_dist.reward.remote import RemoteScorer
-from maspo_dist.reward.ticket import Ticket
+from maspo_dist.reward.ticket import Outcome, Ticket
 
 
 class RemoteSlot(threading.Thread):
@@ -22,12 +22,14 @@ class RemoteSlot(threading.Thread):
         url: str,
         config: VerifierConfig,
         tickets: queue.SimpleQueue[Ticket | None],
+        on_outcome: Callable[[Ticket, Outcome], None],
         on_broken: Callable[[VerifierError], None],
     ) -> None:
         super().__init__(name=f"verifier-{url}", daemon=True)
         self._url = url
         self._config = config
         self._tickets = tickets
+        self._on_outcome = on_outcome
         self._on_broken = on_broken
         self._stopping = threading.Event()
 
@@ -41,7 +43,7 @@ class RemoteSlot(threading.Thread):
             batch = self._gather()
             verdicts = scorer.score_batch([ticket.sample for ticket in batch]) if batch else []
             for ticket, verdict in zip(batch, verdicts, strict=True):
-                ticket.resolve(verdict)
+                self._on_outcome(ticket, verdict)
 
     def stop(self) -> None:
         """Ends the thread after the request under way."""

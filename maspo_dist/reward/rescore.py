@@ -31,10 +31,18 @@ class RescoreSummary:
     reward_before: float
     reward_after: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.samples} samples: {self.agreed} as before, {self.gained} now correct, {self.lost} no longer, "
+            f"{self.unverifiable} unverifiable; "
+            f"mean reward {self.reward_before:.4f} before, {self.reward_after:.4f} now"
+        )
+
 
 def rescore(samples: Path, output: Path, config: VerifierConfig) -> RescoreSummary:
     """Scores each row of `samples` (a samples.jsonl) as `config` says; writes the rows to `output`, the new
-    verdict in place of the old one, which stays as `reward_before` and `status_before`.
+    verdict in place of the old one, which stays as `reward_before` and `status_before`. An overlong penalty is
+    the trainer's, not a verifier's: it is in `reward_before` only.
 
     Raises DataError naming file and line for a row that cannot be scored, VerifierError when the pool cannot start.
     """
@@ -80,6 +88,7 @@ def _rescored(row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
         "extracted": verdict.extracted,
         "seconds": verdict.seconds,
         "reason": verdict.reason,
+        "components": dict(verdict.components),
         "reward_before": row["reward"],
         "status_before": row["status"],
     }

@@ -1,7 +1,17 @@
 """Runs an untrusted program under limits and brings back what it wrote.
 
-See `sandbox_launcher` for what the program can and cannot reach. Limits on CPU time, memory, file size and
-processes hold everywhere; file system, network and process isolation where user namespaces are allowed.
+What holds where, of what a program may do:
+
+                        user namespaces allowed        elsewhere
+    CPU, memory, files  limited, always                limited, always
+    wall time           killed with all it started     the same
+    processes           its own namespace, a few       none but itself (seccomp)
+    network             none                           no socket (seccomp)
+    file system         interpreter and libraries,     the same where the kernel has Landlock (Linux ≥ 5.13);
+                        read-only; a scratch folder    else whatever this user may read
+    other processes     not there                      no signal, no tracing (seccomp)
+
+seccomp is on every Linux on x86-64 and aarch64. Expected results are in neither place, whatever can be read.
 """
 
 from __future__ import annotations
@@ -27,6 +37,8 @@ from maspo_dist.reward.kill import kill_tree
 _SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime")
 _READ_BYTES = 1 << 16
 
+#: See the table above: its left column, or its right one.
+Isolation = Literal["namespaces", "calls"]
 End = Literal["exited", "signalled", "wall_time", "cpu_time", "output", "sandbox"]
 
 
@@ -40,6 +52,7 @@ class Limits:
     file_mb: int = 16
     processes: int = 32
     output_bytes: int = 4 << 20
+    isolation: Isolation = "namespaces"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,16 +81,7 @@ class Outcome:
 class Program:
     """A running program: the two ends of a conversation with it. Kills it, whole, on exit."""
 
-    def __init__(
-        self,
-        source: str,
-        arguments: tuple[str, ...],
-        limits: Limits,
-        stdin: int | IO[bytes],
-        *,
-        namespaces: bool | None = None,
-    ) -> None:
-        isolated = namespaces_allowed() if namespaces is None else namespaces
+    def __init__(self, source: str, arguments: tuple[str, ...], limits: Limits, stdin: int | IO[bytes]) -> None:
         self.limits = limits
         self.started = time.monotonic()
         self._scratch = tempfile.TemporaryDirectory(prefix="candidate-", ignore_cleanup_errors=True)
@@ -91,7 +95,7 @@ class Program:
                 "program_fd": program.fileno(),
                 "scratch": self._scratch.name,
                 "scratch_mb": 64,
-                "namespaces": isolated,
+                "namespaces": limits.isolation == "namespaces",
                 "readable": list(_readable_folders()),
             }
             self.process = _launch(launch, program.fileno(), stdin)
@@ -183,8 +187,8 @@ def _readable_folders() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
-def namespaces_allowed() -> bool:
-    """Whether this machine lets us isolate programs; tried once, by doing it."""
+def best_isolation() -> Isolation:
+    """Namespaces where this machine lets us have them; tried once, by doing it."""
     limits = Limits(wall_s=10.0, cpu_s=5)
-    with Program("print('ok')", (sandbox_launcher.PROGRAM_NAME,), limits, subprocess.DEVNULL, namespaces=True) as trial:
-        return _watch(trial).stdout == b"ok\n"
+    with Program("print('ok')", (sandbox_launcher.PROGRAM_NAME,), limits, subprocess.DEVNULL) as trial:
+        return "namespaces" if _watch(trial).stdout == b"ok\n" else "calls"

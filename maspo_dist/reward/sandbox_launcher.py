@@ -6,7 +6,7 @@
 With namespaces: a user, mount, process, network and IPC namespace; the root file system holds the
 interpreter and the system's libraries, read-only, and a small scratch folder; nothing else of this machine
 is there. When the first process of the namespace ends, the kernel kills all others in it.
-Without: resource limits, an empty scratch folder, an empty environment.
+Without: resource limits, an empty scratch folder, an empty environment, and what `sandbox_filter` can refuse.
 
 Standard library only, and nothing of this package: the program could import whatever this file can.
 """
@@ -140,7 +140,8 @@ def _become(launch: dict[str, Any], program: bytes, *, isolated: bool) -> NoRetu
             os.chdir(launch["scratch"])
         Path(PROGRAM_NAME).write_bytes(program)
         _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        _limit(launch)
+        alone = not isolated and _confine(launch)
+        _limit(launch, alone=alone)
         os.closerange(3, 256)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
@@ -148,6 +149,17 @@ def _become(launch: dict[str, Any], program: bytes, *, isolated: bool) -> NoRetu
     except (OSError, ValueError) as error:
         print(f"sandbox: {error}", file=sys.stderr)
     os._exit(SANDBOX_FAILED)
+
+
+def _confine(launch: dict[str, Any]) -> bool:
+    """What can be had without namespaces; whether the program can start no other process."""
+    path = Path(__file__).with_name("sandbox_filter.py")
+    names: dict[str, Any] = {"__name__": "sandbox_filter"}
+    exec(compile(path.read_bytes(), str(path), "exec"), names)
+    names["drop_powers"]()
+    names["restrict_files"](launch["readable"], launch["scratch"])
+    alone: bool = names["restrict_calls"]()
+    return alone
 
 
 def _new_root(readable: list[str], scratch_mb: int) -> None:
@@ -188,13 +200,15 @@ def _bind(source: str, target: str) -> None:
         _mount(source, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID)
 
 
-def _limit(launch: dict[str, Any]) -> None:
+def _limit(launch: dict[str, Any], *, alone: bool) -> None:
+    if not alone:
+        resource.setrlimit(resource.RLIMIT_NPROC, (launch["processes"], launch["processes"]))
+    # Else the limit, which counts all of this user's processes, would only keep the program from starting threads.
     memory = launch["memory_mb"] << 20
     for what, soft, hard in (
         (resource.RLIMIT_CPU, launch["cpu_s"], launch["cpu_s"] + 1),
         (resource.RLIMIT_AS, memory, memory),
         (resource.RLIMIT_FSIZE, launch["file_mb"] << 20, launch["file_mb"] << 20),
-        (resource.RLIMIT_NPROC, launch["processes"], launch["processes"]),
         (resource.RLIMIT_NOFILE, 64, 64),
         (resource.RLIMIT_CORE, 0, 0),
     ):

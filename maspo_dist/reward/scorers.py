@@ -39,7 +39,7 @@ def _build_one(name: str, config: VerifierConfig, memo: Memo) -> Scorer:
             load_algebra()
             return MathScorer(config.extraction, memo)
         case "code":
-            return CodeScorer(config.timeout_s, config.memory_mb, memo)
+            return CodeScorer(config.timeout_s, config.memory_mb, config.code_isolation, memo)
         case "exact":
             return ExactScorer()
         case "regex":

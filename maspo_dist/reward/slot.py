@@ -4,8 +4,8 @@
         ▲                  └────── tickets ──────────►│
         └── killed ◄── deadline passed, process died, or spent
 
-A few jobs are sent ahead so that the process never waits; their deadlines start one after the other,
-each when the verdict before it is in. Jobs that a killed process had not begun go back to the queue.
+Jobs are sent ahead so that the process never waits; their deadlines start one after the other, each when the
+verdict before it is read. Jobs that a killed process had not begun go back to the queue.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import VerifierError
 from maspo_dist.reward.memory import VerdictMemory
 from maspo_dist.reward.process import VerifierProcess
-from maspo_dist.reward.ticket import Ticket
-from maspo_dist.reward.wire import Job, Recall, Recalled, Remember, Scored
+from maspo_dist.reward.ticket import Outcome, Ticket
+from maspo_dist.reward.wire import Recall, Recalled, Remember, Scored
 from maspo_dist.types import Verdict, VerdictStatus
 
-#: Jobs sent ahead, and the characters they may hold: what a socket buffer takes without a reader.
-_AHEAD_JOBS = 8
-_AHEAD_CHARS = 8_000
-_BACKLOG_PER_PROCESS = 4
+#: Jobs sent ahead, and the bytes they may take: what a socket buffer holds without a reader.
+_AHEAD_JOBS = 64
+_AHEAD_BYTES = 96_000
 
 
 class Slot(threading.Thread):
@@ -40,12 +40,14 @@ class Slot(threading.Thread):
         config: VerifierConfig,
         tickets: queue.SimpleQueue[Ticket | None],
         memory: VerdictMemory,
+        on_outcome: Callable[[Ticket, Outcome], None],
         on_broken: Callable[[VerifierError], None],
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._config = config
         self._tickets = tickets
         self._memory = memory
+        self._on_outcome = on_outcome
         self._on_broken = on_broken
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -65,7 +67,7 @@ class Slot(threading.Thread):
             while not self._stopping.is_set():
                 process = self._ensure_process()
                 if self._fill():
-                    self._serve_oldest(process)
+                    self._serve(process)
         except VerifierError as error:
             if not self._stopping.is_set():
                 self._on_broken(error)
@@ -96,36 +98,39 @@ class Slot(threading.Thread):
             if ticket is None:
                 return False
             self._ahead.append(ticket)
-        if len(self._ahead) > _AHEAD_JOBS // 2:
+        # What is sent ahead waits behind a slow sample: only a share of what waits anyway is.
+        room = min(_AHEAD_JOBS, 1 + self._tickets.qsize() // (2 * self._config.workers))
+        if len(self._ahead) > room // 2:
             # Topping up in halves keeps the number of writes low.
             return True
-        size = sum(ticket.size for ticket in self._ahead)
-        # What is sent ahead waits behind a slow sample: nothing is, unless all processes have enough to do.
-        while (
-            len(self._ahead) < _AHEAD_JOBS
-            and size < _AHEAD_CHARS
-            and self._tickets.qsize() >= _BACKLOG_PER_PROCESS * self._config.workers
-        ):
+        size = sum(len(ticket.frame) for ticket in self._ahead)
+        while len(self._ahead) < room and size < _AHEAD_BYTES:
             try:
                 ticket = self._tickets.get_nowait()
             except queue.Empty:
                 break
-            if ticket is None or size + ticket.size > _AHEAD_CHARS:
+            if ticket is None or size + len(ticket.frame) > _AHEAD_BYTES:
                 self._tickets.put(ticket)
                 break
-            size += ticket.size
+            size += len(ticket.frame)
             self._ahead.append(ticket)
         return True
 
-    def _serve_oldest(self, process: VerifierProcess) -> None:
-        """Sends what is not sent yet, then waits for the verdict on the oldest ticket."""
+    def _serve(self, process: VerifierProcess) -> None:
+        """Sends what is not sent yet, then takes the verdicts that come: on the oldest ticket and maybe on more."""
         started = time.monotonic()
         deadline = started + self._config.timeout_s
-        unsent = list(self._ahead)[self._sent :]
         try:
-            if unsent:
-                self._send(process, unsent, deadline)
-            scored = self._await_scored(process, deadline)
+            self._send(process, deadline)
+            for scored in self._await_scored(process, deadline):
+                if self._sent:
+                    self._sent -= 1
+                    self._on_outcome(self._ahead.popleft(), scored.verdict)
+                if scored.spent or not self._sent:
+                    # Whatever is said after that was not asked for.
+                    break
+            if scored.spent or process.connection.has_more:
+                self._drop_process()
         except TimeoutError:
             self._drop_process()
             self._fail_oldest("timeout", f"no verdict within {self._config.timeout_s:g} s", started)
@@ -135,26 +140,26 @@ class Slot(threading.Thread):
             self._ahead[0].deaths += 1
             if not self._stopping.is_set() and self._ahead[0].deaths > self._config.retries_after_death:
                 self._fail_oldest("error", f"the verifier process died on this sample ({death})", started)
-        else:
-            self._ahead.popleft().resolve(scored.verdict)
-            self._sent -= 1
-            if scored.spent:
-                self._drop_process()
 
-    def _send(self, process: VerifierProcess, tickets: list[Ticket], deadline: float) -> None:
-        jobs = [Job(t.sample.response, t.sample.reference, t.sample.source) for t in tickets]
+    def _send(self, process: VerifierProcess, deadline: float) -> None:
+        frames = [ticket.frame for ticket in islice(self._ahead, self._sent, None)]
+        if not frames:
+            return
         # Of a process that is gone, verdicts may still be waiting to be read; reading them ends in EOFError.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            process.connection.send(*jobs, deadline=deadline)
+            process.connection.send_frames(frames, deadline)
             self._sent = len(self._ahead)
 
-    def _await_scored(self, process: VerifierProcess, deadline: float) -> Scored:
+    def _await_scored(self, process: VerifierProcess, deadline: float) -> Iterator[Scored]:
+        """At least one, then those that have come with it."""
         self._announced = None
-        while True:
-            message = process.connection.receive(deadline)
+        served = False
+        while not served or process.connection.has_more:
+            message = process.receive(deadline, patient=self._sent > 1)
             if isinstance(message, Scored):
-                return message
-            if isinstance(message, Recall):
+                served, self._announced = True, None
+                yield message
+            elif isinstance(message, Recall):
                 self._announced = message.key
                 process.connection.send(Recalled(self._memory.recall(message.key)), deadline=deadline)
             elif isinstance(message, Remember):
@@ -165,11 +170,11 @@ class Slot(threading.Thread):
         verdict = Verdict(reward=0.0, status=status, extracted=None, seconds=seconds, reason=reason)
         if self._announced:
             self._memory.remember(self._announced, verdict)
-        self._ahead.popleft().resolve(verdict)
+        self._on_outcome(self._ahead.popleft(), verdict)
 
     def _drop_process(self) -> None:
         """Kills the process; tickets that it had not begun are sent to the next one."""
         with self._lock:
             process, self._process = self._process, None
             if process:
-                process.kill()
+                process.close()

@@ -1,6 +1,6 @@
 """The verifier process: reads jobs, answers each with a verdict, dies with its pool.
 
-Run as `python -m maspo_dist.reward.worker FD PARENT_PID`. Deadlines are the pool's business: it kills.
+Run as `python -m maspo_dist.reward.worker SOCKET_FD BELL_FD PARENT_PID`. Deadlines are the pool's business: it kills.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.reward.safety import one_line, score_safely
 from maspo_dist.reward.sample import Sample, Scorer
 from maspo_dist.reward.scorers import build_scorer
-from maspo_dist.reward.wire import Connection, Failed, Job, Ready, Recall, Recalled, Remember, Scored, Setup
+from maspo_dist.reward.wire import Connection, Failed, Job, Ready, Recall, Recalled, Remember, Scored, Setup, ring
 from maspo_dist.types import Verdict
 
 _PR_SET_PDEATHSIG = 1
@@ -29,13 +29,17 @@ _MB = 1 << 20
 class Inbox:
     """What the pool sends: jobs, some ahead of time, and answers to what a scorer asked meanwhile."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, bell: int) -> None:
         self._connection = connection
+        self._bell = bell
         self._ahead: deque[Job] = deque()
 
     def next_job(self) -> Job:
         """Waits for the next job. Raises EOFError when the pool is gone."""
         while not self._ahead:
+            if not self._connection.poll():
+                # All verdicts are out: nothing more is coming that they could be read with.
+                ring(self._bell)
             message = self._connection.receive()
             assert isinstance(message, Job)
             self._ahead.append(message)
@@ -43,6 +47,7 @@ class Inbox:
 
     def recalled(self) -> Recalled:
         """Waits for the answer to a Recall; jobs that come first are kept."""
+        ring(self._bell)
         while True:
             message = self._connection.receive()
             if isinstance(message, Recalled):
@@ -66,14 +71,14 @@ class PoolMemo:
         self._connection.send(Remember(key, verdict))
 
 
-def main(fd: int, parent_pid: int) -> None:
+def main(fd: int, bell: int, parent_pid: int) -> None:
     """Serves until the pool closes its end."""
     _die_with(parent_pid)
     connection = Connection(socket.socket(fileno=fd))
     setup = connection.receive()
     assert isinstance(setup, Setup)
     config = VerifierConfig.model_validate_json(setup.config)
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, bell)
     try:
         scorers = _warm_scorers(config, PoolMemo(connection, inbox))
         _limit_memory(config.memory_mb)
@@ -97,6 +102,8 @@ def _serve(connection: Connection, inbox: Inbox, config: VerifierConfig, scorers
         verdict, sound = score_safely(scorers[config.reward_for(job.source)], sample)
         spent = not sound or count >= config.recycle_after or (count % 64 == 0 and _resident_mb() > grown_mb)
         connection.send(Scored(verdict, spent))
+        if spent:
+            return
 
 
 def _warm_scorers(config: VerifierConfig, memo: PoolMemo) -> dict[str, Scorer]:
@@ -136,4 +143,4 @@ def _statm(field: int) -> int:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))

@@ -34,6 +34,7 @@ def scored(group_id: int, prompt_tokens: int, lengths: list[int], trainable: lis
             truncated=np.zeros(samples, dtype=np.bool_),
             oldest_version=np.zeros(samples, dtype=np.int32),
             version_tokens=((0, sum(lengths)),),
+            version_runs=np.ones(len(lengths), np.int32),
             verdicts=(verdict,) * samples,
             generated_at_s=0.0,
             scored_at_s=0.0,

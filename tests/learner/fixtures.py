@@ -97,6 +97,7 @@ def score(groups: list[RolloutGroup], *, seed: int = 0) -> list[ScoredGroup]:
             truncated=np.zeros(samples, dtype=np.bool_),
             oldest_version=np.zeros(samples, dtype=np.int32),
             version_tokens=((0, int(lengths.sum())),),
+            version_runs=np.ones(samples, dtype=np.int32),
             verdicts=(verdict,) * samples,
             generated_at_s=0.0,
             scored_at_s=0.0,

@@ -17,7 +17,7 @@ from actors.weight_buckets import ALIGNMENT_BYTES, BucketWriter, read_buckets
 from actors.weight_sync import combine, fingerprint
 from maspo_dist.config import ClusterConfig
 from maspo_dist.data.batching import lay_out_batch
-from maspo_dist.errors import DeadlineError, WeightSyncError
+from maspo_dist.errors import LearnerLostError, WeightSyncError
 
 
 def test_tensors_come_back_from_their_buckets() -> None:
@@ -98,15 +98,20 @@ class FakeLearner:
         return 7
 
 
-def _group(*learners: FakeLearner, update_timeout_s: float = 5.0) -> RayLearnerGroup:
-    return RayLearnerGroup(learners, ClusterConfig(update_timeout_s=update_timeout_s))  # type: ignore[arg-type]
+async def _group(*learners: FakeLearner, update_timeout_s: float = 5.0) -> RayLearnerGroup:
+    async def make() -> list[Any]:
+        return list(learners)
+
+    group = RayLearnerGroup(make, ClusterConfig(update_timeout_s=update_timeout_s))
+    await group.start()
+    return group
 
 
 async def test_every_rank_gets_its_shard_and_only_the_groups_it_needs() -> None:
     learners = [FakeLearner(), FakeLearner()]
     batch = lay_out_batch(3, score(make_groups(4)), mini_batches=2, ranks=2, micro_batch_tokens=128)
     bodies = {group_id: f"body {group_id}" for group_id in range(9)}
-    report = await _group(*learners).update(batch, bodies)
+    report = await (await _group(*learners)).update(batch, bodies)
     assert (report.step, report.policy_version, report.metrics) == (3, 1, {"learner/loss": 1.0})
     for rank, learner in enumerate(learners):
         shard, loss_tokens, loss_sequences, *groups = learner.calls[0]
@@ -117,7 +122,7 @@ async def test_every_rank_gets_its_shard_and_only_the_groups_it_needs() -> None:
 
 
 async def test_the_policy_version_goes_on_from_a_checkpoint(tmp_path: Any) -> None:
-    group = _group(FakeLearner())
+    group = await _group(FakeLearner())
     await group.load(tmp_path)
     batch = lay_out_batch(0, score(make_groups(2)), mini_batches=1, ranks=1, micro_batch_tokens=128)
     assert (await group.update(batch, {0: None, 1: None})).policy_version == 8
@@ -125,8 +130,8 @@ async def test_the_policy_version_goes_on_from_a_checkpoint(tmp_path: Any) -> No
 
 async def test_silence_is_told_by_rank_and_call() -> None:
     batch = lay_out_batch(12, score(make_groups(4)), mini_batches=1, ranks=3, micro_batch_tokens=128)
-    group = _group(FakeLearner(30.0), FakeLearner(), FakeLearner(30.0), update_timeout_s=0.1)
-    with pytest.raises(DeadlineError, match=r"learner rank 0, 2: update \(step 12\): no answer within 0.1 s"):
+    group = await _group(FakeLearner(30.0), FakeLearner(), FakeLearner(30.0), update_timeout_s=0.1)
+    with pytest.raises(LearnerLostError, match=r"learner rank 0, 2: update \(step 12\): no answer within 0.1 s"):
         await group.update(batch, dict.fromkeys(range(4)))
 
 
@@ -134,7 +139,6 @@ async def test_one_rank_failing_ends_the_call_without_waiting_for_the_rest() -> 
     batch = lay_out_batch(0, score(make_groups(4)), mini_batches=1, ranks=2, micro_batch_tokens=128)
     started_s = time.monotonic()
     with pytest.raises(WeightSyncError, match="told"):
-        await _group(FakeLearner(30.0), FakeLearner(error=WeightSyncError("told"))).update(
-            batch, dict.fromkeys(range(4))
-        )
+        group = await _group(FakeLearner(30.0), FakeLearner(error=WeightSyncError("told")))
+        await group.update(batch, dict.fromkeys(range(4)))
     assert time.monotonic() - started_s < 5

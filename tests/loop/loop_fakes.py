@@ -9,10 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.boundaries import Body, ProbeSequence, PublishReport, WeightSnapshot
+from actors.boundaries import Body, ProbeSequence, PublishReport, RolloutPool, WeightSnapshot
+from actors.controller import Controller, Session, probe_sequences
+from actors.evaluator import Evaluator
+from actors.group_stream import GroupStream
 from actors.weight_sync import combine, fingerprint
-from maspo_dist.config import TrainConfig
+from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState
+from maspo_dist.checkpoint_writer import CheckpointWriter
+from maspo_dist.config import TrainConfig, dump_config
+from maspo_dist.console import RunConsole
 from maspo_dist.data.cursor import CursorState
+from maspo_dist.flow.ledger import Ledger
+from maspo_dist.live import WorkerStatus
+from maspo_dist.metrics import open_metrics
+from maspo_dist.run_folder import Event, RunFolder
 from maspo_dist.types import (
     FloatArray,
     GroupReport,
@@ -57,16 +67,19 @@ def make_prompt(number: int) -> Prompt:
 class NumberedPrompts:
     """Prompts p0, p1, … without end."""
 
-    def __init__(self) -> None:
-        self._next = 0
-
     @property
     def state(self) -> CursorState:
         return CursorState(seed=0, epoch=0, position=self._next, data_digest="")
 
+    def __init__(self, state: CursorState | None = None) -> None:
+        self._next = state.position if state else 0
+
     def take(self, count: int) -> list[Prompt]:
         self._next += count
         return [make_prompt(number) for number in range(self._next - count, self._next)]
+
+    def at(self, state: CursorState) -> Prompt:
+        return make_prompt(state.position)
 
 
 def verdict(reward: float, status: str = "") -> Verdict:
@@ -90,7 +103,7 @@ class FakeEngine:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int) -> Rollout:
+    async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
         await self.gate.wait()
         tokens = seed % sampling.max_response_tokens + 1
         return Rollout(
@@ -113,6 +126,9 @@ class FakeEngine:
 
     async def resume(self) -> None:
         pass
+
+    async def ping(self) -> None:
+        await self.gate.wait()
 
     async def lm_head_gap(self, path: str, size_bytes: int, entries: object) -> float:
         return self.head_gap
@@ -181,6 +197,7 @@ class FakePool:
             truncated=np.zeros(request.num_samples, np.bool_),
             oldest_version=np.full(request.num_samples, version, np.int32),
             version_tokens=((version, int(tokens.sum())),),
+            version_runs=np.ones(request.num_samples, np.int32),
             verdicts=tuple(verdict(reward, status) for reward, status in zip(rewards, statuses, strict=True)),
             generated_at_s=time.time(),
             scored_at_s=time.time(),
@@ -201,35 +218,105 @@ class FakePool:
         assert isinstance(body, RolloutGroup)
         return body
 
+    def store(self, group: RolloutGroup) -> Body:
+        return group
+
+    def scale(self, workers: int) -> None:
+        raise AssertionError("this pool has no workers")
+
+    def status(self) -> tuple[WorkerStatus, ...]:
+        return ()
+
     async def stop(self) -> None:
         pass
 
 
 class FakeLearners:
-    """Counts what it is given."""
+    """Counts what it is given; a checkpoint holds its version. `failures`, by step, are raised once."""
 
     def __init__(self) -> None:
         self.version = 0
         self.batches: list[TrainingBatch] = []
+        self.failures: dict[int, Exception] = {}
+        self.restarts = 0
 
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
         needed = {ref.group_id for shard in batch.shards for mini in shard for micro in mini for ref in micro}
         assert needed == set(bodies)
+        if failure := self.failures.pop(batch.step, None):
+            raise failure
         self.batches.append(batch)
         self.version += 1
         return UpdateReport(step=batch.step, policy_version=self.version, metrics={"learner/grad_norm": 1.0})
 
     async def export_weights(self, version: int) -> WeightSnapshot:
+        assert version == self.version
         return make_snapshot(version, 1.0)[0]
 
     async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
         return [np.full(sequence.token_ids.size - 1, -1.0, np.float32) for sequence in sequences]
 
     async def save(self, folder: Path) -> None:
-        await asyncio.to_thread(folder.mkdir)
+        await asyncio.to_thread(self._write, folder)
 
     async def load(self, folder: Path) -> None:
-        pass
+        self.version = int(await asyncio.to_thread((folder / "version").read_text))
+
+    def _write(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "version").write_text(str(self.version))
+
+    async def restart(self) -> None:
+        self.restarts += 1
+        self.version = 0
 
     async def stop(self) -> None:
         pass
+
+
+class Digits:
+    """Token ids as they are."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return " ".join(map(str, token_ids))
+
+
+def make_controller(
+    config: TrainConfig, folder: RunFolder, pool: RolloutPool, learners: FakeLearners, console: RunConsole
+) -> Controller:
+    """The real loop over doubles and a real run folder."""
+
+    def session(state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:
+        ledger = Ledger()
+        stream = GroupStream(
+            config,
+            pool,
+            NumberedPrompts(state.stream.cursor if state else None),
+            ledger,
+            batches=config.run.max_steps - (state.step if state else 0),
+            on_progress=lambda _: None,
+            on_event=folder.write_event,
+            restored=state.stream if state else None,
+            finished=finished,
+        )
+        return Session(stream=stream, ledger=ledger, metrics=open_metrics(folder, config.logging, {}))
+
+    checkpoints = CheckpointStore(folder.checkpoints_path)
+
+    def failed(step: int, reason: str) -> None:
+        folder.write_event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}"))
+
+    return Controller(
+        config,
+        pool=pool,
+        learners=learners,
+        sessions=session,
+        evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1), make_prompt(2)]}),
+        checkpoints=checkpoints,
+        writer=CheckpointWriter(checkpoints, config.checkpoint, dump_config(config), failed),
+        probes=probe_sequences([[1, 2, 3]], 1, 3),
+        decoder=Digits(),
+        record=folder,
+        console=console,
+        clock=time.time,
+    )

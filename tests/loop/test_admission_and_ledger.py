@@ -1,56 +1,76 @@
 """The age bound as an arithmetic of slots; every group ends once."""
 
+import random
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maspo_dist.flow.admission import Admission
+from maspo_dist.flow.admission import BatchOrder, Candidate, Waiting, open_slots, select_batch
 from maspo_dist.flow.ledger import Ledger
 
 
-def admission(age: int, refills: int = 0) -> Admission:
-    return Admission(groups_per_step=4, max_policy_age=age, max_refills_per_step=refills)
+def test_generation_runs_ahead_by_exactly_the_allowed_versions() -> None:
+    assert open_slots(0, 4, 0, None) == 4
+    assert open_slots(4, 4, 0, None) == 0
+    assert open_slots(4, 4, 3, None) == 12
 
 
-@pytest.mark.parametrize("age", [0, 1, 3])
-def test_generation_runs_ahead_by_exactly_the_allowed_versions(age: int) -> None:
-    state = admission(age)
-    for _ in range(state.open_slots()):
-        state.admit()
-    assert state.admitted == 4 * (1 + age)
-    state.consume()
-    assert state.open_slots() == 4
+def test_over_sampling_lowers_the_bound_and_never_raises_it() -> None:
+    assert open_slots(0, 4, 1, 1.25) == 5
+    assert open_slots(0, 4, 1, 9.0) == 8
 
 
-def test_admitting_without_a_slot_is_refused() -> None:
-    state = admission(0)
-    for _ in range(4):
-        state.admit()
-    with pytest.raises(ValueError, match="age bound"):
-        state.admit()
+def candidates(text: str, born: int = 0) -> list[Candidate]:
+    """f finished, w waiting, r refilled: finished and without a slot."""
+    return [Candidate(i, born, state in "fr", state != "r") for i, state in enumerate(text)]
 
 
-def test_refills_give_slots_back_up_to_their_cap_and_again_next_step() -> None:
-    state = admission(0, refills=2)
-    for _ in range(4):
-        state.admit()
-    assert [state.refill() for _ in range(3)] == [True, True, False]
-    assert state.open_slots() == 2
-    state.consume()
-    assert state.refill()
+def choose(group: list[Candidate], version: int, age: int, order: BatchOrder) -> list[int] | Waiting:
+    return select_batch(group, version, groups_per_step=2, max_policy_age=age, order=order)
 
 
-@given(age=st.integers(0, 4), moves=st.lists(st.sampled_from(["admit", "consume", "refill"]), max_size=80))
-def test_no_order_of_events_admits_beyond_the_bound(age: int, moves: list[str]) -> None:
-    state = admission(age, refills=3)
-    for move in moves:
-        if move == "admit" and state.open_slots():
-            state.admit()
-        elif move == "consume":
-            state.consume()
-        elif move == "refill" and state.admitted > state.refilled:
-            state.refill()
-        assert state.admitted - state.refilled <= (state.consumed_batches + 1 + age) * 4
+def test_in_order_of_admission_the_youngest_open_place_of_the_batch_is_awaited() -> None:
+    assert choose(candidates("fwff"), 0, 1, "admission") == Waiting(1)
+    assert choose(candidates("wwff"), 0, 1, "admission") == Waiting(1)
+    assert choose(candidates("ffww"), 0, 1, "admission") == [0, 1]
+    assert choose(candidates("frf"), 0, 1, "admission") == [0, 1, 2]
+    assert choose(candidates("fr"), 0, 1, "admission") == Waiting(None)
+
+
+def test_in_order_of_completion_what_is_due_is_waited_for() -> None:
+    assert choose(candidates("wwff"), 0, 1, "completion") == [2, 3]
+    assert choose(candidates("wwff"), 1, 1, "completion") == Waiting(None)
+    assert choose(candidates("ffr"), 0, 1, "completion") == [0, 1, 2]
+    assert choose(candidates("fw"), 0, 1, "completion") == Waiting(None)
+
+
+@given(
+    age=st.integers(0, 3),
+    per_step=st.integers(1, 4),
+    order=st.sampled_from(["admission", "completion"]),
+    finishing=st.randoms(use_true_random=False),
+)
+def test_whatever_finishes_first_no_group_is_trained_too_old_and_every_batch_comes(
+    age: int, per_step: int, order: BatchOrder, finishing: random.Random
+) -> None:
+    waiting: list[Candidate] = []
+    admitted = 0
+    for version in range(6):
+        for _ in range(open_slots(len(waiting), per_step, age, None)):
+            waiting.append(Candidate(admitted, version, False, True))
+            admitted += 1
+        while isinstance(
+            batch := select_batch(waiting, version, groups_per_step=per_step, max_policy_age=age, order=order), Waiting
+        ):
+            left = [i for i, candidate in enumerate(waiting) if not candidate.finished]
+            assert left, "a batch is waited for though all is finished"
+            done = finishing.choice(left)
+            waiting[done] = replace(waiting[done], finished=True)
+        assert len(batch) == per_step
+        assert all(version - candidate.born <= age for candidate in waiting if candidate.group_id in batch)
+        waiting = [candidate for candidate in waiting if candidate.group_id not in batch]
 
 
 def test_every_group_ends_exactly_once_and_the_counts_add_up() -> None:

@@ -1,48 +1,23 @@
 """The loop: every prompt ends once, every update is published, every step leaves its numbers."""
 
+import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from loop_fakes import FakeLearners, FakePool, NumberedPrompts, make_config, make_prompt
+from loop_fakes import FakeLearners, FakePool, make_config, make_controller
 
-from actors.controller import Controller, Progressed, probe_sequences
-from actors.evaluator import Evaluator
-from actors.group_stream import GroupStream
-from maspo_dist.checkpoint import CheckpointStore, RunState, read_state
+from actors.controller import probe_sequences
+from maspo_dist.checkpoint import CheckpointStore, read_finished, read_state
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.console import open_console
-from maspo_dist.flow.ledger import Ledger
-from maspo_dist.metrics import open_metrics
+from maspo_dist.errors import LearnerLostError
 from maspo_dist.run_folder import RunFolder
-
-
-class Digits:
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return " ".join(map(str, token_ids))
 
 
 async def run(tmp_path: Path, config: TrainConfig, pool: FakePool, learners: FakeLearners) -> RunFolder:
     with RunFolder.create(tmp_path / "run", dump_config(config)) as folder, open_console("run", 3) as console:
-        ledger = Ledger()
-        prompts = NumberedPrompts()
-        controller = Controller(
-            config,
-            pool=pool,
-            learners=learners,
-            stream=GroupStream(config, pool, prompts, ledger, on_progress=lambda _: None),
-            ledger=ledger,
-            evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1), make_prompt(2)]}),
-            checkpoints=CheckpointStore(folder.checkpoints_path),
-            probes=probe_sequences([[1, 2, 3]], 1, 3),
-            decoder=Digits(),
-            folder=folder,
-            metrics=open_metrics(folder, config.logging, {}),
-            console=console,
-        )
-        await controller.run(Progressed())
+        assert await make_controller(config, folder, pool, learners, console).run(None)
     return folder
 
 
@@ -74,7 +49,8 @@ async def test_every_admitted_prompt_is_in_the_ledger_once(tmp_path: Path) -> No
     assert sorted(row["group_id"] for row in ledger) == [request.group_id for request in pool.requests]
     outcomes = {row["group_id"]: (row["outcome"], row["reason"]) for row in ledger}
     assert outcomes[5] == ("dropped", "zero_variance")
-    assert [group for group, (outcome, _) in outcomes.items() if outcome == "pending"] == [12, 13, 14, 15]
+    assert len(outcomes) == 12
+    assert {outcome for outcome, _ in outcomes.values()} == {"trained", "dropped"}
 
 
 async def test_policy_age_stays_within_the_bound_and_reaches_it(tmp_path: Path) -> None:
@@ -121,17 +97,101 @@ async def test_two_runs_of_one_seed_leave_equal_numbers(tmp_path: Path) -> None:
     assert numbers(first.metrics_path) == numbers(second.metrics_path)
 
 
-async def test_a_checkpoint_points_at_the_first_group_that_no_batch_consumed(tmp_path: Path) -> None:
-    config = make_config(algorithm={"max_policy_age": 1}, checkpoint={"every": 2})
+async def test_a_checkpoint_holds_every_group_that_no_batch_consumed(tmp_path: Path) -> None:
+    config = make_config(algorithm={"max_policy_age": 1}, checkpoint={"every": 2}, run={"max_steps": 4})
     folder = await run(tmp_path, config, FakePool(), FakeLearners())
     newest, _ = CheckpointStore(folder.checkpoints_path).newest()
     assert newest is not None
-    assert newest.name == "step-000003"
-    cursor = NumberedPrompts().state
-    expected = RunState(step=3, policy_version=3, next_group=12, cursor=replace(cursor, position=12))
-    assert read_state(newest) == expected
+    assert newest.name == "step-000004"
+    assert read_state(newest).stream.pending == ()
+    older = newest.with_name("step-000002")
+    state = read_state(older)
+    assert (state.step, state.policy_version) == (2, 2)
+    assert [group.group_id for group in state.stream.pending] == list(range(8, 16))
+    assert [group.drawn_at.position for group in state.stream.pending] == list(range(8, 16))
+    assert state.stream.next_group == state.stream.cursor.position == 16
+    assert {group.body.group_id for group in read_finished(older)} <= set(range(8, 16))
 
 
 def test_probes_are_cut_from_the_prompts_end_to_end() -> None:
     probes = probe_sequences([[1, 2, 3], [4, 5], [6, 7, 8]], count=2, tokens=4)
     assert [probe.token_ids.tolist() for probe in probes] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+def numbers(folder: RunFolder) -> list[dict]:
+    """metrics.jsonl without times."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith("time/") and "per_s" not in name}
+        for row in rows(folder.metrics_path)
+    ]
+
+
+@pytest.mark.parametrize("age", [0, 1])
+async def test_a_lost_learner_goes_on_from_the_newest_checkpoint_with_equal_numbers(tmp_path: Path, age: int) -> None:
+    config = make_config(
+        algorithm={"max_policy_age": age},
+        run={"max_steps": 6},
+        checkpoint={"every": 2},
+        evaluation={"every": 3},
+        cluster={"restart_backoff_s": 0},
+    )
+    undisturbed = await run(tmp_path / "a", config, FakePool(), FakeLearners())
+    learners = FakeLearners()
+    learners.failures = {2: LearnerLostError("learner rank 1 died"), 6: LearnerLostError("learner rank 0 died")}
+    disturbed = await run(tmp_path / "b", config, FakePool(), learners)
+    assert learners.restarts == 2
+    events = rows(disturbed.events_path)
+    assert [row["message"] for row in events if row["kind"] == "learner_lost"] == [
+        "learner rank 1 died; starts anew from the start, 1 steps again",
+        "learner rank 0 died; starts anew from step 4, 1 steps again",
+    ]
+    assert sum(row["kind"] == "learner_recovered" for row in events) == 2
+    ledger = rows(disturbed.ledger_path)
+    assert sorted(row["group_id"] for row in ledger) == list(range(24))
+    if age == 0:
+        assert numbers(disturbed) == numbers(undisturbed)
+        assert ledger == rows(undisturbed.ledger_path)
+
+
+async def test_a_learner_lost_too_often_ends_the_run_with_its_cause(tmp_path: Path) -> None:
+    config = make_config(cluster={"restart_backoff_s": 0, "max_learner_restarts": 1})
+    learners = FakeLearners()
+    learners.failures = {1: LearnerLostError("once"), 2: LearnerLostError("twice")}
+    with pytest.raises(LearnerLostError, match="twice"):
+        await run(tmp_path, config, FakePool(), learners)
+    assert {row["outcome"] for row in rows(tmp_path / "run" / "ledger.jsonl")} == {"trained", "pending"}
+
+
+async def test_a_run_that_is_asked_to_stop_saves_and_another_goes_on_with_equal_numbers(tmp_path: Path) -> None:
+    config = make_config(run={"max_steps": 4}, checkpoint={"every": 100})
+    undisturbed = await run(tmp_path / "a", config, FakePool(), FakeLearners())
+    pool, learners = FakePool(), FakeLearners()
+    pool.holds[8] = asyncio.Event()
+    path = tmp_path / "b" / "run"
+    with RunFolder.create(path, dump_config(config)) as folder, open_console("run", 4) as console:
+        controller = make_controller(config, folder, pool, learners, console)
+        running = asyncio.create_task(controller.run(None))
+        while len(pool.requests) < 12:  # noqa: ASYNC110 (a count, not an event)
+            await asyncio.sleep(0)
+        controller.request_stop()
+        assert not await running
+        newest, _ = CheckpointStore(folder.checkpoints_path).newest()
+        assert newest is not None
+        assert newest.name == "step-000002"
+    with RunFolder.resume(path, dump_config(config)) as folder, open_console("run", 4) as console:
+        folder.rewind(2)
+        assert await make_controller(config, folder, FakePool(), FakeLearners(), console).run(newest)
+    assert numbers(folder) == numbers(undisturbed)
+    assert rows(folder.ledger_path) == rows(undisturbed.ledger_path)
+
+
+async def test_the_row_of_a_step_is_there_before_its_checkpoint(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watching(FakeLearners):
+        async def save(self, folder: Path) -> None:
+            seen.append(rows(tmp_path / "run" / "metrics.jsonl")[-1]["step"])
+            await super().save(folder)
+
+    await run(tmp_path, make_config(checkpoint={"every": 1}), FakePool(), Watching())
+    assert seen == [1, 2, 3]

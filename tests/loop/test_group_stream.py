@@ -5,19 +5,25 @@ import asyncio
 import pytest
 from loop_fakes import FakePool, NumberedPrompts, make_config
 
-from actors.group_stream import GroupStream, group_seed
+from actors.group_stream import Batch, GroupStream, group_seed
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import ActorDiedError, DeadlineError, PolicyAgeError
+from maspo_dist.errors import ActorDiedError, DeadlineError, PoisonPromptError
 from maspo_dist.flow.ledger import Ledger
 
 
 def make_stream(pool: FakePool, config: TrainConfig) -> GroupStream:
     prompts = NumberedPrompts()
-    return GroupStream(config, pool, prompts, Ledger(), on_progress=lambda _: None)
+    return GroupStream(
+        config, pool, prompts, Ledger(), batches=100, on_progress=lambda _: None, on_event=lambda _: None
+    )
 
 
-def ids(groups: list) -> list[int]:
-    return [group.group_id for group in groups]
+def ids(batch: Batch) -> list[int]:
+    return [group.group_id for group in batch.groups]
+
+
+def drops(batch: Batch) -> list[str | None]:
+    return [group.dropped for group in batch.groups]
 
 
 async def test_strictly_on_policy_nothing_is_sampled_ahead() -> None:
@@ -35,7 +41,7 @@ async def test_with_age_one_the_next_batch_generates_during_the_update() -> None
     stream = make_stream(pool, make_config(algorithm={"max_policy_age": 1}))
     await stream.take(0)
     assert len(pool.requests) == 8
-    stream.pump()
+    stream.pump(1)
     await asyncio.sleep(0)
     assert len(pool.requests) == 12
 
@@ -55,14 +61,14 @@ async def test_equal_rewards_are_dropped_with_a_reason() -> None:
     pool = FakePool()
     pool.rewards[1] = [1.0, 1.0]
     batch = await make_stream(pool, make_config()).take(0)
-    assert [group.dropped for group in batch] == [None, "zero_variance", None, None]
+    assert drops(batch) == [None, "zero_variance", None, None]
 
 
 async def test_equal_rewards_are_kept_where_configured() -> None:
     pool = FakePool()
     pool.rewards[1] = [1.0, 1.0]
     config = make_config(algorithm={"dynamic_sampling": {"zero_variance": "keep"}})
-    assert [group.dropped for group in await make_stream(pool, config).take(0)] == [None] * 4
+    assert drops(await make_stream(pool, config).take(0)) == [None] * 4
 
 
 async def test_refill_draws_other_prompts_until_the_batch_is_full() -> None:
@@ -72,7 +78,7 @@ async def test_refill_draws_other_prompts_until_the_batch_is_full() -> None:
     config = make_config(algorithm={"dynamic_sampling": {"zero_variance": "refill"}})
     batch = await make_stream(pool, config).take(0)
     assert ids(batch) == [0, 1, 2, 3, 4, 5]
-    assert sum(group.dropped is None for group in batch) == 4
+    assert drops(batch).count(None) == 4
 
 
 async def test_refill_stops_at_its_cap() -> None:
@@ -81,8 +87,7 @@ async def test_refill_stops_at_its_cap() -> None:
         pool.rewards[group_id] = [1.0, 1.0]
     config = make_config(algorithm={"dynamic_sampling": {"zero_variance": "refill", "max_refill_ratio": 0.5}})
     batch = await make_stream(pool, config).take(0)
-    assert len(batch) == 6
-    assert all(group.dropped == "zero_variance" for group in batch)
+    assert drops(batch) == ["zero_variance"] * 6
 
 
 async def test_unverifiable_responses_do_not_train_and_do_not_move_the_mean() -> None:
@@ -92,17 +97,91 @@ async def test_unverifiable_responses_do_not_train_and_do_not_move_the_mean() ->
     pool.rewards[1] = [0.0, 0.0, 0.0]
     pool.statuses[1] = ["error", "timeout", "error"]
     config = make_config(rollout={"group_size": 3, "prompts_per_step": 2})
-    first, second = await make_stream(pool, config).take(0)
+    first, second = (await make_stream(pool, config).take(0)).groups
     assert first.scored.trainable.tolist() == [True, True, False]
     assert first.scored.advantages[0] == -first.scored.advantages[1] > 0
     assert first.scored.advantages[2] == 0
     assert second.dropped == "unverifiable"
 
 
-async def test_a_token_beyond_the_bound_is_an_error_at_consumption() -> None:
+async def test_a_group_older_than_allowed_is_dropped_with_its_reason() -> None:
     stream = make_stream(FakePool(), make_config())
-    with pytest.raises(PolicyAgeError, match=r"group 0 .* version 0, 2 behind .*max_policy_age is 0"):
-        await stream.take(2)
+    assert drops(await stream.take(2)) == ["too_old"] * 4
+
+
+async def test_in_order_of_completion_a_batch_is_full_early_and_the_straggler_trains_while_it_may() -> None:
+    pool = FakePool()
+    pool.holds[0] = asyncio.Event()
+    config = make_config(algorithm={"max_policy_age": 1}, rollout={"batch_order": "completion"})
+    stream = make_stream(pool, config)
+    assert ids(await stream.take(0)) == [1, 2, 3, 4]
+    pool.version = 1
+    taking = asyncio.create_task(stream.take(1))
+    await asyncio.sleep(0.01)
+    assert not taking.done()
+    pool.holds[0].set()
+    assert ids(await taking) == [0, 5, 6, 7]
+
+
+async def test_over_sampling_bounds_how_far_generation_runs_ahead() -> None:
+    pool = FakePool()
+    config = make_config(algorithm={"max_policy_age": 1}, rollout={"batch_order": "completion", "over_sampling": 1.25})
+    stream = make_stream(pool, config)
+    stream.pump(0)
+    await asyncio.sleep(0)
+    assert len(pool.requests) == 5
+
+
+async def test_a_poison_prompt_is_lost_with_its_reason_and_the_batch_goes_on() -> None:
+    pool = FakePool()
+    pool.failures[2] = PoisonPromptError("prompt p2 was aboard 3 rollout workers that died")
+    batch = await make_stream(pool, make_config()).take(0)
+    assert ids(batch) == [0, 1, 3]
+    assert [(lost.group_id, lost.reason) for lost in batch.lost] == [(2, "poison")]
+
+
+@pytest.mark.parametrize(("action", "tries"), [("drop", 1), ("requeue", 3)])
+async def test_a_straggler_is_sampled_again_or_dropped_as_configured(action: str, tries: int) -> None:
+    pool = FakePool()
+    pool.holds[1] = asyncio.Event()
+    config = make_config(rollout={"straggler": {"deadline_s": 0.02, "action": action}})
+    batch = await make_stream(pool, config).take(0)
+    assert [(lost.group_id, lost.reason) for lost in batch.lost] == [(1, "straggler")]
+    assert [request.attempt for request in pool.requests if request.group_id == 1] == list(range(tries))
+
+
+async def test_stragglers_that_are_cut_tell_the_worker_when() -> None:
+    pool = FakePool()
+    await make_stream(pool, make_config(rollout={"straggler": {"deadline_s": 7.0}})).take(0)
+    assert {request.cut_after_s for request in pool.requests} == {7.0}
+
+
+async def test_a_stream_goes_on_from_its_state_with_finished_groups_kept_and_others_sent_again() -> None:
+    pool = FakePool()
+    pool.holds[5] = asyncio.Event()
+    config = make_config(algorithm={"max_policy_age": 1})
+    first = make_stream(pool, config)
+    await first.take(0)
+    state, finished = first.state(), await first.finished_groups()
+    await first.stop()
+    assert [group.body.group_id for group in finished] == [4, 6, 7]
+    del pool.holds[5]
+    pool.requests.clear()
+    second = GroupStream(
+        config,
+        pool,
+        NumberedPrompts(state.cursor),
+        Ledger(),
+        batches=100,
+        on_progress=lambda _: None,
+        on_event=lambda _: None,
+        restored=state,
+        finished=finished,
+    )
+    second.resend(1)
+    assert ids(await second.take(1)) == [4, 5, 6, 7]
+    assert [request.group_id for request in pool.requests][:1] == [5]
+    assert [request.prompt.prompt_id for request in pool.requests] == ["p5", "p8", "p9", "p10", "p11"]
 
 
 async def test_what_ends_a_group_ends_the_wait() -> None:
@@ -119,8 +198,14 @@ async def test_what_ends_a_group_ends_the_wait() -> None:
 async def test_a_wait_without_progress_names_its_groups() -> None:
     pool = FakePool()
     pool.holds[3] = asyncio.Event()
-    stream = make_stream(pool, make_config(cluster={"generate_timeout_s": 0.05}))
-    with pytest.raises(DeadlineError, match="waits for group 3"):
+    stream = make_stream(
+        pool,
+        make_config(
+            cluster={"generate_timeout_s": 0.01, "start_timeout_s": 0.01, "restart_backoff_max_s": 0.0},
+            rollout={"max_attempts": 1},
+        ),
+    )
+    with pytest.raises(DeadlineError, match=r"waits for group 3 \(prompt p3\)"):
         await stream.take(0)
     await stream.stop()
 

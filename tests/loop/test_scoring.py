@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.batch_metrics import batch_metrics
+from actors.group_stream import Batch, CollectedGroup
 from actors.scoring import score_group
 from maspo_dist.config import AlgorithmConfig
 from maspo_dist.types import GroupReport, ScoredGroup, Verdict, VerdictStatus
@@ -26,6 +28,7 @@ def scored(verdicts: list[tuple[float, VerdictStatus]], tokens: list[int], **alg
         truncated=lengths == LIMIT,
         oldest_version=np.zeros(lengths.size, dtype=np.int32),
         version_tokens=((0, int(lengths.sum())),),
+        version_runs=np.ones(lengths.size, dtype=np.int32),
         verdicts=tuple(
             Verdict(reward=reward, status=status, extracted=None, seconds=0.0) for reward, status in verdicts
         ),
@@ -66,3 +69,17 @@ def test_what_could_not_be_verified_neither_trains_nor_counts(status: VerdictSta
     assert group.trainable.tolist() == [True, True, False]
     assert group.advantages.tolist() == [0.5, -0.5, 0]
     assert group.rewards[2] == 0
+
+
+def test_the_overlong_penalty_stays_visible_among_the_components_of_the_reward() -> None:
+    group = scored([RIGHT, RIGHT], [50, 90], overlong={"buffer_tokens": 20, "penalty": 1.0})
+    assert [dict(verdict.components) for verdict in group.report.verdicts] == [{"overlong": 0.0}, {"overlong": -0.5}]
+    collected = CollectedGroup(group_id=0, scored=group, body=None, dropped=None)
+    metrics = batch_metrics(Batch(groups=(collected,), lost=()), policy_version=0)
+    assert metrics["reward/component/overlong"] == pytest.approx(-0.25)
+
+
+def test_without_a_buffer_nothing_is_added() -> None:
+    group = scored([RIGHT], [LIMIT])
+    assert group.rewards.tolist() == [1.0]
+    assert group.report.verdicts[0].components == ()

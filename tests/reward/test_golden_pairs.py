@@ -11,7 +11,6 @@ FIRM_MISSES: dict[str, str] = {}
 #: Debatable pairs on which our convention is the other one.
 OTHER_CONVENTIONS = {
     "v0147": "two figures are no rounding of 1/3: five are needed",
-    "v0213": "nested lists are not read as a matrix",
     "v0241": "degrees are not converted to radians",
     "v0288": "lenient extraction takes the last number of the text",
     "v0302": "units are not converted",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from maspo_dist.reward import verify_math
+
+PAIRS = Path(__file__).with_name("answer_pairs.jsonl")
 
 SAME = [
     ("4.", "4"),
@@ -243,6 +248,40 @@ FOUND_IN_TEXT = [
     ("Answer \\(x^2\\)", "x^2"),
     ("ANSWER: 17", "17"),
     ("So we have a = 17, the answer.", "17"),
+    ("**Final answer:** 42", "42"),
+    ("The final answer is $\\frac{1}{2}$", "0.5"),
+    ("Answer = 7", "7"),
+    ("I got \\boxed{7}. Actually \\boxed{8}", "8"),
+    ("答案：42", "42"),
+    ("最终答案是 42。", "42"),
+    ("所以答案为\\boxed{42}", "42"),
+    ("#### 1,200", "1200"),
+    ("####-5", "-5"),
+    ("The total is $5 + $6 = $11.", "11"),
+    ("so x=3 and y=4, giving x+y=7", "7"),
+    ("$x = 3$", "3"),
+    ("\\boxed{\\text{B}}", "B"),
+    ("Therefore the answer is (D) 17.", "D"),
+    ("\\boxed 5", "5"),
+    ("\\fbox{5}", "5"),
+    ("\\boxed{5}\n\n\\boxed{5}", "5"),
+    ("\\boxed{x=2}\\text{ and }\\boxed{x=3}", "2,3"),
+    ("<think>5</think>6", "6"),
+    ("<answer>6</answer>", "6"),
+    ("The answer is therefore 12 cm.", "12"),
+    ("We find that the probability equals 3/8.", "3/8"),
+    ("Hence, he needs 12 more.", "12"),
+    ("**12**", "12"),
+    ("The value of $x$ is $\\boxed{-\\frac{3}{2}}$.", "-1.5"),
+    ("\\[\\boxed{(3,4)}\\]", "(3,4)"),
+    ("ans: 5", "5"),
+    ("The result is −5", "-5"),
+    ("It is 50%.", "50\\%"),
+    ("The time is 3:30.", "3:30"),
+    ("So the answer is 3:2.", "3:2"),
+    ("Thus $n=\\boxed{4,}$", "4"),
+    ("The answer is $10^{6}$.", "1000000"),
+    ("The answer is 1e6", "1000000"),
 ]
 
 NOT_THE_ANSWER_OF_THE_TEXT = [
@@ -251,7 +290,24 @@ NOT_THE_ANSWER_OF_THE_TEXT = [
     ("The answer is not 4", "4"),
     ("<think>\\boxed{4}</think>", "4"),
     ("\\boxed{4}, then \\boxed{}", "4"),
+    ("The answer is 7 not 8", "7"),
+    ("I got \\boxed{7}. Actually \\boxed{8}", "7"),
+    ("The answer is \\boxed{}", "5"),
+    ("\\boxed{\\frac{1}{2}", "1/2"),
+    ("<think>\\boxed{6}</think>\\boxed{5}", "6"),
+    ("the answer is: A and B", "A"),
 ]
+
+
+def test_pairs_of_every_kind_are_judged_as_a_careful_reader_would() -> None:
+    rows = [json.loads(line) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
+
+    misjudged = [
+        row
+        for row in rows
+        if (verify_math(f"So it is \\boxed{{{row['answer']}}}.", row["reference"]).status == "correct") != row["same"]
+    ]
+    assert misjudged == []
 
 
 @pytest.mark.parametrize(("answer", "reference"), SAME)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from maspo_dist.reward import verify_math
+from maspo_dist.reward import VerifierConfig, VerifierPool, verify_math
 from maspo_dist.reward.latex import normalise
 from maspo_dist.reward.numbers import parse_number
 
@@ -16,6 +19,7 @@ _PIECES = st.sampled_from(
      "\\pi"]
 )  # fmt: skip
 _TEXTS = st.one_of(st.text(st.characters(codec=None), max_size=60), st.lists(_PIECES, max_size=14).map("".join))
+_TIMEOUT_S = 5.0
 _SLOW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -31,6 +35,23 @@ def test_no_string_makes_it_raise(response: str, reference: str) -> None:
 @given(_TEXTS, _TEXTS)
 def test_no_boxed_string_makes_it_raise(answer: str, reference: str) -> None:
     assert verify_math(f"\\boxed{{{answer}}}", reference).status in ("correct", "wrong", "unparsed")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[VerifierPool]:
+    with VerifierPool(VerifierConfig(workers=2, timeout_s=_TIMEOUT_S, max_unverifiable_share=1.0)) as pool:
+        yield pool
+
+
+@settings(_SLOW, max_examples=40)
+@given(st.lists(st.tuples(st.one_of(_TEXTS, _TEXTS.map("\\boxed{{{}}}".format)), _TEXTS), min_size=1, max_size=20))
+def test_through_the_pool_every_string_has_a_verdict_by_its_deadline(
+    pool: VerifierPool, pairs: list[tuple[str, str]]
+) -> None:
+    verdicts = pool.verify_many(pairs)
+
+    assert {verdict.status for verdict in verdicts} <= {"correct", "wrong", "unparsed", "timeout"}
+    assert max(verdict.seconds for verdict in verdicts) <= _TIMEOUT_S + 1
 
 
 @given(_TEXTS)

@@ -1,19 +1,23 @@
-"""Hostile samples among healthy ones, through the pool, from a thread and from a coroutine.
+"""Hostile samples among healthy ones, through the pool, from a thread and from the coroutines of an actor.
 
 Each hostile one ends by its deadline with the right status; every healthy one is scored right; no process is left.
+`seconds` of a verdict is what the pool measured, from the start of the sample to the end of its process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import threading
+import os
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 from golden_pairs import load_golden_pairs
 
+from actors.verifier_pool import VerifierActor
 from maspo_dist.reward import Sample, VerifierConfig, VerifierPool
 from maspo_dist.types import Verdict
 
@@ -92,15 +96,41 @@ CODE = {
         EITHER,
     ),
 }
+STACK = """
+import gc, sys
+frame = sys._getframe()
+while frame:
+    for value in [*frame.f_locals.values(), *gc.get_objects()]:
+        if isinstance(value, str) and value.startswith('the-secret') and len(value) < 30:
+            print(value)
+    frame = frame.f_back
+"""
+ASSERTS = {
+    "looks for the expected value on the stack": (
+        "import sys\ndef f(x):\n  frame = sys._getframe()\n  while frame:\n    for v in frame.f_locals.values():\n"
+        "      if isinstance(v, str) and 'secret' in v and 'def f' not in v: return v\n    frame = frame.f_back",
+        {"wrong"},
+    ),
+    "equals everything": ("class E:\n  def __eq__(self, other): return True\ndef f(x): return E()", {"wrong"}),
+    "exits 0 when called": ("import os\ndef f(x): os._exit(0)", {"wrong"}),
+    "says that it passed": ("import os\ndef f(x): os.write(1, b'{\"passed\": true}\\n')", {"wrong"}),
+    "never returns": ("def f(x):\n  while True: pass", EITHER),
+}
+CODE["looks for the expected output on the stack"] = (STACK, {"wrong"})
 CASES = json.dumps({"inputs": ["1\n"], "outputs": ["the-secret-output\n"]})
+TESTS = json.dumps({"asserts": ["assert f(1) == 'the-secret-value'"]})
+#: Patterns of a user may be anything: only the deadline helps.
+REGEX = {"catastrophic pattern": ("a" * 40 + "!", "(a+)+$", {"timeout"}), "no pattern": ("a", "(((", {"error"})}
 
 
 def hostile_samples() -> list[tuple[str, Sample, frozenset[str] | set[str]]]:
     samples = [(name, Sample(response=text, reference="4", source="math"), ok) for name, (text, ok) in MATH.items()]
     samples += [(n, Sample(response=n, reference="torture-marker", source="custom"), ok) for n, ok in CUSTOM.items()]
+    samples += [(n, Sample(response=t, reference=p, source="regex"), ok) for n, (t, p, ok) in REGEX.items()]
     samples += [
-        (name, Sample(response=f"```python\n{code}\n```", reference=CASES, source="code"), ok)
-        for name, (code, ok) in CODE.items()
+        (name, Sample(response=f"```python\n{code}\n```", reference=reference, source="code"), ok)
+        for programs, reference in ((CODE, CASES), (ASSERTS, TESTS))
+        for name, (code, ok) in programs.items()
     ]
     return samples
 
@@ -111,14 +141,16 @@ def healthy_samples(count: int) -> list[Sample]:
     return [Sample(response=pair.response, reference=pair.reference, source="math") for pair in pairs]
 
 
-@pytest.mark.parametrize("caller", ["thread", "coroutine"])
-def test_hostile_samples_end_by_their_deadline_and_harm_no_other(caller: str) -> None:
+@pytest.mark.parametrize(("caller", "isolation"), [("thread", "calls"), ("actor", "auto")])
+def test_hostile_samples_end_by_their_deadline_and_harm_no_other(caller: str, isolation: str) -> None:
     config = VerifierConfig.model_validate(
         {
-            "verifiers": {"custom": "python:sample_rewards:hostile", "code": "code"},
+            "verifiers": {"custom": "python:sample_rewards:hostile", "code": "code", "regex": "regex"},
+            "workers": 3,
             "timeout_s": TIMEOUT_S,
             "memory_mb": 512,
             "max_unverifiable_share": 1.0,
+            "code_isolation": isolation,
         }
     )
     hostile, healthy = hostile_samples(), healthy_samples(1000)
@@ -127,9 +159,8 @@ def test_hostile_samples_end_by_their_deadline_and_harm_no_other(caller: str) ->
     mixed = [s for i, (_, bad, _) in enumerate(hostile) for s in (*healthy[i * step : (i + 1) * step], bad)]
     mixed += healthy[len(hostile) * step :]
 
-    with VerifierPool(config) as pool:
-        verdicts = dict(zip(map(id, mixed), run(pool, mixed, caller), strict=True))
-        pids = pool.pids()
+    found = from_an_actor(config, mixed) if caller == "actor" else from_a_thread(config, mixed)
+    verdicts = dict(zip(map(id, mixed), found, strict=True))
 
     wrong = [(name, verdicts[id(sample)]) for name, sample, ok in hostile if verdicts[id(sample)].status not in ok]
     late = [(name, v.seconds) for name, s, _ in hostile if (v := verdicts[id(s)]).seconds > TIMEOUT_S + 1]
@@ -139,23 +170,33 @@ def test_hostile_samples_end_by_their_deadline_and_harm_no_other(caller: str) ->
         if (verdicts[id(sample)].status == "correct") != expected[number % len(expected)]
     ]
     assert (wrong, late, unfair) == ([], [], [])
-    assert not any(psutil.pid_exists(pid) for pid in pids)
     assert no_process_left()
 
 
-def run(pool: VerifierPool, samples: list[Sample], caller: str) -> list[Verdict]:
-    if caller == "coroutine":
+def from_an_actor(config: VerifierConfig, samples: list[Sample]) -> list[Verdict]:
+    """The actor as Ray runs it: an event loop off the main thread, all calls at once."""
 
-        async def all_of_them() -> list[Verdict]:
-            return await asyncio.gather(*map(pool.verify, samples))
+    async def life() -> list[Verdict]:
+        actor = VerifierActor(config)
+        try:
+            return await asyncio.gather(*(actor.score(s.response, s.reference, s.source) for s in samples))
+        finally:
+            await actor.stop()
 
-        return asyncio.run(all_of_them())
-    found: list[list[Verdict]] = []
-    thread = threading.Thread(target=lambda: found.append(pool.verify_many(samples)))
-    thread.start()
-    thread.join(timeout=150)
-    assert found, "not done in time"
-    return found[0]
+    return in_a_thread(lambda: asyncio.run(life()))
+
+
+def from_a_thread(config: VerifierConfig, samples: list[Sample]) -> list[Verdict]:
+    def life() -> list[Verdict]:
+        with VerifierPool(config) as pool:
+            return pool.verify_many(samples)
+
+    return in_a_thread(life)
+
+
+def in_a_thread(life: Callable[[], list[Verdict]]) -> list[Verdict]:
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(life).result(timeout=240)
 
 
 def no_process_left() -> bool:
@@ -169,4 +210,7 @@ def no_process_left() -> bool:
 
 
 def is_ours(command: list[str]) -> bool:
-    return "torture-marker" in command or any(part.endswith("sandbox_launcher.py") for part in command)
+    """Of this test: verifier processes name the process that started them, their children carry the marker."""
+    if "maspo_dist.reward.worker" in command:
+        return command[-1] == str(os.getpid())
+    return "torture-marker" in command

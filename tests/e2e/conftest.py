@@ -1,0 +1,67 @@
+"""A demo small enough for a run of seconds, and real runs of it.
+
+`launcher.start(name, *overrides)` and `launcher.train(name, *overrides)` call the command line with real Ray,
+vLLM and DeepSpeed; `tiny_config` is what they run: 2 steps, one rollout worker, one learner rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from live_run import ROOT, Launcher, LiveRun, subreaper
+
+from maspo_dist.demo import DemoFiles, DemoRecipe, WarmStart, make_demo
+
+#: Sums of two digits. After a few seconds a third of the training problems come out right, so groups teach something.
+TINY = DemoRecipe(
+    train_problems=32,
+    heldout_problems=8,
+    digits=(1, 1),
+    warm_start=WarmStart(accuracy_band=(0.0, 1.0), batch_size=16, first_check_step=50, max_steps=50),
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_demo(tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
+    return make_demo(tmp_path_factory.mktemp("demo"), 0, TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_demo: DemoFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke's configuration with the tiny demo, cut down to the least that is a whole run."""
+    tree = yaml.safe_load((ROOT / "configs/local_smoke.yaml").read_text(encoding="utf-8"))
+    tree["run"] |= {"max_steps": 2}
+    tree["model"] |= {"path": str(tiny_demo.model)}
+    tree["data"] |= {"train": [str(tiny_demo.train)], "eval": {"addition": str(tiny_demo.heldout)}}
+    tree["rollout"] |= {"workers": 1, "prompts_per_step": 16, "group_size": 8, "max_response_tokens": 20}
+    tree["algorithm"] |= {"mini_batches": 2}
+    tree["learner"] |= {"ranks": 1, "lr": 1e-3}
+    tree["evaluation"] |= {"every": 1}
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def launcher(tiny_config: Path, tmp_path: Path) -> Iterator[Launcher]:
+    yield from _launcher(tiny_config, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> LiveRun:
+    """`tiny_config` from its start to a good end, once for all tests that look at such a run."""
+    with contextmanager(_launcher)(tiny_config, tmp_path_factory.mktemp("whole")) as launcher:
+        return launcher.train("whole")
+
+
+def _launcher(config: Path, folder: Path) -> Iterator[Launcher]:
+    launcher = Launcher(config, folder / "runs")
+    with subreaper():
+        try:
+            yield launcher
+        finally:
+            launcher.close()

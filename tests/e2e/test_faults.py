@@ -1,0 +1,106 @@
+"""Real processes of a real run are killed and frozen; the run goes on, loses no step and accounts for every prompt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import psutil
+from live_run import ROOT, Launcher, LiveRun
+
+from maspo_dist.live import LiveStatus, read_live
+
+#: A fault is noticed within seconds, so that the test is over in minutes.
+QUICK = ("cluster.heartbeat_s=1", "cluster.heartbeat_timeout_s=10", "cluster.restart_backoff_s=0")
+
+
+def processes(run: LiveRun, title: str) -> list[psutil.Process]:
+    """The run's processes whose title holds `title`, oldest first."""
+    found = []
+    for process in run.processes:
+        try:
+            if title in " ".join(process.cmdline()) or title.startswith(process.name()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return sorted(found, key=lambda process: process.create_time())
+
+
+def events(run: LiveRun, kind: str) -> list[str]:
+    return [row["message"] for row in run.folder.read_events() if row["kind"] == kind]
+
+
+def until(run: LiveRun, condition: Callable[[], bool], what: str, deadline_s: float = 180.0) -> None:
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {deadline_s:g} s\n{run.output}"
+        assert run.processes, f"{what}: the run ended first\n{run.output}"
+        time.sleep(0.2)
+
+
+def live(run: LiveRun) -> LiveStatus:
+    status = read_live(run.folder.live_path)
+    assert status is not None
+    return status
+
+
+def serving(run: LiveRun) -> int:
+    return sum(worker.state == "serving" for worker in live(run).workers)
+
+
+def scale(run: LiveRun, workers: int) -> str:
+    """As a person does in another shell; returns what is printed."""
+    command = [sys.executable, "-m", "maspo_dist.cli", "scale", str(run.folder.path), "--rollout-workers", str(workers)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def assert_whole(run: LiveRun, steps: int) -> None:
+    """Every step once, every admitted group ended once."""
+    assert [row["step"] for row in run.metrics] == list(range(steps + 1))
+    ledger = list(run.folder.read_ledger())
+    assert sorted(row["group_id"] for row in ledger) == list(range(16 * steps))
+    assert Counter(row["outcome"] for row in ledger)["pending"] == 0
+    assert max(row.get("sync/max_logprob_gap", 0) for row in run.metrics) < 1e-4
+
+
+def test_a_killed_worker_a_frozen_engine_and_a_killed_learner_cost_no_step(launcher: Launcher) -> None:
+    run = launcher.start(
+        "faults",
+        "run.max_steps=6",
+        "rollout.workers=2",
+        "learner.ranks=2",
+        "checkpoint.every=1",
+        "evaluation.every=6",
+        *QUICK,
+    )
+    run.wait_for_step(1)
+    processes(run, "ray::RolloutActor")[0].kill()
+    until(run, lambda: bool(events(run, "worker_recovered")), "the killed worker's replacement")
+    processes(run, "VLLM::EngineCore")[0].suspend()
+    until(run, lambda: len(events(run, "worker_recovered")) == 2, "the frozen engine's replacement")
+    assert "ping: no answer within 10 s" in events(run, "worker_lost")[1]
+    processes(run, "ray::Learner")[1].send_signal(signal.SIGKILL)
+    until(run, lambda: bool(events(run, "learner_recovered")), "the learner group's return")
+    assert run.finish(300) == 0
+    assert_whole(run, 6)
+    assert len(events(run, "learner_lost")) == 1
+
+
+def test_workers_come_and_go_while_one_is_killed(launcher: Launcher) -> None:
+    run = launcher.start("elastic", "run.max_steps=12", "algorithm.max_policy_age=1", "evaluation.every=12", *QUICK)
+    run.wait_for_step(1)
+    assert "3 of 3 serve" in scale(run, 3)
+    processes(run, "ray::RolloutActor")[1].kill()
+    until(run, lambda: bool(events(run, "worker_recovered")) and serving(run) == 3, "full strength after the kill")
+    assert "1 of 1 serve" in scale(run, 1)
+    assert run.finish(300) == 0
+    assert_whole(run, 12)
+    assert max(row["policy/age_max"] for row in run.metrics if row["step"]) <= 1

@@ -1,0 +1,48 @@
+"""With tied embeddings, vLLM on CPU computes logits from a packed copy of the head that an update leaves as it was.
+
+Here the re-packing is taken away (`plants/sitecustomize.py`), in the engine's own process, as a change in vLLM
+would; nothing else of the run is touched.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from live_run import Launcher
+from transformers import Qwen3ForCausalLM
+
+from maspo_dist.demo import DemoFiles, draw_problems
+from maspo_dist.demo.model import make_model, make_tokenizer
+from maspo_dist.demo.warm_start import warm_start
+from maspo_dist.model_folder import save_model_folder
+
+PLANTS = Path(__file__).parent / "plants"
+
+
+@pytest.fixture
+def tied_model(tiny_demo: DemoFiles, tmp_path: Path) -> Path:
+    """The tiny demo's model, its embeddings tied; the demo makes the same problems of the same seed."""
+    tokenizer = make_tokenizer()
+    config = make_model(tokenizer, 0).config
+    config.tie_word_embeddings = True
+    model = Qwen3ForCausalLM(config)
+    rng = np.random.default_rng(0)
+    train, heldout = draw_problems(TINY.train_problems, TINY.heldout_problems, TINY.digits, rng)
+    warm_start(model, tokenizer, train, heldout, TINY.warm_start, rng)
+    save_model_folder(tmp_path / "tied", model, tokenizer)
+    return tmp_path / "tied"
+
+
+def test_a_stale_lm_head_stops_the_run_by_its_name(launcher: Launcher, tied_model: Path) -> None:
+    overrides = (f"model.path={tied_model}", "learner.lr=1e-4")
+    run = launcher.start("stale", *overrides, environment={"PYTHONPATH": str(PLANTS)})
+
+    assert run.finish() == 1
+    assert "WeightSyncError: rollout worker 0 does not hold policy version 1" in run.output
+    assert "its LM head computes from a stale copy of lm_head.weight" in run.output
+    assert "Traceback" not in run.output
+    assert [row["step"] for row in run.metrics] == [0], "step 1 ended although its weights were never proven"
+    assert [row["kind"] for row in run.folder.read_events()] == ["run_failed"]

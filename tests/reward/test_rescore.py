@@ -1,0 +1,109 @@
+"""The samples of a run, scored again by another verifier."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maspo_dist.errors import DataError
+from maspo_dist.reward import VerifierConfig
+from maspo_dist.reward.rescore import rescore
+
+ROOT = Path(__file__).parents[2]
+
+
+def row(response: str, reference: str, status: str, **fields: Any) -> dict[str, Any]:
+    reward = float(status == "correct")
+    return {"step": 1, "response": response, "reference": reference, "source": "s", "reward": reward,
+            "status": status, **fields}  # fmt: skip
+
+
+ROWS = [
+    row("\\boxed{0.5}", "\\frac12", "correct"),
+    row("\\boxed{4}", "4", "wrong"),
+    row("\\boxed{5}", "4", "correct"),
+    row("\\boxed{6}", "4", "timeout"),
+]
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_the_new_verdict_stands_beside_the_old_one(tmp_path: Path) -> None:
+    out = tmp_path / "again.jsonl"
+    config = VerifierConfig(default="0.5*exact + 0.5*format", workers=1)
+
+    summary = rescore(written(tmp_path / "samples.jsonl", ROWS), out, config)
+
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(r["status_before"], r["status"]) for r in rows] == [
+        ("correct", "wrong"), ("wrong", "correct"), ("correct", "wrong"), ("timeout", "wrong"),
+    ]  # fmt: skip
+    assert rows[1]["components"] == {"exact": 1.0, "format": 1.0}
+    assert [r["reward"] for r in rows] == [0.5, 1.0, 0.5, 0.5]
+    assert all(r["step"] == 1 and r["response"] for r in rows)
+    assert (summary.samples, summary.agreed, summary.gained, summary.lost) == (4, 1, 1, 2)
+    assert "4 samples: 1 as before, 1 now correct, 2 no longer" in str(summary)
+
+
+def test_more_rows_than_one_batch_keep_their_order(tmp_path: Path) -> None:
+    samples = written(tmp_path / "samples.jsonl", [row(f"\\boxed{{{n}}}", "7", "wrong") for n in range(1100)])
+
+    summary = rescore(samples, tmp_path / "out.jsonl", VerifierConfig(default="exact", workers=2))
+
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [n for n, r in enumerate(rows) if r["status"] == "correct"] == [7]
+    assert (summary.samples, summary.gained) == (1100, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "line 1: not JSON"),
+        ('{"response": "a"}\n', "line 1: no reference, source, reward, status"),
+        ("[]", "line 1: no response"),
+    ],
+)
+def test_a_file_that_is_not_of_a_run_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(text)
+
+    with pytest.raises(DataError, match=sentence):
+        rescore(samples, tmp_path / "out.jsonl", VerifierConfig(default="exact", workers=1))
+
+
+def test_the_samples_themselves_are_never_written_over(tmp_path: Path) -> None:
+    samples = written(tmp_path / "samples.jsonl", ROWS)
+
+    with pytest.raises(DataError, match="give the new scores a file of their own"):
+        rescore(samples, samples, VerifierConfig(default="exact", workers=1))
+
+
+def test_the_command_takes_the_configuration_of_the_run_and_what_is_said_beside_it(tmp_path: Path) -> None:
+    written(tmp_path / "samples.jsonl", ROWS)
+    (tmp_path / "config.yaml").write_text(
+        "run: {name: a, max_steps: 1}\nmodel: {path: m}\ndata: {train: [t.jsonl]}\n"
+        "rollout: {prompts_per_step: 4, max_response_tokens: 8}\nreward: {default: math, workers: 1}\n"
+    )
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        call = [sys.executable, "-m", "maspo_dist.cli", "rescore", str(tmp_path), *arguments]
+        return subprocess.run(call, capture_output=True, text=True, timeout=120, cwd=ROOT)
+
+    by_math = command()
+    assert by_math.returncode == 0, by_math.stderr
+    assert "4 samples: 2 as before, 1 now correct, 1 no longer, 0 unverifiable" in by_math.stdout
+    assert len((tmp_path / "samples-rescored.jsonl").read_text().splitlines()) == 4
+
+    exact = command("reward.default=exact", "--to", str(tmp_path / "exact.jsonl"))
+    assert "1 as before, 1 now correct, 2 no longer" in exact.stdout
+
+    unknown = command("reward.default=exakt")
+    assert (unknown.returncode, "did you mean exact?" in unknown.stderr) == (2, True)

@@ -1,0 +1,263 @@
+"""Plays a story to its end and checks what must hold however it went.
+
+python tests/simulation/play.py 1234     tells one seed again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loop_fakes import Digits, NumberedPrompts, make_prompt
+from virtual_clock import run_virtually
+from world import LIMIT_S, Faults, SimulatedLearners, SimulatedWorkers, Story, World, make_story
+
+from actors.controller import Controller, Session, probe_sequences
+from actors.evaluator import Evaluator
+from actors.group_stream import GroupStream
+from actors.rollout_pool import ElasticRolloutPool
+from actors.services import beside
+from actors.watchdog import watch
+from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState, read_state
+from maspo_dist.checkpoint_writer import CheckpointWriter
+from maspo_dist.console import PlainConsole
+from maspo_dist.flow.ledger import Ledger
+from maspo_dist.metrics import open_metrics
+from maspo_dist.progress import Progress
+from maspo_dist.run_folder import Event, LedgerRow, RunFolder, SampleRow
+
+Row = dict[str, Any]
+
+
+class MortalRecord:
+    """A run folder whose writer may die: from then on nothing reaches it."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.is_dead = False
+
+    def write_event(self, event: Event) -> None:
+        if not self.is_dead:
+            self.folder.write_event(event)
+
+    def write_ledger(self, rows: Sequence[LedgerRow]) -> None:
+        if not self.is_dead:
+            self.folder.write_ledger(rows)
+
+    def write_samples(self, rows: Sequence[SampleRow]) -> None:
+        pass
+
+    def rewind(self, step: int) -> int:
+        return 0 if self.is_dead else self.folder.rewind(step)
+
+    def sync(self) -> None:
+        pass
+
+
+class WatchedLedger(Ledger):
+    """Notes the most groups that were ever open at once."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def admit(self, group_id: int, prompt_id: str) -> None:
+        super().admit(group_id, prompt_id)
+        self._world.max_outstanding = max(self._world.max_outstanding, self.open_groups)
+
+
+class Silence:
+    """Takes what a console would print."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def play(story: Story, path: Path) -> World:
+    """Runs `story` in `path` until all its steps are done, over as many crashes as it has."""
+    world = World(story=story, rng=random.Random(story.seed + 1))
+    crashes = story.faults.crashes
+    while not run_virtually(_one_life(world, path, may_crash=crashes > 0), LIMIT_S):
+        crashes -= 1
+        world.living.clear()
+        world.capacity = 8
+    return world
+
+
+async def _one_life(world: World, path: Path, *, may_crash: bool) -> bool:
+    """One process of the controller; False when it crashed."""
+    config, faults = world.story.config, world.story.faults
+    with RunFolder.resume(path, "run: simulated") as folder:
+        record = MortalRecord(folder)
+        checkpoints = CheckpointStore(folder.checkpoints_path)
+        resume, _ = checkpoints.newest()
+        folder.rewind(read_state(resume).step if resume else -1)
+        learners = SimulatedLearners(world)
+        await learners.restart()
+        pool = ElasticRolloutPool(config, SimulatedWorkers(world), record.write_event)
+        controller = _make_controller(world, folder, record, checkpoints, pool, learners)
+        try:
+            await pool.start()
+            main = asyncio.ensure_future(
+                beside(
+                    controller.run(resume),
+                    watch(config.cluster, lambda: controller.progress, _no_stacks, record.write_event),
+                    _trouble(world, pool, faults),
+                )
+            )
+            crash = [asyncio.ensure_future(asyncio.sleep(world.rng.uniform(50, 1500)))] if may_crash else []
+            await asyncio.wait([main, *crash], return_when=asyncio.FIRST_COMPLETED)
+            if main.done():
+                for timer in crash:
+                    timer.cancel()
+                return main.result()
+            record.is_dead = True
+            main.cancel()
+            await asyncio.gather(main, return_exceptions=True)
+            return False
+        finally:
+            await pool.stop()
+
+
+async def _no_stacks() -> None:
+    pass
+
+
+async def _trouble(world: World, pool: ElasticRolloutPool, faults: Faults) -> None:
+    """Scaling and lost nodes, at random times."""
+    bounds = world.story.config.rollout.workers
+    events = ["scale"] * faults.scalings + ["node"] * faults.node_losses
+    world.rng.shuffle(events)
+    for event in events:
+        await asyncio.sleep(world.rng.uniform(1, 300))
+        if event == "scale" and isinstance(bounds, int):
+            pool.scale(world.rng.randint(1, 4))
+        elif event == "node":
+            for worker in sorted(world.living, key=lambda worker: worker.name)[: world.rng.randint(1, 3)]:
+                worker.kill()
+            world.capacity = max(1, len(world.living))
+            await asyncio.sleep(world.rng.uniform(1, 600))
+            world.capacity = 8
+    await asyncio.Event().wait()
+
+
+def _make_controller(
+    world: World,
+    folder: RunFolder,
+    record: MortalRecord,
+    checkpoints: CheckpointStore,
+    pool: ElasticRolloutPool,
+    learners: SimulatedLearners,
+) -> Controller:
+    config = world.story.config
+
+    def session(state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:
+        ledger = WatchedLedger(world)
+        stream = GroupStream(
+            config,
+            pool,
+            NumberedPrompts(state.stream.cursor if state else None),
+            ledger,
+            batches=config.run.max_steps - (state.step if state else 0),
+            on_progress=lambda _: None,
+            on_event=record.write_event,
+            restored=state.stream if state else None,
+            finished=finished,
+        )
+        return Session(stream=stream, ledger=ledger, metrics=open_metrics(folder, config.logging, {}))
+
+    def failed(step: int, reason: str) -> None:
+        raise AssertionError(f"checkpoint of step {step}: {reason}")
+
+    return Controller(
+        config,
+        pool=pool,
+        learners=learners,
+        sessions=session,
+        evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1001), make_prompt(1002)]}),
+        checkpoints=checkpoints,
+        writer=CheckpointWriter(checkpoints, config.checkpoint, "run: simulated", failed),
+        probes=probe_sequences([[1, 2, 3]], 1, 3),
+        decoder=Digits(),
+        record=record,
+        console=PlainConsole("simulated", Progress(max_steps=config.run.max_steps), Silence()),  # type: ignore[arg-type]
+        clock=asyncio.get_running_loop().time,
+    )
+
+
+def check(world: World, path: Path) -> None:
+    """The invariants, read off what the run left behind and what the world saw. Raises AssertionError."""
+    story, config = world.story, world.story.config
+    ledger = _rows(path / "ledger.jsonl")
+    metrics = _rows(path / "metrics.jsonl")
+    per_step, age = config.rollout.prompts_per_step, config.algorithm.max_policy_age
+    first = 1 if config.evaluation.every is None else 0
+    assert [row["step"] for row in metrics] == list(range(first, config.run.max_steps + 1)), "a step is lost or doubled"
+    metrics = metrics[1 - first :]
+
+    ids = sorted(row["group_id"] for row in ledger)
+    assert ids == list(range(len(ids))), "a group is lost or ended twice"
+    assert all(row["prompt_id"] == f"p{row['group_id']}" for row in ledger), "a prompt is lost or drawn twice"
+    outcomes = {row["group_id"]: row for row in ledger}
+    assert not any(row["outcome"] == "pending" for row in ledger), "a group is open at the end of all steps"
+
+    trained = sorted(group_id for made in world.trained.values() for group_id in made)
+    assert trained == [i for i in ids if outcomes[i]["outcome"] == "trained"], "learner and ledger disagree"
+    refills = per_step if config.algorithm.dynamic_sampling.zero_variance == "refill" else 0
+    assert world.max_outstanding <= (1 + age) * per_step + (1 + age) * refills, "more in flight than may be trained"
+    slots = [0] * (config.run.max_steps + 1)
+    for row in ledger:
+        slots[row["step"]] += 1
+    assert all(per_step <= slots[row["step"]] <= per_step + (1 + age) * refills for row in metrics), "a batch is off"
+    for row in metrics:
+        assert row["rollout/groups_trained"] + row["rollout/groups_dropped"] == slots[row["step"]], "counts disagree"
+        assert row.get("policy/age_max", 0) <= age
+    for row in ledger:
+        assert row["reason"] != "too_old", "a group was sampled too early"
+        if row["reason"] == "poison":
+            sent = world.dispatches[row["group_id"]]
+            assert sent >= config.rollout.max_attempts, f"group {row['group_id']} was set aside too early"
+    spared = [i for i in ids if f"p{i}" in story.faults.poison and outcomes[i]["reason"] != "poison"]
+    assert not spared, f"poison prompts of groups {spared} were trained"
+
+
+def numbers(path: Path) -> list[Row]:
+    """metrics.jsonl without times."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith("time/") and "per_s" not in name}
+        for row in _rows(path / "metrics.jsonl")
+    ]
+
+
+def _rows(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def tell(seed: int, folder: Path) -> None:
+    """Plays and checks one seed; strictly on-policy also against the same story without faults."""
+    story = make_story(seed)
+    world = play(story, folder / "run")
+    check(world, folder / "run")
+    set_aside = any(row["reason"] == "poison" for row in _rows(folder / "run" / "ledger.jsonl")) or any(
+        row.get("eval/held_out/unverifiable_share") for row in numbers(folder / "run")
+    )
+    if story.config.algorithm.max_policy_age == 0 and story.faults != Faults() and not set_aside:
+        play(Story(seed=seed, config=story.config, faults=Faults()), folder / "calm")
+        assert numbers(folder / "run") == numbers(folder / "calm"), "faults show in the numbers"
+
+
+if __name__ == "__main__":
+    for text in sys.argv[1:]:
+        with tempfile.TemporaryDirectory() as temporary:
+            print(make_story(int(text)).faults)
+            tell(int(text), Path(temporary))
+            print(f"seed {text}: all invariants hold")

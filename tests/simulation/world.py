@@ -1,0 +1,280 @@
+"""The world around the real controller, stream, ledger and pool: workers, learners and a machine that fail at random.
+
+Everything is drawn from one seed and told by a virtual clock, so that a seed is a story that can be told again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from loop_fakes import make_config, make_snapshot
+from worker_fakes import make_result
+
+from actors.boundaries import Body, ProbeSequence, WeightSnapshot, WorkerPublish
+from maspo_dist.config import TrainConfig
+from maspo_dist.errors import ActorDiedError, LearnerLostError, PlacementError
+from maspo_dist.types import (
+    FloatArray,
+    GroupReport,
+    RolloutGroup,
+    RolloutRequest,
+    TrainingBatch,
+    UpdateReport,
+)
+
+#: Virtual seconds after which a run that is not done counts as stuck.
+LIMIT_S = 200_000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """Chances, each for one call, but `scalings`, `node_losses` and `crashes`, which count events of a run."""
+
+    kill: float = 0.0
+    hang: float = 0.0
+    lost_reply: float = 0.0
+    slow_link: float = 0.0
+    late_reply: float = 0.0
+    learner_loss: float = 0.0
+    start_failure: float = 0.0
+    poison: frozenset[str] = frozenset()
+    scalings: int = 0
+    node_losses: int = 0
+    crashes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """A seed's configuration and what goes wrong in it."""
+
+    seed: int
+    config: TrainConfig
+    faults: Faults
+
+
+def make_story(seed: int) -> Story:
+    """Draws a story; every eighth is without faults."""
+    rng = random.Random(seed)
+    age = rng.choice([0, 0, 1, 1, 2])
+    per_step = rng.randint(2, 4)
+    config = make_config(
+        run={"name": "simulated", "seed": seed % 1000, "max_steps": rng.randint(3, 6)},
+        rollout={
+            "workers": rng.choice([1, 2, 3, {"min": 1, "max": 3}]),
+            "prompts_per_step": per_step,
+            "group_size": 2,
+            "max_response_tokens": 8,
+            "batch_order": rng.choice(["admission", "completion"]),
+            "over_sampling": rng.choice([None, 1.25]) if age else None,
+            "in_flight_updates": rng.random() < 0.7,
+            "max_attempts": rng.randint(2, 4),
+        },
+        algorithm={
+            "mini_batches": 2,
+            "max_policy_age": age,
+            "dynamic_sampling": {"zero_variance": rng.choice(["keep", "drop", "refill"])},
+        },
+        checkpoint={"every": rng.choice([None, 1, 2, 3])},
+        evaluation={"every": rng.choice([None, 1, 2])},
+        logging={"tensorboard": False, "sample_groups": 0},
+        cluster={
+            "generate_timeout_s": 300,
+            "publish_timeout_s": 100,
+            "start_timeout_s": 1000,
+            "heartbeat_timeout_s": 30,
+            "stall_timeout_s": 50_000,
+            "max_worker_restarts": 1000,
+            "max_learner_restarts": 1000,
+        },
+    )
+    if seed % 8 == 0:
+        return Story(seed=seed, config=config, faults=Faults())
+    prompts = config.run.max_steps * per_step
+    faults = Faults(
+        kill=rng.choice([0, 0.02, 0.1]),
+        hang=rng.choice([0, 0.02, 0.05]),
+        lost_reply=rng.choice([0, 0, 0.03]),
+        slow_link=rng.choice([0, 0.2]),
+        late_reply=rng.choice([0, 0.5]),
+        learner_loss=rng.choice([0, 0, 0.05]),
+        start_failure=rng.choice([0, 0.1]),
+        poison=frozenset(f"p{rng.randrange(prompts)}" for _ in range(rng.choice([0, 0, 0, 1]))),
+        scalings=rng.choice([0, 0, 3]),
+        node_losses=rng.choice([0, 0, 1]),
+        crashes=rng.choice([0, 0, 1, 2]),
+    )
+    return Story(seed=seed, config=config, faults=faults)
+
+
+@dataclass(eq=False)
+class World:
+    """What outlives a crash of the controller, and what the checks are made of."""
+
+    story: Story
+    rng: random.Random
+    living: set[SimulatedWorker] = field(default_factory=set)
+    #: How often each group was sent to a worker.
+    dispatches: Counter[int] = field(default_factory=Counter)
+    capacity: int = 8
+    #: The learner's history that counts: trained[version] = group ids of the batch that made it.
+    trained: dict[int, list[int]] = field(default_factory=dict)
+    max_outstanding: int = 0
+
+    def chance(self, probability: float) -> bool:
+        return probability > 0 and self.rng.random() < probability
+
+
+class SimulatedWorker:
+    """Answers after some time, or fails as the story says."""
+
+    def __init__(self, world: World, index: int) -> None:
+        self._world = world
+        self._index = index
+        self._version = -1
+        self._hung = asyncio.Event()
+        self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def name(self) -> str:
+        return f"rollout worker {self._index}"
+
+    async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
+        assert self._version >= 0, f"{self.name} serves without weights"
+        world, faults = self._world, self._world.story.faults
+        world.dispatches[request.group_id] += 1
+        try:
+            version = self._version
+            await self._work(world.rng.expovariate(0.2))
+            if request.prompt.prompt_id in faults.poison or world.chance(faults.kill):
+                self.kill()
+            if world.chance(faults.hang):
+                self._hung.set()
+            if world.chance(faults.lost_reply):
+                await self._work(float("inf"))
+            await self._work(world.rng.expovariate(0.01) if world.chance(faults.slow_link) else 0.0)
+        except asyncio.CancelledError:
+            # The reply was on its way when the call was given up.
+            if self._dead.done() or not world.chance(faults.late_reply):
+                raise
+        return make_result(request, self.name, version)
+
+    async def publish(
+        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
+    ) -> WorkerPublish:
+        await self._work(self._world.rng.uniform(0.1, 2.0))
+        if self._world.chance(self._world.story.faults.kill):
+            self.kill()
+            await self._work(0.0)
+        self._version = snapshot.version
+        return WorkerPublish(max_logprob_gap=1e-6, transfer_s=0.0, pause_s=0.0)
+
+    async def ping(self) -> None:
+        await self._work(0.01)
+
+    async def stop(self) -> None:
+        await self._work(0.1)
+
+    def kill(self) -> None:
+        if not self._dead.done():
+            self._dead.set_result(None)
+        self._world.living.discard(self)
+
+    async def _work(self, seconds: float) -> None:
+        """Takes `seconds` unless the worker is dead, or hung, which is for ever."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        timer = None
+        if not self._hung.is_set() and seconds < float("inf"):
+            timer = loop.call_later(seconds, lambda: done.done() or done.set_result(None))
+        try:
+            await asyncio.wait((done, self._dead), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            done.cancel()
+        if self._dead.done():
+            raise ActorDiedError(f"{self.name}: the process behind it died (simulated)")
+
+
+class SimulatedWorkers:
+    """The factory: a start takes a while, and may fail."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def start_worker(self, index: int) -> SimulatedWorker:
+        world = self._world
+        await asyncio.sleep(world.rng.uniform(5, 40))
+        if len(world.living) >= world.capacity:
+            raise PlacementError("1 processes found no room (simulated)")
+        # A worker that cannot start before anything was trained is the user's to know of, hence none then.
+        if world.trained and world.chance(world.story.faults.start_failure):
+            raise ActorDiedError(f"rollout worker {index}: start: died (simulated)")
+        worker = SimulatedWorker(world, index)
+        world.living.add(worker)
+        return worker
+
+    async def room(self) -> int:
+        return self._world.capacity - len(self._world.living)
+
+    async def fetch(self, body: Body) -> RolloutGroup:
+        assert isinstance(body, RolloutGroup)
+        return body
+
+    def store(self, group: RolloutGroup) -> Body:
+        return group
+
+
+class SimulatedLearners:
+    """Checks what it is given, against the policy it holds; a checkpoint holds its history."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._version = 0
+
+    async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
+        world, bound = self._world, self._world.story.config.algorithm.max_policy_age
+        for body in bodies.values():
+            assert isinstance(body, RolloutGroup)
+            oldest = min(rollout.token_versions[0][0] for rollout in body.rollouts)
+            age = self._version - oldest
+            assert 0 <= age <= bound, f"group {body.group_id} is {age} versions old, {bound} are allowed"
+        await asyncio.sleep(world.rng.uniform(1, 30))
+        if world.chance(world.story.faults.learner_loss):
+            raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
+        self._version += 1
+        world.trained[self._version] = sorted(bodies)
+        tokens = sum(rollout.response_ids.size for body in bodies.values() for rollout in body.rollouts)
+        return UpdateReport(step=batch.step, policy_version=self._version, metrics={"learner/tokens": float(tokens)})
+
+    async def export_weights(self, version: int) -> WeightSnapshot:
+        assert version == self._version
+        await asyncio.sleep(0.5)
+        return make_snapshot(version, 1.0)[0]
+
+    async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
+        return [np.full(sequence.token_ids.size - 1, -1.0, np.float32) for sequence in sequences]
+
+    async def save(self, folder: Path) -> None:
+        await asyncio.sleep(self._world.rng.uniform(0.1, 5))
+        folder.mkdir()  # noqa: ASYNC240 (no other task to hold up)
+        (folder / "trained").write_text(json.dumps(list(self._world.trained.items())))
+
+    async def load(self, folder: Path) -> None:
+        self._world.trained = dict(json.loads((folder / "trained").read_text()))
+        self._version = max(self._world.trained, default=0)
+
+    async def restart(self) -> None:
+        await asyncio.sleep(self._world.rng.uniform(5, 60))
+        self._world.trained = {}
+        self._version = 0
+
+    async def stop(self) -> None:
+        pass

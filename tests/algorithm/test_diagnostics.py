@@ -144,6 +144,23 @@ def test_clamps_are_counted_where_the_gate_acts() -> None:
     assert metrics["trust_region/pos/1/share_gated"] == 0.5
 
 
+def test_a_clamp_that_is_only_near_does_not_count() -> None:
+    # mass 0.3 / √0.99 just above its base, 0.3 / √0.15 just below its maximum; risks 1.39 and 1 / 1.42
+    rows = [(0.99, 0.78, 1.5), (0.15, -0.84, 0.5)]
+    p, advantages, rho = torch.tensor(rows, dtype=torch.float64).unbind(dim=1)
+    old = p.log()
+    metrics = trust_region_metrics(TIGHT, _totals(TIGHT, (old + rho.log(), old, advantages, 0 * rho, torch.arange(2))))
+    assert metrics["gate/share_gated"] == 1
+    for name in ("share_mass_at_sigma_base", "share_mass_at_sigma_max", "share_risk_at_max", "share_risk_at_min"):
+        assert metrics[f"gate/{name}"] == 0, name
+
+
+def test_tokens_that_did_not_move_are_not_gated() -> None:
+    old, advantages = torch.full((2,), -0.5, dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
+    metrics = trust_region_metrics(TIGHT, _totals(TIGHT, (old, old, advantages, 0 * old, torch.arange(2))))
+    assert metrics["gate/share_gated"] == 0
+
+
 def test_the_cap_is_counted_for_negative_tokens_beyond_it() -> None:
     rows = [(-1.0, 2.5), (-1.0, 3.0), (-1.0, 1.5), (-1.0, 0.9), (0.2, 2.5), (0.0, 2.5), (1.0, 3.0)]
     advantages, rho = torch.tensor(rows, dtype=torch.float64).unbind(dim=1)

@@ -10,13 +10,11 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.actor import ActorHandle
@@ -26,13 +24,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from actors.boundaries import Body
 from actors.control import NAMESPACE, RunControl, control_name
 from actors.deadline import ray_errors, within
+from actors.engines.settings import EngineSettings
+from actors.evaluation_actor import EvaluationActor
 from actors.learner import Learner
 from actors.learner_group import RayLearnerGroup
+from actors.on_node import ask_for_stacks, free_address
 from actors.ray_worker import RayRolloutWorker
 from actors.rollout_actor import RolloutActor
 from actors.rollout_pool import ElasticRolloutPool, RolloutWorkerHandle
 from actors.verifier_pool import VerifierActor
-from maspo_dist.config import TrainConfig
+from maspo_dist.config import EvalConfig, TrainConfig
 from maspo_dist.errors import PlacementError
 from maspo_dist.placement import Bundle, Device, ModelSize, Role, plan_bundles, require_fit
 from maspo_dist.run_folder import Event
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 #: Groups that one worker or the verifier may have in flight; admission bounds what really is.
 _CONCURRENT_CALLS = 10_000
 _SIGNAL_S = 10.0
+_ANSWER_S = 5.0
 
 _ENGINE_ENVIRONMENT: Mapping[Device, Mapping[str, str]] = {
     "cpu": {
@@ -55,18 +57,37 @@ _ENGINE_ENVIRONMENT: Mapping[Device, Mapping[str, str]] = {
 }
 
 
-def connect(temporary: Path | None = None) -> Device:
+def connect(wanted: Device | Literal["auto"]) -> Device:
     """Joins the cluster at RAY_ADDRESS, or starts one on this machine; returns what its processes compute on.
 
-    What Ray prints goes to its own log files.
+    `auto` takes GPUs where the cluster has any. What Ray prints goes to its own log files. Raises PlacementError
+    where nothing answers at RAY_ADDRESS.
     """
     address = os.environ.get("RAY_ADDRESS")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if address:
+        _require_answer(address)
         ray.init(address=address, **common)
     else:
-        ray.init(include_dashboard=False, object_store_memory=_object_store_bytes(), **common)
+        # By name: with no address Ray joins any cluster that was started on this machine.
+        ray.init(address="local", include_dashboard=False, object_store_memory=_object_store_bytes(), **common)
+    if wanted != "auto":
+        return wanted
     return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself tries for two minutes. Addresses of another form than host:port are left to it."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise PlacementError(
+            f"RAY_ADDRESS is {address}, but no Ray cluster answers there ({error.strerror or error}): "
+            "start one with `ray start --head`, or unset RAY_ADDRESS"
+        ) from None
 
 
 def connect_to_run(address: str | None) -> None:
@@ -167,7 +188,7 @@ class RunCluster:
     async def dump_stacks(self) -> None:
         """Asks every process for the stacks of its threads, which go to its log file."""
         signals = [
-            ray.remote(_signal)
+            ray.remote(ask_for_stacks)
             .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True))
             .remote(pid)
             for node, pid in self._processes.values()
@@ -225,7 +246,11 @@ class RunCluster:
     async def _make_learners(self) -> list[ActorHandle[Any]]:
         config, base = self._config, self._base
         assert base is not None
-        address = await within(30.0, "learner rank 0: a free port on its node", _meeting_point(base))
+        address = await within(
+            config.cluster.start_timeout_s,
+            "learner rank 0: its port",
+            _meeting_point(base, config.cluster.learner_port),
+        )
         threads = _threads(config, "learner", config.learner.ranks)
         learners = [
             ray.remote(Learner)
@@ -288,6 +313,34 @@ def _resources(bundle: Bundle) -> dict[str, float]:
     return {"CPU": bundle.cpus, **({"GPU": float(bundle.gpus)} if bundle.gpus else {})}
 
 
+def make_evaluation_actors(
+    config: EvalConfig,
+    settings: EngineSettings,
+    device: Device,
+    places: Mapping[Role, Sequence[Mapping[str, Any]]],
+    logs_path: Path,
+) -> tuple[ActorHandle[Any], list[ActorHandle[Any]]]:
+    """The verifier and the evaluation workers, not started yet; `places` are each role's actor options."""
+    verifier = (
+        ray.remote(VerifierActor)
+        .options(**places["verifier"][0], max_restarts=-1, max_task_retries=3, max_concurrency=_CONCURRENT_CALLS)
+        .remote(config.reward)
+    )
+    environment = {
+        **_ENGINE_ENVIRONMENT[device],
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(places["rollout"]))),
+        "MASPO_DIST_ENGINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    workers = [
+        ray.remote(EvaluationActor)
+        .options(**place, max_concurrency=_CONCURRENT_CALLS, runtime_env={"env_vars": environment})
+        .remote(settings, index, device, verifier, config.cluster.generate_timeout_s, logs_path.resolve())
+        for index, place in enumerate(places["rollout"])
+    ]
+    return verifier, workers
+
+
 async def _all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Callable[[str], None]) -> None:
     """Waits for all side by side; each has a deadline of its own. The first failure ends the others."""
     tasks = {name: asyncio.ensure_future(start) for name, start in starts.items()}
@@ -304,12 +357,6 @@ async def _all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Calla
         await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-def _signal(pid: int) -> None:
-    """Runs on the node of the process, which has registered faulthandler for the signal."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGUSR1)
-
-
 async def _settled(reference: Awaitable[object]) -> None:
     with contextlib.suppress(ray.exceptions.RayError):
         await reference
@@ -322,18 +369,11 @@ def _threads(config: TrainConfig, role: str, processes: int) -> int:
     return max(1, (os.cpu_count() or 1) // processes)
 
 
-def _meeting_point(group: PlacementGroup) -> Awaitable[str]:
-    """Where learner ranks meet: the node of rank 0, at a port that is free there now."""
+def _meeting_point(group: PlacementGroup, port: int | None) -> Awaitable[str]:
+    """Where learner ranks meet: the node of rank 0, at `port` or one that is free there now."""
     place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
-    address: Awaitable[str] = ray.remote(_free_address).options(num_cpus=0, scheduling_strategy=place).remote()
+    address: Awaitable[str] = ray.remote(free_address).options(num_cpus=0, scheduling_strategy=place).remote(port)
     return address
-
-
-def _free_address() -> str:
-    """A port that nothing listens on; torch's store binds it a moment later."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("", 0))
-        return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
 
 def _object_store_bytes() -> int:

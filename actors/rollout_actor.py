@@ -15,6 +15,7 @@ from ray.actor import ActorHandle
 
 from actors.boundaries import ProbeSequence, WeightSnapshot, WorkerPublish
 from actors.deadline import within
+from actors.engines.settings import training_engine
 from actors.rollout_worker import RolloutWorker
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, VerifierError
@@ -74,7 +75,7 @@ class RolloutActor:
         """
         from actors.engines.vllm import VllmEngine  # vLLM reads its environment when imported
 
-        engine = VllmEngine(self._config, on_gpu=self._device == "cuda")
+        engine = VllmEngine(training_engine(self._config), on_gpu=self._device == "cuda")
         await engine.connect()
         gap = self._config.sync.max_logprob_gap or DEFAULT_MAX_LOGPROB_GAP[self._config.model.dtype]
         self._worker = RolloutWorker(self._name, engine, self._scorer, gap)

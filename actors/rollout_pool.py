@@ -14,6 +14,8 @@ answer is no longer listened to. Starting, joining and replacing run beside trai
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeVar
@@ -33,6 +35,8 @@ PlaceState = Literal["starting", "joining", "serving", "leaving", "lost"]
 _STOP_S = 30.0
 #: How often a pool without a fixed size looks for room in the cluster.
 _FOLLOW_S = 5.0
+#: Notes about loads that are kept before those that no longer hold are thrown out; more than there are workers.
+_NOTES = 10_000
 
 
 class RolloutWorkerHandle(Protocol):
@@ -90,13 +94,20 @@ class _GoneError(MaspoError):
 class _Member:
     """One started worker. `ended` is set once: None when it leaves, else why it was lost."""
 
+    index: int
     worker: RolloutWorkerHandle
     ended: asyncio.Future[MaspoError | None]
+    serves: bool = False
     version: int = -1
     published: WorkerPublish | None = None
     load: int = 0
     calls: set[asyncio.Task[tuple[GroupReport, Body]]] = field(default_factory=set)
     reserved: bool = False
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it takes requests."""
+        return self.serves and not self.reserved and not self.ended.done()
 
     def end(self, cause: MaspoError | None) -> None:
         """Stops listening to all calls; those who made them send them elsewhere."""
@@ -105,6 +116,31 @@ class _Member:
         self.ended.set_result(cause)
         for call in list(self.calls):
             call.cancel()
+
+
+class _ByLoad:
+    """Finds the least loaded worker that is free, in logarithmic time; notes that no longer hold are skipped."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, int, _Member]] = []
+        self._serial = itertools.count()
+
+    def note(self, member: _Member) -> None:
+        """Call it whenever load or freedom of `member` has changed."""
+        if member.is_free:
+            heapq.heappush(self._heap, (member.load, member.index, next(self._serial), member))
+        if len(self._heap) > _NOTES:
+            newest = {entry[3]: entry for entry in sorted(self._heap, key=lambda entry: entry[2])}
+            self._heap = [entry for entry in newest.values() if entry[3].is_free]
+            heapq.heapify(self._heap)
+
+    def least(self) -> _Member | None:
+        while self._heap:
+            load, _, _, member = self._heap[0]
+            if member.is_free and load == member.load:
+                return member
+            heapq.heappop(self._heap)
+        return None
 
 
 @dataclass(slots=True, eq=False)
@@ -137,6 +173,7 @@ class ElasticRolloutPool:
         self._weights: _Weights | None = None
         self._held = False
         self._broken: MaspoError | None = None
+        self._by_load = _ByLoad()
         self._waiters: set[asyncio.Future[None]] = set()
         self._follower: asyncio.Task[None] | None = None
 
@@ -268,6 +305,7 @@ class ElasticRolloutPool:
         call = asyncio.ensure_future(self._call(member.worker, request))
         member.calls.add(call)
         member.load += request.num_samples
+        self._by_load.note(member)
         try:
             return await call
         except asyncio.CancelledError:
@@ -282,6 +320,7 @@ class ElasticRolloutPool:
             member.load -= request.num_samples
             if alone:
                 member.reserved = False
+            self._by_load.note(member)
             self._notify()
 
     async def _call(self, worker: RolloutWorkerHandle, request: RolloutRequest) -> tuple[GroupReport, Body]:
@@ -291,10 +330,14 @@ class ElasticRolloutPool:
     async def _claim(self, alone: bool) -> _Member:
         """A worker that serves: the least loaded; or, alone, one that is then emptied and kept for the caller."""
         while True:
-            await self._until(
-                lambda: not self._held and bool(self._free()), self._cluster.start_timeout_s, "a worker that serves"
-            )
-            member = min(self._free(), key=lambda member: member.load)
+            member = None if self._held or self._broken else self._by_load.least()
+            if member is None:
+                await self._until(
+                    lambda: not self._held and self._by_load.least() is not None,
+                    self._cluster.start_timeout_s,
+                    "a worker that serves",
+                )
+                continue
             if not alone:
                 return member
             member.reserved = True
@@ -302,6 +345,7 @@ class ElasticRolloutPool:
                 await self._emptied(member)
             except BaseException:
                 member.reserved = False
+                self._by_load.note(member)
                 raise
             if not member.ended.done():
                 return member
@@ -319,14 +363,8 @@ class ElasticRolloutPool:
             await self._ping(member)
 
     def _serving(self) -> list[_Member]:
-        return [
-            place.member
-            for place in self._places.values()
-            if place.state == "serving" and place.member is not None and not place.member.ended.done()
-        ]
-
-    def _free(self) -> list[_Member]:
-        return [member for member in self._serving() if not member.reserved]
+        members = [place.member for place in self._places.values() if place.member is not None]
+        return [member for member in members if member.serves and not member.ended.done()]
 
     # Places.
 
@@ -371,7 +409,8 @@ class ElasticRolloutPool:
                     place.state = "joining"
                     self._notify()
                     await self._join(member)
-                    place.state = "serving"
+                    place.state, member.serves = "serving", True
+                    self._by_load.note(member)
                     self._notify()
                     if lost_s is not None:
                         self._recovered(place, loop.time() - lost_s)
@@ -400,7 +439,7 @@ class ElasticRolloutPool:
         worker = await within(
             self._cluster.start_timeout_s, f"{place.name}: start", self._factory.start_worker(place.index)
         )
-        return _Member(worker, asyncio.get_running_loop().create_future())
+        return _Member(place.index, worker, asyncio.get_running_loop().create_future())
 
     async def _join(self, member: _Member) -> None:
         """Brings `member` to the weights that the pool serves; before the first publish there are none."""

@@ -10,24 +10,28 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from actors.boundaries import RolloutPool
+from actors.boundaries import LearnerGroup, RolloutPool
 from actors.cluster import RunCluster, cluster_address, connect, disconnect, open_control
 from actors.controller import Controller, Session, probe_sequences
 from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
+from actors.recording import RecordingLearners
 from actors.services import beside, follow_requests, write_live
 from actors.watchdog import watch
-from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState, damage_of, read_state
-from maspo_dist.config import TrainConfig, dump_config
+from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState, read_config_yaml, read_state
+from maspo_dist.checkpoint_writer import CheckpointWriter
+from maspo_dist.config import TrainConfig, config_differences, dump_config
 from maspo_dist.console import RunConsole, open_console
 from maspo_dist.data.cursor import PromptCursor
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.logs import LogContext, configure_logging
+from maspo_dist.manifest import damage_of
 from maspo_dist.metrics import open_metrics
 from maspo_dist.preflight import Prepared, prepare
 from maspo_dist.report import write_report
 from maspo_dist.run_folder import Event, RunFolder
+from maspo_dist.step_record import StepRecords
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +40,12 @@ _PROBE_TOKENS = 64
 _GRACE_S = 20.0
 
 
-def train(config: TrainConfig) -> None:
-    """Runs to the end. Leaves no process behind, whatever happens; exits 130 or 143 when interrupted."""
+def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
+    """Runs to the end. Leaves no process behind, whatever happens; exits 130 or 143 when interrupted.
+
+    Raises ConfigError where a checkpoint is resumed under a configuration that would train something else,
+    unless `allow_config_change`.
+    """
     prepared = prepare(config)
     path = config.run.dir / config.run.name
     fresh = config.checkpoint.resume == "never"
@@ -46,7 +54,12 @@ def train(config: TrainConfig) -> None:
         context = LogContext("controller")
         configure_logging(context, folder.logs_path, sys.stderr)
         resume = _resume_point(config, folder)
-        folder.rewind(read_state(resume).step if resume else -1)
+        if resume is not None:
+            _compare_config(config, resume, folder, allow_config_change)
+        resumed_step = read_state(resume).step if resume else -1
+        folder.rewind(resumed_step)
+        for name in CheckpointStore(folder.checkpoints_path).rewind(resumed_step):
+            logger.warning("checkpoint set aside: %s is newer than the step this run goes on from", name)
         with open_console(config.run.name, config.run.max_steps, folder.read_metrics()) as console:
             interrupted = asyncio.run(_until_signal(_Run(config, prepared, folder, console, resume)))
     if interrupted is not None:
@@ -71,6 +84,23 @@ def _resume_point(config: TrainConfig, folder: RunFolder) -> Path | None:
         folder.write_event(Event(kind="checkpoint_damaged", message=reason))
         logger.warning("checkpoint passed over: %s", reason)
     return newest
+
+
+def _compare_config(config: TrainConfig, checkpoint: Path, folder: RunFolder, allow_config_change: bool) -> None:
+    """Lists what differs from the checkpoint's configuration. Raises ConfigError as `train` says."""
+    saved = read_config_yaml(checkpoint)
+    differences = [] if saved is None else config_differences(saved, config)
+    if not differences:
+        return
+    message = f"the configuration differs from that of {checkpoint.name}: {'; '.join(map(str, differences))}"
+    folder.write_event(Event(kind="config_changed", message=message))
+    logger.warning("%s", message)
+    refused = [str(difference) for difference in differences if difference.matters]
+    if refused and not allow_config_change:
+        raise ConfigError(
+            f"checkpoint {checkpoint} would go on to train something else: {'; '.join(refused)}: "
+            "set it back, or pass --allow-config-change"
+        )
 
 
 class _Run:
@@ -98,7 +128,7 @@ class _Run:
         config = self._config
         self._console.waiting_for("Ray")
         try:
-            device = await asyncio.to_thread(connect)
+            device = await asyncio.to_thread(connect, config.model.device)
             # Ray takes the signals for itself when it starts.
             watch_signals()
             control = open_control(config.run.name)
@@ -142,18 +172,29 @@ class _Run:
             config.sync.probe_prompts,
             _PROBE_TOKENS,
         )
+        checkpoints = CheckpointStore(folder.checkpoints_path)
         return Controller(
             config,
             pool=cluster.rollout,
-            learners=cluster.learners,
+            learners=self._learners(cluster),
             sessions=lambda state, finished: self._session(cluster.rollout, state, finished),
             evaluator=Evaluator(config, cluster.rollout, held_out),
-            checkpoints=CheckpointStore(folder.checkpoints_path),
+            checkpoints=checkpoints,
+            writer=CheckpointWriter(checkpoints, config.checkpoint, dump_config(config), self._checkpoint_failed),
             probes=probes,
             decoder=prepared.model.tokenizer,
             record=folder,
             console=self._console,
             clock=time.time,
+        )
+
+    def _learners(self, cluster: RunCluster) -> LearnerGroup:
+        kept = self._config.logging.recorded_steps
+        if kept == 0:
+            return cluster.learners
+        records = StepRecords(self._folder.steps_path, kept)
+        return RecordingLearners(
+            cluster.learners, records, dump_config(self._config), cluster.rollout.fetch, self._event
         )
 
     def _session(self, pool: RolloutPool, state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:
@@ -176,6 +217,9 @@ class _Run:
         first_step = state.step + 1 if state else 0
         metrics = open_metrics(self._folder, config.logging, config.model_dump(mode="json"), first_step)
         return Session(stream=stream, ledger=ledger, metrics=metrics)
+
+    def _checkpoint_failed(self, step: int, reason: str) -> None:
+        self._event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}", details=(("step", step),)))
 
     def _event(self, event: Event) -> None:
         self._folder.write_event(event)

@@ -22,7 +22,7 @@ from maspo_dist.errors import HubUnreachableError
 from maspo_dist.hub import KNOWN_SIZES, hub_is_reachable
 from maspo_dist.metrics import require_sinks
 from maspo_dist.placement import Device, ModelSize, gibibytes, plan_bundles
-from maspo_dist.preflight import ModelFacts, inspect_model, load_data, require_context
+from maspo_dist.preflight import ModelFacts, inspect_model, is_hub_name, load_data, require_context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +41,7 @@ def check_run(config: TrainConfig, console: Console) -> None:
     """
     require_sinks(config.logging)
     missing: list[str] = []
-    model = None
-    try:
-        model = inspect_model(config)
-    except HubUnreachableError:
-        missing.append(f"model {config.model.path}: not here, and no hub answers from here")
+    model = _model_facts(config, missing)
     size = model.size if model else KNOWN_SIZES.get(config.model.path)
     if size is not None:
         require_context(config, size)
@@ -74,6 +70,18 @@ def planned_device(config: TrainConfig) -> Device:
     return config.model.device
 
 
+def _model_facts(config: TrainConfig, missing: list[str]) -> ModelFacts | None:
+    path = config.model.path
+    if not is_hub_name(path) and _is_elsewhere(path):
+        missing.append(f"model {path}")
+        return None
+    try:
+        return inspect_model(config)
+    except HubUnreachableError:
+        missing.append(f"model {path}: neither cached here nor can a hub be reached")
+        return None
+
+
 def _data_facts(
     config: TrainConfig, name: str, data_sets: list[str], model: ModelFacts | None, missing: list[str]
 ) -> DataFacts:
@@ -88,15 +96,15 @@ def _data_facts(
     return DataFacts(name=name, prompts=None, rows=sum(len(read_rows(data_set, fields)) for data_set in data_sets))
 
 
-def _is_elsewhere(data_set: str) -> bool:
-    """Whether `data_set` may well exist, but not here.
+def _is_elsewhere(name: str) -> bool:
+    """Whether a data set or model folder may well exist, but not here.
 
-    A hub name where no hub answers; a file in a folder that is missing altogether and resembles nothing
-    here. A missing file in a folder that exists, or a folder that resembles one, is a slip.
+    A hub name where no hub answers; a path in a folder that is missing altogether and resembles nothing
+    here. What is missing in a folder that exists, or in one that resembles it, is a slip.
     """
-    if data_set.startswith(HUB_PREFIX):
+    if name.startswith(HUB_PREFIX):
         return not hub_is_reachable()
-    path = Path(data_set)
+    path = Path(name)
     lineage = [path, *path.parents]
     first = next(i for i, place in enumerate(lineage) if place.exists())
     if first <= 1:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 the user's input cannot run, 130 interru
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -25,10 +26,13 @@ app = typer.Typer(
 )
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as configs/local_smoke.yaml.")]
+Texts = list[str] | None
 Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value.")]
 
 #: What `bench` knows: the module of each name, imported when asked for; its `run()` gives the lines.
 BENCHES = {
+    "controller": "actors.bench.controller",
+    "checkpoint": "actors.bench.checkpoint",
     "learner": "maspo_dist.bench.learner",
     "verifier": "maspo_dist.bench.verifier",
     "reasoning_gym": "maspo_dist.bench.reasoning_gym",
@@ -36,12 +40,18 @@ BENCHES = {
 
 
 @app.command()
-def train(config: ConfigPath, overrides: Overrides = None) -> None:
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    allow_config_change: Annotated[
+        bool, typer.Option(help="Resume a checkpoint even where CONFIG now trains something else.")
+    ] = False,
+) -> None:
     """Train as CONFIG says; joins the Ray cluster at RAY_ADDRESS, or starts one here."""
     from actors.training import train as run_training
     from maspo_dist.config import load_config
 
-    run_training(load_config(config, overrides or ()))
+    run_training(load_config(config, overrides or ()), allow_config_change=allow_config_change)
 
 
 @app.command()
@@ -51,6 +61,47 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     from maspo_dist.config import load_config
 
     check_run(load_config(config, overrides or ()), Console(soft_wrap=True))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Option(help="Folder of the model (or a hub name).")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value of EvalConfig.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="A held-out set: FILE or NAME=FILE; may be repeated.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Known sets, found in --data-dir: paper (six benchmarks).")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of --preset.")] = None,
+    samples: Annotated[int, typer.Option(help="Responses a problem.")] = 1,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; default 0 for 1 sample, else 1.")] = None,
+    top_p: Annotated[float, typer.Option(help="Share of probability drawn from, likeliest first.")] = 1.0,
+    max_response_tokens: Annotated[int | None, typer.Option(help="Longest response; default 2048.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all sampling.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="vLLM engines; default: all GPUs, or 1 without any.")] = None,
+    template: Annotated[str | None, typer.Option(help="chat (default), none, or text with {problem}.")] = None,
+    verifier: Annotated[str | None, typer.Option(help="What scores; default math.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 (default) or float32.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Output folder; default evals/<model>-<settings>.")] = None,
+) -> None:
+    """Score MODEL on held-out sets: avg@k, pass@k, majority@k. Run again, it goes on where it stopped."""
+    from actors.evaluation_run import evaluate as run_evaluation
+    from maspo_dist.evaluation.options import EvalOptions, eval_config
+
+    options = EvalOptions(
+        model=model,
+        data=data or (),
+        preset=preset,
+        data_dir=data_dir,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        max_response_tokens=max_response_tokens,
+        seed=seed,
+        workers=workers,
+        template=template,
+        verifier=verifier,
+        dtype=dtype,
+        overrides=overrides or (),
+    )
+    run_evaluation(eval_config(options), to)
 
 
 @app.command()
@@ -101,6 +152,34 @@ def report(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
+    to: Annotated[Path, typer.Option(help="The folder to write: empty, or not there yet.")],
+    step: Annotated[str | None, typer.Option(help="Step of a checkpoint, or best; by default the newest.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; by default model.dtype of the run.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest weights file.")] = "5GB",
+) -> None:
+    """Write a checkpoint of RUN as a Hugging Face folder, for transformers and vLLM."""
+    from actors.export import export_run
+
+    print(export_run(run, to, step=step, dtype=dtype, max_shard_size=max_shard_size), "→", to)
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
+    step: Annotated[int, typer.Option(help="A step that logging.record_steps kept.")],
+) -> None:
+    """Recompute one recorded step of RUN on one CPU process; exit code 1 where its numbers differ."""
+    from actors.replay import replay_step, replay_table
+
+    numbers = replay_step(run, step)
+    Console(soft_wrap=True).print(replay_table(numbers))
+    if not all(number.agrees for number in numbers):
+        raise typer.Exit(1)
+
+
+@app.command()
 def bench(name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}.")]) -> None:
     """Measure NAME on this machine; one JSON object a line, each as soon as it is known."""
     from maspo_dist.bench import BenchLine
@@ -144,6 +223,40 @@ def reasoning_gym(
     lines = [json.dumps(row) + "\n" for row in generate_rows(task, size, seed)]
     to.write_text("".join(lines), encoding="utf-8")
     print(f"{len(lines)} problems: {to}")
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="A configuration, or a file of variants (configs/compare_demo.yaml).")],
+    overrides: Annotated[Texts, typer.Argument(help="dotted.key=value of every run, {seed} being its seed.")] = None,
+    vary: Annotated[Texts, typer.Option(help="dotted.key=value,value: a variant each.")] = None,
+    variant: Annotated[Texts, typer.Option(help="'NAME: dotted.key=value …'; may be repeated.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Such as 0-4 or 0,3,7; default 0-4, or the file's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Folder of all runs, under run.dir.")] = None,
+    score: Annotated[str | None, typer.Option(help="Metric; default avg@k of the first held-out set.")] = None,
+    reach: Annotated[float | None, typer.Option(help="Score whose first step is compared.")] = None,
+    against: Annotated[str | None, typer.Option(help="The others are tested against it; default the first.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    launcher: Annotated[str, typer.Option(help="Put before each run's command, such as 'nice -n 10'.")] = "",
+) -> None:
+    """Train variants × seeds at equal samples, into one report with paired tests. Run again, it goes on."""
+    from maspo_dist.compare.options import CompareOptions, make_settings
+    from maspo_dist.compare.plan import make_plan
+    from maspo_dist.compare.run import compare as run_comparison
+
+    options = CompareOptions(
+        config=config,
+        overrides=overrides or (),
+        vary=vary or (),
+        variants=variant or (),
+        seeds=seeds,
+        name=name,
+        score=score,
+        reach=reach,
+        against=against,
+    )
+    plan = make_plan(*make_settings(options))
+    run_comparison(plan, jobs, shlex.split(launcher), Console(soft_wrap=True))
 
 
 def main() -> None:

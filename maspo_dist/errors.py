@@ -14,7 +14,8 @@
     ├── LearnerLostError       a learner rank died or hangs: the group must start anew
     ├── PoisonPromptError      a prompt ended every worker that it was given to
     ├── StallError             nothing went on for longer than `cluster.stall_timeout_s`
-    └── VerifierError          the verifier pool as a whole cannot be trusted any more
+    ├── VerifierError          the verifier pool as a whole cannot be trusted any more
+    └── RunsFailedError        some runs of a comparison ended without their last step
 
 Anything else that escapes is a bug and keeps its traceback.
 """
@@ -31,6 +32,7 @@ __all__ = [
     "PlacementError",
     "PoisonPromptError",
     "PolicyAgeError",
+    "RunsFailedError",
     "StallError",
     "UserError",
     "VerifierError",
@@ -96,3 +98,7 @@ class StallError(MaspoError):
 
 class VerifierError(MaspoError):
     """Too large a share of samples could not be verified."""
+
+
+class RunsFailedError(MaspoError):
+    """Runs of a comparison failed; the message names the first one's log and last line."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from maspo_dist.config import TrainConfig
+from maspo_dist.config import EvalConfig, TrainConfig, VerifierConfig
 from maspo_dist.errors import PlacementError
 
 Device = Literal["cpu", "cuda"]
@@ -65,14 +65,38 @@ def plan_bundles(config: TrainConfig, size: ModelSize, device: Device) -> tuple[
             memory_bytes=rollout_bytes(config, size) // (rollout.tensor_parallel if on_gpu else 1),
             what=f"vLLM engine, tensor parallel {rollout.tensor_parallel}",
         ),
+        verifier_bundle(config.reward, device),
+    )
+
+
+def plan_evaluation(config: EvalConfig, size: ModelSize, device: Device, gpus: int) -> tuple[Bundle, ...]:
+    """The processes of a standalone evaluation, engines first; `gpus` is how many the cluster has."""
+    on_gpu = device == "cuda"
+    rollout = config.rollout
+    workers = rollout.workers or (max(1, gpus // rollout.tensor_parallel) if on_gpu else 1)
+    width = 2 if config.model.dtype == "bfloat16" else 4
+    return (
         Bundle(
-            role="verifier",
-            count=1,
-            cpus=float(config.reward.workers) if on_gpu else CPU_SHARE,
-            gpus=0,
-            memory_bytes=config.reward.workers * config.reward.memory_mb * 1024**2,
-            what=f"pool of {config.reward.workers} verifier processes",
+            role="rollout",
+            count=workers,
+            cpus=1.0 if on_gpu else CPU_SHARE,
+            gpus=rollout.tensor_parallel if on_gpu else 0,
+            memory_bytes=width * size.parameters,
+            what=f"vLLM engine, tensor parallel {rollout.tensor_parallel}",
         ),
+        verifier_bundle(config.reward, device),
+    )
+
+
+def verifier_bundle(config: VerifierConfig, device: Device) -> Bundle:
+    """The pool of verifier processes."""
+    return Bundle(
+        role="verifier",
+        count=1,
+        cpus=float(config.workers) if device == "cuda" else CPU_SHARE,
+        gpus=0,
+        memory_bytes=config.workers * config.memory_mb * 1024**2,
+        what=f"pool of {config.workers} verifier processes",
     )
 
 

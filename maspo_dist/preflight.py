@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,12 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from maspo_dist.config import TrainConfig
+from maspo_dist.config import ModelConfig, TrainConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.errors import ConfigError, HubUnreachableError, ModelError
 from maspo_dist.hub import hub_is_reachable
 from maspo_dist.metrics import require_sinks
-from maspo_dist.placement import ModelSize
+from maspo_dist.placement import ModelSize, plan_bundles, require_fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,11 @@ def prepare(config: TrainConfig) -> Prepared:
     """Reads model facts and data. Every mistake that can be seen without starting anything is raised here."""
     require_sinks(config.logging)
     model = inspect_model(config)
+    if "RAY_ADDRESS" not in os.environ:
+        # The cluster will be this machine alone, so what it lacks is known before it starts.
+        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+        device = config.model.device if config.model.device != "auto" else ("cuda" if here["GPU"] else "cpu")
+        require_fit(plan_bundles(config, model.size, device), here)
     return Prepared(
         model=model,
         train=load_data(config, config.data.train, model),
@@ -52,9 +58,19 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
     Raises ModelError naming the folder and what is wrong with it, HubUnreachableError for a hub name that
     nobody here can look up, ConfigError when the lengths do not fit.
     """
-    path = config.model.path
-    offline = _is_hub_name(path) and not hub_is_reachable()
-    options = {"trust_remote_code": config.model.trust_remote_code, "local_files_only": offline}
+    facts = read_model_facts(config.model)
+    require_context(config, facts.size)
+    return facts
+
+
+def read_model_facts(config: ModelConfig) -> ModelFacts:
+    """Reads configuration and tokenizer. Raises ModelError naming the folder and what is wrong with it, and
+    HubUnreachableError for a hub name that nobody here can look up.
+    """
+    path = config.path
+    _require_model(path)
+    offline = is_hub_name(path) and not hub_is_reachable()
+    options = {"trust_remote_code": config.trust_remote_code, "local_files_only": offline}
     try:
         model_config = AutoConfig.from_pretrained(path, **options)
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
@@ -70,7 +86,7 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.path {path}: the tokenizer has no end-of-sequence token, so no response could end")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.model.trust_remote_code)
+        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
     if not model_config.architectures:
         raise ModelError(f"model.path {path}: config.json names no architectures, so vLLM cannot tell what it is")
     text_config = model_config.get_text_config()
@@ -82,7 +98,6 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
         head_dim=getattr(text_config, "head_dim", None) or text_config.hidden_size // heads,
         context_tokens=text_config.max_position_embeddings,
     )
-    require_context(config, size)
     return ModelFacts(tokenizer=tokenizer, size=size)
 
 
@@ -103,15 +118,20 @@ def load_data(config: TrainConfig, data_sets: Sequence[str], model: ModelFacts) 
     return load_prompts(data_sets, config.data, model.tokenizer, limit)
 
 
-def _is_hub_name(path: str) -> bool:
-    """`org/name` where there is no such folder. A path that is meant as a folder must be one."""
+def is_hub_name(path: str) -> bool:
+    """`org/name`, where `org` is no folder here."""
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).parent.exists()
+
+
+def _require_model(path: str) -> None:
+    """A path that is meant as a folder must be one."""
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"model.path {path} holds no config.json, so it is not a Hugging Face model folder")
-        return False
-    if path.count("/") == 1 and not path.startswith((".", "/", "~")) and not folder.parent.exists():
-        return True
+        return
+    if is_hub_name(path):
+        return
     siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
     near = difflib.get_close_matches(path, siblings, n=1)
     hint = (

@@ -8,6 +8,7 @@
         events.jsonl      faults, restarts, scaling
         live.json         how the run stands this second; ray_address   the cluster that it is on
         checkpoints/      step-000040/ …
+        steps/            recorded ones, for replay
         tensorboard/      event files
         logs/             one file a process
         report.html
@@ -28,6 +29,7 @@ from typing import Any, BinaryIO, Literal, Self
 import yaml
 
 from maspo_dist.errors import ConfigError, DataError
+from maspo_dist.folder_lock import lock_folder
 from maspo_dist.json_log import JsonLog, last_row, read_rows
 
 Scalar = str | int | float | bool | None
@@ -105,6 +107,7 @@ class RunFolder:
         self.live_path = path / "live.json"
         self.address_path = path / "ray_address"
         self.checkpoints_path = path / "checkpoints"
+        self.steps_path = path / "steps"
         self.tensorboard_path = path / "tensorboard"
         self.logs_path = path / "logs"
         self.report_path = path / "report.html"
@@ -270,27 +273,14 @@ class RunFolder:
         try:
             for folder in (self.path, self.checkpoints_path, self.tensorboard_path, self.logs_path):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.path / ".lock")
+            self._lock = lock_folder(
+                self.path, f"run folder {self.path} is in use by a running job: choose another run.name"
+            )
             temporary = self.config_path.with_name("config.yaml.part")
             temporary.write_text(config_yaml, encoding="utf-8")
             temporary.replace(self.config_path)
         except OSError as error:
             raise ConfigError(f"run folder {self.path} cannot be written: {error.strerror}; set run.dir") from None
-
-
-def _locked(path: Path) -> BinaryIO:
-    """An open file that this process alone holds. Raises ConfigError if another process does."""
-    file = path.open("ab")
-    try:
-        # A record lock, not flock: children forked while it is held do not keep it.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.close()
-        raise ConfigError(f"run folder {path.parent} is in use by a running job: choose another run.name") from None
-    except OSError:
-        # Some network file systems have no locks; a run there goes without.
-        return file
-    return file
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -14,8 +15,10 @@ import pytest
 import ray
 import yaml
 
+from actors.on_node import free_address
 from maspo_dist.cli import main
 from maspo_dist.demo.model import make_model, make_tokenizer
+from maspo_dist.errors import PlacementError
 from maspo_dist.model_folder import save_model_folder
 from maspo_dist.run_folder import RunFolder
 
@@ -140,6 +143,10 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
         lambda given: given.but("reward.default=maths"),
         ("reward.default", "'maths'", "did you mean math?"),
     ),
+    "more processes than this machine can place": (
+        lambda given: given.but("rollout.workers=1000"),
+        ("the run needs", "where the cluster has", "1000 × rollout", "lower learner.ranks or rollout.workers"),
+    ),
     "run folder exists": (
         used_folder,
         ("run folder {folder}/runs/bad exists already", "choose another run.name", "checkpoint.resume=auto"),
@@ -193,6 +200,29 @@ def test_a_mistake_is_one_sentence_within_seconds(
     assert time.monotonic() - started_s < 10
     assert not ray.is_initialized()
     assert psutil.Process().children(recursive=True) == children
+
+
+def test_an_address_where_no_cluster_answers(
+    given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert call(monkeypatch, "train", str(given.folder / "config.yaml")) == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith(f"error: RAY_ADDRESS is {address}, but no Ray cluster answers there")
+    assert "start one with `ray start --head`, or unset RAY_ADDRESS" in sentence
+
+
+def test_a_port_in_use() -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PlacementError, match=rf"cluster\.learner_port {port} is in use on .*: choose another"):
+            free_address(port, release_s=0.0)
+    assert free_address(port, release_s=0.0).endswith(f":{port}")
 
 
 def test_the_input_of_these_tests_is_good_but_for_the_mistake(

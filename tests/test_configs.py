@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import socket
 from pathlib import Path
 
 import pytest
+import torch
+from huggingface_hub import constants
+from rich.console import Console
+from transformers import AutoModelForCausalLM, Qwen2Config
 
+from maspo_dist.check import check_run
 from maspo_dist.config import TrainConfig, load_config
 from maspo_dist.data.rows import RowFields, read_rows
+from maspo_dist.errors import DataError, HubUnreachableError, ModelError
+from maspo_dist.hub import KNOWN_SIZES, hub_is_reachable
+from maspo_dist.preflight import inspect_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(CONFIGS.glob("*.yaml"))
+FILES = sorted(path for path in CONFIGS.glob("*.yaml") if not path.stem.startswith("compare_"))
 HELD_OUT = {"aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench"}
 
 
@@ -51,3 +61,76 @@ def test_the_excerpts_are_whole_and_disjoint() -> None:
 
 def without_loss_and_name(config: TrainConfig) -> dict[str, object]:
     return config.model_dump(exclude={"run": {"name"}, "algorithm": {"loss"}})
+
+
+@pytest.fixture
+def bare_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configurations alone, where nothing has been made yet and no hub answers."""
+    monkeypatch.setattr("maspo_dist.preflight.hub_is_reachable", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    return tmp_path
+
+
+def checked(path: Path, *overrides: str) -> str:
+    screen = io.StringIO()
+    check_run(load_config(path, overrides), Console(file=screen, width=200))
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_check_accepts_it_where_model_and_data_are_not(path: Path, bare_clone: Path) -> None:
+    said = checked(path)
+    assert "the configuration is valid; to train, this machine still lacks" in said
+    assert f"model {load_config(path).model.path}" in said
+
+
+@pytest.mark.parametrize(("size", "learner_memory"), [("1.5b", "9.32 GiB"), ("7b", "14.62 GiB")])
+def test_check_plans_the_papers_recipes_without_their_models(size: str, learner_memory: str, bare_clone: Path) -> None:
+    said = checked(CONFIGS / f"r1_distill_qwen_{size}_maspo.yaml")
+    assert "placement on cuda" in said
+    assert learner_memory in said
+    assert "data data/aime24.jsonl" in said
+
+
+def test_check_refuses_a_slip_of_the_pen(bare_clone: Path) -> None:
+    recipe = CONFIGS / "r1_distill_qwen_1.5b_maspo.yaml"
+    (bare_clone / "data").mkdir()
+    with pytest.raises(DataError, match=r"data file data/dapo_math_17k.jsonl does not exist"):
+        checked(recipe)
+    (bare_clone / "data").rename(bare_clone / "dataa")
+    with pytest.raises(DataError, match=r"data file data/dapo_math_17k.jsonl does not exist"):
+        checked(recipe)
+    with pytest.raises(ModelError, match=r"model.path ./model does not exist"):
+        checked(recipe, "model.path=./model")
+
+
+def test_the_sizes_that_are_known_without_a_hub_are_the_models_own() -> None:
+    shapes = {"1.5B": (1536, 8960, 12, 2, 151_936), "7B": (3584, 18_944, 28, 4, 152_064)}
+    for name, (hidden, intermediate, heads, kv_heads, vocabulary) in shapes.items():
+        config = Qwen2Config(
+            hidden_size=hidden,
+            intermediate_size=intermediate,
+            num_hidden_layers=28,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            vocab_size=vocabulary,
+            tie_word_embeddings=False,
+        )
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        known = KNOWN_SIZES[f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{name}"]
+        assert known.parameters == sum(parameter.numel() for parameter in model.parameters())
+        assert (known.layers, known.kv_heads, known.head_dim) == (28, kv_heads, hidden // heads)
+
+
+def test_a_hub_that_does_not_answer_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        hub_is_reachable.cache_clear()
+        try:
+            with pytest.raises(HubUnreachableError, match=r"set model.path to a Hugging Face folder"):
+                inspect_model(load_config(CONFIGS / "r1_distill_qwen_7b_maspo.yaml"))
+        finally:
+            hub_is_reachable.cache_clear()

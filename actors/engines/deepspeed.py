@@ -40,20 +40,24 @@ from actors.engines.micro_batch import (
 from actors.engines.policy import Policy, load_policy
 from actors.engines.random_state import fresh_seed, random_states, seed_everything, set_random_states
 from actors.engines.schedule import learning_rate
+from actors.engines.shared_writes import SharedWrites
 from actors.engines.state_loading import load_state
 from actors.engines.statistics import BatchStatistics
 from maspo_dist.algorithm import (
     BapoBounds,
     bapo_contributions,
     entropy_advantages,
+    loss_is_separable,
     micro_batch_objective,
     response_kl,
     select_bounds,
+    token_cotangents,
 )
-from maspo_dist.algorithm.logprobs import TokenLogprobs
+from maspo_dist.algorithm.logprobs import Cotangents, TokenLogprobs
 from maspo_dist.config import BapoLoss, TrainConfig
 from maspo_dist.data.packing import pack_micro_batch, pack_sequences
 from maspo_dist.errors import ConfigError, MaspoError
+from maspo_dist.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
 
 _LOG = logging.getLogger(__name__)
@@ -89,6 +93,9 @@ class DeepSpeedEngine:
             )
             self._engine = self._load_trained()
             self._reference = self._load_reference() if config.algorithm.kl.coefficient > 0 else None
+        self._frozen_of_batch: list[ResponseLogprobs] = []
+        self._files = SharedWrites()
+        self._files.take_over(self._engine)
         self._policy: Policy = self._engine.module
 
     @property
@@ -118,6 +125,8 @@ class DeepSpeedEngine:
             [micro_batch_tensors(pack_micro_batch(micro, groups), self._device) for micro in mini] for mini in shard
         ]
         minis = self._with_kl_in_reward([[self._with_frozen(m, statistics) for m in mini] for mini in minis], shard)
+        if self._config.logging.recorded_steps != 0:
+            self._frozen_of_batch = [entry for mini in minis for micro in mini for entry in micro.response_logprobs()]
         grad_norms = []
         for index, mini in enumerate(minis):
             counts = loss_tokens if self._config.algorithm.aggregate == "token-mean" else loss_sequences
@@ -134,6 +143,10 @@ class DeepSpeedEngine:
             "learner/tokens_per_s": packed_tokens / seconds,
             "learner/optimizer_steps": float(len(minis)),
         }
+
+    def frozen_logprobs(self) -> list[ResponseLogprobs]:
+        """logπ_old and logπ_ref of this rank's responses of the last batch; empty unless steps are recorded."""
+        return self._frozen_of_batch
 
     def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         """Log-probability of tokens 1 … L−1 of each sequence i32[L], at temperature 1; the same on every rank."""
@@ -161,14 +174,22 @@ class DeepSpeedEngine:
         yield from self._gathered(waiting)
 
     def save(self, folder: Path) -> None:
-        """Weights, optimizer state, schedule and random generators into `folder`, made if missing."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Weights, optimizer state, schedule and random generators into `folder`, made if missing.
+
+        Raises OSError on every rank where one could not write, as on a full disk; the engine goes on as before.
+        """
+        files = self._files
+        files.run(folder, lambda: (folder / TAG).mkdir(parents=True, exist_ok=True))
+        files.agree()
         with redirect_stdout(LogStream()):
-            self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"batches": self._batches})
-        torch.save(random_states(self._device), folder / f"random_rank{self._rank}.pt")
+            self._engine.save_checkpoint(
+                str(folder), tag=TAG, client_state={"batches": self._batches}, save_latest=False
+            )
+        files.write(random_states(self._device), folder / f"random_rank{self._rank}.pt")
         if self._rank == 0:
-            (folder / LAYOUT_FILE).write_text(json.dumps(self._layout()), encoding="utf-8")
-        dist.barrier()
+            layout = folder / LAYOUT_FILE
+            files.run(layout, lambda: layout.write_text(json.dumps(self._layout()), encoding="utf-8"))
+        files.agree()
 
     def load(self, folder: Path) -> None:
         """What `save` left. Under the layout that wrote it, training goes on as if never interrupted.
@@ -257,7 +278,11 @@ class DeepSpeedEngine:
         for number, micro in enumerate(mini):
             self._engine.set_gradient_accumulation_boundary(number == len(mini) - 1)
             current = TokenLogprobs(
-                *self._engine(**_arguments(micro.forward), temperature=self._config.rollout.temperature)
+                *self._engine(
+                    **_arguments(micro.forward),
+                    temperature=self._config.rollout.temperature,
+                    cotangents=self._cotangents(micro, denominator, bounds),
+                )
             )
             tokens = micro.token_batch(current, entropy_gradient=algorithm.entropy_bonus > 0)
             objective = micro_batch_objective(algorithm, tokens, denominator, bounds)
@@ -274,6 +299,19 @@ class DeepSpeedEngine:
                 "resume from the last checkpoint"
             )
         return grad_norm
+
+    def _cotangents(self, micro: MicroBatchTensors, denominator: float, bounds: BapoBounds | None) -> Cotangents | None:
+        """What backward will bring the head, where a token's own values tell it."""
+        if not loss_is_separable(self._config.algorithm):
+            return None
+        assert micro.old is not None
+        stand_in = micro.token_batch(micro.old, entropy_gradient=False)
+
+        def told(part: slice, values: TokenLogprobs) -> tuple[Tensor, Tensor | None]:
+            share = denominator / self._world_size
+            return token_cotangents(self._config.algorithm, stand_in, share, bounds, part, *values)
+
+        return told
 
     def _bapo_bounds(self, index: int, mini: list[MicroBatchTensors]) -> BapoBounds | None:
         algorithm = self._config.algorithm

@@ -18,8 +18,9 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
     """
     learner = config.learner
     is_bf16 = config.model.dtype == "bfloat16"
-    # DeepSpeed's path for ZeRO 0 in bfloat16 adds gradients up in bfloat16 and ends percents away from
-    # the other stages; ZeRO 1 gives the same optimizer in float32, its state shared out over ranks.
+    # At ZeRO 0 in bfloat16 DeepSpeed starts AdamW by a step on zero gradients, so its bias corrections run
+    # one step ahead (a fifth off after 4 steps, and nothing off once that is undone), and it refuses to add
+    # up gradients in float32. ZeRO 1 does both right; on one rank it is the same thing.
     stage = 1 if is_bf16 and learner.zero_stage == 0 else learner.zero_stage
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": _BUCKET_ELEMENTS}
     if learner.offload_optimizer != "none":

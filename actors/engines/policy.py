@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from maspo_dist.algorithm.logprobs import LogprobHead
+from maspo_dist.algorithm.logprobs import Cotangents, LogprobHead
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import ModelError
 
@@ -28,17 +28,24 @@ class Policy(nn.Module):
         self.causal_lm = causal_lm
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, predictors: Tensor, targets: Tensor, temperature: float
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        predictors: Tensor,
+        targets: Tensor,
+        temperature: float,
+        cotangents: Cotangents | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy, each f32[N], of `targets` [N] predicted at `predictors` [N].
 
         input_ids, position_ids [1, P]; positions restart at 0 with each packed sequence, which is what keeps
-        sequences apart. A key-value cache would make them see each other, hence use_cache=False.
+        sequences apart. A key-value cache would make them see each other, hence use_cache=False. `cotangents`
+        as in `token_logprobs`.
         """
         decoder = self.causal_lm.get_decoder()
         output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False)
         hidden = output.last_hidden_state[0]
-        logprobs, entropy = self.causal_lm.lm_head(hidden[predictors], targets, temperature)
+        logprobs, entropy = self.causal_lm.lm_head(hidden[predictors], targets, temperature, cotangents)
         return logprobs, entropy
 
     def hugging_face_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

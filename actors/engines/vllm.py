@@ -24,8 +24,8 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from actors.engines.settings import AS_LOADED, EngineSettings
 from actors.engines.vllm_weights import BACKEND, Entries
-from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
 
@@ -35,26 +35,27 @@ _CPU_ARGUMENTS: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill
 
 
 _SHUTDOWN_TIMEOUT_S = 10.0
+_AS_LOADED_LABEL = "default"
 
 
 class VllmEngine:
     """One engine. All methods are coroutines of one event loop."""
 
-    def __init__(self, config: TrainConfig, *, on_gpu: bool) -> None:
-        """Starts the engine's processes and loads `model.path`; takes 7 to 60 s."""
+    def __init__(self, settings: EngineSettings, *, on_gpu: bool) -> None:
+        """Starts the engine's processes and loads the model; takes 7 to 60 s."""
         arguments: dict[str, Any] = {
-            "max_model_len": config.data.max_prompt_tokens + config.rollout.max_response_tokens + 1,
+            "max_model_len": settings.max_model_len,
             "disable_log_stats": True,
             **({} if on_gpu else _CPU_ARGUMENTS),
-            **config.rollout.engine,
+            **settings.arguments,
         }
         engine_args = AsyncEngineArgs(
-            model=config.model.path,
+            model=settings.model.path,
             runner="generate",
-            dtype=config.model.dtype,
-            tensor_parallel_size=config.rollout.tensor_parallel,
-            seed=config.run.seed,
-            trust_remote_code=config.model.trust_remote_code,
+            dtype=settings.model.dtype,
+            tensor_parallel_size=settings.tensor_parallel,
+            seed=settings.seed,
+            trust_remote_code=settings.model.trust_remote_code,
             logprobs_mode="processed_logprobs",
             weight_transfer_config={"backend": BACKEND},
             worker_extension_cls="actors.engines.vllm_weights.WeightProofs",
@@ -62,7 +63,7 @@ class VllmEngine:
         )
         self._engine = AsyncLLM.from_engine_args(engine_args)
         self._tokenizer = self._engine.get_tokenizer()
-        self._version = -1
+        self._version = AS_LOADED
 
     async def connect(self) -> None:
         """Makes the engine ready to receive weights."""
@@ -177,7 +178,7 @@ class VllmEngine:
             raise RuntimeError(f"vLLM ended a request with {output.finish_reason!r} instead of a response")
         logprobs = [position[token].logprob for position, token in zip(output.logprobs, token_ids, strict=True)]
         spans = output.weight_versions or []
-        versions = tuple((int(span.version), span.end - span.start) for span in spans)
+        versions = tuple((_version_number(span.version), span.end - span.start) for span in spans)
         return Rollout(
             response_ids=np.asarray(token_ids, np.int32),
             behavior_logprobs=np.asarray(logprobs, np.float32),
@@ -194,6 +195,11 @@ def _engine_death() -> Iterator[None]:
         yield
     except EngineDeadError as error:
         raise ActorDiedError("the engine's process is dead") from error
+
+
+def _version_number(label: str) -> int:
+    """vLLM labels weights by text, those it started with by a word of its own."""
+    return AS_LOADED if label == _AS_LOADED_LABEL else int(label)
 
 
 def gpu_is_available() -> bool:

@@ -16,7 +16,13 @@ from maspo_dist.algorithm.correction import Correction, correction_metrics, corr
 from maspo_dist.algorithm.diagnostics import empty_trust_region, trust_region_metrics, trust_region_totals
 from maspo_dist.algorithm.extremes import RatioExtremes, TokenExtreme, empty_extremes, ratio_extremes
 from maspo_dist.algorithm.loss import token_loss
-from maspo_dist.algorithm.objective import Objective, TokenBatch, micro_batch_objective
+from maspo_dist.algorithm.objective import (
+    Objective,
+    TokenBatch,
+    loss_is_separable,
+    micro_batch_objective,
+    token_cotangents,
+)
 from maspo_dist.algorithm.regularisers import kl_penalty, overlong_penalty, response_kl
 from maspo_dist.algorithm.terms import TokenLoss
 from maspo_dist.algorithm.totals import Totals
@@ -40,11 +46,13 @@ __all__ = [
     "entropy_advantages",
     "group_advantages",
     "kl_penalty",
+    "loss_is_separable",
     "micro_batch_objective",
     "overlong_penalty",
     "ratio_extremes",
     "response_kl",
     "select_bounds",
+    "token_cotangents",
     "token_loss",
     "trust_region_metrics",
     "trust_region_totals",

@@ -3,30 +3,31 @@
 For a hidden state h, the head's weight W and a temperature T:
 
     z = W·h / T     logp(v) = z_v − logsumexp(z)     H = −Σ_v p_v · log p_v
-
-The vocabulary goes through in blocks, all tokens at once: the weight is read, and its gradient
-written, one time. Of block b a token keeps its log-normalizer l_b and mean logit E_b, with
-
-    logsumexp(z) = logsumexp_b(l_b)     H = Σ_b e^(l_b − logsumexp(z)) · (logsumexp(z) − E_b)
-
-No block's logits are kept: backward computes them again and turns them into gradients in place,
-
     ∂/∂z_v = g_logp · (1[v = target] − p_v) − g_H · p_v · (log p_v + H)
+
+Tokens go through in chunks, each with the whole vocabulary; one buffer holds a chunk's logits, then
+its log-probabilities, then its gradient. Nothing of a chunk is kept. Backward would have to compute
+the logits again, a fourth matrix product beside the three that cannot be avoided; but where the loss
+is a sum over tokens, its derivatives g_logp and g_H follow from a token's own values. A caller who
+can tell them (`Cotangents`) has both gradients taken in forward, while the chunk is at hand. Backward
+compares what it is given with what it was told, and computes again only where they differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-#: Logits of a block; 2^24 float32 values are 64 MiB.
-BLOCK_ELEMENTS = 1 << 24
-#: However many tokens there are, a block is at least this wide.
-_MIN_BLOCK_WIDTH = 64
+#: Logits of a chunk; 2^26 float32 values are 256 MiB.
+CHUNK_ELEMENTS = 1 << 26
+#: Elementwise work goes over so many of them at a time: few enough to stay in a cache.
+_TILE_ELEMENTS = 1 << 20
+#: Rows of a 16-bit weight's gradient that are added up in float32 at a time.
+_WEIGHT_ROWS = 1 << 14
 
 
 class TokenLogprobs(NamedTuple):
@@ -36,20 +37,28 @@ class TokenLogprobs(NamedTuple):
     entropy: Tensor
 
 
+#: (which tokens, their values [n]) → the loss's derivative by each logprob, f32[n], and by each entropy
+#: or None where it has no part in the loss.
+Cotangents = Callable[[slice, TokenLogprobs], tuple[Tensor, Tensor | None]]
+
+
 def token_logprobs(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
     temperature: float = 1.0,
+    cotangents: Cotangents | None = None,
     *,
-    block_elements: int = BLOCK_ELEMENTS,
+    chunk_elements: int = CHUNK_ELEMENTS,
 ) -> TokenLogprobs:
     """Log-probability of `targets` and entropy under softmax(hidden · weightᵀ / temperature).
 
     hidden [N, H] and weight [V, H] of one floating dtype; targets i64[N] in [0, V). Logits are
     computed in that dtype, as the model's own head does, everything after in float32. Both results
-    are differentiable in `hidden` and `weight`. Memory beyond the arguments and their gradients:
-    about 2 · `block_elements` float32 values, for N up to a quarter million tokens.
+    are differentiable in `hidden` and `weight`. `cotangents` saves backward a matrix product where it
+    tells rightly what backward will bring, and costs two where it does not; results are the same.
+    Memory beyond the arguments and their gradients: `chunk_elements` float32 values, or V of them if
+    that is more; for a 16-bit weight half as much again, and its gradient in float32.
 
     Raises ValueError where shapes or dtypes do not fit or temperature ≤ 0.
     """
@@ -61,8 +70,8 @@ def token_logprobs(
         raise ValueError(f"hidden is {hidden.dtype} but weight is {weight.dtype}")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    width = min(weight.shape[0], max(_MIN_BLOCK_WIDTH, block_elements // max(1, hidden.shape[0])))
-    logprobs, entropy = _BlockwiseLogprobs.apply(hidden, weight, targets, temperature, width)  # type: ignore[no-untyped-call]
+    rows = max(1, min(hidden.shape[0], chunk_elements // weight.shape[0]))
+    logprobs, entropy = _ChunkedLogprobs.apply(hidden, weight, targets, temperature, rows, cotangents)  # type: ignore[no-untyped-call]
     return TokenLogprobs(logprobs, entropy)
 
 
@@ -78,104 +87,176 @@ class LogprobHead(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def forward(self, hidden: Tensor, targets: Tensor, temperature: float) -> TokenLogprobs:
+    def forward(
+        self, hidden: Tensor, targets: Tensor, temperature: float, cotangents: Cotangents | None = None
+    ) -> TokenLogprobs:
         """See `token_logprobs`; an N of 0 is allowed and still takes part in backward."""
-        return token_logprobs(hidden, self.weight, targets, temperature)
+        return token_logprobs(hidden, self.weight, targets, temperature, cotangents)
 
 
-class _Blocks:
-    """Iterates over the vocabulary; buffers are reused, since fresh pages cost more than the arithmetic."""
+class _Chunks:
+    """Logits of a few tokens at a time, and what becomes of them.
 
-    def __init__(self, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, width: int) -> None:
+    Buffers are reused, since fresh pages cost more than the arithmetic.
+    """
+
+    def __init__(self, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, rows: int) -> None:
         self._hidden, self._weight, self._targets = hidden, weight, targets
-        self._temperature, self._width = temperature, width
-        elements, device = hidden.shape[0] * width, weight.device
-        self._logits = torch.empty(elements, dtype=torch.float32, device=device)
-        self._scratch = torch.empty(elements, dtype=torch.float32, device=device)
+        self._temperature = temperature
+        self._rows, self._tile_rows = rows, max(1, _TILE_ELEMENTS // weight.shape[0])
+        device, vocabulary = weight.device, weight.shape[0]
+        self._wide = torch.empty(rows, vocabulary, dtype=torch.float32, device=device)
         is_wide = weight.dtype == torch.float32
-        self._narrow = self._logits if is_wide else torch.empty(elements, dtype=weight.dtype, device=device)
+        self._narrow = self._wide if is_wide else torch.empty(rows, vocabulary, dtype=weight.dtype, device=device)
+        self._scratch = torch.empty(min(rows, self._tile_rows), vocabulary, dtype=torch.float32, device=device)
 
-    def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """(block, its scaled logits f32[N, width], a scratch of that shape); valid until the next."""
-        for start in range(0, self._weight.shape[0], self._width):
-            part = self._weight[start : start + self._width]
-            block = slice(start, start + part.shape[0])
-            logits = self._view(self._logits, block)
-            narrow = self._view(self._narrow, block)
-            torch.mm(self._hidden, part.t(), out=narrow)
-            if self._narrow is not self._logits:
-                logits.copy_(narrow)
+    def __iter__(self) -> Iterator[slice]:
+        """Tokens of each chunk."""
+        tokens = self._hidden.shape[0]
+        for start in range(0, tokens, self._rows):
+            yield slice(start, min(tokens, start + self._rows))
+
+    def evaluate(self, part: slice) -> TokenLogprobs:
+        """Fills the buffer with the log-probabilities of a chunk; its tokens' values, [n]."""
+        rows = part.stop - part.start
+        logits, narrow = self._wide[:rows], self._narrow[:rows]
+        torch.mm(self._hidden[part], self._weight.t(), out=narrow)
+        entropy = torch.empty(rows, dtype=torch.float32, device=logits.device)
+        for tile, scratch in self._tiles(rows):
+            z = logits[tile]
+            if self._narrow is not self._wide:
+                z.copy_(narrow[tile])
             if self._temperature != 1.0:
-                logits.div_(self._temperature)
-            yield block, logits, self._view(self._scratch, block)
+                z.div_(self._temperature)
+            z.sub_(z.amax(1, keepdim=True))
+            unnormalized = torch.exp(z, out=scratch)
+            total = unnormalized.sum(1, keepdim=True)
+            mean = unnormalized.mul_(z).sum(1, keepdim=True) / total
+            normalizer = total.log()
+            entropy[tile] = (normalizer - mean).squeeze(1)
+            z.sub_(normalizer)
+        return TokenLogprobs(logits.gather(1, self._targets[part, None]).squeeze(1), entropy)
 
-    def targets_in(self, block: slice) -> tuple[Tensor, Tensor]:
-        """(is the target in this block, its place there or any valid one), each [N]."""
-        places = self._targets - block.start
-        width = block.stop - block.start
-        return (places >= 0) & (places < width), places.clamp(0, width - 1)
+    def gradient(self, part: slice, entropy: Tensor, by_logprob: Tensor, by_entropy: Tensor | None) -> Tensor:
+        """Turns the log-probabilities of `evaluate` into ∂/∂(hidden · weightᵀ), [n, V] in the weight's dtype."""
+        rows = part.stop - part.start
+        buffer, narrow = self._wide[:rows], self._narrow[:rows]
+        scale = (by_logprob / self._temperature)[:, None]
+        entropy_scale = None if by_entropy is None else (by_entropy / self._temperature)[:, None]
+        for tile, scratch in self._tiles(rows):
+            log_p = buffer[tile]
+            if entropy_scale is None:
+                gradient = log_p.exp_().mul_(-scale[tile])
+            else:
+                p = torch.exp(log_p, out=scratch)
+                rise = log_p.add_(entropy[tile, None]).mul_(entropy_scale[tile]).add_(scale[tile])
+                gradient = rise.mul_(p).neg_()
+            gradient.scatter_add_(1, self._targets[part][tile, None], scale[tile])
+            if self._narrow is not self._wide:
+                narrow[tile] = gradient
+        return narrow
 
-    def narrowed(self, gradient: Tensor, block: slice) -> Tensor:
-        """`gradient` in the weight's dtype."""
-        return gradient if self._narrow is self._logits else self._view(self._narrow, block).copy_(gradient)
-
-    def _view(self, buffer: Tensor, block: slice) -> Tensor:
-        shape = (self._hidden.shape[0], block.stop - block.start)
-        return buffer[: shape[0] * shape[1]].view(shape)
+    def _tiles(self, rows: int) -> Iterator[tuple[slice, Tensor]]:
+        for start in range(0, rows, self._tile_rows):
+            tile = slice(start, min(rows, start + self._tile_rows))
+            yield tile, self._scratch[: tile.stop - tile.start]
 
 
-class _BlockwiseLogprobs(torch.autograd.Function):
+class _Gradients:
+    """Gradients by hidden and weight, added up over chunks; in float32 where several chunks meet a 16-bit weight."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, rows: int) -> None:
+        self._hidden, self._weight = hidden, weight
+        self._is_exact = weight.dtype == torch.float32 or hidden.shape[0] <= rows
+        self._by_hidden = torch.empty_like(hidden)
+        self._by_weight = torch.zeros(
+            weight.shape, dtype=weight.dtype if self._is_exact else torch.float32, device=weight.device
+        )
+
+    def add(self, part: slice, by_logits: Tensor) -> None:
+        """`by_logits` [n, V] of the tokens `part`, in the weight's dtype."""
+        torch.mm(by_logits, self._weight, out=self._by_hidden[part])
+        if self._is_exact:
+            self._by_weight.addmm_(by_logits.t(), self._hidden[part])
+            return
+        for start in range(0, self._weight.shape[0], _WEIGHT_ROWS):
+            rows = slice(start, start + _WEIGHT_ROWS)
+            self._by_weight[rows] += by_logits[:, rows].t() @ self._hidden[part]
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """In the dtypes of hidden and weight."""
+        return self._by_hidden, self._by_weight.to(self._weight.dtype)
+
+
+class Foretold(NamedTuple):
+    """Gradients taken in forward, and the cotangents they were taken with, [N] each."""
+
+    by_hidden: Tensor
+    by_weight: Tensor
+    by_logprob: Tensor
+    by_entropy: Tensor | None
+
+    def came_true(self, by_logprob: Tensor | None, by_entropy: Tensor | None) -> bool:
+        return _agree(self.by_logprob, by_logprob) and _agree(self.by_entropy, by_entropy)
+
+
+def _agree(told: Tensor | None, given: Tensor | None) -> bool:
+    if told is None or given is None:
+        return told is given
+    # Apart from a rounding or two, such as those of a loss that was scaled after it was told.
+    return bool((told - given).abs().amax() <= 1e-6 * told.abs().amax())
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, width: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperature: float,
+        rows: int,
+        cotangents: Cotangents | None,
     ) -> tuple[Tensor, Tensor]:
-        chosen = torch.zeros(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        normalizers, gaps = [], []
-        blocks = _Blocks(hidden, weight, targets, temperature, width)
-        for block, logits, scratch in blocks:
-            here, places = blocks.targets_in(block)
-            chosen = torch.where(here, logits.gather(1, places[:, None]).squeeze(1), chosen)
-            peak = logits.amax(1)
-            # With s = z − max z and p = softmax(s):  l − max z = −log max p,  E − max z = Σ p·s.
-            shifted = logits.sub_(peak[:, None])
-            probabilities = torch.softmax(shifted, 1, out=scratch)
-            above_peak = -probabilities.amax(1).log()
-            normalizers.append(peak + above_peak)
-            gaps.append(above_peak - probabilities.mul_(shifted).sum(1))
-        by_block = torch.stack(normalizers)
-        log_normalizers = by_block.logsumexp(0)
-        behind = log_normalizers - by_block
-        entropy = ((-behind).exp() * (behind + torch.stack(gaps))).sum(0)
-        ctx.save_for_backward(hidden, weight, targets, entropy, log_normalizers)
-        ctx.temperature, ctx.width = temperature, width
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.temperature, ctx.rows, ctx.foretold = temperature, rows, None
         ctx.set_materialize_grads(False)
-        return chosen - log_normalizers, entropy
+        logprobs, entropy = (torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device) for _ in range(2))
+        chunks = _Chunks(hidden, weight, targets, temperature, rows)
+        gradients = None if cotangents is None else _Gradients(hidden, weight, rows)
+        told = []
+        for part in chunks:
+            values = chunks.evaluate(part)
+            logprobs[part], entropy[part] = values
+            if cotangents is not None and gradients is not None:
+                told.append(cotangents(part, values))
+                gradients.add(part, chunks.gradient(part, values.entropy, *told[-1]))
+        if told and gradients is not None:
+            by_entropy = [one for _, one in told if one is not None]
+            ctx.foretold = Foretold(
+                *gradients.finish(),
+                by_logprob=torch.cat([one for one, _ in told]),
+                by_entropy=torch.cat(by_entropy) if by_entropy else None,
+            )
+        return logprobs, entropy
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None
-    ) -> tuple[Tensor, Tensor, None, None, None]:
-        hidden, weight, targets, entropy, log_normalizers = ctx.saved_tensors
-        scale = torch.zeros_like(entropy) if grad_logprobs is None else grad_logprobs / ctx.temperature
-        is_wide = weight.dtype == torch.float32
-        grad_hidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
-        grad_weight = torch.empty_like(weight)
-        blocks = _Blocks(hidden, weight, targets, ctx.temperature, ctx.width)
-        for block, logits, scratch in blocks:
-            log_p = logits.sub_(log_normalizers[:, None])
-            gradient = torch.exp(log_p, out=scratch)
-            if grad_entropy is None:
-                gradient.mul_(-scale[:, None])
-            else:
-                entropy_scale = (grad_entropy / ctx.temperature)[:, None]
-                gradient.mul_(log_p.add_(entropy[:, None]).mul_(entropy_scale).add_(scale[:, None]).neg_())
-            here, places = blocks.targets_in(block)
-            gradient.scatter_add_(1, places[:, None], (scale * here)[:, None])
-            narrow = blocks.narrowed(gradient, block)
-            torch.mm(narrow.t(), hidden, out=grad_weight[block])
-            if is_wide:
-                grad_hidden.addmm_(narrow, weight[block])
-            else:
-                grad_hidden.add_(narrow @ weight[block])
-        return grad_hidden.to(hidden.dtype), grad_weight, None, None, None
+        ctx: Any, by_logprob: Tensor | None, by_entropy: Tensor | None
+    ) -> tuple[Tensor, Tensor, None, None, None, None]:
+        # Handed out once: whoever gets a gradient may add to it in place.
+        foretold, ctx.foretold = ctx.foretold, None
+        if foretold is not None and foretold.came_true(by_logprob, by_entropy):
+            return foretold.by_hidden, foretold.by_weight, None, None, None, None
+        del foretold
+        hidden, weight, targets = ctx.saved_tensors
+        if by_logprob is None:
+            by_logprob = torch.zeros(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        chunks = _Chunks(hidden, weight, targets, ctx.temperature, ctx.rows)
+        gradients = _Gradients(hidden, weight, ctx.rows)
+        for part in chunks:
+            values = chunks.evaluate(part)
+            entropy_part = None if by_entropy is None else by_entropy[part]
+            gradients.add(part, chunks.gradient(part, values.entropy, by_logprob[part], entropy_part))
+        return *gradients.finish(), None, None, None, None

@@ -5,11 +5,14 @@
     loss  = aggregate(value)
 
 c the mismatch weight, k the KL coefficient (place: loss), b the entropy bonus.
+
+But for gspo, whose ratio is a whole response's, the loss is a sum over tokens of terms in the token's
+own logπ and H: `token_cotangents` gives its derivatives for some tokens before the others are known.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,7 +25,7 @@ from maspo_dist.algorithm.diagnostics import trust_region_totals
 from maspo_dist.algorithm.loss import token_loss
 from maspo_dist.algorithm.regularisers import kl_penalty
 from maspo_dist.algorithm.totals import Totals
-from maspo_dist.config import AlgorithmConfig
+from maspo_dist.config import AlgorithmConfig, GspoLoss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,3 +113,35 @@ def micro_batch_objective(
         ),
         correction=correction,
     )
+
+
+def loss_is_separable(config: AlgorithmConfig) -> bool:
+    """Whether a token's logπ and entropy enter no other token's term of the loss."""
+    return not isinstance(config.loss, GspoLoss)
+
+
+def token_cotangents(
+    config: AlgorithmConfig,
+    tokens: TokenBatch,
+    denominator: float,
+    bapo_bounds: BapoBounds | None,
+    part: slice,
+    logprobs: Tensor,
+    entropy: Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """∂loss/∂logπ and ∂loss/∂H of the tokens `part`, from their own values [n], where the loss is separable.
+
+    What `tokens` holds as logprobs and entropy stands in for the other tokens and does not matter; with
+    `entropy_bonus` 0 the second is None.
+    """
+    current = tokens.logprobs.detach().clone()
+    entropies = tokens.entropy.detach().clone()
+    current[part], entropies[part] = logprobs, entropy
+    has_bonus = config.entropy_bonus > 0
+    with torch.enable_grad():
+        current.requires_grad_()
+        entropies.requires_grad_(has_bonus)
+        whole = replace(tokens, logprobs=current, entropy=entropies)
+        loss = micro_batch_objective(config, whole, denominator, bapo_bounds).loss
+        by_both = torch.autograd.grad(loss, (current, entropies) if has_bonus else (current,))
+    return by_both[0][part], by_both[1][part] if has_bonus else None

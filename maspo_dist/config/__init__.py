@@ -3,7 +3,10 @@
 sections.py   TrainConfig and its sections
 algorithm.py  the algorithm section: losses, advantages, corrections, regularisers
 verifier.py   the reward section
+evaluation.py EvalConfig, of `maspo-dist eval`
+compare.py    CompareConfig, of `maspo-dist compare`
 loading.py    YAML and dotted overrides → TrainConfig
+differences.py  which changes matter when a checkpoint is resumed
 """
 
 from maspo_dist.config.algorithm import (
@@ -24,7 +27,15 @@ from maspo_dist.config.algorithm import (
     OverlongConfig,
     SapoLoss,
 )
-from maspo_dist.config.loading import dump_config, load_config
+from maspo_dist.config.compare import CompareConfig, parse_seeds
+from maspo_dist.config.differences import ConfigDifference, config_differences
+from maspo_dist.config.evaluation import (
+    EvalConfig,
+    EvalDataConfig,
+    EvalEnginesConfig,
+    EvalSamplingConfig,
+)
+from maspo_dist.config.loading import build_config, dump_config, load_config, read_tree
 from maspo_dist.config.sections import (
     CheckpointConfig,
     ClusterConfig,
@@ -33,6 +44,7 @@ from maspo_dist.config.sections import (
     LearnerConfig,
     LoggingConfig,
     ModelConfig,
+    PromptConfig,
     RolloutConfig,
     RunConfig,
     StragglerConfig,
@@ -52,11 +64,17 @@ __all__ = [
     "CispoLoss",
     "ClipLoss",
     "ClusterConfig",
+    "CompareConfig",
+    "ConfigDifference",
     "CorrectionConfig",
     "DacLoss",
     "DataConfig",
     "DynamicSamplingConfig",
     "EntropyAdvantage",
+    "EvalConfig",
+    "EvalDataConfig",
+    "EvalEnginesConfig",
+    "EvalSamplingConfig",
     "EvaluationConfig",
     "GspoLoss",
     "KlConfig",
@@ -66,6 +84,7 @@ __all__ = [
     "MaspoLoss",
     "ModelConfig",
     "OverlongConfig",
+    "PromptConfig",
     "RolloutConfig",
     "RunConfig",
     "SapoLoss",
@@ -75,6 +94,10 @@ __all__ = [
     "VerifierConfig",
     "WandbConfig",
     "WorkerRange",
+    "build_config",
+    "config_differences",
     "dump_config",
     "load_config",
+    "parse_seeds",
+    "read_tree",
 ]

@@ -1,4 +1,4 @@
-"""From a YAML file and dotted overrides to a `TrainConfig`, or one sentence that says what is wrong."""
+"""From YAML and dotted overrides to a configuration, or one sentence that says what is wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,13 +16,19 @@ from pydantic_core import ErrorDetails
 from maspo_dist.config.sections import TrainConfig
 from maspo_dist.errors import ConfigError
 
+Root = TypeVar("Root", bound=BaseModel)
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Reads `path`, applies `overrides` (each `dotted.key=value`, value in YAML), validates.
 
     Raises ConfigError with one sentence naming key, value and fix.
     """
-    path = Path(path)
+    return build_config(TrainConfig, read_tree(Path(path)), overrides)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The YAML mapping in `path`, unvalidated. Raises ConfigError where there is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -37,16 +43,24 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
         raise ConfigError(f"config file {path}{line} is not YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"config file {path} must hold sections such as run, model and data, but it is empty")
+    return tree
+
+
+def build_config(root: type[Root], tree: dict[str, Any], overrides: Sequence[str] = ()) -> Root:
+    """`tree`, with `overrides` written into it, as a validated `root`.
+
+    Raises ConfigError with one sentence naming key, value and fix.
+    """
     for override in overrides:
         _apply(tree, override)
     try:
-        return TrainConfig.model_validate(_numbers_from_text(tree))
+        return root.model_validate(_numbers_from_text(tree))
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(detail) for detail in error.errors())) from None
+        raise ConfigError("; ".join(_sentence(root, detail) for detail in error.errors())) from None
 
 
-def dump_config(config: TrainConfig) -> str:
-    """The resolved configuration as YAML; `load_config` of it gives an equal config."""
+def dump_config(config: BaseModel) -> str:
+    """The resolved configuration as YAML; reading it again gives an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -86,12 +100,12 @@ def _numbers_from_text(node: Any) -> Any:
     return node
 
 
-def _sentence(detail: ErrorDetails) -> str:
+def _sentence(root: type[BaseModel], detail: ErrorDetails) -> str:
     location = [str(part) for part in detail["loc"]]
     key = ".".join(_without_union_tags(location)) or "config"
     kind, value = detail["type"], detail.get("input")
     if kind == "extra_forbidden":
-        known = _fields_at(location[:-1])
+        known = _fields_at(root, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(known)}"
         return f"{key}: no such key (value {value!r}); {hint}"
@@ -108,9 +122,9 @@ def _without_union_tags(location: Sequence[str]) -> list[str]:
     return [part for i, part in enumerate(location) if i == 0 or location[i - 1] != "loss"]
 
 
-def _fields_at(location: Sequence[str]) -> list[str]:
+def _fields_at(root: type[BaseModel], location: Sequence[str]) -> list[str]:
     """Field names of the section at `location`; union members are picked by their `kind`."""
-    models: list[type[BaseModel]] = [TrainConfig]
+    models: list[type[BaseModel]] = [root]
     for part in location:
         by_kind = [model for model in models if _kind(model) == part]
         if by_kind:

@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from maspo_dist.config.algorithm import AlgorithmConfig, Section
 from maspo_dist.config.verifier import VerifierConfig
+
+
+def _names_fit_metrics(value: dict[str, str]) -> dict[str, str]:
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            raise ValueError(f"eval set name {name!r} may hold letters, digits, '.', '_' and '-' only")
+    return value
+
+
+#: Data sets by a name that can stand in a metric's.
+HeldOutSets = Annotated[dict[str, str], AfterValidator(_names_fit_metrics)]
+
+
+#: vLLM arguments that other settings own, wherever an engine is configured.
+MODEL_ENGINE_KEYS = {
+    "model": "model.path",
+    "tokenizer": "model.path",
+    "dtype": "model.dtype",
+    "tensor_parallel_size": "rollout.tensor_parallel",
+    "logprobs_mode": "no other key: logprobs must be of the sampled distribution",
+    "trust_remote_code": "model.trust_remote_code",
+}
+
+
+def refuse_keys(section: str, value: dict[str, Any], owners: Mapping[str, str]) -> dict[str, Any]:
+    """`value`, unless it holds a key that another setting owns (ValueError naming both)."""
+    for key in value:
+        if key in owners:
+            raise ValueError(f"{section}.{key} is set by {owners[key]}; remove it here")
+    return value
 
 
 class RunConfig(Section):
@@ -40,13 +71,9 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
 
 
-class DataConfig(Section):
-    """Prompts with verifiable answers."""
+class PromptConfig(Section):
+    """How rows become prompts."""
 
-    #: JSONL or Parquet files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
-    train: list[str] = Field(min_length=1)
-    #: Held-out sets by name.
-    eval: dict[str, str] = Field(default_factory=dict)
     problem_field: str = "problem"
     answer_field: str = "answer"
     #: Field that picks the verifier; rows without it carry the file's name.
@@ -70,7 +97,7 @@ class DataConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _system_prompt_has_its_template(self) -> DataConfig:
+    def _system_prompt_has_its_template(self) -> Self:
         if self.system_prompt is not None and self.template != "chat":
             raise ValueError(
                 f"system_prompt belongs to template chat, but template is {self.template!r}: "
@@ -78,13 +105,14 @@ class DataConfig(Section):
             )
         return self
 
-    @field_validator("eval")
-    @classmethod
-    def _names_fit_metrics(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-                raise ValueError(f"eval set name {name!r} may hold letters, digits, '.', '_' and '-' only")
-        return value
+
+class DataConfig(PromptConfig):
+    """Prompts with verifiable answers."""
+
+    #: JSONL or Parquet files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
+    train: list[str] = Field(min_length=1)
+    #: Held-out sets by name.
+    eval: HeldOutSets = Field(default_factory=dict)
 
 
 class WorkerRange(Section):
@@ -172,19 +200,7 @@ class RolloutConfig(Section):
     @field_validator("engine")
     @classmethod
     def _engine_keys_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        ours = {
-            "model": "model.path",
-            "tokenizer": "model.path",
-            "dtype": "model.dtype",
-            "tensor_parallel_size": "rollout.tensor_parallel",
-            "seed": "run.seed",
-            "logprobs_mode": "no other key: logprobs must be of the sampled distribution",
-            "trust_remote_code": "model.trust_remote_code",
-        }
-        for key in value:
-            if key in ours:
-                raise ValueError(f"engine.{key} is set by {ours[key]}; remove it here")
-        return value
+        return refuse_keys("engine", value, {**MODEL_ENGINE_KEYS, "seed": "run.seed"})
 
 
 class LearnerConfig(Section):
@@ -231,6 +247,8 @@ class LearnerConfig(Section):
             if key in ours:
                 raise ValueError(f"deepspeed.{key} is set by {ours[key]}; remove it here")
         zero = value.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ValueError(f"deepspeed.zero_optimization must be a section of keys, got {zero!r}")
         zero_ours = {
             "stage": "learner.zero_stage",
             "offload_optimizer": "learner.offload_optimizer",
@@ -268,6 +286,9 @@ class CheckpointConfig(Section):
     every: int | None = Field(None, ge=1)
     #: Newest checkpoints kept.
     keep: int = Field(2, ge=1)
+    #: The best one is kept as well: auto goes by the mean of avg@k over the held-out sets, a metric's name by that
+    #: metric (larger is better); none keeps only the newest.
+    keep_best: str = Field("auto", min_length=1)
     #: auto goes on from the newest good checkpoint of the run folder, never refuses a used one, else a path.
     resume: str = "never"
 
@@ -309,11 +330,30 @@ class LoggingConfig(Section):
     wandb: WandbConfig | None = None
     #: Groups a step whose responses go to samples.jsonl; null writes all.
     sample_groups: int | None = Field(8, ge=0)
+    #: Steps kept whole under steps/ for `maspo-dist replay`: none, all, or last:K. Each takes the room of a
+    #: checkpoint, and the time to write one.
+    record_steps: str = "none"
+
+    @property
+    def recorded_steps(self) -> int | None:
+        """How many steps are kept, 0 none; None is all."""
+        if self.record_steps == "all":
+            return None
+        return int(self.record_steps.removeprefix("last:")) if self.record_steps != "none" else 0
+
+    @field_validator("record_steps")
+    @classmethod
+    def _steps_are_counted(cls, value: str) -> str:
+        if value not in ("none", "all") and not re.fullmatch(r"last:[1-9]\d*", value):
+            raise ValueError(f"record_steps must be none, all, or last:K with K of at least 1, got {value!r}")
+        return value
 
 
 class ClusterConfig(Section):
     """Ray and the deadlines of what runs on it."""
 
+    #: Where learner ranks meet, on the node of rank 0, for networks that open few ports; null takes a free one.
+    learner_port: int | None = Field(None, ge=1, le=65535)
     #: Processes that must be up before training, engines' start included.
     start_timeout_s: float = Field(600.0, gt=0)
     #: A place in the cluster for one more rollout worker.
@@ -359,6 +399,15 @@ class TrainConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def group_deadline_s(self) -> float:
+        """Longest that a group may take over all its attempts: each waits for a worker, to be alone on it, and for
+        its answer, all of which have deadlines of their own.
+        """
+        cluster = self.cluster
+        attempt_s = cluster.start_timeout_s + cluster.restart_backoff_max_s + 2 * cluster.generate_timeout_s
+        return self.rollout.max_attempts * attempt_s
 
     @model_validator(mode="after")
     def _sections_fit(self) -> TrainConfig:

@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from maspo_dist.config import DataConfig
+from maspo_dist.config import PromptConfig
 from maspo_dist.data.rows import Row, RowFields, read_rows
 from maspo_dist.errors import DataError, ModelError
 from maspo_dist.types import IntArray, Prompt
@@ -37,7 +37,7 @@ class ContextLimit:
 
 def load_prompts(
     data_sets: Sequence[str],
-    config: DataConfig,
+    config: PromptConfig,
     tokenizer: PreTrainedTokenizerBase,
     limit: ContextLimit | None = None,
 ) -> PromptSet:
@@ -63,19 +63,22 @@ def load_prompts(
         if complaint is None:
             prompts.append(Prompt(prompt_id=prompt_id, token_ids=token_ids, reference=row.answer, source=row.source))
         elif config.overlong_prompts == "refuse":
-            raise DataError(f"{row.where}: {complaint}; raise it, or set data.overlong_prompts to drop")
+            raise DataError(f"{row.where}: {complaint}, or set data.overlong_prompts to drop")
     if not prompts:
-        raise DataError(f"{', '.join(data_sets)}: all {len(rows)} prompts are too long; raise data.max_prompt_tokens")
+        raise DataError(
+            f"{', '.join(data_sets)}: all {len(rows)} prompts are too long; raise data.max_prompt_tokens "
+            "or lower max_response_tokens"
+        )
     return PromptSet(prompts=tuple(prompts), dropped_overlong=len(rows) - len(prompts))
 
 
-def _too_long(tokens: int, config: DataConfig, limit: ContextLimit | None) -> str | None:
+def _too_long(tokens: int, config: PromptConfig, limit: ContextLimit | None) -> str | None:
     if tokens > config.max_prompt_tokens:
-        return f"the prompt has {tokens} tokens, over data.max_prompt_tokens ({config.max_prompt_tokens})"
+        return f"the prompt has {tokens} tokens, over data.max_prompt_tokens ({config.max_prompt_tokens}); raise it"
     if limit and tokens + limit.response_tokens > limit.context_tokens:
         return (
             f"the prompt's {tokens} tokens and a response of {limit.response_tokens} "
-            f"are over the model's context ({limit.context_tokens})"
+            f"are over the model's context ({limit.context_tokens}); lower max_response_tokens"
         )
     return None
 
@@ -90,7 +93,7 @@ def _distinct_ids(rows: Iterable[Row]) -> list[str]:
     return ids
 
 
-def _tokenize(rows: Sequence[Row], config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[IntArray]:
+def _tokenize(rows: Sequence[Row], config: PromptConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[IntArray]:
     # A chat template writes its own special tokens; other text gets the tokenizer's.
     special = config.template != "chat"
     for start in range(0, len(rows), _CHUNK_ROWS):
@@ -104,7 +107,7 @@ def _tokenize(rows: Sequence[Row], config: DataConfig, tokenizer: PreTrainedToke
             yield np.asarray(ids, dtype=np.int32)
 
 
-def _render(row: Row, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+def _render(row: Row, config: PromptConfig, tokenizer: PreTrainedTokenizerBase) -> str:
     """The prompt as text, up to where the response starts."""
     if config.template == "chat":
         return _render_chat(row, config, tokenizer)
@@ -114,7 +117,7 @@ def _render(row: Row, config: DataConfig, tokenizer: PreTrainedTokenizerBase) ->
     return problem if config.template == "none" else config.template.replace("{problem}", problem)
 
 
-def _render_chat(row: Row, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+def _render_chat(row: Row, config: PromptConfig, tokenizer: PreTrainedTokenizerBase) -> str:
     turns = (("user", row.problem),) if isinstance(row.problem, str) else row.problem
     *before, (role, content) = turns
     turns = (*before, (role, content + config.problem_suffix))

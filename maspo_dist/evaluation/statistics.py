@@ -33,8 +33,10 @@ def pass_at_k(correct: BoolArray, k: int) -> float:
     `correct` bool[P, n]. Raises ValueError unless 1 ≤ k ≤ n.
     """
     _require_table(correct)
-    _require_k(k, correct.shape[1])
-    return float(pass_estimates(correct)[:, k - 1].mean())
+    samples = correct.shape[1]
+    _require_k(k, samples)
+    wrong = samples - correct.sum(axis=1)
+    return float(np.mean([1.0 - comb(int(count), k) / comb(samples, k) for count in wrong]))
 
 
 def pass_estimates(correct: BoolArray) -> Estimates:

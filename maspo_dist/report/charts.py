@@ -12,7 +12,7 @@ from maspo_dist.report.runs import Point
 from maspo_dist.report.scale import Scale, linear_scale, log_scale, step_scale, tick_label
 
 WIDTH, HEIGHT = 330, 194
-LEFT, RIGHT, TOP, BOTTOM = 42, 8, 27, 30
+LEFT, RIGHT, TOP, BOTTOM = 48, 8, 27, 30
 #: Series colours in the style sheet; more series than that share them.
 COLORS = 8
 
@@ -93,6 +93,20 @@ def line_chart(
             parts += _curve(line, binned(running_mean(line.points, smooth), _LINE_BINS), x, y, "smooth")
         parts += _hover_points(line, curve, x, y)
     return _svg(parts, f"{', '.join(line.label for line in lines)} over steps, {y_label}")
+
+
+def interval_chart(curves: Sequence[tuple[Line, Sequence[Bin | None]]], y_label: str, include: Sequence[float]) -> str:
+    """Curves whose bands are given, such as means over seeds with their intervals; `Line.points` are not drawn."""
+    bins = [one for _, curve in curves for one in curve if one is not None]
+    if not bins:
+        return ""
+    y = linear_scale([*include, *(value for one in bins for value in (one.low, one.high))], HEIGHT - BOTTOM, TOP)
+    x = step_scale(min(one.first for one in bins), max(one.last for one in bins), LEFT, WIDTH - RIGHT)
+    parts = [_axes(x, y, y_label)]
+    for line, curve in curves:
+        parts += _curve(line, curve, x, y, "")
+        parts += _hover_points(line, curve, x, y)
+    return _svg(parts, f"{', '.join(line.label for line, _ in curves)} over steps, {y_label}")
 
 
 def stacked_chart(layers: Sequence[Line], total: Line | None, y_label: str) -> str:
@@ -238,9 +252,10 @@ def _pieces(bins: Sequence[Bin | None]) -> Iterator[list[Bin]]:
 
 
 def _tooltip(label: str, one: Bin) -> str:
-    if one.first == one.last:
-        return f"{label}, step {one.first}: {humanize.number(one.mean)}"
     low, high = humanize.number(one.low), humanize.number(one.high)
+    if one.first == one.last:
+        around = f", {low} to {high}" if one.low < one.high else ""
+        return f"{label}, step {one.first}: {humanize.number(one.mean)}{around}"
     return f"{label}, steps {one.first} to {one.last}: mean {humanize.number(one.mean)}, {low} to {high}"
 
 

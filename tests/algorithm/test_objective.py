@@ -1,9 +1,20 @@
 """The parts of the objective, put together for one micro-batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from maspo_dist.algorithm import TokenBatch, correction_weights, kl_penalty, micro_batch_objective, token_loss
+from maspo_dist.algorithm import (
+    BapoBounds,
+    TokenBatch,
+    correction_weights,
+    kl_penalty,
+    loss_is_separable,
+    micro_batch_objective,
+    token_cotangents,
+    token_loss,
+)
 from maspo_dist.config import AlgorithmConfig
 
 IDS = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1])
@@ -106,3 +117,52 @@ def test_micro_batches_add_up_to_the_whole() -> None:
         )
         parts.append(micro_batch_objective(config, part, 2.0).loss)
     torch.testing.assert_close(sum(parts), whole)
+
+
+LOSSES = ("maspo", "clip", "sapo", "gspo", "cispo", "dac", "bapo")
+EVERYTHING = {
+    "correction": {"kind": "icepop", "level": "sequence", "lower": 0.0, "upper": 50.0},
+    "kl": {"coefficient": 0.1},
+    "advantage": {"entropy": {}},
+    "aggregate": "seq-mean-token-mean",
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_separable_loss_is_one_whose_tokens_do_not_see_each_other(loss: str) -> None:
+    config = AlgorithmConfig.model_validate({**EVERYTHING, "loss": {"kind": loss}, "entropy_bonus": 0.01})
+    tokens = _tokens()
+    others = torch.arange(8) != 4
+    moved = replace(
+        tokens,
+        logprobs=(tokens.logprobs.detach() - 0.01 * others).requires_grad_(),
+        entropy=(tokens.entropy.detach() + 0.5 * others).requires_grad_(),
+    )
+    gradients = [
+        torch.autograd.grad(micro_batch_objective(config, batch, 2.0).loss, (batch.logprobs, batch.entropy))
+        for batch in (tokens, moved)
+    ]
+    unmoved = all(torch.equal(one[4], other[4]) for one, other in zip(*gradients, strict=True))
+    assert unmoved == loss_is_separable(config)
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "gspo"])
+@pytest.mark.parametrize("entropy_bonus", [0.0, 0.01])
+def test_cotangents_are_told_to_the_last_bit_from_a_part_of_the_tokens(loss: str, entropy_bonus: float) -> None:
+    config = AlgorithmConfig.model_validate({**EVERYTHING, "loss": {"kind": loss}, "entropy_bonus": entropy_bonus})
+    tokens = _tokens()
+    bounds = BapoBounds(lower=0.9, upper=1.5) if loss == "bapo" else None
+    objective = micro_batch_objective(config, tokens, 2.0, bounds)
+    by_logprob, by_entropy = torch.autograd.grad(
+        objective.loss, (tokens.logprobs, tokens.entropy), materialize_grads=True
+    )
+    stand_in = replace(tokens, logprobs=tokens.old_logprobs, entropy=torch.zeros_like(tokens.entropy))
+    for part in (slice(0, 2), slice(2, 7), slice(7, 8)):
+        values = tokens.logprobs.detach()[part], tokens.entropy.detach()[part]
+        with torch.no_grad():
+            told = token_cotangents(config, stand_in, 2.0, bounds, part, *values)
+        assert torch.equal(told[0], by_logprob[part])
+        if entropy_bonus:
+            assert told[1] is not None and torch.equal(told[1], by_entropy[part])
+        else:
+            assert told[1] is None

@@ -7,11 +7,12 @@ vLLM and DeepSpeed; `tiny_config` is what they run: 2 steps, one rollout worker,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
-from live_run import ROOT, Launcher, subreaper
+from live_run import ROOT, Launcher, LiveRun, subreaper
 
 from maspo_dist.demo import DemoFiles, DemoRecipe, WarmStart, make_demo
 
@@ -47,7 +48,18 @@ def tiny_config(tiny_demo: DemoFiles, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def launcher(tiny_config: Path, tmp_path: Path) -> Iterator[Launcher]:
-    launcher = Launcher(tiny_config, tmp_path / "runs")
+    yield from _launcher(tiny_config, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> LiveRun:
+    """`tiny_config` from its start to a good end, once for all tests that look at such a run."""
+    with contextmanager(_launcher)(tiny_config, tmp_path_factory.mktemp("whole")) as launcher:
+        return launcher.train("whole")
+
+
+def _launcher(config: Path, folder: Path) -> Iterator[Launcher]:
+    launcher = Launcher(config, folder / "runs")
     with subreaper():
         try:
             yield launcher

@@ -6,13 +6,11 @@ import math
 from collections import Counter
 
 import yaml
-from live_run import Launcher
+from live_run import LiveRun
 
 
-def test_a_run_trains_publishes_evaluates_and_leaves_only_its_folder(launcher: Launcher) -> None:
-    run = launcher.train("whole")
-
-    first, *steps = run.metrics
+def test_a_run_trains_publishes_evaluates_and_leaves_only_its_folder(whole_run: LiveRun) -> None:
+    first, *steps = whole_run.metrics
     assert [row["step"] for row in (first, *steps)] == [0, 1, 2]
     assert "eval/addition/avg@1" in first
     for row in steps:
@@ -23,13 +21,13 @@ def test_a_run_trains_publishes_evaluates_and_leaves_only_its_folder(launcher: L
     assert steps[-1]["policy/version"] == 2
     assert steps[-1]["ratio/max"] > 1
 
-    outcomes = Counter(row["outcome"] for row in run.folder.read_ledger())
+    outcomes = Counter(row["outcome"] for row in whole_run.folder.read_ledger())
     assert outcomes["trained"] + outcomes["dropped"] == 2 * 16
     assert outcomes["trained"] > 0
 
-    assert yaml.safe_load(run.folder.config_path.read_text())["learner"]["lr"] == 1e-3
-    assert run.folder.report_path.stat().st_size > 0
-    assert any(run.folder.tensorboard_path.iterdir())
-    assert {row["status"] for row in run.folder.read_samples()} <= {"correct", "wrong", "unparsed"}
-    assert [row["kind"] for row in run.folder.read_events()] == ["run_finished"]
-    assert "vllm" not in run.output.lower()
+    assert yaml.safe_load(whole_run.folder.config_path.read_text())["learner"]["lr"] == 1e-3
+    assert whole_run.folder.report_path.stat().st_size > 0
+    assert any(whole_run.folder.tensorboard_path.iterdir())
+    assert {row["status"] for row in whole_run.folder.read_samples()} <= {"correct", "wrong", "unparsed"}
+    assert [row["kind"] for row in whole_run.folder.read_events()] == ["run_finished"]
+    assert "vllm" not in whole_run.output.lower()

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 from fixtures import make_config, make_groups, score
 from ranks import Ranks
+from torch import Tensor
+
+from maspo_dist.algorithm.logprobs import Foretold
+from maspo_dist.config import TrainConfig
 
 LONGEST = 71
 _BUDGETS = {1: "one by one", LONGEST: "1x", 2 * LONGEST: "2x", 8 * LONGEST: "8x"}
@@ -33,6 +37,9 @@ class Layout:
     micro_batch_tokens: int = 2 * LONGEST
     shuffled: bool = False
     gradient_checkpointing: bool = False
+    #: Optimizer and, at ZeRO 3, parameters to CPU memory.
+    offload: bool = False
+    dtype: str = "float32"
     algorithm: str = "maspo"
     model: str = "model"
     #: Batches trained on; from the second on the reference model differs from the policy.
@@ -41,6 +48,7 @@ class Layout:
     @property
     def name(self) -> str:
         extras = " shuffled" * self.shuffled + " checkpointed" * self.gradient_checkpointing
+        extras += " offloaded" * self.offload + " bfloat16" * (self.dtype == "bfloat16")
         budget = _BUDGETS[self.micro_batch_tokens]
         return f"{self.algorithm}, {self.model}, {self.ranks} ranks, ZeRO {self.zero_stage}, {budget}{extras}"
 
@@ -62,13 +70,30 @@ class Trained:
 
     def metrics(self, layout: Layout) -> dict[str, float]:
         """Of the last batch."""
-        metrics: dict[str, float] = json.loads((self.folder / layout.name).with_suffix(".json").read_text())["metrics"]
+        metrics: dict[str, float] = self._record(layout)["metrics"]
         return metrics
+
+    def foretold(self, layout: Layout) -> list[bool]:
+        """Of rank 0: for every micro-batch whose cotangents were told in forward, whether they came true."""
+        came_true: list[bool] = self._record(layout)["foretold"]
+        return came_true
+
+    def has_reference(self, layout: Layout) -> bool:
+        """Whether a reference model was loaded."""
+        loaded: bool = self._record(layout)["has_reference"]
+        return loaded
 
     def distance(self, layout: Layout, reference: Layout) -> float:
         """‖change − reference change‖ / ‖reference change‖."""
-        wanted = self.change(reference)
-        return float(np.linalg.norm(self.change(layout) - wanted) / np.linalg.norm(wanted))
+        return relative_distance(self.change(layout), self.change(reference))
+
+    def _record(self, layout: Layout) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.folder / layout.name).with_suffix(".json").read_text())
+        return record
+
+
+def relative_distance(change: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.linalg.norm(change - wanted) / np.linalg.norm(wanted))
 
 
 def train(folder: Path, layouts: list[Layout]) -> Trained:
@@ -79,23 +104,32 @@ def train(folder: Path, layouts: list[Layout]) -> Trained:
     return Trained(folder)
 
 
+def layout_config(folder: Path, layout: Layout) -> TrainConfig:
+    return make_config(
+        folder / layout.model,
+        model={"path": str(folder / layout.model), "dtype": layout.dtype, "device": "cpu"},
+        algorithm=ALGORITHMS[layout.algorithm],
+        learner={
+            "ranks": layout.ranks,
+            "zero_stage": layout.zero_stage,
+            "gradient_checkpointing": layout.gradient_checkpointing,
+            "offload_optimizer": "cpu" if layout.offload else "none",
+            "offload_parameters": "cpu" if layout.offload and layout.zero_stage == 3 else "none",
+            # Or a model this small would never be partitioned.
+            "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}},
+        },
+    )
+
+
 def _train(rank: int, world_size: int, address: str, folder: Path, layouts: list[Layout]) -> None:
     from actors.engines.deepspeed import DeepSpeedEngine
     from maspo_dist.data.batching import lay_out_batch
 
     groups = make_groups()
+    foretold = _record_foretold()
     for layout in layouts:
-        config = make_config(
-            folder / layout.model,
-            algorithm=ALGORITHMS[layout.algorithm],
-            learner={
-                "ranks": world_size,
-                "zero_stage": layout.zero_stage,
-                "gradient_checkpointing": layout.gradient_checkpointing,
-                # Or a model this small would never be partitioned.
-                "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}},
-            },
-        )
+        foretold.clear()
+        config = layout_config(folder, layout)
         engine = DeepSpeedEngine(config, rank, world_size, address)
         scored = score(groups)
         batch = lay_out_batch(
@@ -105,13 +139,32 @@ def _train(rank: int, world_size: int, address: str, folder: Path, layouts: list
             ranks=world_size,
             micro_batch_tokens=layout.micro_batch_tokens,
         )
-        before = {name: tensor.numpy().copy() for name, tensor in engine.named_weights()}
+        before = {name: tensor.float().numpy().copy() for name, tensor in engine.named_weights()}
         bodies = {group.group_id: group for group in groups}
         for _ in range(layout.batches):
             metrics = engine.update(batch.shards[rank], batch.loss_tokens, batch.loss_sequences, bodies)
-        after = {name: tensor.numpy().copy() for name, tensor in engine.named_weights()}
+        after = {name: tensor.float().numpy().copy() for name, tensor in engine.named_weights()}
         if rank == 0:
             stem = folder / layout.name
             np.savez(stem.with_suffix(".npz"), **{name: after[name] - before[name] for name in before})
-            stem.with_suffix(".json").write_text(json.dumps({"layout": asdict(layout), "metrics": metrics}))
+            record = {
+                "layout": asdict(layout),
+                "metrics": metrics,
+                "foretold": foretold,
+                "has_reference": engine._reference is not None,
+            }
+            stem.with_suffix(".json").write_text(json.dumps(record))
     engine.close()
+
+
+def _record_foretold() -> list[bool]:
+    """Filled as backward finds out, in this process."""
+    answers: list[bool] = []
+    came_true = Foretold.came_true
+
+    def recorded(foretold: Foretold, *given: Tensor | None) -> bool:
+        answers.append(came_true(foretold, *given))
+        return answers[-1]
+
+    Foretold.came_true = recorded  # type: ignore[method-assign]
+    return answers

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 #: Importing torch, transformers and DeepSpeed takes most of it on a busy machine.
-DEADLINE_S = 240.0
+DEADLINE_S = 420.0
 
 
 class Ranks:

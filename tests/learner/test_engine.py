@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,9 +73,21 @@ def _save_and_go_on_twice(rank: int, world_size: int, address: str, folder: Path
         ConfigError, match=r"trained in float32, but model\.dtype is bfloat16: set model\.dtype=float32"
     ):
         first.load(folder / "3-float32")
+    _fill_the_disk_of_one_rank(first, rank, folder)
     with pytest.raises(ConfigError, match="no learner checkpoint"):
         first.load(folder / "nowhere")
     first.close()
+
+
+def _fill_the_disk_of_one_rank(engine: Any, rank: int, folder: Path) -> None:
+    """Rank 1 may write 50 kB a file; both must hear of it, and go on together."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    with pytest.raises(OSError, match=r"learner rank 1: .*rank_1_.* could not be written \(\d+ MB are free there\)"):
+        engine.save(folder / "full")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    engine.save(folder / "full")
 
 
 @pytest.fixture(scope="module")

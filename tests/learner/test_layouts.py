@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fixtures import make_model
-from layouts import LONGEST, Layout, Trained, train
+from fixtures import make_groups, make_model, score
+from layouts import LONGEST, Layout, Trained, layout_config, relative_distance, train
+from plain_update import plain_update
+
+from maspo_dist.data.batching import lay_out_batch
 
 #: Of the whole change of the parameters, in the Euclidean norm.
 TOLERANCE = 1e-5
@@ -26,7 +29,10 @@ OTHERS = (
     Layout(ranks=2, zero_stage=3),
     Layout(ranks=2, zero_stage=3, micro_batch_tokens=1),
     Layout(ranks=2, zero_stage=3, gradient_checkpointing=True),
+    Layout(ranks=2, zero_stage=1, offload=True),
+    Layout(ranks=2, zero_stage=3, offload=True),
 )
+BFLOAT16 = tuple(Layout(ranks=1, zero_stage=stage, dtype="bfloat16") for stage in (0, 1, 2, 3))
 
 
 def _pair(**options: str | int) -> tuple[Layout, Layout]:
@@ -52,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("layouts")
     make_model(folder / "model")
     make_model(folder / "tied", tied=True)
-    return train(folder, [REFERENCE, *OTHERS, *(layout for pair in PAIRS for layout in pair)])
+    return train(folder, [REFERENCE, *OTHERS, *BFLOAT16, *(layout for pair in PAIRS for layout in pair)])
 
 
 @pytest.mark.parametrize("layout", OTHERS, ids=lambda layout: layout.name)
@@ -61,10 +67,40 @@ def test_parameters_change_alike_in_every_layout(trained: Trained, layout: Layou
     assert trained.distance(layout, REFERENCE) <= TOLERANCE
 
 
+def test_the_update_is_that_of_a_plain_training_loop(trained: Trained) -> None:
+    config, groups = layout_config(trained.folder, REFERENCE), make_groups()
+    batch = lay_out_batch(0, score(groups), mini_batches=4, ranks=1, micro_batch_tokens=1)
+    change = plain_update(trained.folder / "model", config, batch, {group.group_id: group for group in groups})
+    flat = np.concatenate([change[name].ravel().astype(np.float64) for name in sorted(change)])
+    assert relative_distance(trained.change(REFERENCE), flat) <= TOLERANCE
+
+
+@pytest.mark.parametrize("layout", BFLOAT16, ids=lambda layout: layout.name)
+def test_bfloat16_trains_alike_at_every_zero_stage(trained: Trained, layout: Layout) -> None:
+    # Weights of 8 bits: where the float32 master lies between two of them, its last bit decides.
+    assert trained.distance(layout, BFLOAT16[2]) <= 0.03
+    # AdamW started by a step on zero gradients would be 0.19 away.
+    assert trained.distance(layout, REFERENCE) <= 0.12
+
+
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair[0].algorithm}, {pair[0].model}")
 def test_every_part_of_the_objective_is_free_of_the_layout(trained: Trained, pair: tuple[Layout, Layout]) -> None:
     reference, layout = pair
     assert trained.distance(layout, reference) <= TOLERANCE
+
+
+@pytest.mark.parametrize("layout", [*OTHERS, *(layout for pair in PAIRS for layout in pair)], ids=lambda one: one.name)
+def test_the_head_is_told_its_cotangents_rightly(trained: Trained, layout: Layout) -> None:
+    came_true = trained.foretold(layout)
+    # A response's ratio mixes its tokens.
+    assert bool(came_true) == (layout.algorithm != "gspo")
+    assert all(came_true)
+
+
+def test_the_reference_policy_is_loaded_only_where_the_kl_needs_it(trained: Trained) -> None:
+    layouts = [REFERENCE, *OTHERS, *(layout for pair in PAIRS for layout in pair)]
+    for layout in layouts:
+        assert trained.has_reference(layout) == layout.algorithm.startswith("kl"), layout.name
 
 
 @pytest.mark.parametrize("algorithm", sorted({pair[0].algorithm for pair in PAIRS} - {"maspo", "kl loss", "kl reward"}))
@@ -81,7 +117,8 @@ def test_metrics_are_free_of_the_layout(trained: Trained, layout: Layout, refere
     wanted, metrics = trained.metrics(reference), trained.metrics(layout)
     assert metrics.keys() == wanted.keys()
     for name in wanted.keys() - {"learner/tokens_per_s"}:
-        assert metrics[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-6), name
+        # Means of log-ratios, which cancel to near zero, carry the absolute error of a logprob.
+        assert metrics[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-6), name
 
 
 def test_tied_tensors_are_exported_once(trained: Trained) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from maspo_dist.algorithm.logprobs import LogprobHead, token_logprobs
+from maspo_dist.algorithm import logprobs as logprobs_module
+from maspo_dist.algorithm.logprobs import LogprobHead, TokenLogprobs, _Chunks, token_logprobs
 
 TOKENS, WIDTH, VOCABULARY = 37, 8, 230
 
@@ -25,35 +28,81 @@ def tensors(dtype: torch.dtype = torch.float32, scale: float = 1.0) -> tuple[Ten
     return hidden, weight, torch.randint(0, VOCABULARY, (TOKENS,), generator=generator)
 
 
-@pytest.mark.parametrize("width", [1, 64, 100, 1000])
+def count_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Appends a 1 for every product of hidden states and weight."""
+    products: list[int] = []
+    evaluate = _Chunks.evaluate
+
+    def counted(chunks: _Chunks, part: slice) -> TokenLogprobs:
+        products.append(1)
+        return evaluate(chunks, part)
+
+    monkeypatch.setattr(_Chunks, "evaluate", counted)
+    return products
+
+
+@pytest.mark.parametrize("rows", [0, 1, 16, TOKENS])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize(("uses_logprobs", "uses_entropy"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("told", ["nothing", "the truth", "an error"])
 def test_values_and_gradients_are_those_of_the_plain_formula(
-    width: int, temperature: float, uses_logprobs: bool, uses_entropy: bool
+    rows: int,
+    temperature: float,
+    uses_logprobs: bool,
+    uses_entropy: bool,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logprobs_module, "_TILE_ELEMENTS", 5 * VOCABULARY)
+    products = count_products(monkeypatch)
     generator = torch.Generator().manual_seed(1)
-    cotangents = torch.randn(2, TOKENS, generator=generator)
+    by_logprob, by_entropy = torch.randn(2, TOKENS, generator=generator)
+    by_logprob *= uses_logprobs
+
+    def cotangents(part: slice, values: TokenLogprobs) -> tuple[Tensor, Tensor | None]:
+        wrong = 0.01 * (told == "an error")
+        return by_logprob[part] + wrong, by_entropy[part] if uses_entropy else None
+
     results = []
     for chunked in (True, False):
         hidden, weight, targets = tensors()
         if chunked:
-            logprobs, entropy = token_logprobs(hidden, weight, targets, temperature, block_elements=width * TOKENS)
+            logprobs, entropy = token_logprobs(
+                hidden,
+                weight,
+                targets,
+                temperature,
+                None if told == "nothing" else cotangents,
+                chunk_elements=rows * VOCABULARY,
+            )
         else:
             logprobs, entropy = plain(hidden, weight, targets, temperature)
-        loss = torch.zeros(())
-        if uses_logprobs:
-            loss = loss + (cotangents[0] * logprobs).sum()
+        loss = (by_logprob * logprobs).sum()
         if uses_entropy:
-            loss = loss + (cotangents[1] * entropy).sum()
+            loss = loss + (by_entropy * entropy).sum()
         loss.backward()
         results.append((logprobs.detach(), entropy.detach(), hidden.grad, weight.grad))
     for ours, wanted in zip(*results, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=2e-5)
+    chunks = math.ceil(TOKENS / max(1, rows))
+    assert len(products) == (chunks if told == "the truth" else 2 * chunks)
+
+
+def test_gradients_taken_in_forward_are_handed_out_once() -> None:
+    hidden, weight, targets = tensors()
+    logprobs, _ = token_logprobs(
+        hidden, weight, targets, 1.0, lambda part, _: (torch.ones(part.stop - part.start), None)
+    )
+    logprobs.sum().backward(retain_graph=True)
+    assert weight.grad is not None
+    once = weight.grad.clone()
+    logprobs.sum().backward()
+    torch.testing.assert_close(weight.grad, 2 * once)
 
 
 def test_logits_far_apart_stay_finite() -> None:
     hidden, weight, targets = tensors(scale=1e4)
-    logprobs, entropy = token_logprobs(hidden, weight, targets, block_elements=100)
+    logprobs, entropy = token_logprobs(hidden, weight, targets, chunk_elements=4 * VOCABULARY)
     (logprobs.sum() + entropy.sum()).backward()
     assert torch.isfinite(logprobs).all()
     assert (entropy >= 0).all()
@@ -61,15 +110,23 @@ def test_logits_far_apart_stay_finite() -> None:
     assert torch.isfinite(hidden.grad).all()
 
 
-def test_bfloat16_comes_back_as_float32_with_bfloat16_gradients() -> None:
+@pytest.mark.parametrize("rows", [10, TOKENS])
+def test_bfloat16_comes_back_as_float32_with_bfloat16_gradients(rows: int) -> None:
     hidden, weight, targets = tensors(torch.bfloat16)
-    logprobs, entropy = token_logprobs(hidden, weight, targets, block_elements=10 * TOKENS)
+    logprobs, entropy = token_logprobs(hidden, weight, targets, chunk_elements=rows * VOCABULARY)
     (logprobs.sum() + entropy.sum()).backward()
     assert logprobs.dtype == entropy.dtype == torch.float32
     assert hidden.grad is not None and hidden.grad.dtype == torch.bfloat16
     assert weight.grad is not None and weight.grad.dtype == torch.bfloat16
     exact, _ = plain(hidden.detach(), weight.detach(), targets, 1.0)
     torch.testing.assert_close(logprobs, exact, rtol=0, atol=1e-5)
+    wide_hidden, wide_weight = (one.detach().float().requires_grad_() for one in (hidden, weight))
+    wide = plain(wide_hidden, wide_weight, targets, 1.0)
+    (wide[0].sum() + wide[1].sum()).backward()
+    assert wide_weight.grad is not None
+    error = (weight.grad.float() - wide_weight.grad).norm() / wide_weight.grad.norm()
+    # Logits of 8 and more are rounded to 2^-6.
+    assert error < 0.02
 
 
 def test_no_tokens_give_a_zero_gradient() -> None:

@@ -1,60 +1,85 @@
-"""From verdicts to rewards: shaping is added here, and stays visible among the components."""
+"""From verdicts to rewards, advantages and what is trained on."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 
+from actors.batch_metrics import batch_metrics
+from actors.group_stream import Batch, CollectedGroup
 from actors.scoring import score_group
 from maspo_dist.config import AlgorithmConfig
-from maspo_dist.flow.batch_metrics import batch_metrics
-from maspo_dist.types import GroupReport, Verdict, VerdictStatus
+from maspo_dist.types import GroupReport, ScoredGroup, Verdict, VerdictStatus
+
+LIMIT = 100
 
 
-def verdict(reward: float, status: VerdictStatus, *components: tuple[str, float]) -> Verdict:
-    return Verdict(reward=reward, status=status, extracted=None, seconds=0.0, components=components)
+def scored(verdicts: list[tuple[float, VerdictStatus]], tokens: list[int], **algorithm: Any) -> ScoredGroup:
+    """Responses of LIMIT tokens are truncated."""
+    lengths = np.array(tokens, dtype=np.int32)
+    report = GroupReport(
+        group_id=0,
+        attempt=0,
+        worker="w",
+        prompt_tokens=3,
+        response_tokens=lengths,
+        truncated=lengths == LIMIT,
+        oldest_version=np.zeros(lengths.size, dtype=np.int32),
+        version_tokens=((0, int(lengths.sum())),),
+        version_runs=np.ones(lengths.size, dtype=np.int32),
+        verdicts=tuple(
+            Verdict(reward=reward, status=status, extracted=None, seconds=0.0) for reward, status in verdicts
+        ),
+        generated_at_s=0.0,
+        scored_at_s=0.0,
+    )
+    return score_group(report, AlgorithmConfig.model_validate(algorithm), LIMIT)
 
 
-def group(*verdicts: Verdict, tokens: list[int]) -> GroupReport:
-    return GroupReport(
-        group_id=1, attempt=0, worker="w", prompt_tokens=3, response_tokens=np.asarray(tokens, np.int32),
-        truncated=np.asarray([count >= 100 for count in tokens], np.bool_),
-        oldest_version=np.zeros(len(tokens), np.int32), version_tokens=((0, sum(tokens)),), verdicts=verdicts,
-        generated_at_s=0.0, scored_at_s=0.0,
-    )  # fmt: skip
+RIGHT: tuple[float, VerdictStatus] = (1.0, "correct")
+WRONG: tuple[float, VerdictStatus] = (0.0, "wrong")
 
 
-def config(**overlong: float | bool) -> AlgorithmConfig:
-    return AlgorithmConfig.model_validate({"overlong": overlong, "max_policy_age": 1})
+def test_advantages_are_relative_to_the_group() -> None:
+    group = scored([RIGHT, WRONG], [5, 6])
+    assert group.rewards.tolist() == [1, 0]
+    assert group.advantages == pytest.approx([0.7071, -0.7071], abs=1e-4)
+    assert group.trainable.tolist() == [True, True]
+    assert scored([RIGHT, WRONG], [5, 6], advantage={"normalize_std": False}).advantages.tolist() == [0.5, -0.5]
 
 
-def test_the_overlong_penalty_is_part_of_the_reward_and_one_of_its_components() -> None:
-    report = group(
-        verdict(1.0, "correct", ("math", 1.0), ("format", 1.0)), verdict(1.0, "correct"), tokens=[50, 90]
-    )  # fmt: skip
+def test_a_long_response_pays_before_advantages_are_taken() -> None:
+    group = scored([RIGHT, RIGHT], [90, 10], overlong={"buffer_tokens": 20, "penalty": 0.5})
+    assert group.rewards.tolist() == [0.75, 1.0]
+    assert group.advantages[0] < 0 < group.advantages[1]
 
-    scored = score_group(report, config(buffer_tokens=20, penalty=1.0), max_response_tokens=100)
 
-    assert scored.rewards.tolist() == [1.0, 0.5]
-    first, second = scored.report.verdicts
-    assert dict(first.components) == {"math": 1.0, "format": 1.0, "overlong": 0.0}
-    assert dict(second.components) == {"overlong": -0.5}
-    metrics = batch_metrics([scored], policy_version=0)
+@pytest.mark.parametrize("mask", [False, True])
+def test_truncated_responses_are_masked_where_asked_and_keep_their_place_in_the_mean(mask: bool) -> None:
+    group = scored([RIGHT, WRONG], [5, LIMIT], overlong={"mask_truncated": mask})
+    assert group.trainable.tolist() == [True, not mask]
+    assert group.advantages == pytest.approx([0.7071, -0.7071], abs=1e-4)
+
+
+@pytest.mark.parametrize("status", ["timeout", "error"])
+def test_what_could_not_be_verified_neither_trains_nor_counts(status: VerdictStatus) -> None:
+    group = scored([RIGHT, WRONG, (1.0, status)], [5, 6, 7], advantage={"normalize_std": False})
+    assert group.trainable.tolist() == [True, True, False]
+    assert group.advantages.tolist() == [0.5, -0.5, 0]
+    assert group.rewards[2] == 0
+
+
+def test_the_overlong_penalty_stays_visible_among_the_components_of_the_reward() -> None:
+    group = scored([RIGHT, RIGHT], [50, 90], overlong={"buffer_tokens": 20, "penalty": 1.0})
+    assert [dict(verdict.components) for verdict in group.report.verdicts] == [{"overlong": 0.0}, {"overlong": -0.5}]
+    collected = CollectedGroup(group_id=0, scored=group, body=None, dropped=None)
+    metrics = batch_metrics(Batch(groups=(collected,), lost=()), policy_version=0)
     assert metrics["reward/component/overlong"] == pytest.approx(-0.25)
-    assert metrics["reward/component/math"] == 1.0
 
 
 def test_without_a_buffer_nothing_is_added() -> None:
-    scored = score_group(group(verdict(1.0, "correct"), tokens=[100]), config(), max_response_tokens=100)
-
-    assert scored.rewards.tolist() == [1.0]
-    assert scored.report.verdicts[0].components == ()
-
-
-def test_a_sample_without_a_verdict_neither_trains_nor_counts() -> None:
-    report = group(verdict(1.0, "correct"), verdict(0.0, "timeout"), verdict(0.0, "wrong"), tokens=[5, 5, 5])
-
-    scored = score_group(report, config(), max_response_tokens=100)
-
-    assert scored.trainable.tolist() == [True, False, True]
-    assert scored.advantages.tolist() == pytest.approx([0.7071, 0.0, -0.7071], abs=1e-4)
+    group = scored([RIGHT], [LIMIT])
+    assert group.rewards.tolist() == [1.0]
+    assert group.report.verdicts[0].components == ()

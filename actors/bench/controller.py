@@ -1,0 +1,163 @@
+"""What the loop itself costs: groups a second with a large pool, memory over many groups, overlap of the two sides."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+
+from actors.bench.fakes import (
+    CountedRecord,
+    CountingPrompts,
+    PlainDecoder,
+    TimedLearners,
+    TimedWorkers,
+)
+from actors.controller import Controller, Session
+from actors.evaluator import Evaluator
+from actors.group_stream import GroupStream
+from actors.rollout_pool import ElasticRolloutPool
+from maspo_dist.bench import BenchLine, compare
+from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState
+from maspo_dist.checkpoint_writer import CheckpointWriter
+from maspo_dist.config import TrainConfig
+from maspo_dist.console import PlainConsole
+from maspo_dist.flow.ledger import Ledger
+from maspo_dist.metrics import MetricFanout
+from maspo_dist.progress import Progress
+
+_WORKERS = 256
+_IN_FLIGHT = 20_000
+_GROUPS = 1_000_000
+_WANTED_GROUPS_PER_S = 2_000.0
+_GENERATE_S, _UPDATE_S = 0.25, 0.2
+_OVERLAP_STEPS = 100
+
+
+def run() -> Iterator[BenchLine]:
+    """The lines of the bench. Takes a few minutes."""
+    yield from _overlap()
+    yield from _throughput()
+
+
+def _overlap() -> Iterator[BenchLine]:
+    """Seconds of 100 steps, ideal over measured, with generation and update of known length."""
+    for age, ideal_step_s in ((0, _GENERATE_S + _UPDATE_S), (1, max(_GENERATE_S, _UPDATE_S))):
+        config = _config(workers=2, per_step=8, group_size=4, age=age, steps=_OVERLAP_STEPS)
+        started_s = time.perf_counter()
+        asyncio.run(_train(config, _GENERATE_S, _UPDATE_S, CountedRecord()))
+        seconds = time.perf_counter() - started_s
+        # The first batch has no update to hide behind, the last update nothing to generate.
+        ideal_s = _OVERLAP_STEPS * ideal_step_s + (min(_GENERATE_S, _UPDATE_S) if age else 0.0)
+        case = f"overlap: ideal over measured seconds of {_OVERLAP_STEPS} steps, max_policy_age {age}"
+        yield compare("controller", case, ideal_s, "s", seconds)
+
+
+def _throughput() -> Iterator[BenchLine]:
+    """Groups a second of one core, and memory of the second half of them against the first."""
+    per_step = _IN_FLIGHT // 2
+    config = _config(workers=_WORKERS, per_step=per_step, group_size=2, age=1, steps=_GROUPS // per_step)
+    record = CountedRecord()
+    resident: list[int] = []
+    started_s = time.process_time()
+    asyncio.run(_train(config, 0.0, 0.0, record, resident))
+    seconds = time.process_time() - started_s
+    case = f"groups a second of CPU, {_WORKERS} workers, {_IN_FLIGHT} groups in flight, {record.ended} groups"
+    yield compare("controller", case, record.ended / seconds, "groups/s", _WANTED_GROUPS_PER_S)
+    early, late = max(resident[: len(resident) // 4]), max(resident)
+    case = f"memory after a quarter of {record.ended} groups over that at its peak ({late / 2**20:.0f} MiB)"
+    yield compare("controller", case, early / 2**20, "MiB", late / 2**20)
+
+
+def _config(*, workers: int, per_step: int, group_size: int, age: int, steps: int) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "run": {"name": "bench", "max_steps": steps},
+            "model": {"path": "none", "dtype": "float32"},
+            "data": {"train": ["none"]},
+            "rollout": {
+                "workers": workers,
+                "group_size": group_size,
+                "prompts_per_step": per_step,
+                "max_response_tokens": 8,
+            },
+            "algorithm": {"mini_batches": 4, "max_policy_age": age},
+            "learner": {"ranks": 2, "micro_batch_tokens": 8192},
+            "evaluation": {"every": None},
+            "logging": {"tensorboard": False, "sample_groups": 0},
+        }
+    )
+
+
+async def _train(
+    config: TrainConfig,
+    generate_s: float,
+    update_s: float,
+    record: CountedRecord,
+    resident: list[int] | None = None,
+) -> None:
+    """The real controller, stream, ledger and pool from the first step to the last."""
+    rollout = config.rollout
+    # One batch takes the whole pool `generate_s`.
+    at_once = rollout.prompts_per_step // rollout.first_workers
+    workers = TimedWorkers(rollout.group_size, generate_s, at_once)
+    pool = ElasticRolloutPool(config, workers, record.write_event)
+    sink = _ResidentSink(resident if resident is not None else [])
+
+    def session(state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:
+        ledger = Ledger()
+        stream = GroupStream(
+            config,
+            pool,
+            CountingPrompts(),
+            ledger,
+            batches=config.run.max_steps,
+            on_progress=lambda _: None,
+            on_event=record.write_event,
+        )
+        return Session(stream=stream, ledger=ledger, metrics=MetricFanout([sink], record.write_event))
+
+    with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:  # noqa: ASYNC230 (opened once)
+        checkpoints = CheckpointStore(Path(folder))
+        controller = Controller(
+            config,
+            pool=pool,
+            learners=TimedLearners(update_s),
+            sessions=session,
+            evaluator=Evaluator(config, pool, {}),
+            checkpoints=checkpoints,
+            writer=CheckpointWriter(checkpoints, config.checkpoint, "", _checkpoint_failed),
+            probes=[],
+            decoder=PlainDecoder(),
+            record=record,
+            console=PlainConsole("bench", Progress(max_steps=config.run.max_steps), nowhere),
+            clock=time.time,
+        )
+        await pool.start()
+        try:
+            await controller.run(None)
+        finally:
+            await pool.stop()
+
+
+def _checkpoint_failed(step: int, reason: str) -> None:
+    raise AssertionError(f"nothing is saved in a bench of the loop: {step}, {reason}")
+
+
+class _ResidentSink:
+    """Notes this process's memory at every step."""
+
+    def __init__(self, resident: list[int]) -> None:
+        self._resident = resident
+        self._process = psutil.Process()
+
+    def write(self, step: int, metrics: object) -> None:
+        self._resident.append(self._process.memory_info().rss)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,110 @@
+"""The processes of a standalone evaluation: engines and a verifier pool, no learner."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.cluster import make_evaluation_actors
+from actors.deadline import within
+from actors.engines.settings import EngineSettings
+from maspo_dist.config import EvalConfig
+from maspo_dist.errors import PlacementError
+from maspo_dist.placement import Bundle, Device, Role, require_fit
+from maspo_dist.types import Rollout, RolloutRequest, Verdict
+
+_STOP_S = 30.0
+
+
+class EvaluationCluster:
+    """Places, starts and ends the processes. Implements `evaluation_run.EvaluationPool`."""
+
+    def __init__(self, config: EvalConfig, bundles: tuple[Bundle, ...], device: Device, logs_path: Path) -> None:
+        self._config = config
+        self._bundles = bundles
+        self._device: Device = device
+        self._logs = logs_path
+        self._group: PlacementGroup | None = None
+        self._verifier: ActorHandle[Any] | None = None
+        self._workers: list[ActorHandle[Any]] = []
+
+    async def start(self, settings: EngineSettings, waiting_for: Callable[[str], None]) -> None:
+        """Starts every process side by side, saying what it waits for. Call `stop` whatever happens.
+
+        Raises PlacementError when the cluster is too small or stays full, DeadlineError past
+        `cluster.start_timeout_s`, and whatever a process dies of.
+        """
+        require_fit(self._bundles, ray.cluster_resources())
+        timeout_s = self._config.cluster.start_timeout_s
+        deadline_s = time.monotonic() + timeout_s
+        self._group = placement_group(
+            [_resources(bundle) for bundle in self._bundles for _ in range(bundle.count)], strategy="PACK"
+        )
+        while not (await asyncio.to_thread(ray.wait, [self._group.ready()], timeout=2.0))[0]:
+            waiting_for("a place in the cluster")
+            if time.monotonic() > deadline_s:
+                raise PlacementError(f"no room was found within {timeout_s:g} s: the cluster is busy with other jobs")
+        self._verifier, self._workers = make_evaluation_actors(
+            self._config, settings, self._device, self._places(self._group), self._logs
+        )
+        waiting_for(f"{self.size} vLLM engine{'s' if self.size > 1 else ''}")
+        await asyncio.gather(
+            *(
+                within(deadline_s - time.monotonic(), f"evaluation worker {index}: start", worker.start.remote())
+                for index, worker in enumerate(self._workers)
+            )
+        )
+
+    @property
+    def size(self) -> int:
+        """How many workers there are."""
+        return len(self._workers)
+
+    async def sample(self, worker: int, request: RolloutRequest) -> Sequence[tuple[Rollout, Verdict]]:
+        """All responses to one problem with their verdicts. Raises DeadlineError, ActorDiedError, VerifierError."""
+        samples: Sequence[tuple[Rollout, Verdict]] = await within(
+            self._config.cluster.generate_timeout_s,
+            f"evaluation worker {worker}: problem {request.prompt.prompt_id}",
+            self._workers[worker].sample.remote(request),
+        )
+        return samples
+
+    async def stop(self) -> None:
+        """Ends every process, gently first, so that engines end their own children."""
+        handles = [*self._workers, *([self._verifier] if self._verifier is not None else [])]
+        await asyncio.gather(
+            *(within(_STOP_S, "evaluation: stop", handle.stop.remote()) for handle in handles), return_exceptions=True
+        )
+        for handle in handles:
+            ray.kill(handle)
+        if self._group is not None:
+            remove_placement_group(self._group)
+
+    def _places(self, group: PlacementGroup) -> dict[Role, list[dict[str, Any]]]:
+        places: dict[Role, list[dict[str, Any]]] = {}
+        index = itertools.count()
+        for bundle in self._bundles:
+            places[bundle.role] = [
+                {
+                    "num_cpus": bundle.cpus,
+                    "num_gpus": bundle.gpus,
+                    "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                        group, placement_group_bundle_index=next(index)
+                    ),
+                }
+                for _ in range(bundle.count)
+            ]
+        return places
+
+
+def _resources(bundle: Bundle) -> dict[str, float]:
+    return {"CPU": bundle.cpus, **({"GPU": float(bundle.gpus)} if bundle.gpus else {})}

@@ -1,0 +1,206 @@
+"""From variants and seeds to runs, each an ordinary `maspo-dist train` in a folder of its own."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from maspo_dist.compare.statistics import MAX_PAIRS
+from maspo_dist.config import CompareConfig, TrainConfig, build_config, load_config, parse_seeds, read_tree
+from maspo_dist.errors import ConfigError
+from maspo_dist.json_log import last_row
+from maspo_dist.run_folder import RunFolder
+
+#: What may differ between the calls that make up one run: none of it changes what is learned.
+_FREE = ("checkpoint", "logging", "cluster", "run.dir")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """One variant with one seed: `maspo-dist train base *overrides` leaves `folder`."""
+
+    variant: str
+    seed: int
+    base: Path
+    overrides: tuple[str, ...]
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        return self.config.run.name
+
+    @property
+    def folder(self) -> Path:
+        return self.config.run.dir / self.config.run.name
+
+    @property
+    def samples_per_step(self) -> int:
+        return self.config.rollout.prompts_per_step * self.config.rollout.group_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All runs of a comparison, a seed's variants next to each other; `variants` by name, with their overrides."""
+
+    folder: Path
+    variants: Mapping[str, Sequence[str]]
+    seeds: tuple[int, ...]
+    runs: tuple[PlannedRun, ...]
+    score: str
+    reach: float | None
+    against: str
+
+
+def make_plan(settings: CompareConfig, base: Path) -> Plan:
+    """Resolves every run. Raises ConfigError where a variant cannot run or does not compare with the others."""
+    seeds = parse_seeds(settings.seeds)
+    if len(seeds) > MAX_PAIRS:
+        raise ConfigError(f"seeds: {settings.seeds} are {len(seeds)}, at most {MAX_PAIRS} can be compared")
+    against = settings.against or next(iter(settings.variants))
+    if against not in settings.variants:
+        raise ConfigError(f"against: no variant is called {against!r}; there are {', '.join(settings.variants)}")
+    runs_folder = load_config(base, _filled(settings.overrides, seeds[0])).run.dir
+    folder = runs_folder / settings.name
+    runs = tuple(
+        _run(variant, seed, base, folder, (*settings.overrides, *overrides))
+        for seed in seeds
+        for variant, overrides in settings.variants.items()
+    )
+    _require_equal_samples(runs)
+    return Plan(
+        folder=folder,
+        variants=settings.variants,
+        seeds=seeds,
+        runs=runs,
+        score=settings.score or _first_score(runs[0].config),
+        reach=settings.reach,
+        against=against,
+    )
+
+
+def is_finished(run: PlannedRun) -> bool:
+    """Whether the run's folder holds all its steps.
+
+    Raises ConfigError if the folder holds a run with another configuration, naming the first difference.
+    """
+    folder = RunFolder(run.folder)
+    if not folder.used:
+        return False
+    try:
+        there = TrainConfig.model_validate(folder.read_config())
+    except ValidationError:
+        raise ConfigError(f"{run.folder} holds a run whose config.yaml cannot be read: choose another name") from None
+    before, now = _flat(there.model_dump(mode="json")), _flat(run.config.model_dump(mode="json"))
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key) and not key.startswith(_FREE):
+            raise ConfigError(
+                f"{run.folder} holds a run with {key} {before.get(key)}, where this one has {now.get(key)}: "
+                "choose another --name"
+            )
+    row = last_row(folder.metrics_path)
+    return row is not None and int(row["step"]) >= run.config.run.max_steps
+
+
+def read_settings(path: Path) -> tuple[CompareConfig, Path] | None:
+    """The comparison in `path` and the configuration that it starts from; None for a training configuration."""
+    tree = read_tree(path)
+    if "variants" not in tree:
+        return None
+    settings = build_config(CompareConfig, tree)
+    return settings, path.parent / settings.config
+
+
+def vary(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Every combination of `dotted.key=value,value`, named after its values. Raises ConfigError."""
+    choices: list[list[tuple[str, str]]] = []
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not equals or not key or not values:
+            raise ConfigError(f"--vary {text!r} is not of the form dotted.key=value,value")
+        leaf = key.rsplit(".", 1)[-1]
+        label = "" if len(texts) == 1 else f"{leaf}-"
+        choices.append([(label + _as_name(value), f"{key}={value}") for value in _split(values)])
+    variants: dict[str, list[str]] = {}
+    for combination in itertools.product(*choices):
+        name = "_".join(label for label, _ in combination)
+        if name in variants:
+            raise ConfigError(f"--vary makes two variants called {name}: name them with --variant")
+        variants[name] = [override for _, override in combination]
+    return variants
+
+
+def named_variant(text: str) -> tuple[str, list[str]]:
+    """`name: key=value key=value` → the variant. A name alone is the configuration as it stands."""
+    name, _, overrides = text.partition(":")
+    return name.strip(), overrides.split()
+
+
+def _run(variant: str, seed: int, base: Path, folder: Path, overrides: Sequence[str]) -> PlannedRun:
+    filled = (
+        *_filled(overrides, seed),
+        f"run.seed={seed}",
+        f"run.dir={folder}",
+        f"run.name={variant}-seed{seed}",
+        "checkpoint.resume=auto",
+    )
+    try:
+        config = load_config(base, filled)
+    except ConfigError as error:
+        raise ConfigError(f"variant {variant}: {error}") from None
+    return PlannedRun(variant=variant, seed=seed, base=base, overrides=filled, config=config)
+
+
+def _filled(overrides: Sequence[str], seed: int) -> tuple[str, ...]:
+    return tuple(override.replace("{seed}", str(seed)) for override in overrides)
+
+
+def _require_equal_samples(runs: Sequence[PlannedRun]) -> None:
+    first = runs[0]
+    for run in runs:
+        ours, theirs = _samples(run), _samples(first)
+        if ours != theirs:
+            raise ConfigError(
+                f"variant {run.variant} trains on {ours:,} samples and {first.variant} on {theirs:,}: "
+                "set run.max_steps so that they are equal"
+            )
+
+
+def _samples(run: PlannedRun) -> int:
+    return run.samples_per_step * run.config.run.max_steps
+
+
+def _first_score(config: TrainConfig) -> str:
+    if not config.data.eval or config.evaluation.every is None:
+        raise ConfigError("score: there is no held-out set to compare on: set data.eval and evaluation.every, or score")
+    return f"eval/{next(iter(config.data.eval))}/avg@{config.evaluation.samples}"
+
+
+def _split(values: str) -> list[str]:
+    """At commas outside of brackets."""
+    parts, depth = [""], 0
+    for char in values:
+        depth += (char in "[{") - (char in "]}")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return parts
+
+
+def _as_name(value: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-.") or "empty"
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, object]:
+    if not isinstance(node, dict) or not node:
+        return {prefix: node}
+    flat: dict[str, object] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

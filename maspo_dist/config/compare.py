@@ -1,0 +1,66 @@
+"""Settings of `maspo-dist compare`, as they stand in a file of their own."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, field_validator
+
+from maspo_dist.config.algorithm import Section
+
+_SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class CompareConfig(Section):
+    """Variants of one configuration, each with several seeds, at equal samples.
+
+    In overrides, `{seed}` stands for the seed of the run.
+    """
+
+    #: Name of the folder of all its runs, under run.dir.
+    name: str = Field(pattern=_NAME.pattern + "$")
+    #: The configuration that all runs start from, relative to this file.
+    config: str
+    #: dotted.key=value of every run.
+    overrides: list[str] = Field(default_factory=list)
+    #: 0-4, or 0,3,7; every variant is run with each.
+    seeds: str = "0-4"
+    #: dotted.key=value of each variant, by its name.
+    variants: dict[str, list[str]] = Field(min_length=1)
+    #: Metric that is compared; null: avg@k of the first held-out set.
+    score: str | None = None
+    #: Score whose first step is compared; null: half way from the start to the best variant's end.
+    reach: float | None = None
+    #: Variant that the others are tested against; null: the first.
+    against: str | None = None
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_read(cls, value: str) -> str:
+        parse_seeds(value)
+        return value
+
+    @field_validator("variants")
+    @classmethod
+    def _names_fit_folders(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        for name in value:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"variant name {name!r} may hold letters, digits, '.', '_' and '-' only")
+        return value
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0-2,7` → (0, 1, 2, 7). Raises ValueError with one sentence."""
+    seeds: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        match = _SEEDS.fullmatch(part)
+        if not match:
+            raise ValueError(f"seeds must be such as 0-4 or 0,3,7, got {text!r}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"seeds {part} run backwards: write {last}-{first}")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"a seed stands twice in {text!r}")
+    return tuple(seeds)

@@ -1,0 +1,234 @@
+"""The folder that an evaluation leaves behind, and goes on in.
+
+    evals/<name>/
+        settings.yaml    everything that the scores depend on: settings, checksums of model and data
+        problems.jsonl   set, prompt_id, prompt, reference
+        samples.jsonl    every response and its verdict; all of a problem's in one write, as problems end
+        results.json     scores, when all problems have ended
+        logs/            one file a process
+
+One process writes at a time, held by a lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import yaml
+
+from maspo_dist.config import EvalConfig
+from maspo_dist.data.rows import HUB_PREFIX
+from maspo_dist.errors import ConfigError
+from maspo_dist.evaluation.results import Outcome
+from maspo_dist.folder_lock import lock_folder
+from maspo_dist.json_log import JsonLog, read_rows
+
+#: What no score depends on: it may change between the calls that make up one evaluation.
+_FREE = ("model.path", "data.sets", "rollout.workers", "rollout.samples_in_flight", "reward.workers", "cluster")
+_MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py")
+_CHUNK_BYTES = 1 << 22
+
+#: A problem by set and prompt id.
+ProblemKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatedSample:
+    """One line of samples.jsonl. `sample` counts a problem's responses from 0; `seed` is what it drew from."""
+
+    set: str
+    prompt_id: str
+    sample: int
+    seed: int
+    response: str
+    reference: str
+    source: str
+    reward: float
+    status: str
+    extracted: str | None
+    seconds: float
+    reason: str
+    finish_reason: str
+    response_tokens: int
+
+    def outcome(self) -> Outcome:
+        return _outcome(asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemRow:
+    """One line of problems.jsonl."""
+
+    set: str
+    prompt_id: str
+    prompt: str
+    reference: str
+
+
+class EvaluationFolder:
+    """Owns the files of one evaluation. Use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings_path = path / "settings.yaml"
+        self.problems_path = path / "problems.jsonl"
+        self.samples_path = path / "samples.jsonl"
+        self.results_path = path / "results.json"
+        self.logs_path = path / "logs"
+        self._samples = JsonLog(self.samples_path)
+        self._lock: BinaryIO | None = None
+
+    @classmethod
+    def open(cls, path: Path, settings: Mapping[str, Any]) -> EvaluationFolder:
+        """The folder of an evaluation with `settings`, made or gone on with, and its lock.
+
+        Raises ConfigError when it is in use, holds an evaluation with other settings (naming the first
+        difference) or something else, or cannot be written.
+        """
+        folder = cls(path)
+        folder._require_ours()
+        try:
+            folder.logs_path.mkdir(parents=True, exist_ok=True)
+            folder._lock = lock_folder(path, f"{path} is in use by another evaluation: give --to another folder")
+            if folder.settings_path.is_file():
+                folder._require_same(settings)
+            else:
+                temporary = folder.settings_path.with_name("settings.yaml.part")
+                temporary.write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
+                temporary.replace(folder.settings_path)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written ({error.strerror}): give --to another folder") from None
+        except ConfigError:
+            folder.close()
+            raise
+        return folder
+
+    def finished(self, samples: int) -> dict[ProblemKey, tuple[Outcome, ...]]:
+        """Problems with all their `samples` responses; what is left of others is removed from the file."""
+        found: dict[ProblemKey, dict[int, Outcome]] = {}
+        for row in read_rows(self.samples_path):
+            found.setdefault((row["set"], row["prompt_id"]), {})[int(row["sample"])] = _outcome(row)
+        whole = {key: rows for key, rows in found.items() if set(rows) == set(range(samples))}
+        if len(whole) < len(found):
+            self._samples.keep(lambda row: (row["set"], row["prompt_id"]) in whole)
+        return {key: tuple(rows[sample] for sample in range(samples)) for key, rows in whole.items()}
+
+    def write_problems(self, rows: Iterable[ProblemRow]) -> None:
+        """What was asked. Written anew by every call: equal settings make equal rows."""
+        with self.problems_path.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(asdict(row), ensure_ascii=True) + "\n")
+
+    def append(self, samples: Sequence[EvaluatedSample]) -> None:
+        """All responses to one problem, in one write."""
+        self._samples.append(_finite(asdict(sample)) for sample in samples)
+
+    def write_results(self, results: Mapping[str, object]) -> None:
+        temporary = self.results_path.with_name("results.json.part")
+        temporary.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(self.results_path)
+
+    def close(self) -> None:
+        self._samples.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _require_ours(self) -> None:
+        if self.path.is_file():
+            raise ConfigError(f"{self.path} is a file: give --to a folder")
+        if self.path.is_dir() and any(self.path.iterdir()) and not self.settings_path.is_file():
+            leftovers = {entry.name for entry in self.path.iterdir()} - {".lock", "logs", "settings.yaml.part"}
+            if leftovers:
+                raise ConfigError(f"{self.path} holds other files ({min(leftovers)}): give --to a new folder")
+
+    def _require_same(self, settings: Mapping[str, Any]) -> None:
+        there = dict(_flat(yaml.safe_load(self.settings_path.read_text(encoding="utf-8"))))
+        here = dict(_flat(settings))
+        for key in dict.fromkeys([*there, *here]):
+            before, now = there.get(key, "unset"), here.get(key, "unset")
+            if before == now or key.startswith(_FREE):
+                continue
+            difference = f"{key} {before}, where this one has {now}"
+            if key.startswith("checksums."):
+                difference = f"another {key.removeprefix('checksums.').replace('.', ' set ')}"
+            raise ConfigError(
+                f"{self.path} holds an evaluation with {difference}: "
+                "give --to another folder, or the same settings to go on there"
+            )
+
+
+def evaluation_settings(config: EvalConfig) -> dict[str, Any]:
+    """Everything that the scores depend on, as settings.yaml holds it: the configuration, and what lies on disk.
+
+    A hub name stands for itself. Raises OSError where a file cannot be read.
+    """
+    model = Path(config.model.path)
+    return {
+        **config.model_dump(mode="json"),
+        "checksums": {
+            "model": _folder_sha256(model) if model.is_dir() else config.model.path,
+            "data": {
+                name: data_set if data_set.startswith(HUB_PREFIX) else _sha256([Path(data_set)])
+                for name, data_set in config.data.sets.items()
+            },
+        },
+    }
+
+
+def default_folder(settings: Mapping[str, Any]) -> Path:
+    """evals/<model>-<digest of the settings>: the same command finds its folder again."""
+    fixed = {key: value for key, value in _flat(settings) if not key.startswith(_FREE)}
+    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    parts = [part for part in Path(settings["model"]["path"]).resolve().parts[-2:] if part != "model"]
+    return Path("evals") / f"{parts[-1]}-{digest}"
+
+
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+    return Outcome(
+        status=row["status"],
+        extracted=row["extracted"],
+        reward=float(row["reward"] or 0.0),
+        response_tokens=int(row["response_tokens"]),
+        truncated=row["finish_reason"] == "length",
+    )
+
+
+def _folder_sha256(folder: Path) -> str:
+    return _sha256(sorted(path for path in folder.iterdir() if path.suffix in _MODEL_SUFFIXES))
+
+
+def _sha256(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _flat(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }

@@ -1,0 +1,169 @@
+"""From the samples of a finished evaluation to its scores.
+
+results.json
+    model, sampling
+    sets.<name>.avg@n, pass@k, majority@k for k = 1 to n    {value, low, high}, 95 % over problems
+    sets.<name>.response_tokens                             {mean, p10, p50, p90, max}
+    sets.<name>.truncated_share, unparsed_share, unverifiable_share, reward_mean, problems, samples, dropped_overlong
+    mean_over_sets.avg@n, pass@k, majority@k                every set weighs the same
+
+A response without a verdict counts as not solved, since every problem must count alike; its share is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from maspo_dist.evaluation.statistics import Estimates, bootstrap_intervals, majority_estimates, pass_estimates
+from maspo_dist.types import UNVERIFIABLE
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What scores need of one response."""
+
+    status: str
+    extracted: str | None
+    reward: float
+    response_tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """An estimate and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetResults:
+    """Scores of one held-out set; `scores` by name: avg@n, then pass@k and majority@k for k = 1 to n."""
+
+    problems: int
+    samples: int
+    dropped_overlong: int
+    scores: Mapping[str, Interval]
+    response_tokens: Mapping[str, float]
+    truncated_share: float
+    unparsed_share: float
+    unverifiable_share: float
+    reward_mean: float
+
+    def tree(self) -> dict[str, object]:
+        """As it stands in results.json."""
+        return {
+            "problems": self.problems,
+            "samples": self.samples,
+            "dropped_overlong": self.dropped_overlong,
+            **{name: {"value": one.value, "low": one.low, "high": one.high} for name, one in self.scores.items()},
+            "response_tokens": dict(self.response_tokens),
+            "truncated_share": self.truncated_share,
+            "unparsed_share": self.unparsed_share,
+            "unverifiable_share": self.unverifiable_share,
+            "reward_mean": self.reward_mean,
+        }
+
+
+def score_set(problems: Sequence[Sequence[Outcome]], dropped_overlong: int = 0) -> SetResults:
+    """Scores of P problems with n outcomes each. Raises ValueError unless P, n ≥ 1 and n is the same for all."""
+    counts = {len(outcomes) for outcomes in problems}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"every problem needs the same number of outcomes, at least 1; got {sorted(counts)}")
+    samples = counts.pop()
+    correct = np.asarray([[one.status == "correct" for one in outcomes] for outcomes in problems])
+    majority = np.asarray(
+        [
+            majority_estimates([one.extracted for one in outcomes], list(right))
+            for outcomes, right in zip(problems, correct.tolist(), strict=True)
+        ]
+    )
+    scores = _named([f"avg@{samples}"], correct.mean(axis=1)[:, None])
+    scores |= _named([f"pass@{k + 1}" for k in range(samples)], pass_estimates(correct))
+    scores |= _named([f"majority@{k + 1}" for k in range(samples)], majority)
+    everything = [one for outcomes in problems for one in outcomes]
+    verifiable = [one for one in everything if one.status not in UNVERIFIABLE]
+    return SetResults(
+        problems=len(problems),
+        samples=samples,
+        dropped_overlong=dropped_overlong,
+        scores=scores,
+        response_tokens=_lengths(np.asarray([one.response_tokens for one in everything], np.float64)),
+        truncated_share=_share(one.truncated for one in everything),
+        unparsed_share=_share(one.status == "unparsed" for one in everything),
+        unverifiable_share=1.0 - len(verifiable) / len(everything),
+        reward_mean=float(np.mean([one.reward for one in verifiable])) if verifiable else 0.0,
+    )
+
+
+def mean_over_sets(sets: Mapping[str, SetResults]) -> dict[str, float]:
+    """Each score's mean over the sets, all weighing the same however many problems they hold."""
+    first = next(iter(sets.values()))
+    return {name: float(np.mean([one.scores[name].value for one in sets.values()])) for name in first.scores}
+
+
+def results_tables(sets: Mapping[str, SetResults]) -> list[Table]:
+    """Scores at n with their intervals, then lengths and shares; one row a set."""
+    samples = next(iter(sets.values())).samples
+    shown = [f"avg@{samples}", *([f"pass@{samples}", f"majority@{samples}"] if samples > 1 else [])]
+    scores = _table("scores in %, 95 % intervals over problems", "set", "problems", *shown)
+    shares = _table("responses", "set", "tokens", "longest", "truncated", "unparsed", "unverifiable")
+    for name, one in sets.items():
+        lengths = one.response_tokens
+        scores.add_row(name, str(one.problems), *(_percent(one.scores[score]) for score in shown))
+        shares.add_row(
+            name,
+            f"{lengths['mean']:.0f}",
+            f"{lengths['max']:.0f}",
+            *(f"{share:.1%}" for share in (one.truncated_share, one.unparsed_share, one.unverifiable_share)),
+        )
+    if len(sets) > 1:
+        means = mean_over_sets(sets)
+        scores.add_section()
+        scores.add_row("mean over sets", "", *(f"{100 * means[score]:.1f}" for score in shown))
+    return [scores, shares]
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _named(names: Sequence[str], estimates: Estimates) -> dict[str, Interval]:
+    """`estimates` f64[P, K]: the mean of each column over problems, and its bootstrap interval."""
+    intervals = bootstrap_intervals(estimates, CONFIDENCE)
+    return {
+        name: Interval(value=float(value), low=float(low), high=float(high))
+        for name, value, (low, high) in zip(names, estimates.mean(axis=0), intervals, strict=True)
+    }
+
+
+def _lengths(tokens: Estimates) -> dict[str, float]:
+    p10, p50, p90 = np.quantile(tokens, [0.1, 0.5, 0.9])
+    return {
+        "mean": float(tokens.mean()),
+        "p10": float(p10),
+        "p50": float(p50),
+        "p90": float(p90),
+        "max": float(tokens.max()),
+    }
+
+
+def _share(flags: Iterable[bool]) -> float:
+    return float(np.mean(list(flags)))
+
+
+def _percent(one: Interval) -> str:
+    return f"{100 * one.value:.1f} [{100 * one.low:.0f}, {100 * one.high:.0f}]"

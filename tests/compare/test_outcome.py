@@ -1,0 +1,177 @@
+"""From run folders to figures, tests and a page; runs once, in order, and goes on after an interruption."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from maspo_dist.compare import run as compare_run
+from maspo_dist.compare.outcome import Comparison, summarise
+from maspo_dist.compare.plan import Plan, PlannedRun, make_plan
+from maspo_dist.config import CompareConfig, dump_config
+from maspo_dist.errors import ConfigError, RunsFailedError
+from maspo_dist.report.comparison import over_seeds, render_comparison
+from maspo_dist.run_folder import RunFolder
+
+SMOKE = Path(__file__).parents[2] / "configs" / "local_smoke.yaml"
+SCORE = "eval/addition/avg@1"
+#: Scores at steps 0, 2 and 4 by variant and seed.
+SCORES = {
+    ("maspo", 0): (0.3, 0.5, 0.7),
+    ("maspo", 1): (0.2, 0.6, 0.8),
+    ("grpo", 0): (0.3, 0.4, 0.6),
+    ("grpo", 1): (0.2, 0.3, 0.5),
+}
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    settings = CompareConfig(
+        name="c",
+        config="",
+        seeds="0-1",
+        overrides=[f"run.dir={tmp_path}", "run.max_steps=4", "evaluation.every=2"],
+        variants={"maspo": [], "grpo": ["algorithm.loss.kind=clip"]},
+        against="grpo",
+    )
+    return make_plan(settings, SMOKE)
+
+
+def leave(run: PlannedRun) -> None:
+    """What a finished run leaves."""
+    scores = dict(zip((0, 2, 4), SCORES[run.variant, run.seed], strict=True))
+    with RunFolder.resume(run.folder, dump_config(run.config)) as folder:
+        folder.rewind(-1)
+        for step in range(5):
+            row = {"policy/entropy": 1.0 - step / 10, "gate/mean": 0.9} if step else {}
+            folder.write_metrics(step, {**row, **({SCORE: scores[step]} if step in scores else {})})
+
+
+def compared(plan: Plan) -> Comparison:
+    for run in plan.runs:
+        leave(run)
+    return summarise(plan, plan.runs)
+
+
+def test_figures_counted_by_hand(plan: Plan) -> None:
+    comparison = compared(plan)
+    maspo, grpo = comparison.variants
+    assert maspo.estimates["final"].mean == pytest.approx(0.75)
+    assert maspo.estimates["area"].mean == pytest.approx((0.5 + 0.55) / 2)
+    assert maspo.estimates["entropy"].mean == pytest.approx(0.6)
+    assert maspo.estimates["gate"].mean == pytest.approx(0.9)
+    # Half way from 0.25, where all start, to 0.75, the best end.
+    assert comparison.reach == pytest.approx(0.5)
+    assert maspo.steps_to_reach == [2, 2]
+    assert grpo.steps_to_reach == [4, 4]
+
+
+def test_tests_are_paired_by_seed_against_the_baseline(plan: Plan) -> None:
+    final, area = compared(plan).tests
+    assert (final.variant, final.against, final.measure, final.seeds) == ("maspo", "grpo", "final", (0, 1))
+    assert final.difference.mean == pytest.approx((0.1 + 0.3) / 2)
+    assert final.p == 2 / 4
+    assert area.difference.mean == pytest.approx((0.5 - 0.425 + 0.55 - 0.325) / 2)
+
+
+def test_seeds_that_one_variant_lacks_are_left_out_of_the_test(plan: Plan) -> None:
+    for run in plan.runs[:3]:
+        leave(run)
+    comparison = summarise(plan, plan.runs[:3])
+    assert [run.name for run in comparison.unfinished] == ["grpo-seed1"]
+    assert {test.seeds for test in comparison.tests} == {(0,)}
+    assert "1 of 4 runs are missing: grpo-seed1" in render_comparison(comparison)
+
+
+def test_the_page_stands_alone_and_shows_variants_tests_and_curves(plan: Plan) -> None:
+    page = render_comparison(compared(plan))
+    assert "http" not in page.replace("http://www.w3.org", "")
+    for text in ("maspo", "grpo", "2 seeds", "0.750", "no p can be below 0.5", "Held-out score", "Policy entropy"):
+        assert text in page
+    assert page.count('class="band') >= 2
+
+
+def test_curves_over_seeds_are_means_with_intervals() -> None:
+    bins = over_seeds([((0, 1.0), (2, 2.0), (3, 9.0)), ((0, 1.0), (2, 4.0))])
+    assert [(one.first, one.mean) for one in bins] == [(0, 1.0), (2, 3.0)]
+    assert bins[0].low == bins[0].high == 1.0
+    assert bins[1].low < 2.0
+    assert bins[1].high > 4.0
+
+
+def say(log: Path, text: str) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(text)
+
+
+class Trainer:
+    """Stands in for `maspo-dist train`: each command leaves its run, or exits with a code."""
+
+    def __init__(self, plan: Plan, codes: dict[str, int] | None = None) -> None:
+        self.started: list[str] = []
+        self._runs = {run.name: run for run in plan.runs}
+        self._codes = codes or {}
+
+    async def __call__(self, command: Sequence[str], log: Path) -> int:
+        name = next(word.partition("=")[2] for word in command if word.startswith("run.name="))
+        self.started.append(name)
+        code = self._codes.get(name, 0)
+        if code == 0:
+            leave(self._runs[name])
+        say(log, "" if code == 0 else "starting\nerror: model.path m does not exist\n")
+        return code
+
+
+def run(plan: Plan, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr("maspo_dist.compare.processes.run_command", trainer)
+    screen = io.StringIO()
+    compare_run.compare(plan, 1, (), Console(file=screen, width=200))
+    return screen.getvalue()
+
+
+def test_every_run_is_made_once_and_a_second_call_makes_none(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(plan.runs[1])
+    first, second = Trainer(plan), Trainer(plan)
+    screen = run(plan, first, monkeypatch)
+    assert first.started == ["maspo-seed0", "maspo-seed1", "grpo-seed1"]
+    assert "0.750" in screen
+    assert json.loads((plan.folder / "compare.json").read_text())["variants"][0]["final"]["mean"] == pytest.approx(0.75)
+    assert run(plan, second, monkeypatch).startswith("4 runs in")
+    assert second.started == []
+
+
+def test_a_failed_run_does_not_stop_the_others_and_is_told_at_the_end(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(plan, {"grpo-seed0": 1})
+    with pytest.raises(RunsFailedError, match=r"1 of 4 runs failed, see .*grpo-seed0\.log: error: model\.path m"):
+        run(plan, trainer, monkeypatch)
+    assert len(trainer.started) == 4
+    assert json.loads((plan.folder / "compare.json").read_text())["unfinished"] == [str(plan.runs[1].folder)]
+
+
+def test_a_run_whose_input_cannot_run_stops_the_comparison(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(plan, {"maspo-seed0": 2})
+    with pytest.raises(ConfigError, match=r"^maspo-seed0 cannot run: model\.path m does not exist$"):
+        run(plan, trainer, monkeypatch)
+    assert trainer.started == ["maspo-seed0"]
+
+
+def test_one_comparison_at_a_time_in_a_folder(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan.folder.mkdir(parents=True)
+    code = (
+        "import fcntl, sys\nlock = open(sys.argv[1], 'ab')\nfcntl.lockf(lock, fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\nsys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(plan.folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ConfigError, match="is in use by another comparison: choose another --name"):
+            run(plan, Trainer(plan), monkeypatch)
+        other.kill()

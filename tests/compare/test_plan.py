@@ -1,0 +1,120 @@
+"""Variants and seeds become ordinary runs at equal samples, or one sentence that says why not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from maspo_dist.compare.options import CompareOptions, make_settings
+from maspo_dist.compare.plan import Plan, is_finished, make_plan, named_variant, vary
+from maspo_dist.config import dump_config, parse_seeds
+from maspo_dist.errors import ConfigError
+from maspo_dist.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "configs" / "local_smoke.yaml"
+
+
+def plan(tmp_path: Path, **options: object) -> Plan:
+    defaults: dict[str, object] = {
+        "config": SMOKE,
+        "vary": ["algorithm.loss.kind=maspo,clip"],
+        "seeds": "0-1",
+        "name": "c",
+        "overrides": [f"run.dir={tmp_path}"],
+    }
+    return make_plan(*make_settings(CompareOptions(**{**defaults, **options})))  # type: ignore[arg-type]
+
+
+def test_every_variant_meets_every_seed_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    runs = plan(tmp_path).runs
+    assert [run.name for run in runs] == ["maspo-seed0", "clip-seed0", "maspo-seed1", "clip-seed1"]
+    assert [run.config.run.seed for run in runs] == [0, 0, 1, 1]
+    assert [run.config.algorithm.loss.kind for run in runs] == ["maspo", "clip", "maspo", "clip"]
+    assert runs[0].folder == tmp_path / "c" / "maspo-seed0"
+    assert {run.config.checkpoint.resume for run in runs} == {"auto"}
+
+
+def test_the_seed_can_stand_in_an_override(tmp_path: Path) -> None:
+    made = plan(tmp_path, overrides=[f"run.dir={tmp_path}", "model.path=demo/seed-{seed}/model"])
+    assert {run.config.model.path for run in made.runs if run.seed == 1} == {"demo/seed-1/model"}
+
+
+def test_the_file_of_the_demo_holds_what_the_readme_says_and_ratios_move_in_it() -> None:
+    made = make_plan(*make_settings(CompareOptions(config=ROOT / "configs" / "compare_demo.yaml")))
+    assert list(made.variants) == [
+        "maspo", "maspo-gate", "maspo-gate-mass", "maspo-gate-risk", "grpo", "clip-higher", "sapo",
+    ]  # fmt: skip
+    assert len(made.seeds) >= 5
+    assert made.score == "eval/addition/avg@1"
+    losses = {run.variant: run.config.algorithm.loss.model_dump() for run in made.runs}
+    full = losses["maspo"]
+    assert losses["maspo-gate"] == {**full, "alpha": 0, "beta_pos": 0, "beta_neg": 0}
+    assert losses["maspo-gate-mass"] == {**full, "beta_pos": 0, "beta_neg": 0}
+    assert losses["maspo-gate-risk"] == {**full, "alpha": 0}
+    assert losses["clip-higher"] == {**losses["grpo"], "epsilon_high": 0.28}
+    assert min(run.config.algorithm.mini_batches for run in made.runs) >= 8
+
+
+def test_values_are_varied_in_all_combinations() -> None:
+    assert vary(["algorithm.loss.kind=maspo,clip", "learner.lr=1e-4,3e-4"]) == {
+        "kind-maspo_lr-1e-4": ["algorithm.loss.kind=maspo", "learner.lr=1e-4"],
+        "kind-maspo_lr-3e-4": ["algorithm.loss.kind=maspo", "learner.lr=3e-4"],
+        "kind-clip_lr-1e-4": ["algorithm.loss.kind=clip", "learner.lr=1e-4"],
+        "kind-clip_lr-3e-4": ["algorithm.loss.kind=clip", "learner.lr=3e-4"],
+    }
+    assert vary(["data.train=[a,b],[c]"]) == {"a-b": ["data.train=[a,b]"], "c": ["data.train=[c]"]}
+
+
+def test_a_variant_is_named_and_may_change_nothing() -> None:
+    assert named_variant("higher: algorithm.loss.kind=clip algorithm.loss.epsilon_high=0.28") == (
+        "higher",
+        ["algorithm.loss.kind=clip", "algorithm.loss.epsilon_high=0.28"],
+    )
+    assert named_variant("plain") == ("plain", [])
+
+
+def test_seeds_are_ranges_and_lists() -> None:
+    assert parse_seeds("0-2,7") == (0, 1, 2, 7)
+    for text, sentence in (("a", "such as 0-4"), ("3-1", "run backwards: write 1-3"), ("1,0-2", "stands twice")):
+        with pytest.raises(ValueError, match=sentence):
+            parse_seeds(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"vary": []}, "nothing to compare: give --vary"),
+        ({"vary": ["algorithm.loss.kind"]}, "is not of the form dotted.key=value,value"),
+        ({"vary": ["algorithm.loss.kind=maspo,maspo"]}, "makes two variants called maspo"),
+        ({"vary": ["algorithm.loss.kind=maspo,clipp"]}, "variant clipp: algorithm.loss"),
+        ({"vary": ["run.max_steps=10,20"]}, r"variant 20 trains on 10,240 samples and 10 on 5,120"),
+        ({"seeds": "0-20"}, "are 21, at most 20 can be compared"),
+        ({"against": "ppo"}, "no variant is called 'ppo'; there are maspo, clip"),
+        ({"overrides": ["evaluation.every=null"]}, "no held-out set to compare on"),
+        ({"config": Path("nowhere.yaml")}, "config file nowhere.yaml does not exist"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path: Path, options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        plan(tmp_path, **options)
+
+
+def test_a_run_is_finished_with_its_last_step(tmp_path: Path) -> None:
+    run = plan(tmp_path).runs[0]
+    assert not is_finished(run)
+    with RunFolder.resume(run.folder, dump_config(run.config)) as folder:
+        folder.write_metrics(29, {"reward/mean": 0.5})
+        assert not is_finished(run)
+        folder.write_metrics(30, {"reward/mean": 0.5})
+    assert is_finished(run)
+
+
+def test_a_finished_run_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    run = plan(tmp_path).runs[0]
+    with RunFolder.resume(run.folder, dump_config(run.config)) as folder:
+        folder.write_metrics(30, {"reward/mean": 0.5})
+    assert is_finished(replace(run, config=run.config.model_copy(update={"logging": run.config.logging})))
+    other = plan(tmp_path, overrides=[f"run.dir={tmp_path}", "learner.lr=3e-4"]).runs[0]
+    with pytest.raises(ConfigError, match=r"holds a run with learner\.lr 0\.0001, where this one has 0\.0003"):
+        is_finished(other)

@@ -1,0 +1,86 @@
+"""Run folders with a checkpoint each, trained for one batch by real ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fixtures import VOCABULARY, make_config, make_groups, make_model, score
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, StreamState
+from maspo_dist.config import TrainConfig, dump_config
+from maspo_dist.data.cursor import CursorState
+
+
+def make_folder(folder: Path, *, tied: bool) -> Path:
+    """Model, tokenizer and generation config."""
+    make_model(folder, tied=tied)
+    words = {f"w{number}": number for number in range(VOCABULARY)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", pad_token="w1").save_pretrained(folder)
+    return folder
+
+
+def run_config(folder: Path, model: str, name: str, ranks: int, zero_stage: int, dtype: str = "float32") -> TrainConfig:
+    return make_config(
+        folder / model,
+        run={"name": name, "dir": str(folder), "max_steps": 4},
+        model={"path": str(folder / model), "dtype": dtype, "device": "cpu"},
+        learner={"lr": 1e-2, "threads": 1, "ranks": ranks, "zero_stage": zero_stage},
+    )
+
+
+def probes() -> list[np.ndarray]:
+    rng = np.random.default_rng(5)
+    return [rng.integers(0, VOCABULARY, length).astype(np.int32) for length in (2, 17, 40)]
+
+
+def train_and_export(rank: int, world_size: int, address: str, folder: Path) -> None:
+    """Runs untied, tied and bf16 of one batch each; then `again`, of none, from untied's export."""
+    from actors.engines.deepspeed import DeepSpeedEngine
+    from actors.export import export_run
+    from maspo_dist.data.batching import lay_out_batch
+
+    groups = make_groups()
+    batch = lay_out_batch(1, score(groups), mini_batches=4, ranks=world_size, micro_batch_tokens=256)
+    engine: Any = None
+    for name, model, zero_stage, dtype, batches in (
+        ("untied", "model", 2, "float32", 1),
+        ("tied", "tied-model", 3, "float32", 1),
+        ("bf16", "tied-model", 2, "bfloat16", 1),
+        ("again", "exported", 3, "float32", 0),
+    ):
+        if name == "again":
+            if rank == 0:
+                export_run(folder / "untied", folder / "exported")
+            _meet()
+        config = run_config(folder, model, name, world_size, zero_stage, dtype)
+        engine = DeepSpeedEngine(config, rank, world_size, address)
+        for _ in range(batches):
+            engine.update(batch.shards[rank], batch.loss_tokens, batch.loss_sequences, {g.group_id: g for g in groups})
+        store = CheckpointStore(folder / name / "checkpoints")
+        if rank == 0:
+            store.begin(batches)
+        _meet()
+        part = folder / name / "checkpoints" / f".part-{batches:06d}"
+        engine.save(part / LEARNER_FOLDER)
+        weights = {key: tensor.float().numpy().copy() for key, tensor in engine.named_weights()}
+        logprobs = engine.logprobs(probes())
+        if rank == 0:
+            cursor = CursorState(seed=0, epoch=0, position=0, data_digest="")
+            state = RunState(step=batches, policy_version=batches, stream=StreamState(next_group=0, cursor=cursor))
+            store.commit(part, state, (), 2, dump_config(config))
+            (folder / name / "config.yaml").write_text(dump_config(config))
+            np.savez(folder / name / "weights.npz", **weights)
+            np.savez(folder / name / "logprobs.npz", *logprobs)
+    engine.close()
+
+
+def _meet() -> None:
+    import torch.distributed
+
+    torch.distributed.barrier()

@@ -1,0 +1,199 @@
+"""An exported checkpoint is the learner's policy, for transformers and for a fresh vLLM engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from exported_runs import make_folder, probes, train_and_export
+from ranks import Ranks
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actors.export import export_run
+from maspo_dist.checkpoint import CheckpointStore, Score
+from maspo_dist.errors import ConfigError, ModelError
+from maspo_dist.manifest import damage_of, write_manifest
+from maspo_dist.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    make_folder(folder / "model", tied=False)
+    make_folder(folder / "tied-model", tied=True)
+    Ranks(2, train_and_export, folder).join()
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def held(run: Path) -> dict[str, np.ndarray]:
+    with np.load(run / "weights.npz") as stored:
+        return dict(stored)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("untied", None), ("tied", "float32"), ("bf16", None)])
+def test_weights_are_the_learners_to_the_last_bit(folder: Path, tmp_path: Path, name: str, dtype: str | None) -> None:
+    export_run(folder / name, tmp_path / "out", dtype=dtype)
+    exported, learners = weights(tmp_path / "out"), held(folder / name)
+    assert set(exported) == set(learners)
+    for key, tensor in exported.items():
+        assert tensor.dtype == (torch.bfloat16 if name == "bf16" else torch.float32)
+        np.testing.assert_array_equal(tensor.float().numpy(), learners[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["untied", "tied"])
+def test_transformers_loads_it_and_agrees_with_the_learner(folder: Path, tmp_path: Path, name: str) -> None:
+    export_run(folder / name, tmp_path / "out", max_shard_size="100KB")
+    assert len(list((tmp_path / "out").glob("model-0000*-of-0000*.safetensors"))) > 1
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (model.dtype, tokenizer.eos_token_id) == (torch.float32, 1)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["Qwen3ForCausalLM"]
+    assert (tmp_path / "out" / "generation_config.json").exists()
+    with np.load(folder / name / "logprobs.npz") as answers, torch.no_grad():
+        for sequence, answer in zip(probes(), answers.values(), strict=True):
+            ids = torch.from_numpy(sequence.astype(np.int64))[None]
+            logprobs = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+            np.testing.assert_allclose(answer, logprobs.numpy(), atol=1e-5)
+
+
+def test_a_fresh_vllm_process_gives_the_learners_logprobs(folder: Path, tmp_path: Path) -> None:
+    export_run(folder / "tied", tmp_path / "out")
+    np.savez(tmp_path / "sequences.npz", *probes())
+    environment = os.environ | {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "TORCHDYNAMO_DISABLE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        # In the same process: nothing is left behind when it is killed.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "OMP_NUM_THREADS": "2",
+    }
+    script = Path(__file__).with_name("vllm_logprobs.py")
+    arguments = [str(tmp_path / name) for name in ("out", "sequences.npz", "logprobs.npz")]
+    result = subprocess.run(
+        [sys.executable, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    with np.load(folder / "tied" / "logprobs.npz") as wanted, np.load(tmp_path / "logprobs.npz") as answers:
+        assert len(answers.files) == len(wanted.files) == 3
+        for name in wanted.files:
+            assert np.abs(answers[name] - wanted[name]).max() < 1e-3
+
+
+def test_export_and_a_run_of_no_steps_and_export_again_change_nothing(folder: Path, tmp_path: Path) -> None:
+    export_run(folder / "again", tmp_path / "out")
+    first, second = folder / "exported", tmp_path / "out"
+    assert sorted(path.name for path in first.iterdir()) == sorted(path.name for path in second.iterdir())
+    for file in first.iterdir():
+        if file.name != "README.md":
+            assert file.read_bytes() == (second / file.name).read_bytes(), file.name
+
+
+def test_float32_of_a_bfloat16_run_are_its_masters(folder: Path, tmp_path: Path) -> None:
+    export_run(folder / "bf16", tmp_path / "out", dtype="float32")
+    learners = held(folder / "bf16")
+    masters = weights(tmp_path / "out")
+    assert any(not np.array_equal(masters[key].numpy(), value) for key, value in learners.items())
+    for key, value in learners.items():
+        np.testing.assert_array_equal(masters[key].bfloat16().float().numpy(), value)
+
+
+def test_the_card_tells_configuration_and_scores(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "untied", tmp_path / "run")
+    with RunFolder.resume(tmp_path / "run", (folder / "untied" / "config.yaml").read_text()) as run:
+        run.write_metrics(0, {"eval/held_out/avg@1": 0.25})
+        run.write_metrics(1, {"eval/held_out/avg@1": 0.5, "reward/mean": 0.4})
+        run.write_metrics(2, {"eval/held_out/avg@1": 0.75})
+    export_run(tmp_path / "run", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "| held_out | avg@1 | 0.2500 | 0.5000 |" in card
+    assert "loss:\n    kind: maspo" in card
+
+
+def refusal(run: Path, to: Path, **options: str) -> str:
+    with pytest.raises((ConfigError, ModelError)) as caught:
+        export_run(run, to, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_what_cannot_be_exported_is_refused_in_one_sentence(folder: Path, tmp_path: Path) -> None:
+    run, to = folder / "untied", tmp_path / "out"
+    assert "is not a run folder" in refusal(tmp_path, to)
+    assert "no checkpoint of step 7; its steps are 1" in refusal(run, to, step="7")
+    assert "no checkpoint with a held-out score; its steps are 1" in refusal(run, to, step="best")
+    assert "--dtype float16: choose float32 or bfloat16" in refusal(run, to, dtype="float16")
+    assert f"--to {folder} is not an empty folder" in refusal(run, folder)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(run / "config.yaml", bare)
+    assert "has no checkpoint: train with checkpoint.every set" in refusal(bare, to)
+    assert not to.exists()
+
+
+def test_a_damaged_checkpoint_is_not_exported_and_the_one_before_is(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder / "untied", run)
+    shutil.copytree(run / "checkpoints" / "step-000001", run / "checkpoints" / "step-000002")
+    (run / "checkpoints" / "step-000002" / "config.yaml").write_text("run: {}")
+    assert "is damaged: config.yaml has" in refusal(run, tmp_path / "out", step="2")
+    assert export_run(run, tmp_path / "out").name == "step-000001"
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damage_to_any_file_of_a_real_checkpoint_is_noticed(folder: Path, tmp_path: Path, damage: str) -> None:
+    checkpoint = tmp_path / "step-000001"
+    shutil.copytree(folder / "tied" / "checkpoints" / "step-000001", checkpoint)
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    assert len(files) >= 9
+    draw = random.Random(0)
+    for file in files:
+        content = file.read_bytes()
+        if damage == "flip":
+            position = draw.randrange(len(content))
+            flipped = content[position] ^ (1 << draw.randrange(8))
+            file.write_bytes(content[:position] + bytes([flipped]) + content[position + 1 :])
+        elif damage == "cut":
+            file.write_bytes(content[: -draw.randrange(1, len(content))])
+        else:
+            file.unlink()
+        assert damage_of(checkpoint) is not None, file.name
+        file.write_bytes(content)
+        assert damage_of(checkpoint) is None
+
+
+def test_the_best_can_be_asked_for(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder / "untied", run)
+    shutil.copytree(run / "checkpoints" / "step-000001", run / "checkpoints" / "step-000002")
+    store = CheckpointStore(run / "checkpoints")
+    store.record_score(2, Score(metric="m", score=0.5))
+    store.record_score(1, Score(metric="m", score=0.7))
+    assert export_run(run, tmp_path / "out", step="best").name == "step-000001"
+
+
+def test_another_model_under_the_same_path_is_refused(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder / "untied", run)
+    shutil.rmtree(run / "checkpoints" / "step-000001" / "learner")
+    shutil.copytree(
+        folder / "tied" / "checkpoints" / "step-000001" / "learner", run / "checkpoints" / "step-000001" / "learner"
+    )
+    (run / "checkpoints" / "step-000001" / "manifest.json").unlink()
+    write_manifest(run / "checkpoints" / "step-000001")
+    assert "is not the model that was trained: lm_head.weight differs" in refusal(run, tmp_path / "out")

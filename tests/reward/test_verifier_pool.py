@@ -179,6 +179,16 @@ def test_a_close_wakes_everyone_who_waits() -> None:
     pool.close()
 
 
+def test_a_close_is_quick_however_many_wait_for_work() -> None:
+    pool = VerifierPool(custom("length_reward", workers=4))
+    pool.verify_many([("a", "1")] * 8)
+    started = time.monotonic()
+    pool.close()
+
+    # A thread that missed its end would be waited for for ten seconds.
+    assert time.monotonic() - started < 8
+
+
 def test_no_process_outlives_a_close() -> None:
     pool = VerifierPool(custom("hostile", timeout_s=600))
     marker = f"marker-{os.getpid()}"

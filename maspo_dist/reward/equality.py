@@ -132,6 +132,9 @@ class _Comparison:
         if shapes == {"tuple", "list"}:
             return self._in_order(left.items, right.items, nesting)
         if shapes == {"tuple", "matrix"}:
+            rows, wanted_rows = _rows(left), _rows(right)
+            if rows and wanted_rows:
+                return self._same_rows(rows, wanted_rows, nesting)
             entries = _entries(left)
             return bool(entries) and self._in_order(entries, _entries(right), nesting)
         if shapes == {"set", "leaf"} and len(left.items) == len(right.items) == 1:
@@ -268,6 +271,15 @@ def _is_equation(text: str) -> bool:
 
 def _as_power(scale: re.Match[str]) -> str:
     return rf"\times 10^{{{_POWERS[scale[1].lower()]}}}"
+
+
+def _rows(parts: Parts) -> tuple[str, ...]:
+    """Of a matrix, which may be written [[1, 2], [3, 4]]; none for anything else."""
+    if parts.shape == "matrix":
+        return parts.items
+    inner = [take_apart(item) for item in parts.items]
+    nested = all(row.shape == "tuple" and row.brackets == "[]" for row in inner)
+    return tuple("&".join(row.items) for row in inner) if nested and parts.brackets == "[]" else ()
 
 
 def _entries(parts: Parts) -> tuple[str, ...]:

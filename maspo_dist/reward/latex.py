@@ -67,6 +67,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<![\\A-Za-z])sqrt\s?\(([^()]{1,50})\)", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])(?:np|numpy|math)\.([a-z]{2,10})", r"\\\1 "),
         (r"\\frac\s?([0-9a-zA-Z])\s?([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
+        (r"\\frac\s?(\\pi|\\theta)\s?([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\s?([0-9a-zA-Z])\s?\{", r"\\frac{\1}{"),
         (r"\\sqrt\s?([0-9a-zA-Z])", r"\\sqrt{\1}"),
         (r"\^\s?\{\s?([0-9a-zA-Z])\s?\}", r"^\1"),
@@ -98,7 +99,7 @@ def normalise(text: str) -> str:
     if french:
         # ]0,1] is (0,1].
         text = ("[" if french[1] == "[" else "(") + french[2] + ("]" if french[3] == "]" else ")")
-    return _strip_braces(_strip_ends(text))
+    return _strip_ends(_strip_braces(_strip_ends(text)))
 
 
 def compact(text: str) -> str:

@@ -133,6 +133,10 @@ class VerifierPool:
         self._break(VerifierError("the verifier pool is closed"))
         for thread in self._threads:
             thread.stop()
+        # Only now: a thread that was not to stop yet could take another's.
+        for tickets in (self._tickets, *self._remote_tickets.values()):
+            for _ in self._threads:
+                tickets.put(None)
         for thread in self._threads:
             thread.join(timeout=_JOIN_S)
 

@@ -46,9 +46,8 @@ class RemoteSlot(threading.Thread):
                 self._on_outcome(ticket, verdict)
 
     def stop(self) -> None:
-        """Ends the thread after the request under way."""
+        """Ends the thread after the request under way. One that waits for a ticket takes None."""
         self._stopping.set()
-        self._tickets.put(None)
 
     def _gather(self) -> list[Ticket]:
         """Waits for a first ticket, then a moment for more."""

@@ -77,9 +77,8 @@ class Slot(threading.Thread):
                 self._tickets.put(ticket)
 
     def stop(self) -> None:
-        """Ends the thread soon; kills the process, whatever it is doing."""
+        """Ends the thread soon; kills the process, whatever it is doing. One that waits for a ticket takes None."""
         self._stopping.set()
-        self._tickets.put(None)
         with self._lock:
             if self._process:
                 self._process.kill()

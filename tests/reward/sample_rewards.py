@@ -13,6 +13,8 @@ import threading
 import time
 from pathlib import Path
 
+_LEAKED: list[bytes] = []
+
 
 def length_reward(response: str, reference: str, source: str) -> float:
     return 1.0 if len(response) == int(reference) else 0.0
@@ -32,6 +34,12 @@ def one_argument(response: str) -> float:
 
 
 def which_process(response: str, reference: str, source: str) -> float:
+    return float(os.getpid())
+
+
+def leak(response: str, reference: str, source: str) -> float:
+    """Keeps `reference` megabytes for ever; the reward is its process."""
+    _LEAKED.append(b"x" * (int(reference) << 20))
     return float(os.getpid())
 
 

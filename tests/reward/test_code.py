@@ -109,12 +109,14 @@ def test_a_program_starts_no_process_of_its_own_where_none_could_be_contained() 
     ],
 )
 def test_limits_hold(program: str, end: str, isolation: Isolation) -> None:
+    # What should not come down to the wall gets a long one: the machine may be busy.
+    wall_s = 2.0 if end == "wall_time" else 20.0
     started = time.monotonic()
-    outcome = run(program, isolation, wall_s=2.5)
+    outcome = run(program, isolation, wall_s=wall_s)
 
     assert outcome.end == end
     assert outcome.failure
-    assert time.monotonic() - started < 2.5 + 1.0
+    assert time.monotonic() - started < wall_s + 1.0
 
 
 def test_cpu_time_is_limited_whatever_the_wall_says(isolation: Isolation) -> None:

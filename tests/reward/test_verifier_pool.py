@@ -148,6 +148,15 @@ def test_processes_are_replaced_after_so_many_samples() -> None:
     assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4] == pids[5]
 
 
+def test_a_process_that_has_grown_is_replaced_before_it_runs_out_of_memory() -> None:
+    with VerifierPool(custom("leak", memory_mb=256)) as pool:
+        pids = [verdict.reward for verdict in pool.verify_many([("", "2")] * 200)]
+
+    # Each would end as an error, having leaked 400 MB, were it kept.
+    assert len(set(pids)) >= 3
+    assert 0.0 not in pids
+
+
 def test_running_out_of_memory_is_an_error_and_costs_the_process() -> None:
     with VerifierPool(custom("hostile")) as pool:
         before = pool.verify_many([("warm", "")]) and pool.pids()
@@ -168,6 +177,16 @@ def test_a_close_wakes_everyone_who_waits() -> None:
     with pytest.raises(VerifierError, match="closed"):
         pool.verify_many([("a", "b")])
     pool.close()
+
+
+def test_a_close_is_quick_however_many_wait_for_work() -> None:
+    pool = VerifierPool(custom("length_reward", workers=4))
+    pool.verify_many([("a", "1")] * 8)
+    started = time.monotonic()
+    pool.close()
+
+    # A thread that missed its end would be waited for for ten seconds.
+    assert time.monotonic() - started < 8
 
 
 def test_no_process_outlives_a_close() -> None:

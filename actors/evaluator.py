@@ -14,16 +14,17 @@ workers come and go meanwhile, all hold v, and every response is checked to be o
 The row of step s in metrics.jsonl carries the scores of the policy that step s made. It is therefore
 written when they are in, before the publish of step s + 1 and so before the row of step s + 1: rows keep
 their order and hold the same numbers in every run, wherever the evaluation ended in wall-clock time. A
-checkpoint of step s is complete only with that row: a run that is killed in between goes on from the
-checkpoint before, or, if the rest of the row is kept with the checkpoint, by `start` after the resumed
-publish of the same version, which makes the same requests.
+checkpoint holds no more than the rows before it, so where one is due after the same step, `result` is
+awaited first. A run that is killed while a row waits goes on from a checkpoint before that step, takes the
+step again, and makes the same requests again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +32,11 @@ import numpy as np
 from actors.boundaries import RolloutPool
 from actors.group_stream import group_seed
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import DeadlineError, PolicyAgeError
+from maspo_dist.errors import DeadlineError, PoisonPromptError, PolicyAgeError
 from maspo_dist.evaluation import avg_at_k, pass_at_k
 from maspo_dist.types import GroupReport, Prompt, RolloutRequest, Sampling
+
+logger = logging.getLogger(__name__)
 
 #: Evaluation groups are numbered below zero: they are in no ledger.
 _FIRST_GROUP = -1
@@ -44,11 +47,11 @@ class _Running:
     """An evaluation that is on: its requests, by set, and when they were made (wall clock)."""
 
     version: int
-    sets: Mapping[str, Sequence[asyncio.Task[GroupReport]]]
+    sets: Mapping[str, Sequence[asyncio.Task[GroupReport | None]]]
     started_s: float
 
     @property
-    def tasks(self) -> list[asyncio.Task[GroupReport]]:
+    def tasks(self) -> list[asyncio.Task[GroupReport | None]]:
         return [task for tasks in self.sets.values() for task in tasks]
 
 
@@ -59,10 +62,18 @@ class Evaluator:
           └─► cancel      none; also right when nothing is on
     """
 
-    def __init__(self, config: TrainConfig, pool: RolloutPool, prompts: Mapping[str, Sequence[Prompt]]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        pool: RolloutPool,
+        prompts: Mapping[str, Sequence[Prompt]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` is the wall clock that reports carry."""
         self._config = config
         self._pool = pool
         self._prompts = prompts
+        self._clock = clock
         self._sampling = Sampling(
             temperature=config.evaluation.temperature,
             max_response_tokens=config.evaluation.max_response_tokens or config.rollout.max_response_tokens,
@@ -82,23 +93,25 @@ class Evaluator:
         if self._running is not None:
             raise RuntimeError(f"evaluation of policy version {self._running.version} has not ended")
         group_id = _FIRST_GROUP
-        sets: dict[str, list[asyncio.Task[GroupReport]]] = {}
+        sets: dict[str, list[asyncio.Task[GroupReport | None]]] = {}
         for name, prompts in self._prompts.items():
             sets[name] = []
             for prompt in prompts:
                 what = f"{name}: prompt {prompt.prompt_id}"
                 sets[name].append(asyncio.create_task(self._sample(group_id, prompt), name=what))
                 group_id -= 1
-        self._running = _Running(version=version, sets=sets, started_s=time.time())
+        self._running = _Running(version=version, sets=sets, started_s=self._clock())
 
     async def result(self) -> dict[str, float]:
         """Scores of the evaluation that is on: eval/<name>/avg@k, pass@k, response_tokens_mean, truncated_share and
         unverifiable_share, k = samples, and time/evaluate_s from the first request to the last verdict.
 
-        A response without a verdict counts as not solved here, since every problem must count once; its
-        share is reported. Raises DeadlineError naming what it waits for when no problem ends within
-        `cluster.generate_timeout_s`, PolicyAgeError when a response is of another version, RuntimeError when no
-        evaluation is on, and whatever ended a request; nothing is on afterwards.
+        A response without a verdict, or a problem set aside because workers died of it, counts as not solved
+        here, since every problem must count once; their share is reported.
+
+        Raises DeadlineError naming what it waits for when no problem ends within its deadline,
+        PolicyAgeError when a response is of another version, RuntimeError when no evaluation is on, and
+        whatever ended a request; nothing is on afterwards.
         """
         running = self._running
         if running is None:
@@ -108,11 +121,11 @@ class Evaluator:
             metrics: dict[str, float] = {}
             scored_at_s = running.started_s
             for name, tasks in running.sets.items():
-                reports = [task.result() for task in tasks]
+                reports = [report for task in tasks if (report := task.result()) is not None]
                 for report in reports:
                     _require_version(name, report, running.version)
-                metrics |= _metrics(f"eval/{name}", reports, self._config.evaluation.samples)
-                scored_at_s = max(scored_at_s, *(report.scored_at_s for report in reports))
+                    scored_at_s = max(scored_at_s, report.scored_at_s)
+                metrics |= _metrics(f"eval/{name}", reports, len(tasks), self._config.evaluation.samples)
         finally:
             await self.cancel()
         return {**metrics, "time/evaluate_s": scored_at_s - running.started_s}
@@ -132,7 +145,7 @@ class Evaluator:
         await asyncio.gather(*running.tasks, return_exceptions=True)
 
     async def _all_ended(self, running: _Running) -> None:
-        deadline_s = self._config.cluster.generate_timeout_s
+        deadline_s = self._config.group_deadline_s
         pending = set(running.tasks)
         while pending:
             done, pending = await asyncio.wait(pending, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
@@ -145,7 +158,8 @@ class Evaluator:
                     f"{len(pending)} are open, it waits for {waiting}"
                 )
 
-    async def _sample(self, group_id: int, prompt: Prompt) -> GroupReport:
+    async def _sample(self, group_id: int, prompt: Prompt) -> GroupReport | None:
+        """None when workers died of the prompt, so that it was set aside."""
         request = RolloutRequest(
             group_id=group_id,
             attempt=0,
@@ -154,7 +168,11 @@ class Evaluator:
             sampling=self._sampling,
             seed=group_seed(self._config.run.seed, -group_id),
         )
-        report, _ = await self._pool.generate(request)
+        try:
+            report, _ = await self._pool.generate(request)
+        except PoisonPromptError as error:
+            logger.warning("evaluation: %s", error)
+            return None
         return report
 
 
@@ -167,15 +185,21 @@ def _require_version(name: str, report: GroupReport, version: int) -> None:
         )
 
 
-def _metrics(prefix: str, reports: Sequence[GroupReport], samples: int) -> dict[str, float]:
-    correct = np.asarray([[verdict.status == "correct" for verdict in report.verdicts] for report in reports])
-    verifiable = np.asarray([[verdict.verifiable for verdict in report.verdicts] for report in reports])
-    tokens = np.concatenate([report.response_tokens for report in reports])
-    truncated = np.concatenate([report.truncated for report in reports])
-    return {
+def _metrics(prefix: str, reports: Sequence[GroupReport], problems: int, samples: int) -> dict[str, float]:
+    """Of `problems` problems, those without a report being neither solved nor verifiable."""
+    correct = np.zeros((problems, samples), np.bool_)
+    verifiable = np.zeros((problems, samples), np.bool_)
+    for place, report in enumerate(reports):
+        correct[place] = [verdict.status == "correct" for verdict in report.verdicts]
+        verifiable[place] = [verdict.verifiable for verdict in report.verdicts]
+    metrics = {
         f"{prefix}/avg@{samples}": avg_at_k(correct),
         f"{prefix}/pass@{samples}": pass_at_k(correct, samples),
-        f"{prefix}/response_tokens_mean": float(tokens.mean()),
-        f"{prefix}/truncated_share": float(truncated.mean()),
         f"{prefix}/unverifiable_share": float(1.0 - verifiable.mean()),
     }
+    if reports:
+        metrics |= {
+            f"{prefix}/response_tokens_mean": float(np.concatenate([r.response_tokens for r in reports]).mean()),
+            f"{prefix}/truncated_share": float(np.concatenate([r.truncated for r in reports]).mean()),
+        }
+    return metrics

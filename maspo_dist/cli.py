@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 the user's input cannot run, 130 interru
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -31,8 +32,10 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotte
 #: What `bench` knows: the module of each name, imported when asked for; its `run()` gives the lines.
 BENCHES = {
     "controller": "actors.bench.controller",
+    "checkpoint": "actors.bench.checkpoint",
     "learner": "maspo_dist.bench.learner",
     "verifier": "maspo_dist.bench.verifier",
+    "reasoning_gym": "maspo_dist.bench.reasoning_gym",
 }
 
 
@@ -163,6 +166,20 @@ def export(
 
 
 @app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
+    step: Annotated[int, typer.Option(help="A step that logging.record_steps kept.")],
+) -> None:
+    """Recompute one recorded step of RUN on one CPU process; exit code 1 where its numbers differ."""
+    from actors.replay import replay_step, replay_table
+
+    numbers = replay_step(run, step)
+    Console(soft_wrap=True).print(replay_table(numbers))
+    if not all(number.agrees for number in numbers):
+        raise typer.Exit(1)
+
+
+@app.command()
 def bench(name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}.")]) -> None:
     """Measure NAME on this machine; one JSON object a line, each as soon as it is known."""
     from maspo_dist.bench import BenchLine
@@ -239,7 +256,7 @@ def compare(
         against=against,
     )
     plan = make_plan(*make_settings(options))
-    run_comparison(plan, jobs, launcher.split(), Console(soft_wrap=True))
+    run_comparison(plan, jobs, shlex.split(launcher), Console(soft_wrap=True))
 
 
 def main() -> None:

@@ -13,15 +13,14 @@ workers come and go meanwhile, all hold v, and every response is checked to be o
 
 The row of step s in metrics.jsonl carries the scores of the policy that step s made. It is therefore
 written when they are in, before the publish of step s + 1 and so before the row of step s + 1: rows keep
-their order and hold the same numbers in every run, wherever the evaluation ended in wall-clock time. A
-checkpoint of step s is complete only with that row: a run that is killed in between goes on from the
-checkpoint before, or, if the rest of the row is kept with the checkpoint, by `start` after the resumed
-publish of the same version, which makes the same requests.
+their order and hold the same numbers in every run, wherever the evaluation ended in wall-clock time. Where a
+checkpoint of step s is due as well, the scores are waited for first: a checkpoint never precedes its row.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,9 +30,11 @@ import numpy as np
 from actors.boundaries import RolloutPool
 from actors.group_stream import group_seed
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import DeadlineError, PolicyAgeError
+from maspo_dist.errors import DeadlineError, PoisonPromptError, PolicyAgeError
 from maspo_dist.evaluation import avg_at_k, pass_at_k
-from maspo_dist.types import GroupReport, Prompt, RolloutRequest, Sampling
+from maspo_dist.types import GroupReport, Prompt, RolloutRequest, Sampling, Verdict
+
+logger = logging.getLogger(__name__)
 
 #: Evaluation groups are numbered below zero: they are in no ledger.
 _FIRST_GROUP = -1
@@ -97,7 +98,7 @@ class Evaluator:
 
         A response without a verdict counts as not solved here, since every problem must count once; its
         share is reported. Raises DeadlineError naming what it waits for when no problem ends within
-        `cluster.generate_timeout_s`, PolicyAgeError when a response is of another version, RuntimeError when no
+        its deadline, PolicyAgeError when a response is of another version, RuntimeError when no
         evaluation is on, and whatever ended a request; nothing is on afterwards.
         """
         running = self._running
@@ -132,7 +133,7 @@ class Evaluator:
         await asyncio.gather(*running.tasks, return_exceptions=True)
 
     async def _all_ended(self, running: _Running) -> None:
-        deadline_s = self._config.cluster.generate_timeout_s
+        deadline_s = self._config.group_deadline_s
         pending = set(running.tasks)
         while pending:
             done, pending = await asyncio.wait(pending, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
@@ -154,8 +155,32 @@ class Evaluator:
             sampling=self._sampling,
             seed=group_seed(self._config.run.seed, -group_id),
         )
-        report, _ = await self._pool.generate(request)
+        try:
+            report, _ = await self._pool.generate(request)
+        except PoisonPromptError as error:
+            logger.warning("evaluation: %s", error)
+            return _unsampled(request)
         return report
+
+
+def _unsampled(request: RolloutRequest) -> GroupReport:
+    """A problem to which no response could be had: none is solved, none has a verdict."""
+    none = np.zeros(request.num_samples, np.int32)
+    verdict = Verdict(reward=0.0, status="error", extracted=None, seconds=0.0, reason="could not be sampled")
+    return GroupReport(
+        group_id=request.group_id,
+        attempt=request.attempt,
+        worker="",
+        prompt_tokens=request.prompt.token_ids.size,
+        response_tokens=none,
+        truncated=none.astype(np.bool_),
+        oldest_version=none,
+        version_tokens=(),
+        version_runs=none,
+        verdicts=(verdict,) * request.num_samples,
+        generated_at_s=0.0,
+        scored_at_s=0.0,
+    )
 
 
 def _require_version(name: str, report: GroupReport, version: int) -> None:

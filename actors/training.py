@@ -19,6 +19,7 @@ from actors.recording import RecordingLearners
 from actors.services import beside, follow_requests, write_live
 from actors.watchdog import watch
 from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState, read_config_yaml, read_state
+from maspo_dist.checkpoint_writer import CheckpointWriter
 from maspo_dist.config import TrainConfig, config_differences, dump_config
 from maspo_dist.console import RunConsole, open_console
 from maspo_dist.data.cursor import PromptCursor
@@ -171,13 +172,15 @@ class _Run:
             config.sync.probe_prompts,
             _PROBE_TOKENS,
         )
+        checkpoints = CheckpointStore(folder.checkpoints_path)
         return Controller(
             config,
             pool=cluster.rollout,
             learners=self._learners(cluster),
             sessions=lambda state, finished: self._session(cluster.rollout, state, finished),
             evaluator=Evaluator(config, cluster.rollout, held_out),
-            checkpoints=CheckpointStore(folder.checkpoints_path),
+            checkpoints=checkpoints,
+            writer=CheckpointWriter(checkpoints, config.checkpoint, dump_config(config), self._checkpoint_failed),
             probes=probes,
             decoder=prepared.model.tokenizer,
             record=folder,
@@ -214,6 +217,9 @@ class _Run:
         first_step = state.step + 1 if state else 0
         metrics = open_metrics(self._folder, config.logging, config.model_dump(mode="json"), first_step)
         return Session(stream=stream, ledger=ledger, metrics=metrics)
+
+    def _checkpoint_failed(self, step: int, reason: str) -> None:
+        self._event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}", details=(("step", step),)))
 
     def _event(self, event: Event) -> None:
         self._folder.write_event(event)

@@ -34,6 +34,7 @@ BENCHES = {
     "checkpoint": "actors.bench.checkpoint",
     "learner": "maspo_dist.bench.learner",
     "verifier": "maspo_dist.bench.verifier",
+    "reasoning_gym": "maspo_dist.bench.reasoning_gym",
 }
 
 

@@ -400,6 +400,15 @@ class TrainConfig(Section):
     logging: LoggingConfig = LoggingConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    @property
+    def group_deadline_s(self) -> float:
+        """Longest that a group may take over all its attempts: each waits for a worker, to be alone on it, and for
+        its answer, all of which have deadlines of their own.
+        """
+        cluster = self.cluster
+        attempt_s = cluster.start_timeout_s + cluster.restart_backoff_max_s + 2 * cluster.generate_timeout_s
+        return self.rollout.max_attempts * attempt_s
+
     @model_validator(mode="after")
     def _sections_fit(self) -> TrainConfig:
         if self.algorithm.mini_batches > self.rollout.prompts_per_step:

@@ -38,7 +38,7 @@ from maspo_dist.evaluation.folder import (
     default_folder,
     evaluation_settings,
 )
-from maspo_dist.evaluation.results import Outcome, SetResults, mean_over_sets, results_table, score_set
+from maspo_dist.evaluation.results import Outcome, SetResults, mean_over_sets, results_tables, score_set
 from maspo_dist.logs import LogContext, configure_logging
 from maspo_dist.placement import plan_evaluation
 from maspo_dist.preflight import ModelFacts, read_model_facts
@@ -96,7 +96,8 @@ def evaluate(config: EvalConfig, to: Path | None) -> None:
                 "mean_over_sets": mean_over_sets(results),
             }
         )
-        screen.print(results_table(results))
+        for table in results_tables(results):
+            screen.print(table)
         screen.print(f"scores  {folder.results_path}", f"samples {folder.samples_path}", sep="\n", markup=False)
 
 

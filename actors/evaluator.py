@@ -13,8 +13,10 @@ workers come and go meanwhile, all hold v, and every response is checked to be o
 
 The row of step s in metrics.jsonl carries the scores of the policy that step s made. It is therefore
 written when they are in, before the publish of step s + 1 and so before the row of step s + 1: rows keep
-their order and hold the same numbers in every run, wherever the evaluation ended in wall-clock time. Where a
-checkpoint of step s is due as well, the scores are waited for first: a checkpoint never precedes its row.
+their order and hold the same numbers in every run, wherever the evaluation ended in wall-clock time. A
+checkpoint holds no more than the rows before it, so where one is due after the same step, `result` is
+awaited first. A run that is killed while a row waits goes on from a checkpoint before that step, takes the
+step again, and makes the same requests again.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +34,7 @@ from actors.group_stream import group_seed
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import DeadlineError, PoisonPromptError, PolicyAgeError
 from maspo_dist.evaluation import avg_at_k, pass_at_k
-from maspo_dist.types import GroupReport, Prompt, RolloutRequest, Sampling, Verdict
+from maspo_dist.types import GroupReport, Prompt, RolloutRequest, Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +47,11 @@ class _Running:
     """An evaluation that is on: its requests, by set, and when they were made (wall clock)."""
 
     version: int
-    sets: Mapping[str, Sequence[asyncio.Task[GroupReport]]]
+    sets: Mapping[str, Sequence[asyncio.Task[GroupReport | None]]]
     started_s: float
 
     @property
-    def tasks(self) -> list[asyncio.Task[GroupReport]]:
+    def tasks(self) -> list[asyncio.Task[GroupReport | None]]:
         return [task for tasks in self.sets.values() for task in tasks]
 
 
@@ -60,10 +62,18 @@ class Evaluator:
           └─► cancel      none; also right when nothing is on
     """
 
-    def __init__(self, config: TrainConfig, pool: RolloutPool, prompts: Mapping[str, Sequence[Prompt]]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        pool: RolloutPool,
+        prompts: Mapping[str, Sequence[Prompt]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` is the wall clock that reports carry."""
         self._config = config
         self._pool = pool
         self._prompts = prompts
+        self._clock = clock
         self._sampling = Sampling(
             temperature=config.evaluation.temperature,
             max_response_tokens=config.evaluation.max_response_tokens or config.rollout.max_response_tokens,
@@ -83,23 +93,25 @@ class Evaluator:
         if self._running is not None:
             raise RuntimeError(f"evaluation of policy version {self._running.version} has not ended")
         group_id = _FIRST_GROUP
-        sets: dict[str, list[asyncio.Task[GroupReport]]] = {}
+        sets: dict[str, list[asyncio.Task[GroupReport | None]]] = {}
         for name, prompts in self._prompts.items():
             sets[name] = []
             for prompt in prompts:
                 what = f"{name}: prompt {prompt.prompt_id}"
                 sets[name].append(asyncio.create_task(self._sample(group_id, prompt), name=what))
                 group_id -= 1
-        self._running = _Running(version=version, sets=sets, started_s=time.time())
+        self._running = _Running(version=version, sets=sets, started_s=self._clock())
 
     async def result(self) -> dict[str, float]:
         """Scores of the evaluation that is on: eval/<name>/avg@k, pass@k, response_tokens_mean, truncated_share and
         unverifiable_share, k = samples, and time/evaluate_s from the first request to the last verdict.
 
-        A response without a verdict counts as not solved here, since every problem must count once; its
-        share is reported. Raises DeadlineError naming what it waits for when no problem ends within
-        its deadline, PolicyAgeError when a response is of another version, RuntimeError when no
-        evaluation is on, and whatever ended a request; nothing is on afterwards.
+        A response without a verdict, or a problem set aside because workers died of it, counts as not solved
+        here, since every problem must count once; their share is reported.
+
+        Raises DeadlineError naming what it waits for when no problem ends within its deadline,
+        PolicyAgeError when a response is of another version, RuntimeError when no evaluation is on, and
+        whatever ended a request; nothing is on afterwards.
         """
         running = self._running
         if running is None:
@@ -109,11 +121,11 @@ class Evaluator:
             metrics: dict[str, float] = {}
             scored_at_s = running.started_s
             for name, tasks in running.sets.items():
-                reports = [task.result() for task in tasks]
+                reports = [report for task in tasks if (report := task.result()) is not None]
                 for report in reports:
                     _require_version(name, report, running.version)
-                metrics |= _metrics(f"eval/{name}", reports, self._config.evaluation.samples)
-                scored_at_s = max(scored_at_s, *(report.scored_at_s for report in reports))
+                    scored_at_s = max(scored_at_s, report.scored_at_s)
+                metrics |= _metrics(f"eval/{name}", reports, len(tasks), self._config.evaluation.samples)
         finally:
             await self.cancel()
         return {**metrics, "time/evaluate_s": scored_at_s - running.started_s}
@@ -146,7 +158,8 @@ class Evaluator:
                     f"{len(pending)} are open, it waits for {waiting}"
                 )
 
-    async def _sample(self, group_id: int, prompt: Prompt) -> GroupReport:
+    async def _sample(self, group_id: int, prompt: Prompt) -> GroupReport | None:
+        """None when workers died of the prompt, so that it was set aside."""
         request = RolloutRequest(
             group_id=group_id,
             attempt=0,
@@ -159,28 +172,8 @@ class Evaluator:
             report, _ = await self._pool.generate(request)
         except PoisonPromptError as error:
             logger.warning("evaluation: %s", error)
-            return _unsampled(request)
+            return None
         return report
-
-
-def _unsampled(request: RolloutRequest) -> GroupReport:
-    """A problem to which no response could be had: none is solved, none has a verdict."""
-    none = np.zeros(request.num_samples, np.int32)
-    verdict = Verdict(reward=0.0, status="error", extracted=None, seconds=0.0, reason="could not be sampled")
-    return GroupReport(
-        group_id=request.group_id,
-        attempt=request.attempt,
-        worker="",
-        prompt_tokens=request.prompt.token_ids.size,
-        response_tokens=none,
-        truncated=none.astype(np.bool_),
-        oldest_version=none,
-        version_tokens=(),
-        version_runs=none,
-        verdicts=(verdict,) * request.num_samples,
-        generated_at_s=0.0,
-        scored_at_s=0.0,
-    )
 
 
 def _require_version(name: str, report: GroupReport, version: int) -> None:
@@ -192,15 +185,21 @@ def _require_version(name: str, report: GroupReport, version: int) -> None:
         )
 
 
-def _metrics(prefix: str, reports: Sequence[GroupReport], samples: int) -> dict[str, float]:
-    correct = np.asarray([[verdict.status == "correct" for verdict in report.verdicts] for report in reports])
-    verifiable = np.asarray([[verdict.verifiable for verdict in report.verdicts] for report in reports])
-    tokens = np.concatenate([report.response_tokens for report in reports])
-    truncated = np.concatenate([report.truncated for report in reports])
-    return {
+def _metrics(prefix: str, reports: Sequence[GroupReport], problems: int, samples: int) -> dict[str, float]:
+    """Of `problems` problems, those without a report being neither solved nor verifiable."""
+    correct = np.zeros((problems, samples), np.bool_)
+    verifiable = np.zeros((problems, samples), np.bool_)
+    for place, report in enumerate(reports):
+        correct[place] = [verdict.status == "correct" for verdict in report.verdicts]
+        verifiable[place] = [verdict.verifiable for verdict in report.verdicts]
+    metrics = {
         f"{prefix}/avg@{samples}": avg_at_k(correct),
         f"{prefix}/pass@{samples}": pass_at_k(correct, samples),
-        f"{prefix}/response_tokens_mean": float(tokens.mean()),
-        f"{prefix}/truncated_share": float(truncated.mean()),
         f"{prefix}/unverifiable_share": float(1.0 - verifiable.mean()),
     }
+    if reports:
+        metrics |= {
+            f"{prefix}/response_tokens_mean": float(np.concatenate([r.response_tokens for r in reports]).mean()),
+            f"{prefix}/truncated_share": float(np.concatenate([r.truncated for r in reports]).mean()),
+        }
+    return metrics

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 the user's input cannot run, 130 interru
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -256,7 +257,7 @@ def compare(
         against=against,
     )
     plan = make_plan(*make_settings(options))
-    run_comparison(plan, jobs, launcher.split(), Console(soft_wrap=True))
+    run_comparison(plan, jobs, shlex.split(launcher), Console(soft_wrap=True))
 
 
 def main() -> None:

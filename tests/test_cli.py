@@ -36,6 +36,21 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], fragmen
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["eval", "--model", "./nowhere/model", "--data", "x.jsonl"], "model.path ./nowhere/model does not exist"),
+        (["compare", "configs/local_smoke.yaml"], "nothing to compare: give --vary"),
+    ],
+)
+def test_a_mistake_in_another_command_is_one_sentence_too(arguments: list[str], fragment: str) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert fragment in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
 def test_an_unknown_bench_is_refused_with_the_known_ones() -> None:
     result = run("bench", "learners")
     assert result.returncode == 2

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich import box
 from rich.table import Table
 
 from maspo_dist import humanize
@@ -172,19 +173,24 @@ def comparison_tree(comparison: Comparison) -> dict[str, object]:
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """Variants with their means over seeds, then the paired tests."""
-    table = Table(title=f"{comparison.plan.score}, mean over seeds [95 % interval]", title_justify="left")
-    measures = [measure for measure in MEASURES if any(measure in one.estimates for one in comparison.variants)]
+    table = _table(f"{comparison.plan.score}, mean over seeds ± half the 95 % interval")
     reach = f"steps to {humanize.score(comparison.reach)}"
-    for head in ("variant", "seeds", *(MEASURES[measure] for measure in measures), reach, "samples"):
+    for head in ("variant", "seeds", "final", "area", "entropy", reach):
         table.add_column(head, justify="left" if head == "variant" else "right", no_wrap=True)
     for variant in comparison.variants:
-        table.add_row(variant.name, *variant_cells(comparison, variant, measures))
-    tests = Table(title="paired over seeds, exact sign-flip test", title_justify="left")
+        entropy = variant.estimates.get("entropy")
+        seeds, final, area, steps, _ = variant_cells(comparison, variant, TESTED)
+        table.add_row(variant.name, seeds, final, area, humanize.score(entropy.mean if entropy else None), steps)
+    tests = _table("paired over seeds, exact sign-flip test")
     for head in ("variant", "against", "measure", "seeds", "difference", "p"):
         tests.add_column(head, justify="left" if head in ("variant", "against", "measure") else "right", no_wrap=True)
     for test in comparison.tests:
         tests.add_row(test.variant, test.against, *test_cells(test))
     return [table, tests] if comparison.tests else [table]
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
 def variant_cells(comparison: Comparison, variant: VariantOutcome, measures: Sequence[str]) -> list[str]:
@@ -206,10 +212,10 @@ def test_cells(test: PairedTest) -> list[str]:
 
 
 def interval_text(estimate: Estimate, form: str = ".3f") -> str:
-    """0.512 [0.480, 0.544]; the mean alone where there is no interval."""
+    """0.512 ± 0.032, half of the 95 % interval; the mean alone where there is none."""
     if not math.isfinite(estimate.low):
         return f"{estimate.mean:{form}}"
-    return f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+    return f"{estimate.mean:{form}} ± {estimate.high - estimate.mean:.3f}"
 
 
 def _read(run: PlannedRun, score: str) -> RunOutcome | None:

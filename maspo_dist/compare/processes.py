@@ -26,7 +26,9 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def train_command(run: PlannedRun, launcher: Sequence[str]) -> list[str]:
-    """The run's command line, behind `launcher` (such as nice -n 10)."""
+    """The run's command line, behind `launcher`, which must become the command (nice -n 10, flock -F FILE) or pass
+    signals on to it (srun).
+    """
     return [*launcher, sys.executable, "-m", "maspo_dist.cli", "train", str(run.base), *run.overrides]
 
 
@@ -79,7 +81,9 @@ async def run_all(
         await asyncio.gather(*tasks)
     finally:
         for task in tasks:
-            task.cancel()
+            # A second cancellation would cut short what the first one set off.
+            if not task.cancelling():
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from maspo_dist.evaluation.statistics import Estimates, bootstrap_intervals, majority_estimates, pass_estimates
@@ -110,25 +111,33 @@ def mean_over_sets(sets: Mapping[str, SetResults]) -> dict[str, float]:
     return {name: float(np.mean([one.scores[name].value for one in sets.values()])) for name in first.scores}
 
 
-def results_table(sets: Mapping[str, SetResults]) -> Table:
-    """One row a set: avg, pass and majority at n with intervals, lengths and shares."""
+def results_tables(sets: Mapping[str, SetResults]) -> list[Table]:
+    """Scores at n with their intervals, then lengths and shares; one row a set."""
     samples = next(iter(sets.values())).samples
     shown = [f"avg@{samples}", *([f"pass@{samples}", f"majority@{samples}"] if samples > 1 else [])]
-    table = Table(title="held-out scores, 95 % intervals over problems", title_justify="left")
-    for name in ("set", "problems", *shown, "tokens", "truncated", "unparsed", "unverifiable"):
-        table.add_column(name, justify="left" if name == "set" else "right", no_wrap=True)
+    scores = _table("scores in %, 95 % intervals over problems", "set", "problems", *shown)
+    shares = _table("responses", "set", "tokens", "longest", "truncated", "unparsed", "unverifiable")
     for name, one in sets.items():
-        table.add_row(
+        lengths = one.response_tokens
+        scores.add_row(name, str(one.problems), *(_percent(one.scores[score]) for score in shown))
+        shares.add_row(
             name,
-            str(one.problems),
-            *(_percent(one.scores[score]) for score in shown),
-            f"{one.response_tokens['mean']:.0f}",
+            f"{lengths['mean']:.0f}",
+            f"{lengths['max']:.0f}",
             *(f"{share:.1%}" for share in (one.truncated_share, one.unparsed_share, one.unverifiable_share)),
         )
     if len(sets) > 1:
         means = mean_over_sets(sets)
-        table.add_section()
-        table.add_row("mean over sets", "", *(f"{100 * means[score]:.1f}" for score in shown))
+        scores.add_section()
+        scores.add_row("mean over sets", "", *(f"{100 * means[score]:.1f}" for score in shown))
+    return [scores, shares]
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
@@ -157,4 +166,4 @@ def _share(flags: Iterable[bool]) -> float:
 
 
 def _percent(one: Interval) -> str:
-    return f"{100 * one.value:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
+    return f"{100 * one.value:.1f} [{100 * one.low:.0f}, {100 * one.high:.0f}]"

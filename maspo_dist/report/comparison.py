@@ -87,12 +87,10 @@ def _tests(comparison: Comparison) -> str:
     fewest = min(len(test.seeds) for test in comparison.tests)
     note = (
         f"Exact sign-flip permutation test over seeds, two-sided. With {fewest} seeds no p can be below "
-        f"{2 / 2**fewest:.4g}; nothing is corrected for the number of tests."
+        f"{2 / 2**fewest:.4g}; nothing is corrected for the number of tests. ± is half of the 95 % interval (Student)."
     )
     rows = [[escape(test.variant), escape(test.against), *map(escape, test_cells(test))] for test in comparison.tests]
-    return f'<p class="note">{note}</p>' + _table(
-        ["variant", "against", "measure", "seeds", "difference [95 %]", "p"], rows
-    )
+    return f'<p class="note">{note}</p>' + _table(["variant", "against", "measure", "seeds", "difference", "p"], rows)
 
 
 def _runs(comparison: Comparison) -> str:

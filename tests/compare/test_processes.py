@@ -10,7 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from maspo_dist.compare.processes import last_line, run_command
+from maspo_dist.compare.plan import make_plan
+from maspo_dist.compare.processes import last_line, run_all, run_command
+from maspo_dist.config import CompareConfig
+
+SMOKE = Path(__file__).parents[2] / "configs" / "local_smoke.yaml"
 
 #: Tells its pid through a pipe, then waits for a signal.
 WAITS = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
@@ -46,6 +50,29 @@ async def test_cancelling_ends_the_process(tmp_path: Path, pipe: Path) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert not process.is_running()
+
+
+async def test_cancelling_a_comparison_waits_until_every_run_has_saved_and_ended(tmp_path: Path, pipe: Path) -> None:
+    saves = (
+        "import os, pathlib, signal, sys\ndef save(*_):\n    pathlib.Path(sys.argv[2]).touch()\n    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, save)\npathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\nsignal.pause()"
+    )
+    run = make_plan(CompareConfig(name="c", config="", seeds="0", variants={"maspo": []}), SMOKE).runs[0]
+    saved = tmp_path / "saved"
+    work = run_all(
+        [run],
+        jobs=1,
+        start=lambda _: [sys.executable, "-c", saves, str(pipe), str(saved)],
+        log_of=lambda _: tmp_path / "run.log",
+        on_ended=lambda *_: None,
+    )
+    task = asyncio.create_task(work)
+    process = await asyncio.to_thread(process_in, pipe)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert saved.exists()
     assert not process.is_running()
 
 

@@ -1,10 +1,12 @@
 """Scores of a set equal counts by hand."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
-from maspo_dist.evaluation.results import Outcome, mean_over_sets, results_table, score_set
+from maspo_dist.evaluation.results import Outcome, mean_over_sets, results_tables, score_set
 
 
 def outcome(status: str, extracted: str | None = None, tokens: int = 10, truncated: bool = False) -> Outcome:
@@ -49,9 +51,16 @@ def test_every_set_weighs_the_same_in_the_mean() -> None:
     assert mean_over_sets(sets)["avg@4"] == pytest.approx((1 / 2 + 1 / 4) / 2)
 
 
-def test_the_table_has_a_row_for_each_set_and_the_mean() -> None:
-    table = results_table({"a": score_set([EASY]), "b": score_set([HARD])})
-    assert list(table.columns[0].cells) == ["a", "b", "mean over sets"]
+def test_the_tables_have_a_row_for_each_set_and_fit_a_terminal() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, width=80)
+    for table in results_tables({"olympiadbench": score_set([EASY]), "b": score_set([HARD])}):
+        console.print(table)
+    lines = [line.split() for line in screen.getvalue().splitlines()]
+    assert ["b", "1", "25.0", "[25,", "25]", "100.0", "[100,", "100]", "0.0", "[0,", "0]"] in lines
+    assert "…" not in screen.getvalue()
+    assert ["mean", "over", "sets", "37.5", "100.0", "50.0"] in lines
+    assert ["b", "20", "40", "25.0%", "25.0%", "0.0%"] in lines
 
 
 def test_problems_with_unlike_numbers_of_samples_are_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 from loop_fakes import FakePool, make_config, make_prompt
 
 from actors.evaluator import Evaluator
-from maspo_dist.errors import ActorDiedError, DeadlineError, PolicyAgeError
+from maspo_dist.errors import ActorDiedError, DeadlineError, PoisonPromptError, PolicyAgeError
 
 PROMPTS = {"easy": [make_prompt(1), make_prompt(2)], "hard": [make_prompt(3)]}
 
@@ -91,6 +91,15 @@ async def test_a_request_that_fails_ends_the_evaluation_with_its_error() -> None
     with pytest.raises(ActorDiedError, match="rollout worker 0"):
         await evaluator.result()
     assert evaluator.version is None
+
+
+async def test_a_problem_that_workers_die_of_counts_as_not_solved_and_ends_nothing() -> None:
+    pool = FakePool()
+    pool.rewards = {-1: [1.0, 1.0], -3: [1.0, 1.0]}
+    pool.failures[-2] = PoisonPromptError("prompt p2 was aboard 3 rollout workers that died; set aside")
+    scores = await make_evaluator(pool).evaluate(0)
+    assert (scores["eval/easy/avg@2"], scores["eval/easy/unverifiable_share"]) == (0.5, 0.5)
+    assert scores["eval/hard/avg@2"] == 1.0
 
 
 async def test_one_evaluation_at_a_time_and_none_by_accident() -> None:

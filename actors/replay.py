@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from actors.engines.deepspeed import DeepSpeedEngine
 from maspo_dist.checkpoint import CONFIG_FILE, LEARNER_FOLDER
@@ -95,18 +94,20 @@ def merged_shards(batch: TrainingBatch) -> tuple[MiniBatch, ...]:
     )
 
 
-def replay_table(numbers: Sequence[ReplayedNumber]) -> Table:
-    """What `maspo-dist replay` prints; numbers that differ beyond the tolerance are marked."""
-    table = Table(box=None)
-    table.add_column("")
-    for heading in ("recorded", "recomputed", "difference"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+def replay_lines(numbers: Sequence[ReplayedNumber]) -> Iterator[str]:
+    """What `maspo-dist replay` prints: a line a number, those that differ marked, and a last line that sums up."""
+    width = max(len(number.name) for number in numbers)
+    yield f"{'':{width}}{'recorded':>15}{'recomputed':>15}{'difference':>12}"
     for number in numbers:
-        mark = "" if number.agrees else f"differs by more than {number.tolerance:g}"
-        values = (f"{value:.7g}" for value in (number.recorded, number.recomputed))
-        table.add_row(number.name, *values, f"{number.difference:.1e}", mark)
-    return table
+        mark = "" if number.agrees else "  differs"
+        values = f"{number.recorded:15.7g}{number.recomputed:15.7g}{number.difference:12.1e}"
+        yield f"{number.name:{width}}{values}{mark}"
+    differing = sum(not number.agrees for number in numbers)
+    worst = max(numbers, key=lambda number: math.inf if math.isnan(number.difference) else number.difference)
+    yield (
+        f"{len(numbers) - differing} of {len(numbers)} numbers agree within {worst.tolerance:g}; "
+        f"furthest apart is {worst.name}, by {worst.difference:.1e}"
+    )
 
 
 def _logprob_gaps(

@@ -173,10 +173,11 @@ def replay(
     step: Annotated[int, typer.Option(help="A step that logging.record_steps kept.")],
 ) -> None:
     """Recompute one recorded step of RUN on one CPU process; exit code 1 where its numbers differ."""
-    from actors.replay import replay_step, replay_table
+    from actors.replay import replay_lines, replay_step
 
     numbers = replay_step(run, step)
-    Console(soft_wrap=True).print(replay_table(numbers))
+    for line in replay_lines(numbers):
+        print(line)
     if not all(number.agrees for number in numbers):
         raise typer.Exit(1)
 

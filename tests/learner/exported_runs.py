@@ -18,7 +18,8 @@ from maspo_dist.data.cursor import CursorState
 
 def make_folder(folder: Path, *, tied: bool) -> Path:
     """Model, tokenizer and generation config."""
-    make_model(folder, tied=tied)
+    # The smallest heads that vLLM has on CPU.
+    make_model(folder, tied=tied, head_dim=32)
     words = {f"w{number}": number for number in range(VOCABULARY)}
     tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", pad_token="w1").save_pretrained(folder)

@@ -15,7 +15,7 @@ from maspo_dist.types import GroupReport, Prompt, Rollout, RolloutGroup, ScoredG
 VOCABULARY = 96
 
 
-def make_model(folder: Path, *, tied: bool = False) -> Path:
+def make_model(folder: Path, *, tied: bool = False, head_dim: int = 16) -> Path:
     """A Qwen3 of about 50k parameters, in float32."""
     torch.manual_seed(1)
     settings = Qwen3Config(
@@ -25,7 +25,7 @@ def make_model(folder: Path, *, tied: bool = False) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=16,
+        head_dim=head_dim,
         max_position_embeddings=512,
         tie_word_embeddings=tied,
     )

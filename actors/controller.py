@@ -8,8 +8,9 @@
                        object store ──────────► learner ranks ◄──────────┘  (who trains what)
 
 One step: take the groups that the age bound says → lay them out → update → publish, prove, stamp →
-evaluation when due → metrics → checkpoint when due. Generation of later groups goes on beside all of it as
-far as `algorithm.max_policy_age` allows; with 0 it waits for the publish. Responses travel from worker to
+evaluation starts when due → metrics → checkpoint when due. Generation of later groups goes on beside all of it
+as far as `algorithm.max_policy_age` allows; with 0 it waits for the publish. An evaluation is of one policy
+version, so the next publish waits for it; so does its row of metrics. Responses travel from worker to
 learner by reference: this process sees their lengths, versions and verdicts only.
 
 Lost rollout workers are the pool's to replace. A lost learner ends a session: the group starts anew, and a
@@ -32,7 +33,8 @@ from actors.boundaries import LearnerGroup, ProbeSequence, PublishReport, Rollou
 from actors.evaluator import Evaluator
 from actors.group_stream import Batch, CollectedGroup, GroupStream
 from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, FinishedGroup, RunState, read_finished, read_state
-from maspo_dist.config import TrainConfig, dump_config
+from maspo_dist.checkpoint_writer import CheckpointWriter
+from maspo_dist.config import TrainConfig
 from maspo_dist.console import RunConsole
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.errors import LearnerLostError, PolicyAgeError
@@ -76,6 +78,14 @@ class Session:
     metrics: MetricFanout
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Metrics of a step that wait for the scores of its evaluation."""
+
+    step: int
+    metrics: dict[str, float]
+
+
 #: From the state to go on from (None: the start) and its finished groups to a session.
 SessionFactory = Callable[[RunState | None, Sequence[FinishedGroup]], Session]
 
@@ -92,6 +102,7 @@ class Controller:
         sessions: SessionFactory,
         evaluator: Evaluator,
         checkpoints: CheckpointStore,
+        writer: CheckpointWriter,
         probes: Sequence[ProbeSequence],
         decoder: Decoder,
         record: RunRecord,
@@ -105,6 +116,7 @@ class Controller:
         self._sessions = sessions
         self._evaluator = evaluator
         self._checkpoints = checkpoints
+        self._writer = writer
         self._probes = probes
         self._decoder = decoder
         self._record = record
@@ -119,6 +131,7 @@ class Controller:
         self._achieved = 0
         self._phase = "starting"
         self._late: dict[str, float] = {}
+        self._open_row: _Row | None = None
         self._budget = RestartBudget(
             limit=config.cluster.max_learner_restarts,
             window_s=config.cluster.restart_window_s,
@@ -197,6 +210,8 @@ class Controller:
         session, self._session = self._session, None
         if session is None:
             return
+        self._open_row = None
+        await self._evaluator.cancel()
         await session.stream.stop()
         session.ledger.close(self._step)
         self._record.write_ledger(session.ledger.take_rows())
@@ -207,6 +222,7 @@ class Controller:
         pause_s = self._budget.lost(asyncio.get_running_loop().time())
         if pause_s is None:
             raise lost
+        await self._writer.drain()
         newest, passed_over = await asyncio.to_thread(self._checkpoints.newest)
         resume = newest or first
         step = read_state(resume).step if resume else 0
@@ -230,6 +246,7 @@ class Controller:
                     raise again from lost
                 await asyncio.sleep(pause_s)
         self._record.rewind(step)
+        await asyncio.to_thread(self._checkpoints.rewind, step)
         return resume
 
     def _recovered(self, lost_s: float) -> None:
@@ -245,12 +262,17 @@ class Controller:
             started_s = self._clock()
             batch = await self._unless_stopped(session.stream.take(self._version))
             if batch is None:
+                await self._close_row()
                 if self._config.checkpoint.every is not None and self._step > self._saved_step:
                     await self._save()
+                await self._writer.drain()
                 return False
             await self._one_step(batch, self._step + 1, started_s)
             if self._checkpoint_is_due(self._step):
+                await self._close_row()
                 await self._save()
+        await self._close_row()
+        await self._writer.drain()
         return True
 
     async def _one_step(self, batch: Batch, step: int, started_s: float) -> None:
@@ -262,6 +284,7 @@ class Controller:
         self._enter("update")
         metrics |= await self._update(step, batch)
         updated_s = self._clock()
+        await self._close_row()
         if self._version > consumed_version:
             self._enter("publish")
             metrics |= publish_metrics(await self._publish())
@@ -273,17 +296,30 @@ class Controller:
             "policy/version": float(self._version),
         }
         if self._evaluation_is_due(step):
-            self._enter("evaluate")
-            metrics |= await self._evaluator.evaluate(self._version)
-            metrics["time/evaluate_s"] = self._clock() - published_s
+            self._evaluator.start(self._version)
         metrics["time/step_s"] = self._clock() - started_s
         metrics |= self._late
         self._late = {}
         await self._write_samples(step, batch.groups)
         self._record.write_ledger(session.ledger.take_rows())
-        session.metrics.write(step, metrics)
-        self._console.step(step, metrics)
         self._step = step
+        self._open_row = _Row(step, metrics)
+        if self._evaluator.version is None:
+            await self._close_row()
+
+    async def _close_row(self) -> None:
+        """Writes the row that is open, with the scores of its evaluation, which are waited for."""
+        row, session = self._open_row, self._current
+        if row is None:
+            return
+        metrics = row.metrics
+        if self._evaluator.version is not None:
+            self._enter("evaluate")
+            metrics = metrics | await self._evaluator.result()
+        self._open_row = None
+        session.metrics.write(row.step, metrics)
+        self._console.step(row.step, metrics)
+        await self._writer.score(row.step, metrics)
 
     async def _update(self, step: int, batch: Batch) -> dict[str, float]:
         """One batch on the learners. A batch with nothing to train leaves the policy as it is."""
@@ -338,26 +374,14 @@ class Controller:
         return await self._pool.publish(snapshot, self._probes, expected)
 
     async def _save(self) -> None:
-        """A checkpoint of the run as it stands between two steps. A full disk costs the checkpoint, not the run."""
+        """A checkpoint of the run as it stands between two steps, its row included; completed beside training."""
         self._enter("checkpoint")
-        started_s = self._clock()
         stream = self._current.stream
-        try:
-            self._record.sync()
-            part = await asyncio.to_thread(self._checkpoints.begin, self._step)
-            await self._learners.save((part / LEARNER_FOLDER).resolve())
-            state = RunState(step=self._step, policy_version=self._version, stream=stream.state())
-            finished = await stream.finished_groups()
-            config = self._config
-            await asyncio.to_thread(
-                self._checkpoints.commit, part, state, finished, config.checkpoint.keep, dump_config(config)
-            )
-            self._saved_step = self._step
-        except OSError as error:
-            self._event("checkpoint_failed", f"step {self._step}: {error}")
-            logger.warning("step %d: no checkpoint was written: %s", self._step, error)
-        # The row of this step is written already, so that a checkpoint never holds more than its metrics.
-        self._late["time/checkpoint_s"] = self._clock() - started_s
+        self._record.sync()
+        state = RunState(step=self._step, policy_version=self._version, stream=stream.state())
+        finished = await stream.finished_groups()
+        self._late["time/checkpoint_s"] = await self._writer.save(state, finished, self._learners.save)
+        self._saved_step = self._step
 
     def _checkpoint_is_due(self, step: int) -> bool:
         every = self._config.checkpoint.every

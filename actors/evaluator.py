@@ -109,7 +109,7 @@ class Evaluator:
         A response without a verdict, or a problem set aside because workers died of it, counts as not solved
         here, since every problem must count once; their share is reported.
 
-        Raises DeadlineError naming what it waits for when no problem ends within `cluster.generate_timeout_s`,
+        Raises DeadlineError naming what it waits for when no problem ends within its deadline,
         PolicyAgeError when a response is of another version, RuntimeError when no evaluation is on, and
         whatever ended a request; nothing is on afterwards.
         """
@@ -145,7 +145,7 @@ class Evaluator:
         await asyncio.gather(*running.tasks, return_exceptions=True)
 
     async def _all_ended(self, running: _Running) -> None:
-        deadline_s = self._config.cluster.generate_timeout_s
+        deadline_s = self._config.group_deadline_s
         pending = set(running.tasks)
         while pending:
             done, pending = await asyncio.wait(pending, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)

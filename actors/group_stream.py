@@ -155,16 +155,12 @@ class GroupStream:
         Raises DeadlineError naming the prompts that everything waits for, and whatever ended a group's task.
         """
         self.pump(policy_version)
-        cluster = self._config.cluster
-        # Within the pool each attempt has deadlines of its own: for a worker, to be alone on it, and for its answer.
-        attempt_s = cluster.start_timeout_s + cluster.restart_backoff_max_s + 2 * cluster.generate_timeout_s
-        deadline_s = self._config.rollout.max_attempts * attempt_s
         while isinstance(chosen := self._select(policy_version), Waiting):
             self._awaited = chosen.group_id
             self._changed.clear()
             self._say_progress()
             if self._failure is None:
-                await within(deadline_s, self._waits_for(), self._changed.wait())
+                await within(self._config.group_deadline_s, self._waits_for(), self._changed.wait())
             if self._failure is not None:
                 raise self._failure
             self.pump(policy_version)

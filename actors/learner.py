@@ -17,6 +17,7 @@ from actors.weight_buckets import BucketWriter
 from actors.weight_sync import ByteArray, combine
 from maspo_dist.config import TrainConfig
 from maspo_dist.logs import LogContext, configure_logging, redirect_output
+from maspo_dist.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, MiniBatch, RolloutGroup
 
 Put = Callable[[ByteArray], Body]
@@ -73,6 +74,10 @@ class Learner:
     def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
         """Raw log-probabilities of tokens 1 … L−1 of each sequence."""
         return self._engine.logprobs([np.asarray(sequence.token_ids, dtype=np.int32) for sequence in sequences])
+
+    def frozen_logprobs(self) -> list[ResponseLogprobs]:
+        """See DeepSpeedEngine.frozen_logprobs."""
+        return self._engine.frozen_logprobs()
 
     def save(self, folder: Path) -> None:
         """See DeepSpeedEngine.save."""

@@ -14,6 +14,7 @@ from actors.boundaries import Body, ProbeSequence, WeightSnapshot
 from actors.deadline import within
 from maspo_dist.config import ClusterConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, LearnerLostError
+from maspo_dist.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, TrainingBatch, UpdateReport
 
 MakeLearners = Callable[[], Awaitable[list[ActorHandle[Any]]]]
@@ -73,6 +74,12 @@ class RayLearnerGroup:
         answers = await self._all("probe", f"{len(sequences)} sequences", self._config.publish_timeout_s, arguments)
         logprobs: list[FloatArray] = answers[0]
         return logprobs
+
+    async def frozen_logprobs(self) -> list[ResponseLogprobs]:
+        """logπ_old and logπ_ref of the last batch, over all ranks; only where steps are recorded."""
+        arguments: list[tuple[Any, ...]] = [()] * len(self._learners)
+        by_rank = await self._all("frozen_logprobs", "last batch", self._config.update_timeout_s, arguments)
+        return [entry for part in by_rank for entry in part]
 
     async def save(self, folder: Path) -> None:
         """Checkpoint into `folder`, which all ranks can reach."""

@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +31,10 @@ from maspo_dist.types import (
 )
 
 Entries = list[tuple[str, str, list[int], int]]
+
+
+#: Far above what rounding does to the head's product, as a share of its largest logit; far below one stale step.
+_HEAD_ROUNDING: Mapping[str, float] = {"float32": 1e-5, "bfloat16": 0.02}
 
 
 class Engine(Protocol):
@@ -143,10 +147,10 @@ class RolloutWorker:
         if gap <= self._max_logprob_gap:
             return gap
         head_gap = await self._engine.lm_head_gap(self._memory.path, self._memory.size_bytes, entries)
-        # Rounding of the head's product stays far below this in either dtype.
+        _, dtype, *_ = entries[0]
         culprit = (
             f"its LM head computes from a stale copy of lm_head.weight (logits off by {head_gap:.1%})"
-            if head_gap > 0.02
+            if head_gap > _HEAD_ROUNDING[dtype]
             else "its LM head is right, so a layer below it kept old weights"
         )
         raise WeightSyncError(

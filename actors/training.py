@@ -10,14 +10,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from actors.boundaries import RolloutPool
+from actors.boundaries import LearnerGroup, RolloutPool
 from actors.cluster import RunCluster, cluster_address, connect, disconnect, open_control
 from actors.controller import Controller, Session, probe_sequences
 from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
+from actors.recording import RecordingLearners
 from actors.services import beside, follow_requests, write_live
 from actors.watchdog import watch
 from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState, read_config_yaml, read_state
+from maspo_dist.checkpoint_writer import CheckpointWriter
 from maspo_dist.config import TrainConfig, config_differences, dump_config
 from maspo_dist.console import RunConsole, open_console
 from maspo_dist.data.cursor import PromptCursor
@@ -29,6 +31,7 @@ from maspo_dist.metrics import open_metrics
 from maspo_dist.preflight import Prepared, prepare
 from maspo_dist.report import write_report
 from maspo_dist.run_folder import Event, RunFolder
+from maspo_dist.step_record import StepRecords
 
 logger = logging.getLogger(__name__)
 
@@ -169,18 +172,29 @@ class _Run:
             config.sync.probe_prompts,
             _PROBE_TOKENS,
         )
+        checkpoints = CheckpointStore(folder.checkpoints_path)
         return Controller(
             config,
             pool=cluster.rollout,
-            learners=cluster.learners,
+            learners=self._learners(cluster),
             sessions=lambda state, finished: self._session(cluster.rollout, state, finished),
             evaluator=Evaluator(config, cluster.rollout, held_out),
-            checkpoints=CheckpointStore(folder.checkpoints_path),
+            checkpoints=checkpoints,
+            writer=CheckpointWriter(checkpoints, config.checkpoint, dump_config(config), self._checkpoint_failed),
             probes=probes,
             decoder=prepared.model.tokenizer,
             record=folder,
             console=self._console,
             clock=time.time,
+        )
+
+    def _learners(self, cluster: RunCluster) -> LearnerGroup:
+        kept = self._config.logging.recorded_steps
+        if kept == 0:
+            return cluster.learners
+        records = StepRecords(self._folder.steps_path, kept)
+        return RecordingLearners(
+            cluster.learners, records, dump_config(self._config), cluster.rollout.fetch, self._event
         )
 
     def _session(self, pool: RolloutPool, state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:
@@ -203,6 +217,9 @@ class _Run:
         first_step = state.step + 1 if state else 0
         metrics = open_metrics(self._folder, config.logging, config.model_dump(mode="json"), first_step)
         return Session(stream=stream, ledger=ledger, metrics=metrics)
+
+    def _checkpoint_failed(self, step: int, reason: str) -> None:
+        self._event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}", details=(("step", step),)))
 
     def _event(self, event: Event) -> None:
         self._folder.write_event(event)

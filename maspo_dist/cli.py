@@ -32,8 +32,10 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotte
 #: What `bench` knows: the module of each name, imported when asked for; its `run()` gives the lines.
 BENCHES = {
     "controller": "actors.bench.controller",
+    "checkpoint": "actors.bench.checkpoint",
     "learner": "maspo_dist.bench.learner",
     "verifier": "maspo_dist.bench.verifier",
+    "reasoning_gym": "maspo_dist.bench.reasoning_gym",
 }
 
 
@@ -161,6 +163,20 @@ def export(
     from actors.export import export_run
 
     print(export_run(run, to, step=step, dtype=dtype, max_shard_size=max_shard_size), "→", to)
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
+    step: Annotated[int, typer.Option(help="A step that logging.record_steps kept.")],
+) -> None:
+    """Recompute one recorded step of RUN on one CPU process; exit code 1 where its numbers differ."""
+    from actors.replay import replay_step, replay_table
+
+    numbers = replay_step(run, step)
+    Console(soft_wrap=True).print(replay_table(numbers))
+    if not all(number.agrees for number in numbers):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -8,6 +8,7 @@
         events.jsonl      faults, restarts, scaling
         live.json         how the run stands this second; ray_address   the cluster that it is on
         checkpoints/      step-000040/ …
+        steps/            recorded ones, for replay
         tensorboard/      event files
         logs/             one file a process
         report.html
@@ -106,6 +107,7 @@ class RunFolder:
         self.live_path = path / "live.json"
         self.address_path = path / "ray_address"
         self.checkpoints_path = path / "checkpoints"
+        self.steps_path = path / "steps"
         self.tensorboard_path = path / "tensorboard"
         self.logs_path = path / "logs"
         self.report_path = path / "report.html"

@@ -24,6 +24,7 @@ from actors.group_stream import GroupStream
 from actors.rollout_pool import ElasticRolloutPool
 from maspo_dist.bench import BenchLine, compare
 from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState
+from maspo_dist.checkpoint_writer import CheckpointWriter
 from maspo_dist.config import TrainConfig
 from maspo_dist.console import PlainConsole
 from maspo_dist.flow.ledger import Ledger
@@ -122,13 +123,15 @@ async def _train(
         return Session(stream=stream, ledger=ledger, metrics=MetricFanout([sink], record.write_event))
 
     with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:  # noqa: ASYNC230 (opened once)
+        checkpoints = CheckpointStore(Path(folder))
         controller = Controller(
             config,
             pool=pool,
             learners=TimedLearners(update_s),
             sessions=session,
             evaluator=Evaluator(config, pool, {}),
-            checkpoints=CheckpointStore(Path(folder)),
+            checkpoints=checkpoints,
+            writer=CheckpointWriter(checkpoints, config.checkpoint, "", _checkpoint_failed),
             probes=[],
             decoder=PlainDecoder(),
             record=record,
@@ -140,6 +143,10 @@ async def _train(
             await controller.run(None)
         finally:
             await pool.stop()
+
+
+def _checkpoint_failed(step: int, reason: str) -> None:
+    raise AssertionError(f"nothing is saved in a bench of the loop: {step}, {reason}")
 
 
 class _ResidentSink:

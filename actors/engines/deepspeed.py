@@ -57,6 +57,7 @@ from maspo_dist.algorithm.logprobs import Cotangents, TokenLogprobs
 from maspo_dist.config import BapoLoss, TrainConfig
 from maspo_dist.data.packing import pack_micro_batch, pack_sequences
 from maspo_dist.errors import ConfigError, MaspoError
+from maspo_dist.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
 
 _LOG = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class DeepSpeedEngine:
             )
             self._engine = self._load_trained()
             self._reference = self._load_reference() if config.algorithm.kl.coefficient > 0 else None
+        self._frozen_of_batch: list[ResponseLogprobs] = []
         self._files = SharedWrites()
         self._files.take_over(self._engine)
         self._policy: Policy = self._engine.module
@@ -123,6 +125,8 @@ class DeepSpeedEngine:
             [micro_batch_tensors(pack_micro_batch(micro, groups), self._device) for micro in mini] for mini in shard
         ]
         minis = self._with_kl_in_reward([[self._with_frozen(m, statistics) for m in mini] for mini in minis], shard)
+        if self._config.logging.recorded_steps != 0:
+            self._frozen_of_batch = [entry for mini in minis for micro in mini for entry in micro.response_logprobs()]
         grad_norms = []
         for index, mini in enumerate(minis):
             counts = loss_tokens if self._config.algorithm.aggregate == "token-mean" else loss_sequences
@@ -139,6 +143,10 @@ class DeepSpeedEngine:
             "learner/tokens_per_s": packed_tokens / seconds,
             "learner/optimizer_steps": float(len(minis)),
         }
+
+    def frozen_logprobs(self) -> list[ResponseLogprobs]:
+        """logπ_old and logπ_ref of this rank's responses of the last batch; empty unless steps are recorded."""
+        return self._frozen_of_batch
 
     def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         """Log-probability of tokens 1 … L−1 of each sequence i32[L], at temperature 1; the same on every rank."""

@@ -17,7 +17,8 @@ def advantages_after_kl(
 ) -> dict[tuple[int, int], float]:
     """Advantage by (group_id, sample) of rewards − coefficient · KL, over all responses of the batch.
 
-    `responses` are (sample, KL summed over its tokens, nats) of every rank, in any order.
+    `responses` are (sample, KL summed over its tokens, nats) of every rank, in any order. Only what is
+    trained on has a KL: masked responses have no place in the group's mean here.
     """
     by_group: defaultdict[int, list[tuple[SampleRef, float]]] = defaultdict(list)
     for ref, kl in responses:

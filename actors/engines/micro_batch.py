@@ -12,6 +12,7 @@ from torch import Tensor
 from maspo_dist.algorithm import TokenBatch
 from maspo_dist.algorithm.logprobs import TokenLogprobs
 from maspo_dist.data.packing import PackedMicroBatch, PackedTokens
+from maspo_dist.step_record import ResponseLogprobs
 from maspo_dist.types import MicroBatch
 
 
@@ -60,6 +61,17 @@ class MicroBatchTensors:
             behavior_logprobs=self.behavior_logprobs,
             ref_logprobs=self.ref_logprobs,
         )
+
+    def response_logprobs(self) -> list[ResponseLogprobs]:
+        """`old` and `ref_logprobs` by response, copied to the CPU. Needs `old`."""
+        assert self.old is not None
+        entries = []
+        for index, sample in enumerate(self.samples):
+            mine = self.sequence_ids == index
+            ref = None if self.ref_logprobs is None else self.ref_logprobs[mine].float().cpu().numpy()
+            old = self.old.logprobs[mine].float().cpu().numpy()
+            entries.append(ResponseLogprobs(group_id=sample.group_id, sample=sample.sample, old=old, ref=ref))
+        return entries
 
 
 def forward_tensors(packed: PackedTokens, device: torch.device) -> ForwardTensors:

@@ -70,7 +70,8 @@ def select_bounds(config: BapoLoss, contributions: Tensor) -> BapoBounds:
     """The first bounds at which positive / negative contribution reaches `target`, or the last.
 
     The lower bound climbs to its stop, then the upper one, as in the authors' code.
-    `contributions` f64[lowers + uppers] of the whole optimizer step, over all ranks.
+    `contributions` f64[lowers + uppers] of the whole optimizer step, over all ranks. Raises ValueError
+    where there are more or fewer than the configuration has bounds.
     """
     lowers, uppers = _lower_rungs(config), _upper_rungs(config)
     if contributions.shape != (len(lowers) + len(uppers),):

@@ -157,8 +157,8 @@ def trust_region_metrics(config: LossConfig, totals: Totals) -> dict[str, float]
     gate/share_capped                       maspo: tokens at negative_ratio_cap
 
     trust_region/{pos|neg}/{upper edge}/…   token_share; and where tokens are: ratio_mean, gate_mean,
-        share_gate_below_0.99, share_gate_below_0.5, weight_kept, share_cut_by_ppo_clip,
-        and for maspo share_gated and the four clamps
+        share_gate_below_0.99, share_gate_below_0.5, weight_kept, weight_lost, share_cut_by_ppo_clip,
+        kl_k1, kl_k3, entropy, and for maspo share_gated and the four clamps
     """
     rows = totals.sums.tolist()
     whole = [math.fsum(column) for column in zip(*rows, strict=True)]
@@ -201,13 +201,18 @@ def trust_region_metrics(config: LossConfig, totals: Totals) -> dict[str, float]
 
 def _bucket_metrics(row: list[float], is_maspo: bool) -> dict[str, float]:
     tokens = row[_Column.TOKENS]
+    kept = _share(row, _Column.WEIGHT_KEPT, _Column.WEIGHT)
     metrics = {
         "ratio_mean": row[_Column.RATIO] / tokens,
         "gate_mean": row[_Column.GATE] / tokens,
         "share_gate_below_0.99": row[_Column.GATE_BELOW_99] / tokens,
         "share_gate_below_0.5": row[_Column.GATE_BELOW_50] / tokens,
-        "weight_kept": _share(row, _Column.WEIGHT_KEPT, _Column.WEIGHT),
+        "weight_kept": kept,
+        "weight_lost": 1 - kept if row[_Column.WEIGHT] else 0.0,
         "share_cut_by_ppo_clip": row[_Column.CUT_BY_PPO] / tokens,
+        "kl_k1": row[_Column.KL_K1] / tokens,
+        "kl_k3": row[_Column.KL_K3] / tokens,
+        "entropy": row[_Column.ENTROPY] / tokens,
     }
     if is_maspo:
         metrics["share_gated"] = row[_Column.GATED] / tokens

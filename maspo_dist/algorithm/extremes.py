@@ -64,7 +64,10 @@ def ratio_extremes(
     positions: Tensor,
     group_ids: Tensor,
 ) -> RatioExtremes:
-    """Extremes of one micro-batch, all inputs [N]; `positions` count from 0 within the response."""
+    """Extremes of one micro-batch, all inputs [N], of any dtype; `positions` count from 0 within the response.
+
+    Ordered by log ρ = clamp(logπ − logπ_old, ±20); integers are kept in float64, exact up to 2^53.
+    """
     columns = (
         log_ratio(logprobs.double(), old_logprobs.double()),
         old_logprobs,

@@ -62,7 +62,7 @@ def trust_region(config: MaspoLoss, ratio: Tensor, old_logprobs: Tensor, advanta
 
 
 def maspo_loss(config: MaspoLoss, terms: TokenTerms) -> TokenLoss:
-    """−A·w·ρ for each token, [N].
+    """−A·w·ρ for each token, [N], in the dtype of `terms`; formula and source at the top of this module.
 
     The gate carries no gradient unless `differentiate_gate`: differentiated through, the gradient
     of a token with A > 0 changes sign at ρ > (1 + √(1 + 4σ²)) / 2. With `negative_ratio_cap` c,

@@ -33,7 +33,7 @@ _ALLOWED_SHARE = 0.03
 _VOCABULARY = 151_936
 _TOKENS = 8192
 #: The plain way would need 20 GB for all of them.
-_MAX_PLAIN_TOKENS = 2048
+_MAX_PLAIN_TOKENS = 1024
 #: Its peak, in float32 tensors of [tokens, vocabulary].
 _PLAIN_TENSORS = 4
 _WIDTHS = (256, 1024)
@@ -125,7 +125,11 @@ def _layout() -> Iterator[BenchLine]:
     processed = sum(max(1, sum(micro)) for micro in micros)
     padded = sum(len(micro) * max(micro, default=0) for micro in micros)
     yield compare(
-        "learner", "useful share of processed tokens, packed against padded", useful / processed, "", useful / padded
+        "learner",
+        "useful share of processed tokens, packed against padded; 0.95 wanted",
+        useful / processed,
+        "",
+        useful / padded,
     )
     heaviest = [max(column) for column in _tokens_by_mini_batch(batch, lengths)]
     fewest = ranks * sum(-(-tokens // budget) for tokens in heaviest)
@@ -142,7 +146,7 @@ def _layout() -> Iterator[BenchLine]:
     naive = _round_robin_deviation(batch, lengths, ranks)
     yield compare(
         "learner",
-        f"tokens over {ranks} ranks: {deviation:.2%} from the mean at most, against {naive:.2%} dealt in turn",
+        f"tokens over {ranks} ranks: {deviation:.2%} from the mean at most, 2 % allowed, against {naive:.2%} in turn",
         1 - deviation,
         "",
         1 - naive,
@@ -198,22 +202,25 @@ def _logprobs() -> Iterator[BenchLine]:
     tokens = _MAX_PLAIN_TOKENS
     while _PLAIN_TENSORS * 4 * tokens * _VOCABULARY > 0.8 * psutil.virtual_memory().available and tokens > 256:
         tokens //= 2
+    plain_peaks = {}
     for width in _WIDTHS:
-        plain, told, untold = (_measured(way, tokens, width) for way in (_plain, _told, _untold))
+        plain, told, untold = (_measured(way, tokens, width, 2) for way in (_plain, _told, _untold))
+        plain_peaks[tokens] = plain.peak_bytes
         case = f"logprobs and entropy, vocabulary {_VOCABULARY}, {tokens} tokens, width {width}, float32"
         speed = f"{case}: speed against the plain way"
         yield compare("learner", speed, tokens / told.seconds, "tokens/s", tokens / plain.seconds)
         speed += ", cotangents not told beforehand (gspo)"
         yield compare("learner", speed, tokens / untold.seconds, "tokens/s", tokens / plain.seconds)
-    half, whole = (_measured(_plain, count, _WIDTHS[0]).peak_bytes for count in (tokens // 2, tokens))
-    many = _measured(_told, _TOKENS, _WIDTHS[0]).peak_bytes
+    plain_peaks[tokens // 2] = _measured(_plain, tokens // 2, _WIDTHS[0], 1).peak_bytes
+    ours = _measured(_told, _TOKENS, _WIDTHS[0], 1).peak_bytes
     # A line through two sizes that fit: the plain way's peak is a number of [tokens, vocabulary] tensors.
-    plain_bytes = whole + (whole - half) / (tokens - tokens // 2) * (_TOKENS - tokens)
+    slope = (plain_peaks[tokens] - plain_peaks[tokens // 2]) / (tokens - tokens // 2)
+    plain_bytes = plain_peaks[tokens] + slope * (_TOKENS - tokens)
     case = (
         f"logprobs and entropy, vocabulary {_VOCABULARY}, {_TOKENS} tokens, float32: peak above the model's output, "
         f"the plain way's (in a line through {tokens // 2} and {tokens} tokens) against ours; 8 wanted"
     )
-    yield compare("learner", case, plain_bytes / 2**20, "MiB", many / 2**20)
+    yield compare("learner", case, plain_bytes / 2**20, "MiB", ours / 2**20)
 
 
 _Way = Callable[[Tensor, Tensor, Tensor, Tensor], TokenLogprobs]
@@ -243,13 +250,13 @@ def _untold(hidden: Tensor, weight: Tensor, targets: Tensor, cotangent: Tensor) 
     return token_logprobs(hidden, weight, targets)
 
 
-def _measured(way: _Way, tokens: int, width: int) -> _Cost:
-    """Forward and backward in a fresh process, twice: the faster of the times, the peak of the first."""
+def _measured(way: _Way, tokens: int, width: int, repeats: int) -> _Cost:
+    """Forward and backward in a fresh process, the fastest of `repeats`."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measure_here, way, tokens, width).result()
+        return pool.submit(_measure_here, way, tokens, width, repeats).result()
 
 
-def _measure_here(way: _Way, tokens: int, width: int) -> _Cost:
+def _measure_here(way: _Way, tokens: int, width: int, repeats: int) -> _Cost:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     hidden = torch.randn(tokens, width, requires_grad=True)
@@ -263,10 +270,9 @@ def _measure_here(way: _Way, tokens: int, width: int) -> _Cost:
 
     Path("/proc/self/clear_refs").write_text("5")
     before = _status_bytes("VmRSS")
-    first_s = _best(work, 1)
+    seconds = _best(work, repeats)
     own = hidden.numel() + weight.numel() + (tokens * _VOCABULARY if way is _plain else 0)
-    peak_bytes = _status_bytes("VmHWM") - before - 4 * own
-    return _Cost(peak_bytes=peak_bytes, seconds=min(first_s, _best(work, 1)))
+    return _Cost(peak_bytes=_status_bytes("VmHWM") - before - 4 * own, seconds=seconds)
 
 
 def _status_bytes(field: str) -> int:

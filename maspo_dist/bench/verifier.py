@@ -13,6 +13,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import math_verify
@@ -22,6 +23,7 @@ from maspo_dist.bench import BenchLine, compare
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.reward.math import load_algebra, verify_math
 from maspo_dist.reward.pool import VerifierPool
+from maspo_dist.reward.sample import Sample
 
 Pair = tuple[str, str]
 
@@ -91,6 +93,8 @@ def _scaling(pairs: Sequence[Pair], repeats: int) -> Iterator[BenchLine]:
                 rates[name].append(count / (time.perf_counter() - started))
                 if name == "two" and number:
                     spent = [s + b - a for s, a, b in zip(spent, before, _processor_seconds(two), strict=True)]
+        alone = _relabelled(pairs, -1)
+        in_process, through_pool = _seconds_each(verify_math, alone), _seconds_each(partial(_one_verdict, two), alone)
     # The first round of each warms up.
     best = {name: max(found[1:]) for name, found in rates.items()}
     yield compare("verifier", "pool of two processes, against twice one", best["two"], _UNIT, 2 * best["one"])
@@ -98,6 +102,13 @@ def _scaling(pairs: Sequence[Pair], repeats: int) -> Iterator[BenchLine]:
     pool, processes = spent
     case = "processor time of the pool's processes, of all it takes"
     yield compare("verifier", case, processes, "CPU s", pool + processes)
+    slow = _p99(through_pool)
+    case = f"one at a time through the pool, against in this process: slowest hundredth (p99 {slow * 1e3:.2f} ms)"
+    yield compare("verifier", case, 1 / slow, _UNIT, 1 / _p99(in_process))
+
+
+def _one_verdict(pool: VerifierPool, response: str, reference: str) -> object:
+    return pool.submit(Sample(response=response, reference=reference)).result()
 
 
 def _processor_seconds(pool: VerifierPool) -> list[float]:

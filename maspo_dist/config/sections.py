@@ -330,6 +330,23 @@ class LoggingConfig(Section):
     wandb: WandbConfig | None = None
     #: Groups a step whose responses go to samples.jsonl; null writes all.
     sample_groups: int | None = Field(8, ge=0)
+    #: Steps kept whole under steps/ for `maspo-dist replay`: none, all, or last:K. Each takes the room of a
+    #: checkpoint, and the time to write one.
+    record_steps: str = "none"
+
+    @property
+    def recorded_steps(self) -> int | None:
+        """How many steps are kept, 0 none; None is all."""
+        if self.record_steps == "all":
+            return None
+        return int(self.record_steps.removeprefix("last:")) if self.record_steps != "none" else 0
+
+    @field_validator("record_steps")
+    @classmethod
+    def _steps_are_counted(cls, value: str) -> str:
+        if value not in ("none", "all") and not re.fullmatch(r"last:[1-9]\d*", value):
+            raise ValueError(f"record_steps must be none, all, or last:K with K of at least 1, got {value!r}")
+        return value
 
 
 class ClusterConfig(Section):
@@ -382,6 +399,15 @@ class TrainConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def group_deadline_s(self) -> float:
+        """Longest that a group may take over all its attempts: each waits for a worker, to be alone on it, and for
+        its answer, all of which have deadlines of their own.
+        """
+        cluster = self.cluster
+        attempt_s = cluster.start_timeout_s + cluster.restart_backoff_max_s + 2 * cluster.generate_timeout_s
+        return self.rollout.max_attempts * attempt_s
 
     @model_validator(mode="after")
     def _sections_fit(self) -> TrainConfig:

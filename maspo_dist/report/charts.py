@@ -12,7 +12,7 @@ from maspo_dist.report.runs import Point
 from maspo_dist.report.scale import Scale, linear_scale, log_scale, step_scale, tick_label
 
 WIDTH, HEIGHT = 330, 194
-LEFT, RIGHT, TOP, BOTTOM = 42, 8, 27, 30
+LEFT, RIGHT, TOP, BOTTOM = 48, 8, 27, 30
 #: Series colours in the style sheet; more series than that share them.
 COLORS = 8
 

@@ -42,6 +42,18 @@ _COLUMNS = (
     _share_column("share_mass_at_sigma_max", "mass at σ_max"),
     _share_column("share_risk_at_min", "risk at min"),
     _share_column("share_risk_at_max", "risk at max"),
+    Column(measure="kl_k3", heading="KL (k3)", show=lambda v: f"{v:.2g}", strength=lambda v: 0.0),
+    Column(measure="entropy", heading="entropy", show=lambda v: f"{v:.2f}", strength=lambda v: 0.0),
+)
+#: Of a token with an extreme ratio: metric, heading, how it is written.
+_TOKEN_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("ratio", "ratio", lambda v: f"{v:.4g}"),
+    ("old_probability", "p under π_old", lambda v: f"{v:.3g}"),
+    ("advantage", "A", lambda v: f"{v:+.3f}"),
+    ("gate", "gate", lambda v: f"{v:.4f}"),
+    ("token_id", "token id", lambda v: f"{v:.0f}"),
+    ("position", "position in its response", lambda v: f"{v:.0f}"),
+    ("group_id", "group", lambda v: f"{v:.0f}"),
 )
 _STRIPS = (
     ("Gated tokens over time", "share of tokens with gate < 0.99", "share_gate_below_0.99"),
@@ -61,7 +73,7 @@ def draw_trust_region(run: Run) -> str:
         f'<p class="note">Step {step}. Rows are buckets of the token’s probability p under π_old; tokens are a share '
         "of all; weight kept is the share of the gradient’s absolute weight that passes; clamps are a share of the "
         "gated tokens. The stronger a cell’s colour, the further from an ungated update.</p>"
-        f'{tables}<div class="pair">{strips}</div>'
+        f'{tables}{_extreme_tokens(run, step)}<div class="pair">{strips}</div>'
     )
 
 
@@ -101,6 +113,27 @@ def _table(sign: str, buckets: Sequence[str], values: Mapping[str, float | None]
         f'<div class="panel"><h3>{escape(title)}</h3><div class="scroll"><table class="tight">'
         f"<tr><th>p</th>{heads}</tr>{rows}</table></div></div>"
     )
+
+
+def _extreme_tokens(run: Run, step: int) -> str:
+    """The tokens of `step` with the largest and the smallest ratio; nothing where they are not known."""
+    rows = ""
+    for end, name in (("max", "largest"), ("min", "smallest")):
+        values = [_at(run, f"ratio/{end}_token/{metric}", step) for metric, *_ in _TOKEN_COLUMNS]
+        if None not in values:
+            cells = (show(v) for (_, _, show), v in zip(_TOKEN_COLUMNS, values, strict=True) if v is not None)
+            rows += f"<tr><td>{name}</td>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+    if not rows:
+        return ""
+    heads = "".join(f"<th>{escape(heading)}</th>" for _, heading, _ in _TOKEN_COLUMNS)
+    return (
+        '<div class="panel"><h3>Tokens with the extreme ratios</h3><div class="scroll"><table class="tight">'
+        f"<tr><th></th>{heads}</tr>{rows}</table></div></div>"
+    )
+
+
+def _at(run: Run, metric: str, step: int) -> float | None:
+    return next((value for at, value in reversed(run.series.get(metric, ())) if at == step), None)
 
 
 def _cell(column: Column, value: float | None) -> str:

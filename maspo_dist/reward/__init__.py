@@ -1,6 +1,6 @@
 """Rewards: verifiers, and the pool of killable processes that runs them.
 
-    answers, numbers, symbolic, math      mathematical answers
+    answers, numbers, relations, math, …  mathematical answers
     matching, json_fields, code, …        other verifiers, one a module
     pool, slot, process, worker, wire     processes with deadlines
 

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from maspo_dist.reward.evaluate import differ, is_value
+from maspo_dist.reward.evaluate import differ, is_value, same_equation
 from maspo_dist.reward.guard import refusal
 from maspo_dist.reward.latex import compact, normalise
 from maspo_dist.reward.numbers import Number, equal_numbers, parse_number
-from maspo_dist.reward.relations import Interval, read_inequality, read_ratio
+from maspo_dist.reward.relations import Interval, aligned, name_a_variable, read_intervals, read_ratio
 from maspo_dist.reward.structure import (
     Parts,
     exact_side,
@@ -55,11 +55,6 @@ _TEXT_BEFORE = re.compile(r"^\\text\s?\{[^{}]{3,100}\}\s?")
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _SCALE = re.compile(r"(?:\\text\s?\{)?\s?\b(thousand|million|billion|trillion)\b\s?\}?", re.IGNORECASE)
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_TO = re.compile(r"\s?\\text\s?\{\s?to\s?\}\s?|(?<=\d) to (?=\d)")
-_POINT = re.compile(r"[A-Z]'?\s?\(.*\)", re.DOTALL)
-_MODULUS = re.compile(r"\s?\(?\s?(?:\\text\s?\{\s?\(?\s?)?\\?[pb]?mod(?![A-Za-z])\s?\}?\s?\{?\s?(\w{1,9})\s?\}?\s?\)?$")
-#: `\text{5 km}`: a number and its unit, set as text together.
-_QUANTITY = re.compile(r"^\\text\s?\{\s?([-+]?\d[\d,.]*(?: [A-Za-z ]{1,40})?)\s?\}$")
 _MORE_CHOICES = re.compile(r"(?:\band|\bor|[,/;&+])\s?\(?[A-J](?![A-Za-z])|^[)\s]{0,3}\(?[A-J](?![A-Za-z'])")
 _HALF_DAY = re.compile(r"(?:[ap]\.?m\.?)$", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(?:an?|the)(?= )")
@@ -103,7 +98,7 @@ class _Comparison:
             return True
         if not found or not expected or nesting > _MAX_NESTING:
             return False
-        found, expected = _aligned(exact_side(found), exact_side(expected))
+        found, expected = aligned(exact_side(found), exact_side(expected))
         number, wanted = parse_number(found), parse_number(expected)
         if wanted and wanted.figures and _COMMA_DECIMAL.fullmatch(found):
             number = parse_number(found.replace(",", "."))
@@ -121,8 +116,8 @@ class _Comparison:
         self, found: str, expected: str, number: Number | None, wanted: Number | None, nesting: int
     ) -> bool:
         left, right = _with_signs_spread(take_apart(found)), _with_signs_spread(take_apart(expected))
-        ranges, wanted_ranges = _intervals(left), _intervals(right)
-        if ranges and wanted_ranges and (_inequalities(ranges) or _inequalities(wanted_ranges)):
+        ranges, wanted_ranges = read_intervals(left), read_intervals(right)
+        if ranges and wanted_ranges and (name_a_variable(ranges) or name_a_variable(wanted_ranges)):
             return self._same_intervals(ranges, wanted_ranges, nesting)
         if left.shape == right.shape == "leaf":
             return self._same_leaf(found, expected, number, wanted, nesting)
@@ -137,7 +132,8 @@ class _Comparison:
         if shapes == {"tuple", "list"}:
             return self._in_order(left.items, right.items, nesting)
         if shapes == {"tuple", "matrix"}:
-            return self._in_order(_entries(left), _entries(right), nesting)
+            entries = _entries(left)
+            return bool(entries) and self._in_order(entries, _entries(right), nesting)
         if shapes == {"set", "leaf"} and len(left.items) == len(right.items) == 1:
             return self.same(left.items[0], right.items[0], nesting + 1)
         if "leaf" in shapes:
@@ -202,6 +198,10 @@ class _Comparison:
         rounded = bool((number and number.figures) or (wanted and wanted.figures))
         if differ(found, expected, _ROUNDED if rounded else _EXACT):
             return False
+        if has_equals(found) and has_equals(expected):
+            verdict = same_equation(found, expected)
+            if verdict is not None:
+                return verdict
         if "\\dots" in found or "\\dots" in expected:
             self.reason = "dots are compared as written"
             return False
@@ -260,20 +260,6 @@ class _Comparison:
         return True
 
 
-def _aligned(found: str, expected: str) -> tuple[str, str]:
-    """Both without what only one of them writes: a point's name, a modulus, `to` for a colon, text around a number."""
-    if ":" in expected and _TO.search(found):
-        found = _TO.sub(":", found)
-    if expected.startswith("(") and _POINT.fullmatch(found):
-        found = found[1:].strip()
-    elif found.startswith("(") and _POINT.fullmatch(expected):
-        expected = expected[1:].strip()
-    modulus, wanted_modulus = _MODULUS.search(found), _MODULUS.search(expected)
-    if not modulus or not wanted_modulus or modulus[1] == wanted_modulus[1]:
-        found, expected = _MODULUS.sub("", found).strip() or found, _MODULUS.sub("", expected).strip() or expected
-    return _QUANTITY.sub(r"\1", found), _QUANTITY.sub(r"\1", expected)
-
-
 def _is_equation(text: str) -> bool:
     """`x - 5 = 0` is one; `\\cos 90^\\circ = 0` has a value, and `f(1) = 0` names it."""
     first = _COMMAND.sub(" ", text.partition("=")[0])
@@ -296,29 +282,6 @@ def _entries(parts: Parts) -> tuple[str, ...]:
 
 def _distinct(items: tuple[str, ...]) -> tuple[str, ...]:
     return tuple({compact(item): item for item in items}.values())
-
-
-def _intervals(parts: Parts) -> list[Interval] | None:
-    """Intervals and inequalities, one or a union of them; None where there is anything else."""
-    if parts.shape == "tuple" and len(parts.items) == 2 and parts.brackets in ("()", "[)", "(]", "[]"):
-        return [Interval(variable="", low=parts.items[0], high=parts.items[1], brackets=parts.brackets)]
-    if parts.shape not in ("leaf", "list", "union"):
-        return None
-    found = [_interval(item) for item in parts.items]
-    return [interval for interval in found if interval] if all(found) else None
-
-
-def _interval(item: str) -> Interval | None:
-    inequality = read_inequality(item)
-    if inequality:
-        return inequality
-    parts = take_apart(item)
-    ranges = _intervals(parts) if parts.shape == "tuple" else None
-    return ranges[0] if ranges else None
-
-
-def _inequalities(intervals: list[Interval]) -> bool:
-    return any(interval.variable for interval in intervals)
 
 
 def _in_radians(text: str) -> str:

@@ -16,6 +16,7 @@ _POINTS = 2
 _TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(\\[A-Za-z]+)|([A-Za-z])(_(?:\w|\{\w+\}))?|([-+*/^(){}\[\]]))")
 _CONSTANTS: dict[str, complex] = {"\\pi": cmath.pi, "e": cmath.e, "i": 1j}
 _FUNCTIONS = {"\\sin": cmath.sin, "\\cos": cmath.cos, "\\tan": cmath.tan, "\\ln": cmath.log, "\\exp": cmath.exp}
+_TRANSCENDENTAL = re.compile(r"\\(?:sin|cos|tan|ln|exp)(?![A-Za-z])")
 _GREEK = re.compile(r"\\(?:alpha|beta|gamma|delta|theta|lambda|mu|nu|rho|sigma|tau|phi|omega|epsilon|Delta|Omega)")
 _PRODUCT_STARTS = frozenset({"(", "{", "\\frac", "\\sqrt", *_CONSTANTS, *_FUNCTIONS})
 
@@ -32,6 +33,31 @@ def differ(found: str, expected: str, tolerance: float) -> bool:
         if abs(left[0] - right[0]) > tolerance * scale + noise:
             return True
     return False
+
+
+def same_equation(found: str, expected: str) -> bool | None:
+    """Whether two equations are multiples of each other; None where that cannot be told, or proves nothing.
+
+    Equations that are no multiples may have the same solutions; those with functions of the symbols hardly do.
+    """
+    ratios = []
+    for point in range(_POINTS + 1):
+        left, right = _gap(found, point), _gap(expected, point)
+        if left is None or right is None or abs(right) < 1e-6 or abs(left) < 1e-6:
+            return None
+        ratios.append(left / right)
+    if all(abs(ratio - ratios[0]) <= 1e-9 * abs(ratios[0]) for ratio in ratios):
+        return True
+    return False if _TRANSCENDENTAL.search(found) and _TRANSCENDENTAL.search(expected) else None
+
+
+def _gap(equation: str, point: int) -> complex | None:
+    """Left side less right side."""
+    sides = equation.split("=")
+    values = [_evaluate(side, point) for side in sides]
+    if len(values) != 2 or values[0] is None or values[1] is None:
+        return None
+    return values[0][0] - values[1][0]
 
 
 def is_value(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Inequalities as intervals, ratios as terms: notations that mean a set or a proportion, read without algebra."""
+"""Notations that are read without algebra: inequalities as intervals, ratios as terms, and what one side leaves out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import math
 import re
 from dataclasses import dataclass
 
+from maspo_dist.reward.structure import Parts, take_apart
+
 _SIGN = re.compile(r"<|>|\\leq(?![A-Za-z])|\\geq(?![A-Za-z])")
 _VARIABLE = re.compile(r"[A-Za-z](?:_\{?\w\}?)?|\\[a-z]+")
 _FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
+_TO = re.compile(r"\s?\\text\s?\{\s?to\s?\}\s?|(?<=\d) to (?=\d)")
+_POINT = re.compile(r"[A-Z]'?\s?\(.*\)", re.DOTALL)
+_MODULUS = re.compile(r"\s?\(?\s?(?:\\text\s?\{\s?\(?\s?)?\\?[pb]?mod(?![A-Za-z])\s?\}?\s?\{?\s?(\w{1,9})\s?\}?\s?\)?$")
+#: `\text{5 km}`: a number and its unit, set as text together.
+_QUANTITY = re.compile(r"^\\text\s?\{\s?([-+]?\d[\d,.]*(?: [A-Za-z ]{1,40})?)\s?\}$")
 _RATIO = re.compile(r"\d{1,15}(?:\s?:\s?\d{1,15}){2,}")
 
 
@@ -53,3 +60,40 @@ def read_ratio(text: str) -> tuple[int, ...] | None:
     terms = [int(term) for term in text.split(":")]
     divisor = math.gcd(*terms) or 1
     return tuple(term // divisor for term in terms)
+
+
+def read_intervals(parts: Parts) -> list[Interval] | None:
+    """Intervals and inequalities, one or a union of them; None where there is anything else."""
+    if parts.shape == "tuple" and len(parts.items) == 2 and parts.brackets in ("()", "[)", "(]", "[]"):
+        return [Interval(variable="", low=parts.items[0], high=parts.items[1], brackets=parts.brackets)]
+    if parts.shape not in ("leaf", "list", "union"):
+        return None
+    found = [_interval(item) for item in parts.items]
+    return [interval for interval in found if interval] if all(found) else None
+
+
+def _interval(item: str) -> Interval | None:
+    inequality = read_inequality(item)
+    if inequality:
+        return inequality
+    parts = take_apart(item)
+    ranges = read_intervals(parts) if parts.shape == "tuple" else None
+    return ranges[0] if ranges else None
+
+
+def name_a_variable(intervals: list[Interval]) -> bool:
+    return any(interval.variable for interval in intervals)
+
+
+def aligned(found: str, expected: str) -> tuple[str, str]:
+    """Both without what only one of them writes: a point's name, a modulus, `to` for a colon, text around a number."""
+    if ":" in expected and _TO.search(found):
+        found = _TO.sub(":", found)
+    if expected.startswith("(") and _POINT.fullmatch(found):
+        found = found[1:].strip()
+    elif found.startswith("(") and _POINT.fullmatch(expected):
+        expected = expected[1:].strip()
+    modulus, wanted_modulus = _MODULUS.search(found), _MODULUS.search(expected)
+    if not modulus or not wanted_modulus or modulus[1] == wanted_modulus[1]:
+        found, expected = _MODULUS.sub("", found).strip() or found, _MODULUS.sub("", expected).strip() or expected
+    return _QUANTITY.sub(r"\1", found), _QUANTITY.sub(r"\1", expected)

@@ -123,10 +123,14 @@ class Slot(threading.Thread):
         try:
             self._send(process, deadline)
             for scored in self._await_scored(process, deadline):
-                self._on_outcome(self._ahead.popleft(), scored.verdict)
-                self._sent -= 1
-                if scored.spent:
-                    self._drop_process()
+                if self._sent:
+                    self._sent -= 1
+                    self._on_outcome(self._ahead.popleft(), scored.verdict)
+                if scored.spent or not self._sent:
+                    # Whatever is said after that was not asked for.
+                    break
+            if scored.spent or process.connection.has_more:
+                self._drop_process()
         except TimeoutError:
             self._drop_process()
             self._fail_oldest("timeout", f"no verdict within {self._config.timeout_s:g} s", started)

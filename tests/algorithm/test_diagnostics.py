@@ -78,7 +78,7 @@ def test_global_numbers_agree_with_a_token_by_token_count(config: LossConfig) ->
 
 def test_buckets_agree_with_a_token_by_token_count() -> None:
     batch = _batch()
-    logprobs, old, advantages, _, ids = batch
+    logprobs, old, advantages, entropy, ids = batch
     gate = token_loss(TIGHT, logprobs, old, advantages, ids).gate
     delta = (logprobs - old).clamp(-20, 20)
     rho, p = delta.exp(), old.exp()
@@ -98,10 +98,15 @@ def test_buckets_agree_with_a_token_by_token_count() -> None:
                 "share_gate_below_0.99": (gate[here] < 0.99).double().mean(),
                 "share_gate_below_0.5": (gate[here] < 0.5).double().mean(),
                 "weight_kept": kept,
+                "weight_lost": 1 - kept,
                 "share_cut_by_ppo_clip": cut[here].double().mean(),
+                "kl_k1": -delta[here].mean(),
+                "kl_k3": (rho - 1 - delta)[here].mean(),
+                "entropy": entropy[here].mean(),
             }
             for key, value in want.items():
-                assert metrics[f"trust_region/{sign}/{name}/{key}"] == pytest.approx(value.item(), rel=1e-9), key
+                got = metrics[f"trust_region/{sign}/{name}/{key}"]
+                assert got == pytest.approx(value.item(), rel=1e-9, abs=1e-12), key
         low = high
 
 

@@ -94,9 +94,7 @@ class LiveRun:
 
     def kill(self) -> None:
         """Ends whatever lives; for clean-up, not for tests."""
-        for process in [*self.processes, *psutil.Process().children(recursive=True)]:
-            if _is_of_pytest(process):
-                continue
+        for process in [*self.processes, *descendants()]:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
@@ -173,12 +171,15 @@ def is_timing(name: str) -> bool:
     return name.startswith("time/") or name.endswith("_s") or "_s/" in name
 
 
+def descendants() -> list[psutil.Process]:
+    """All that descends from this process, but for what pytest itself keeps."""
+    return [process for process in psutil.Process().children(recursive=True) if not _is_of_pytest(process)]
+
+
 def _adopted() -> list[str]:
     """Living processes that descend from this one and are not pytest's own; the dead are reaped."""
     living = []
-    for process in psutil.Process().children(recursive=True):
-        if _is_of_pytest(process):
-            continue
+    for process in descendants():
         try:
             if process.status() == psutil.STATUS_ZOMBIE:
                 _reap(process.pid)

@@ -37,7 +37,8 @@ def tied_model(tiny_demo: DemoFiles, tmp_path: Path) -> Path:
 
 
 def test_a_stale_lm_head_stops_the_run_by_its_name(launcher: Launcher, tied_model: Path) -> None:
-    run = launcher.start("stale", f"model.path={tied_model}", environment={"PYTHONPATH": str(PLANTS)})
+    overrides = (f"model.path={tied_model}", "learner.lr=1e-4")
+    run = launcher.start("stale", *overrides, environment={"PYTHONPATH": str(PLANTS)})
 
     assert run.finish() == 1
     assert "WeightSyncError: rollout worker 0 does not hold policy version 1" in run.output

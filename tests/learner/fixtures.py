@@ -31,7 +31,9 @@ def make_model(folder: Path, *, tied: bool = False) -> Path:
     )
     model = Qwen3ForCausalLM(settings)
     with torch.no_grad():
-        # Wider than a fresh model's, so that probabilities and entropies differ from token to token.
+        # Wider than a fresh model's, so that probabilities and entropies differ from token to token. Tied and as
+        # wide, the model would be all but certain (0.7 nats), and some gradients mere rounding, which AdamW divides
+        # by their own size: layouts would be 5e-5 apart, nearly all of it in ten elements (3e-6 with eps 1e-6).
         model.get_output_embeddings().weight.mul_(2.0 if tied else 8.0)
     model.save_pretrained(folder)
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from actors.export import export_run
 from maspo_dist.checkpoint import CheckpointStore, Score
 from maspo_dist.errors import ConfigError, ModelError
-from maspo_dist.manifest import write_manifest
+from maspo_dist.manifest import damage_of, write_manifest
 from maspo_dist.run_folder import RunFolder
 
 
@@ -76,6 +77,9 @@ def test_a_fresh_vllm_process_gives_the_learners_logprobs(folder: Path, tmp_path
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "TORCHDYNAMO_DISABLE": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        # In the same process: nothing is left behind when it is killed.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "OMP_NUM_THREADS": "2",
     }
     script = Path(__file__).with_name("vllm_logprobs.py")
     arguments = [str(tmp_path / name) for name in ("out", "sequences.npz", "logprobs.npz")]
@@ -149,6 +153,28 @@ def test_a_damaged_checkpoint_is_not_exported_and_the_one_before_is(folder: Path
     (run / "checkpoints" / "step-000002" / "config.yaml").write_text("run: {}")
     assert "is damaged: config.yaml has" in refusal(run, tmp_path / "out", step="2")
     assert export_run(run, tmp_path / "out").name == "step-000001"
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damage_to_any_file_of_a_real_checkpoint_is_noticed(folder: Path, tmp_path: Path, damage: str) -> None:
+    checkpoint = tmp_path / "step-000001"
+    shutil.copytree(folder / "tied" / "checkpoints" / "step-000001", checkpoint)
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    assert len(files) >= 9
+    draw = random.Random(0)
+    for file in files:
+        content = file.read_bytes()
+        if damage == "flip":
+            position = draw.randrange(len(content))
+            flipped = content[position] ^ (1 << draw.randrange(8))
+            file.write_bytes(content[:position] + bytes([flipped]) + content[position + 1 :])
+        elif damage == "cut":
+            file.write_bytes(content[: -draw.randrange(1, len(content))])
+        else:
+            file.unlink()
+        assert damage_of(checkpoint) is not None, file.name
+        file.write_bytes(content)
+        assert damage_of(checkpoint) is None
 
 
 def test_the_best_can_be_asked_for(folder: Path, tmp_path: Path) -> None:

@@ -77,8 +77,9 @@ def test_the_update_is_that_of_a_plain_training_loop(trained: Trained) -> None:
 
 @pytest.mark.parametrize("layout", BFLOAT16, ids=lambda layout: layout.name)
 def test_bfloat16_trains_alike_at_every_zero_stage(trained: Trained, layout: Layout) -> None:
-    assert trained.distance(layout, BFLOAT16[2]) <= 1e-3
-    # Between roundings of 8 bits; AdamW started by a step on zero gradients would be 0.19 away.
+    # Weights of 8 bits: where the float32 master lies between two of them, its last bit decides.
+    assert trained.distance(layout, BFLOAT16[2]) <= 0.03
+    # AdamW started by a step on zero gradients would be 0.19 away.
     assert trained.distance(layout, REFERENCE) <= 0.12
 
 
@@ -116,7 +117,8 @@ def test_metrics_are_free_of_the_layout(trained: Trained, layout: Layout, refere
     wanted, metrics = trained.metrics(reference), trained.metrics(layout)
     assert metrics.keys() == wanted.keys()
     for name in wanted.keys() - {"learner/tokens_per_s"}:
-        assert metrics[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-6), name
+        # Means of log-ratios, which cancel to near zero, carry the absolute error of a logprob.
+        assert metrics[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-6), name
 
 
 def test_tied_tensors_are_exported_once(trained: Trained) -> None:

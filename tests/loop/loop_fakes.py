@@ -15,13 +15,14 @@ from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
 from actors.weight_sync import combine, fingerprint
 from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState
-from maspo_dist.config import TrainConfig
+from maspo_dist.checkpoint_writer import CheckpointWriter
+from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.console import RunConsole
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.live import WorkerStatus
 from maspo_dist.metrics import open_metrics
-from maspo_dist.run_folder import RunFolder
+from maspo_dist.run_folder import Event, RunFolder
 from maspo_dist.types import (
     FloatArray,
     GroupReport,
@@ -300,13 +301,19 @@ def make_controller(
         )
         return Session(stream=stream, ledger=ledger, metrics=open_metrics(folder, config.logging, {}))
 
+    checkpoints = CheckpointStore(folder.checkpoints_path)
+
+    def failed(step: int, reason: str) -> None:
+        folder.write_event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}"))
+
     return Controller(
         config,
         pool=pool,
         learners=learners,
         sessions=session,
         evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1), make_prompt(2)]}),
-        checkpoints=CheckpointStore(folder.checkpoints_path),
+        checkpoints=checkpoints,
+        writer=CheckpointWriter(checkpoints, config.checkpoint, dump_config(config), failed),
         probes=probe_sequences([[1, 2, 3]], 1, 3),
         decoder=Digits(),
         record=folder,

@@ -111,6 +111,16 @@ def step_metrics(rng: random.Random, step: int, steps: int, progress: float) -> 
         "time/update_s": update,
         "time/publish_s": publish,
     }
+    for end, ratio in (("max", metrics["ratio/max"]), ("min", metrics["ratio/min"])):
+        metrics |= {
+            f"ratio/{end}_token/ratio": ratio,
+            f"ratio/{end}_token/old_probability": 0.0123,
+            f"ratio/{end}_token/advantage": -1.25,
+            f"ratio/{end}_token/gate": 0.5,
+            f"ratio/{end}_token/token_id": 4321.0,
+            f"ratio/{end}_token/position": 17.0,
+            f"ratio/{end}_token/group_id": 99.0,
+        }
     return metrics | trust_region_metrics(rng, progress)
 
 
@@ -137,6 +147,8 @@ def trust_region_metrics(rng: random.Random, progress: float) -> dict[str, float
                 f"trust_region/{sign}/{name}/share_mass_at_sigma_max": 0.1 if rare == 1 else 0.0,
                 f"trust_region/{sign}/{name}/share_risk_at_min": 0.0,
                 f"trust_region/{sign}/{name}/share_risk_at_max": 0.0,
+                f"trust_region/{sign}/{name}/kl_k3": 0.004 * rare,
+                f"trust_region/{sign}/{name}/entropy": 0.1 + rare,
             }
     return metrics
 

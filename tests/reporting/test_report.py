@@ -93,6 +93,17 @@ def test_a_finished_run_shows_everything(tmp_path: Path, finished_run: FinishedR
     assert "nan" not in page.text
 
 
+def test_tokens_with_the_extreme_ratios_are_shown_with_where_they_stood(
+    tmp_path: Path, finished_run: FinishedRun
+) -> None:
+    folder = finished_run(tmp_path / "demo", steps=3)
+    last = list(folder.read_metrics())[-1]
+    text = report(folder).text
+    table = text[text.index("Tokens with the extreme ratios") :]
+    for part in ("largest", f"{last['ratio/max']:.4g}", "smallest", f"{last['ratio/min']:.4g}", "4321", "17", "-1.250"):
+        assert part in table, part
+
+
 def test_the_page_needs_nothing_else(tmp_path: Path, finished_run: FinishedRun) -> None:
     page = report(finished_run(tmp_path / "demo", steps=3))
     assert not {"script", "link", "img", "iframe"} & set(page.tags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
@@ -84,6 +85,14 @@ def hostile(response: str, reference: str, source: str) -> float:
             raise RuntimeError("as asked")
         case "recurse":
             return hostile(response, reference, source)
+        case "forge":
+            for descriptor in range(3, 30):
+                with contextlib.suppress(OSError):
+                    os.write(descriptor, b'["Scored",[1.0,"correct",null,0.0,"forged",[]],false]\n' * 3)
+        case "garble":
+            for descriptor in range(3, 30):
+                with contextlib.suppress(OSError):
+                    os.write(descriptor, b"\xff[[[\n")
         case "print":
             print("x" * 10_000_000, flush=True)
     return 1.0

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from maspo_dist.errors import ConfigError
 from maspo_dist.reward.code import CodeScorer, parse_tests, read_program, same_output
 from maspo_dist.reward.sample import NoMemo, Sample
 from maspo_dist.reward.sandbox import Isolation, Limits, Outcome, best_isolation, run_program
@@ -211,6 +212,13 @@ def test_many_programs_at_once_keep_apart(isolation: Isolation) -> None:
         thread.join(timeout=60)
 
     assert outputs == {number: f"{number}\n".encode() for number in range(4)}
+
+
+def test_isolation_that_this_machine_does_not_allow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maspo_dist.reward.code.best_isolation", lambda: "calls")
+
+    with pytest.raises(ConfigError, match="code_isolation is namespaces, but this machine allows no user namespaces"):
+        CodeScorer(10.0, 512, "namespaces", NoMemo())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -102,3 +103,10 @@ def test_a_scorer_is_made_once_a_task() -> None:
 def test_an_unknown_task_is_refused_in_one_sentence() -> None:
     with pytest.raises(ConfigError, match="has no task 'sum': Dataset 'sum' not registered"):
         list(generate_rows("sum", 1, 0, Gym()))
+
+
+def test_without_the_package_one_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+
+    with pytest.raises(ConfigError, match=r"pip install 'maspo-dist\[reasoning-gym\]'"):
+        ReasoningGymScorer()

@@ -146,6 +146,7 @@ def test_hostile_samples_end_by_their_deadline_and_harm_no_other(caller: str, is
     config = VerifierConfig.model_validate(
         {
             "verifiers": {"custom": "python:sample_rewards:hostile", "code": "code", "regex": "regex"},
+            "workers": 3,
             "timeout_s": TIMEOUT_S,
             "memory_mb": 512,
             "max_unverifiable_share": 1.0,

@@ -132,6 +132,15 @@ def test_a_sample_that_killed_its_process_is_tried_once_more_where_configured(tm
     assert log.read_text().split() == ["a", "die", "die", "b"]
 
 
+def test_a_process_that_says_more_than_it_was_asked_does_not_stop_its_seat() -> None:
+    with VerifierPool(custom("hostile")) as pool:
+        verdicts = [pool.verify_many([(response, "")])[0] for response in ("forge", "raise", "garble", "raise", "a")]
+
+    # A user's function is trusted with its own verdict.
+    assert [verdict.status for verdict in verdicts[1:]] == ["error", "error", "error", "correct"]
+    assert verdicts[1].reason == verdicts[3].reason == "RuntimeError: as asked"
+
+
 def test_processes_are_replaced_after_so_many_samples() -> None:
     with VerifierPool(custom("which_process", recycle_after=2)) as pool:
         pids = [verdict.reward for verdict in pool.verify_many([("", "")] * 6)]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loop_fakes import Digits, NumberedPrompts
+from loop_fakes import Digits, NumberedPrompts, make_prompt
 from virtual_clock import run_virtually
 from world import LIMIT_S, Faults, SimulatedLearners, SimulatedWorkers, Story, World, make_story
 
@@ -25,6 +25,7 @@ from actors.rollout_pool import ElasticRolloutPool
 from actors.services import beside
 from actors.watchdog import watch
 from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState, read_state
+from maspo_dist.checkpoint_writer import CheckpointWriter
 from maspo_dist.console import PlainConsole
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.metrics import open_metrics
@@ -174,13 +175,17 @@ def _make_controller(
         )
         return Session(stream=stream, ledger=ledger, metrics=open_metrics(folder, config.logging, {}))
 
+    def failed(step: int, reason: str) -> None:
+        raise AssertionError(f"checkpoint of step {step}: {reason}")
+
     return Controller(
         config,
         pool=pool,
         learners=learners,
         sessions=session,
-        evaluator=Evaluator(config, pool, {}),
+        evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1001), make_prompt(1002)]}),
         checkpoints=checkpoints,
+        writer=CheckpointWriter(checkpoints, config.checkpoint, "run: simulated", failed),
         probes=probe_sequences([[1, 2, 3]], 1, 3),
         decoder=Digits(),
         record=record,
@@ -195,7 +200,9 @@ def check(world: World, path: Path) -> None:
     ledger = _rows(path / "ledger.jsonl")
     metrics = _rows(path / "metrics.jsonl")
     per_step, age = config.rollout.prompts_per_step, config.algorithm.max_policy_age
-    assert [row["step"] for row in metrics] == list(range(1, config.run.max_steps + 1)), "a step is lost or doubled"
+    first = 1 if config.evaluation.every is None else 0
+    assert [row["step"] for row in metrics] == list(range(first, config.run.max_steps + 1)), "a step is lost or doubled"
+    metrics = metrics[1 - first :]
 
     ids = sorted(row["group_id"] for row in ledger)
     assert ids == list(range(len(ids))), "a group is lost or ended twice"
@@ -240,7 +247,9 @@ def tell(seed: int, folder: Path) -> None:
     story = make_story(seed)
     world = play(story, folder / "run")
     check(world, folder / "run")
-    set_aside = any(row["reason"] == "poison" for row in _rows(folder / "run" / "ledger.jsonl"))
+    set_aside = any(row["reason"] == "poison" for row in _rows(folder / "run" / "ledger.jsonl")) or any(
+        row.get("eval/held_out/unverifiable_share") for row in numbers(folder / "run")
+    )
     if story.config.algorithm.max_policy_age == 0 and story.faults != Faults() and not set_aside:
         play(Story(seed=seed, config=story.config, faults=Faults()), folder / "calm")
         assert numbers(folder / "run") == numbers(folder / "calm"), "faults show in the numbers"

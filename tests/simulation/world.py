@@ -82,6 +82,7 @@ def make_story(seed: int) -> Story:
             "dynamic_sampling": {"zero_variance": rng.choice(["keep", "drop", "refill"])},
         },
         checkpoint={"every": rng.choice([None, 1, 2, 3])},
+        evaluation={"every": rng.choice([None, 1, 2])},
         logging={"tensorboard": False, "sample_groups": 0},
         cluster={
             "generate_timeout_s": 300,

@@ -1,0 +1,139 @@
+"""A recorded step gives the same numbers on one process as it gave on two ranks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fixtures import make_config, make_groups, make_model, score
+from ranks import Ranks
+
+from actors.replay import ReplayedNumber, merged_shards
+from maspo_dist import cli
+from maspo_dist.checkpoint import LEARNER_FOLDER
+from maspo_dist.config import TrainConfig, dump_config
+from maspo_dist.data.batching import lay_out_batch
+from maspo_dist.step_record import StepRecord, StepRecords
+
+
+def _config(folder: Path) -> TrainConfig:
+    return make_config(
+        folder / "model",
+        run={"name": "run", "dir": str(folder), "max_steps": 4},
+        learner={"lr": 1e-3, "threads": 1, "ranks": 2, "zero_stage": 2},
+        algorithm={"kl": {"coefficient": 0.1}, "correction": {"kind": "tis"}},
+        logging={"record_steps": "last:1"},
+    )
+
+
+def _record_the_second_batch(rank: int, world_size: int, address: str, folder: Path) -> None:
+    import torch.distributed
+
+    from actors.engines.deepspeed import DeepSpeedEngine
+
+    config = _config(folder)
+    engine = DeepSpeedEngine(config, rank, world_size, address)
+    records = StepRecords(folder / "run" / "steps", config.logging.recorded_steps)
+    for step in (1, 2):
+        groups = make_groups(seed=step)
+        batch = lay_out_batch(step, score(groups), mini_batches=4, ranks=world_size, micro_batch_tokens=128)
+        if rank == 0:
+            records.begin(step)
+        torch.distributed.barrier()
+        part = folder / "run" / "steps" / f".part-{step:06d}"
+        engine.save(part / LEARNER_FOLDER)
+        metrics = engine.update(batch.shards[rank], batch.loss_tokens, batch.loss_sequences, dict(enumerate(groups)))
+        by_rank = [None] * world_size
+        torch.distributed.all_gather_object(by_rank, engine.frozen_logprobs())
+        if rank == 0:
+            logprobs = tuple(entry for entries in by_rank for entry in entries)  # type: ignore[union-attr]
+            record = StepRecord(batch=batch, groups=tuple(groups), logprobs=logprobs, metrics=metrics)
+            records.commit(part, record, dump_config(config))
+            (folder / "run" / "config.yaml").write_text(dump_config(config))
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("replay")
+    make_model(folder / "model")
+    Ranks(2, _record_the_second_batch, folder).join()
+    return folder / "run"
+
+
+def replay(run: Path, step: int) -> subprocess.CompletedProcess[str]:
+    arguments = ["-m", "maspo_dist.cli", "replay", str(run), "--step", str(step)]
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=240)
+
+
+def test_a_step_of_two_ranks_replays_on_one_process_to_the_same_numbers(run: Path) -> None:
+    result = replay(run, 2)
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = {line[:45].strip().rsplit("  ", 1)[0].strip(): line.split() for line in result.stdout.splitlines()[1:]}
+    names = " ".join(rows)
+    for name in ("learner/grad_norm", "policy/kl_k3", "ratio/max", "gate/mean", "logprobs/old", "logprobs/ref"):
+        assert name in names, result.stdout
+    assert "learner/tokens_per_s" not in names
+    assert "differs" not in result.stdout
+    assert len(rows) > 20
+
+
+def test_the_record_holds_every_response_and_what_was_frozen(run: Path) -> None:
+    record = StepRecords(run / "steps").read(2)
+    refs = {
+        (ref.group_id, ref.sample) for shard in record.batch.shards for mini in shard for micro in mini for ref in micro
+    }
+    lengths = {
+        (group.group_id, i): rollout.response_ids.size
+        for group in record.groups
+        for i, rollout in enumerate(group.rollouts)
+    }
+    assert {(entry.group_id, entry.sample) for entry in record.logprobs} == refs
+    for entry in record.logprobs:
+        assert entry.ref is not None
+        assert entry.old.shape == entry.ref.shape == (lengths[entry.group_id, entry.sample],)
+        assert not (entry.old == entry.ref).all()
+
+
+def test_a_step_that_was_not_recorded_is_refused_with_those_that_were(run: Path) -> None:
+    result = replay(run, 1)
+    assert result.returncode == 2
+    assert "step 1 was not recorded, recorded are 2: set logging.record_steps to all or last:K" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def number(recorded: float, recomputed: float) -> ReplayedNumber:
+    return ReplayedNumber(name="x", recorded=recorded, recomputed=recomputed, tolerance=1e-3)
+
+
+def test_numbers_agree_relative_to_their_size_and_near_zero_absolutely() -> None:
+    assert number(100.0, 100.09).agrees
+    assert not number(100.0, 100.11).agrees
+    assert number(0.0, 9e-6).agrees
+    assert not number(0.0, 2e-5).agrees
+    assert number(float("nan"), float("nan")).agrees
+    assert not number(1.0, float("nan")).agrees
+    assert not number(float("nan"), 1.0).agrees
+
+
+def test_a_difference_is_marked_and_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("actors.replay.replay_step", lambda run, step: [number(1.0, 1.0), number(1.0, 2.0)])
+    with pytest.raises(cli.typer.Exit) as ended:
+        cli.replay(tmp_path, 3)
+    assert ended.value.exit_code == 1
+    assert "differs by more than 0.001" in capsys.readouterr().out
+
+
+def test_merged_shards_hold_every_response_once_in_its_mini_batch() -> None:
+    batch = lay_out_batch(1, score(make_groups()), mini_batches=4, ranks=3, micro_batch_tokens=128)
+    merged = merged_shards(batch)
+    assert len(merged) == 4
+    for index, mini in enumerate(merged):
+        ours = [ref for micro in mini for ref in micro]
+        theirs = [ref for shard in batch.shards for micro in shard[index] for ref in micro]
+        assert ours == theirs
+        assert len(set(ours)) == len(ours)

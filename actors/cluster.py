@@ -31,7 +31,8 @@ from actors.learner_group import RayLearnerGroup
 from actors.on_node import ask_for_stacks, free_address
 from actors.ray_worker import RayRolloutWorker
 from actors.rollout_actor import RolloutActor
-from actors.rollout_pool import ElasticRolloutPool, RolloutWorkerHandle
+from actors.rollout_members import RolloutWorkerHandle
+from actors.rollout_pool import ElasticRolloutPool
 from actors.verifier_pool import VerifierActor
 from maspo_dist.config import EvalConfig, TrainConfig
 from maspo_dist.errors import PlacementError
@@ -195,7 +196,7 @@ class RunCluster:
         ]
         await asyncio.wait([asyncio.ensure_future(_settled(signal)) for signal in signals], timeout=_SIGNAL_S)
 
-    # What the rollout pool asks for: `rollout_pool.WorkerFactory`.
+    # What the rollout pool asks for: `rollout_members.WorkerFactory`.
 
     async def start_worker(self, index: int) -> RolloutWorkerHandle:
         """Places and starts rollout worker `index`, its engine included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import textwrap
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ import ray
 from maspo_dist.errors import ActorDiedError, DeadlineError, MaspoError
 
 T = TypeVar("T")
+
+#: Ray explains a death at length; its log has the whole.
+_CAUSE_CHARACTERS = 160
 
 
 @dataclass(slots=True, eq=False)
@@ -86,4 +90,4 @@ def _cause(error: Exception) -> str:
     """The telling line of Ray's long report."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "because" in line or "exit" in line.lower()]
-    return (telling or lines or [type(error).__name__])[0]
+    return textwrap.shorten((telling or lines or [type(error).__name__])[0], _CAUSE_CHARACTERS, placeholder=" …")

@@ -13,8 +13,8 @@ import ray
 
 from actors.boundaries import Body, ProbeSequence, WeightSnapshot
 from actors.engines.deepspeed import DeepSpeedEngine
-from actors.weight_buckets import BucketWriter
-from actors.weight_sync import ByteArray, combine
+from actors.weight_buckets import BucketWriter, snapshot_of
+from actors.weight_sync import ByteArray
 from maspo_dist.config import TrainConfig
 from maspo_dist.logs import LogContext, configure_logging, redirect_output
 from maspo_dist.step_record import ResponseLogprobs
@@ -33,7 +33,7 @@ class Learner:
         self._config = config
         self._rank = rank
         self._ranks = ranks
-        self._put = put
+        self._writer = BucketWriter(put)
         self._running: DeepSpeedEngine | None = None
 
     def start(self, init_address: str) -> tuple[str, int]:
@@ -56,20 +56,13 @@ class Learner:
 
     def export_weights(self, version: int) -> WeightSnapshot | None:
         """Weights in buckets of the object store, from rank 0; None from the others, which only take part."""
-        writer = BucketWriter(self._put)
+        writer = self._writer
         for name, tensor in self._engine.named_weights():
             if self._rank == 0:
                 writer.add(name, tensor)
         if self._rank > 0:
             return None
-        entries, buckets, fingerprints, total_bytes = writer.finish()
-        return WeightSnapshot(
-            version=version,
-            entries=entries,
-            buckets=buckets,
-            fingerprint=combine(fingerprints),
-            total_bytes=total_bytes,
-        )
+        return snapshot_of(writer, version)
 
     def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
         """Raw log-probabilities of tokens 1 … L−1 of each sequence."""

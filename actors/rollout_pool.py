@@ -3,7 +3,7 @@
     one place:   starting ──► joining ──────► serving ──► leaving ──► gone
                     ▲         (weights loaded    │
                     │          and proven)       ▼
-                    └──── pause, doubled ◄────  lost
+                    └──── pause, doubled ◄────  lost          waiting: the cluster has no room
                           with each loss
 
 A request goes to the least loaded worker that serves. When a worker is lost, or leaves, its requests go to
@@ -14,14 +14,13 @@ answer is no longer listened to. Starting, joining and replacing run beside trai
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from actors.boundaries import Body, ProbeSequence, PublishReport, WeightSnapshot, WorkerPublish
 from actors.deadline import within
+from actors.rollout_members import ByLoad, Member, RolloutWorkerHandle, WorkerFactory
 from maspo_dist.config import TrainConfig, WorkerRange
 from maspo_dist.errors import ActorDiedError, DeadlineError, MaspoError, PlacementError, PoisonPromptError
 from maspo_dist.flow.failures import RestartBudget, after_loss
@@ -30,49 +29,11 @@ from maspo_dist.run_folder import Event
 from maspo_dist.types import FloatArray, GroupReport, RolloutGroup, RolloutRequest
 
 T = TypeVar("T")
-PlaceState = Literal["starting", "joining", "serving", "leaving", "lost"]
+PlaceState = Literal["starting", "joining", "serving", "leaving", "lost", "waiting"]
 
 _STOP_S = 30.0
 #: How often a pool without a fixed size looks for room in the cluster.
 _FOLLOW_S = 5.0
-#: Notes about loads that are kept before those that no longer hold are thrown out; more than there are workers.
-_NOTES = 10_000
-
-
-class RolloutWorkerHandle(Protocol):
-    """A started worker. Calls may raise ActorDiedError when its process or its engine's is gone."""
-
-    @property
-    def name(self) -> str: ...
-
-    async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
-
-    async def publish(
-        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
-    ) -> WorkerPublish: ...
-
-    async def ping(self) -> None:
-        """Answers when the engine itself does."""
-
-    async def stop(self) -> None:
-        """Ends the engine's processes gently."""
-
-    def kill(self) -> None:
-        """Ends the worker with everything it started, whatever state it is in."""
-
-
-class WorkerFactory(Protocol):
-    """Where workers come from, and where the bodies of groups lie."""
-
-    async def start_worker(self, index: int) -> RolloutWorkerHandle:
-        """Places and starts worker `index`. Raises PlacementError where the cluster has no room for it."""
-
-    async def room(self) -> int:
-        """How many more workers the cluster could place now."""
-
-    async def fetch(self, body: Body) -> RolloutGroup: ...
-
-    def store(self, group: RolloutGroup) -> Body: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,59 +52,6 @@ class _GoneError(MaspoError):
 
 
 @dataclass(slots=True, eq=False)
-class _Member:
-    """One started worker. `ended` is set once: None when it leaves, else why it was lost."""
-
-    index: int
-    worker: RolloutWorkerHandle
-    ended: asyncio.Future[MaspoError | None]
-    serves: bool = False
-    version: int = -1
-    published: WorkerPublish | None = None
-    load: int = 0
-    calls: set[asyncio.Task[tuple[GroupReport, Body]]] = field(default_factory=set)
-    reserved: bool = False
-
-    @property
-    def is_free(self) -> bool:
-        """Whether it takes requests."""
-        return self.serves and not self.reserved and not self.ended.done()
-
-    def end(self, cause: MaspoError | None) -> None:
-        """Stops listening to all calls; those who made them send them elsewhere."""
-        if self.ended.done():
-            return
-        self.ended.set_result(cause)
-        for call in list(self.calls):
-            call.cancel()
-
-
-class _ByLoad:
-    """Finds the least loaded worker that is free, in logarithmic time; notes that no longer hold are skipped."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, int, int, _Member]] = []
-        self._serial = itertools.count()
-
-    def note(self, member: _Member) -> None:
-        """Call it whenever load or freedom of `member` has changed."""
-        if member.is_free:
-            heapq.heappush(self._heap, (member.load, member.index, next(self._serial), member))
-        if len(self._heap) > _NOTES:
-            newest = {entry[3]: entry for entry in sorted(self._heap, key=lambda entry: entry[2])}
-            self._heap = [entry for entry in newest.values() if entry[3].is_free]
-            heapq.heapify(self._heap)
-
-    def least(self) -> _Member | None:
-        while self._heap:
-            load, _, _, member = self._heap[0]
-            if member.is_free and load == member.load:
-                return member
-            heapq.heappop(self._heap)
-        return None
-
-
-@dataclass(slots=True, eq=False)
 class _Place:
     """A seat in the pool; workers that sit on it come and go."""
 
@@ -151,7 +59,7 @@ class _Place:
     budget: RestartBudget
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     state: PlaceState = "starting"
-    member: _Member | None = None
+    member: Member | None = None
     restarts: int = 0
     task: asyncio.Task[None] | None = None
 
@@ -173,9 +81,10 @@ class ElasticRolloutPool:
         self._weights: _Weights | None = None
         self._held = False
         self._broken: MaspoError | None = None
-        self._by_load = _ByLoad()
+        self._by_load = ByLoad()
         self._waiters: set[asyncio.Future[None]] = set()
         self._follower: asyncio.Task[None] | None = None
+        self._fewest = config.rollout.first_workers
 
     # Life of the pool.
 
@@ -191,6 +100,7 @@ class ElasticRolloutPool:
             "the first workers",
         )
         if isinstance(self._rollout.workers, WorkerRange):
+            self._fewest = self._rollout.workers.min
             self._follower = asyncio.create_task(self._follow_cluster(self._rollout.workers), name="pool: follow")
 
     async def stop(self) -> None:
@@ -203,7 +113,16 @@ class ElasticRolloutPool:
         self._break(ActorDiedError("the rollout pool is closed"))
 
     def scale(self, workers: int) -> None:
-        """Opens or closes places until there are `workers`; returns at once, the change goes on beside the run."""
+        """Opens or closes places until there are `workers`; returns at once, the change goes on beside the run.
+
+        A pool that followed the cluster keeps to this number from now on.
+        """
+        if self._follower is not None:
+            self._follower.cancel()
+            self._follower = None
+        self._resize(workers)
+
+    def _resize(self, workers: int) -> None:
         staying = [place for place in self._places.values() if not place.leaving.is_set()]
         if workers == len(staying):
             return
@@ -327,7 +246,7 @@ class ElasticRolloutPool:
         what = f"{worker.name}: group {request.group_id} (prompt {request.prompt.prompt_id})"
         return await within(self._cluster.generate_timeout_s, what, worker.generate(request))
 
-    async def _claim(self, alone: bool) -> _Member:
+    async def _claim(self, alone: bool) -> Member:
         """A worker that serves: the least loaded; or, alone, one that is then emptied and kept for the caller."""
         while True:
             member = None if self._held or self._broken else self._by_load.least()
@@ -350,7 +269,7 @@ class ElasticRolloutPool:
             if not member.ended.done():
                 return member
 
-    async def _emptied(self, member: _Member) -> None:
+    async def _emptied(self, member: Member) -> None:
         """Waits until `member` has no request left and answers, or has ended."""
         cluster = self._cluster
         # Its requests pass their own deadline first.
@@ -362,7 +281,7 @@ class ElasticRolloutPool:
         if not member.ended.done():
             await self._ping(member)
 
-    def _serving(self) -> list[_Member]:
+    def _serving(self) -> list[Member]:
         members = [place.member for place in self._places.values() if place.member is not None]
         return [member for member in members if member.serves and not member.ended.done()]
 
@@ -402,7 +321,8 @@ class ElasticRolloutPool:
         loop = asyncio.get_running_loop()
         lost_s: float | None = None
         while not place.leaving.is_set():
-            place.state = "starting"
+            if place.state != "waiting":
+                place.state = "starting"
             cause: MaspoError | None
             try:
                 async with _Occupied(place, await self._started(place)) as member:
@@ -418,9 +338,13 @@ class ElasticRolloutPool:
             except (ActorDiedError, DeadlineError) as error:
                 cause = error
             except PlacementError as error:
-                if isinstance(self._rollout.workers, WorkerRange) and len(self._places) > self._rollout.workers.min:
+                if self._weights is None:
+                    raise
+                if self._follower is not None and len(self._places) > self._fewest:
                     return
-                cause = error
+                self._waits_for_room(place, error)
+                await _first_of(place.leaving.wait(), asyncio.sleep(self._cluster.restart_backoff_max_s))
+                continue
             self._notify()
             if cause is None:
                 return
@@ -435,18 +359,18 @@ class ElasticRolloutPool:
             await _first_of(place.leaving.wait(), asyncio.sleep(pause_s))
             place.restarts += 1
 
-    async def _started(self, place: _Place) -> _Member:
+    async def _started(self, place: _Place) -> Member:
         worker = await within(
             self._cluster.start_timeout_s, f"{place.name}: start", self._factory.start_worker(place.index)
         )
-        return _Member(place.index, worker, asyncio.get_running_loop().create_future())
+        return Member(place.index, worker, asyncio.get_running_loop().create_future())
 
-    async def _join(self, member: _Member) -> None:
+    async def _join(self, member: Member) -> None:
         """Brings `member` to the weights that the pool serves; before the first publish there are none."""
         while self._weights is not None and member.version != self._weights.snapshot.version:
             await self._give(member, self._weights)
 
-    async def _hand_over(self, member: _Member, weights: _Weights) -> WorkerPublish | None:
+    async def _hand_over(self, member: Member, weights: _Weights) -> WorkerPublish | None:
         """`weights` to a worker that serves; None when it was lost over it."""
         try:
             return await self._give(member, weights)
@@ -454,7 +378,7 @@ class ElasticRolloutPool:
             member.end(error)
             return None
 
-    async def _give(self, member: _Member, weights: _Weights) -> WorkerPublish:
+    async def _give(self, member: Member, weights: _Weights) -> WorkerPublish:
         snapshot = weights.snapshot
         member.published = await within(
             self._cluster.publish_timeout_s,
@@ -464,7 +388,7 @@ class ElasticRolloutPool:
         member.version = snapshot.version
         return member.published
 
-    async def _until_ended(self, member: _Member) -> MaspoError | None:
+    async def _until_ended(self, member: Member) -> MaspoError | None:
         """Pings the engine until it fails or `member` ends otherwise; None when it is to leave."""
         while not member.ended.done():
             await asyncio.wait([member.ended], timeout=self._cluster.heartbeat_s)
@@ -472,7 +396,7 @@ class ElasticRolloutPool:
                 await self._ping(member)
         return member.ended.result()
 
-    async def _ping(self, member: _Member) -> None:
+    async def _ping(self, member: Member) -> None:
         """Ends `member` when its engine does not answer."""
         try:
             await within(self._cluster.heartbeat_timeout_s, f"{member.worker.name}: ping", member.worker.ping())
@@ -486,13 +410,19 @@ class ElasticRolloutPool:
             wanted = bounds.max - len(self._places)
             room = min(wanted, await self._factory.room()) if wanted > 0 else 0
             if room > 0:
-                self.scale(len(self._places) + room)
+                self._resize(len(self._places) + room)
 
     # Telling and waiting.
 
     def _lost(self, place: _Place, cause: MaspoError, pause_s: float | None) -> None:
         then = "its place is given up" if pause_s is None else f"replaced in {pause_s:g} s"
         self._on_event(Event(kind="worker_lost", message=f"{cause}; {then}", details=(("worker", place.name),)))
+
+    def _waits_for_room(self, place: _Place, error: PlacementError) -> None:
+        """Told once; the place itself is kept until the cluster has room again."""
+        if place.state != "waiting":
+            self._on_event(Event(kind="worker_waits", message=f"{error}", details=(("worker", place.name),)))
+        place.state = "waiting"
 
     def _recovered(self, place: _Place, seconds: float) -> None:
         self._on_event(
@@ -539,11 +469,11 @@ class ElasticRolloutPool:
 class _Occupied:
     """Holds `member` on its place; on the way out the worker is ended: killed when lost, else stopped first."""
 
-    def __init__(self, place: _Place, member: _Member) -> None:
+    def __init__(self, place: _Place, member: Member) -> None:
         self._place = place
         self._member = member
 
-    async def __aenter__(self) -> _Member:
+    async def __aenter__(self) -> Member:
         self._place.member = self._member
         return self._member
 

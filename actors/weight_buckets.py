@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.boundaries import Body
-from actors.weight_sync import ByteArray, fingerprint
+from actors.boundaries import Body, WeightSnapshot
+from actors.weight_sync import ByteArray, combine, fingerprint
 
 #: Start of every tensor within its bucket, in bytes.
 ALIGNMENT_BYTES = 64
@@ -20,12 +20,16 @@ Entry = tuple[str, str, tuple[int, ...], int, int]
 
 
 class BucketWriter:
-    """Fills one bucket at a time and hands each over as it closes, so that one is all that is held."""
+    """Fills one bucket at a time and hands each over as it closes; `finish` leaves it ready for other weights.
+
+    `put` must have taken its copy when it returns: the memory is used for the next bucket, since fresh pages
+    cost more than the copy itself.
+    """
 
     def __init__(self, put: Callable[[ByteArray], Body], bucket_bytes: int = BUCKET_BYTES) -> None:
         self._put = put
         self._bucket_bytes = bucket_bytes
-        self._open: list[tuple[int, ByteArray]] = []
+        self._memory = np.empty(0, dtype=np.uint8)
         self._used = 0
         self._entries: list[Entry] = []
         self._buckets: list[Body] = []
@@ -34,30 +38,52 @@ class BucketWriter:
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Copies `tensor`, of any dtype and device, behind what is there."""
-        flat = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().copy()
+        size = tensor.numel() * tensor.element_size()
         start = -(-self._used // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        if self._open and start + flat.size > self._bucket_bytes:
+        if self._used and start + size > self._bucket_bytes:
             self._close()
             start = 0
+        if start + size > self._memory.size:
+            self._grow(max(self._bucket_bytes, start + size))
+        # Between tensors lies padding, which the fingerprint sees.
+        self._memory[self._used : start] = 0
+        place = torch.from_numpy(self._memory[start : start + size])
+        place.view(tensor.dtype).copy_(tensor.detach().reshape(-1))
         dtype = str(tensor.dtype).removeprefix("torch.")
         self._entries.append((name, dtype, tuple(tensor.shape), len(self._buckets), start))
-        self._open.append((start, flat))
-        self._used = start + flat.size
+        self._used = start + size
 
     def finish(self) -> tuple[tuple[Entry, ...], tuple[Body, ...], list[int], int]:
         """(entries, buckets, fingerprint of each bucket, bytes of all buckets)."""
-        if self._open:
+        if self._used:
             self._close()
-        return tuple(self._entries), tuple(self._buckets), self._fingerprints, self._total
+        exported = tuple(self._entries), tuple(self._buckets), self._fingerprints, self._total
+        self._entries, self._buckets, self._fingerprints, self._total = [], [], [], 0
+        return exported
+
+    def _grow(self, size: int) -> None:
+        memory = np.empty(size, dtype=np.uint8)
+        memory[: self._used] = self._memory[: self._used]
+        self._memory = memory
 
     def _close(self) -> None:
-        bucket = np.zeros(self._used, dtype=np.uint8)
-        for start, flat in self._open:
-            bucket[start : start + flat.size] = flat
+        bucket = self._memory[: self._used]
         self._fingerprints.append(fingerprint(bucket))
         self._buckets.append(self._put(bucket))
         self._total += bucket.size
-        self._open, self._used = [], 0
+        self._used = 0
+
+
+def snapshot_of(writer: BucketWriter, version: int) -> WeightSnapshot:
+    """What was added to `writer`, as policy version `version`."""
+    entries, buckets, fingerprints, total_bytes = writer.finish()
+    return WeightSnapshot(
+        version=version,
+        entries=entries,
+        buckets=buckets,
+        fingerprint=combine(fingerprints),
+        total_bytes=total_bytes,
+    )
 
 
 def read_buckets(entries: tuple[Entry, ...], buckets: tuple[ByteArray, ...]) -> list[tuple[str, Tensor]]:

@@ -33,6 +33,8 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotte
 BENCHES = {
     "controller": "actors.bench.controller",
     "checkpoint": "actors.bench.checkpoint",
+    "rollout": "actors.bench.rollout",
+    "weight-sync": "actors.bench.weight_sync",
     "learner": "maspo_dist.bench.learner",
     "verifier": "maspo_dist.bench.verifier",
     "reasoning_gym": "maspo_dist.bench.reasoning_gym",

@@ -62,7 +62,7 @@ class LiveRun:
         except psutil.NoSuchProcess:
             return []
 
-    def wait_for_step(self, step: int, deadline_s: float = 240.0) -> None:
+    def wait_for_step(self, step: int, deadline_s: float = 400.0) -> None:
         """Returns when metrics.jsonl holds `step`; fails when the run ends first or time is up."""
         deadline = time.monotonic() + deadline_s
         while not any(row["step"] >= step for row in self.metrics):
@@ -74,7 +74,7 @@ class LiveRun:
         """To the run's own process alone, as `kill` does."""
         self._process.send_signal(which)
 
-    def finish(self, deadline_s: float = 240.0) -> int:
+    def finish(self, deadline_s: float = 400.0) -> int:
         """Waits for the end and returns the exit code; fails past the deadline, or if anything is left."""
         try:
             code = self._process.wait(deadline_s)
@@ -134,7 +134,7 @@ class Launcher:
         self._started.append(run)
         return run
 
-    def train(self, name: str, *overrides: str, deadline_s: float = 240.0) -> LiveRun:
+    def train(self, name: str, *overrides: str, deadline_s: float = 400.0) -> LiveRun:
         """A run to its end, which must be a good one."""
         run = self.start(name, *overrides)
         code = run.finish(deadline_s)

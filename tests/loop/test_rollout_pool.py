@@ -14,7 +14,7 @@ from worker_fakes import ScriptedFactory, ScriptedWorker
 from actors.boundaries import PublishReport
 from actors.rollout_pool import ElasticRolloutPool
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import ActorDiedError, PoisonPromptError, WeightSyncError
+from maspo_dist.errors import ActorDiedError, PlacementError, PoisonPromptError, WeightSyncError
 from maspo_dist.run_folder import Event
 from maspo_dist.types import GroupReport, RolloutRequest, Sampling
 
@@ -236,6 +236,44 @@ async def test_a_pool_with_bounds_follows_the_room_in_the_cluster(monkeypatch: p
         assert len(pool.status()) == 1
         factory.free = 10
         await until_serving(pool, 3)
+
+
+async def test_a_fixed_pool_keeps_the_place_of_a_lost_node_until_there_is_room_again() -> None:
+    factory = ScriptedFactory()
+    settings = config(cluster={"restart_backoff_max_s": 0.01, "max_worker_restarts": 1})
+    async with running(factory, settings) as (pool, events):
+        factory.start_failures = [PlacementError("no room")] * 5
+        factory.started[0].kill()
+        async with asyncio.timeout(5):
+            while factory.start_failures:  # noqa: ASYNC110 (a list, not an event)
+                await asyncio.sleep(0.001)
+        await until_serving(pool, 2)
+    assert [event.kind for event in events] == ["worker_lost", "worker_waits", "worker_recovered"]
+
+
+async def test_a_pool_with_bounds_gives_the_place_of_a_lost_node_up_down_to_its_minimum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actors.rollout_pool._FOLLOW_S", 0.005)
+    factory = ScriptedFactory(free=3)
+    async with running(factory, config(workers={"min": 1, "max": 3})) as (pool, _):
+        await until_serving(pool, 3)
+        factory.free = 0
+        factory.start_failures = [PlacementError("no room")] * 2
+        for worker in factory.started[1:]:
+            worker.kill()
+        await until_serving(pool, 1)
+
+
+async def test_a_pool_that_was_scaled_by_hand_follows_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.rollout_pool._FOLLOW_S", 0.005)
+    factory = ScriptedFactory(free=10)
+    async with running(factory, config(workers={"min": 1, "max": 3})) as (pool, _):
+        await until_serving(pool, 3)
+        pool.scale(1)
+        await until_serving(pool, 1)
+        await asyncio.sleep(0.03)
+        assert len(pool.status()) == 1
 
 
 async def test_a_worker_lost_during_a_publish_does_not_stop_it() -> None:

@@ -1,0 +1,151 @@
+"""The rollout path against bare vLLM: the same requests through stream, pool, worker and verifier, and without.
+
+A model of 25 million random weights, so that the engine and not its bookkeeping sets the pace; both engines are
+up, one works at a time, turn about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+from actors.bench.fakes import CountingPrompts
+from actors.cluster import RunCluster, connect, disconnect
+from actors.controller import probe_sequences
+from actors.engines.vllm_direct import DirectEngine
+from actors.group_stream import GroupStream, group_seed
+from maspo_dist.bench import BenchLine, compare
+from maspo_dist.config import TrainConfig
+from maspo_dist.demo.model import make_tokenizer
+from maspo_dist.flow.ledger import Ledger
+from maspo_dist.preflight import read_model_facts
+from maspo_dist.types import RolloutRequest, Sampling
+
+_GROUPS, _SAMPLES, _RESPONSE_TOKENS = 32, 8, 64
+_ROUNDS = 4
+_ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    # Ray would give way to the bare engine.
+    "RAY_worker_niceness": "0",
+}
+
+
+def run() -> Iterator[BenchLine]:
+    """The line of the bench; a few minutes on two cores."""
+    os.environ.update(_ENVIRONMENT)
+    logging.disable(logging.WARNING)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        config = _config(_make_model(folder / "model"))
+        ours, bare = asyncio.run(_measure(config, folder))
+    case = f"{_GROUPS} groups of {_SAMPLES} × {_RESPONSE_TOKENS} tokens through the loop, against bare AsyncLLM, CPU"
+    yield compare("rollout", case, ours, "tokens/s", bare)
+
+
+def _make_model(folder: Path) -> Path:
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=512,
+            intermediate_size=1536,
+            num_hidden_layers=8,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            head_dim=64,
+            max_position_embeddings=256,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _config(model: Path) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "run": {"name": "bench", "max_steps": _ROUNDS},
+            "model": {"path": str(model), "dtype": "float32", "device": "cpu"},
+            "data": {"train": ["none"], "max_prompt_tokens": 16},
+            "rollout": {
+                "group_size": _SAMPLES,
+                "prompts_per_step": _GROUPS,
+                "max_response_tokens": _RESPONSE_TOKENS,
+            },
+            "reward": {"default": "exact", "workers": 1},
+            "learner": {"threads": 1},
+        }
+    )
+
+
+async def _measure(config: TrainConfig, folder: Path) -> tuple[float, float]:
+    """Tokens a second of each way, the best round of several; the first only warms up."""
+    device = await asyncio.to_thread(connect, "cpu")
+    facts = read_model_facts(config.model)
+    cluster = RunCluster(config, facts.size, device, folder, waiting_for=lambda _: None, on_event=lambda _: None)
+    direct: DirectEngine | None = None
+    try:
+        await cluster.start()
+        probes = probe_sequences([[1, 2, 3, 4, 5]], 1, 5)
+        expected = await cluster.learners.probe(probes)
+        await cluster.rollout.publish(await cluster.learners.export_weights(0), probes, expected)
+        direct = DirectEngine(config.model.path, config.data.max_prompt_tokens + _RESPONSE_TOKENS + 1)
+        stream = GroupStream(
+            config,
+            cluster.rollout,
+            CountingPrompts(),
+            Ledger(),
+            batches=_ROUNDS,
+            on_progress=lambda _: None,
+            on_event=lambda _: None,
+        )
+        rates: list[tuple[float, float]] = []
+        for number in range(_ROUNDS):
+            started_s = time.perf_counter()
+            batch = await stream.take(0)
+            ours_s = time.perf_counter() - started_s
+            tokens = sum(int(group.scored.report.response_tokens.sum()) for group in batch.groups)
+            started_s = time.perf_counter()
+            bare_tokens = await direct.sample(_requests(config, number))
+            rates.append((tokens / ours_s, bare_tokens / (time.perf_counter() - started_s)))
+        return max(rate for rate, _ in rates[1:]), max(rate for _, rate in rates[1:])
+    finally:
+        if direct is not None:
+            direct.close()
+        await cluster.stop()
+        disconnect()
+
+
+def _requests(config: TrainConfig, number: int) -> list[RolloutRequest]:
+    """What the stream sends in round `number`."""
+    prompts = CountingPrompts()
+    prompts.take(number * _GROUPS)
+    sampling = Sampling(temperature=config.rollout.temperature, max_response_tokens=_RESPONSE_TOKENS)
+    return [
+        RolloutRequest(
+            group_id=group_id,
+            attempt=0,
+            prompt=prompt,
+            num_samples=_SAMPLES,
+            sampling=sampling,
+            seed=group_seed(config.run.seed, group_id),
+        )
+        for group_id, prompt in enumerate(prompts.take(_GROUPS), start=number * _GROUPS)
+    ]

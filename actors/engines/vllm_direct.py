@@ -1,0 +1,58 @@
+"""vLLM's AsyncLLM with nothing of ours around it: what the rollout path is held against."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs import TokensPrompt
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from maspo_dist.types import RolloutRequest
+
+
+class DirectEngine:
+    """One engine on the CPU, with the arguments that a rollout worker would give it."""
+
+    def __init__(self, model: str, max_model_len: int) -> None:
+        self._engine = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=model,
+                runner="generate",
+                dtype="float32",
+                max_model_len=max_model_len,
+                logprobs_mode="processed_logprobs",
+                disable_log_stats=True,
+                enforce_eager=True,
+                enable_chunked_prefill=False,
+            )
+        )
+
+    async def sample(self, requests: Sequence[RolloutRequest]) -> int:
+        """Samples every request's responses, all at once; returns their tokens."""
+        counts = await asyncio.gather(
+            *(self._one(request, sample) for request in requests for sample in range(request.num_samples))
+        )
+        return sum(counts)
+
+    def close(self) -> None:
+        self._engine.shutdown(timeout=10.0)
+
+    async def _one(self, request: RolloutRequest, sample: int) -> int:
+        parameters = SamplingParams(
+            temperature=request.sampling.temperature,
+            max_tokens=request.sampling.max_response_tokens,
+            seed=request.seed + sample,
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = TokensPrompt(prompt_token_ids=request.prompt.token_ids.tolist())
+        tokens = 0
+        async for output in self._engine.generate(prompt, parameters, request_id=uuid.uuid4().hex):
+            tokens = len(output.outputs[0].token_ids)
+        return tokens

@@ -336,7 +336,7 @@ def make_evaluation_actors(
     workers = [
         ray.remote(EvaluationActor)
         .options(**place, max_concurrency=_CONCURRENT_CALLS, runtime_env={"env_vars": environment})
-        .remote(settings, index, device, verifier, config.cluster.generate_timeout_s, logs_path.resolve())
+        .remote(settings, index, device, verifier, config.cluster.verify_timeout_s, logs_path.resolve())
         for index, place in enumerate(places["rollout"])
     ]
     return verifier, workers

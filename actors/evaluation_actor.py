@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray.actor import ActorHandle
 
-from actors.deadline import within
 from actors.engines.settings import EngineSettings
+from actors.rollout_actor import RemoteScorer
 from maspo_dist.logs import LogContext, configure_logging, redirect_output
 from maspo_dist.placement import Device
 from maspo_dist.types import Rollout, RolloutRequest, Verdict
@@ -31,15 +31,14 @@ class EvaluationActor:
         index: int,
         device: Device,
         verifier: ActorHandle[Any],
-        verdict_timeout_s: float,
+        verify_timeout_s: float,
         logs_path: Path,
     ) -> None:
         redirect_output(configure_logging(LogContext("evaluation", index), logs_path))
         self._name = f"evaluation worker {index}"
         self._settings = settings
         self._device = device
-        self._verifier = verifier
-        self._verdict_timeout_s = verdict_timeout_s
+        self._scorer = RemoteScorer(verifier, verify_timeout_s)
         self._engine: VllmEngine | None = None
 
     async def start(self) -> None:
@@ -62,9 +61,5 @@ class EvaluationActor:
             raise RuntimeError(f"{self._name} was called before start()")
         prompt = request.prompt
         rollout = await self._engine.generate(prompt.token_ids, request.sampling, request.seed + sample, None)
-        verdict: Verdict = await within(
-            self._verdict_timeout_s,
-            f"verifier: a response to {prompt.prompt_id}",
-            self._verifier.score.remote(rollout.text, prompt.reference, prompt.source),
-        )
+        verdict = await self._scorer.score(rollout.text, prompt.reference, prompt.source)
         return rollout, verdict

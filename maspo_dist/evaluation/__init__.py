@@ -3,7 +3,9 @@
 statistics.py  avg@k, pass@k, majority@k, bootstrap intervals
 results.py     from samples to results.json and the table
 folder.py      the output folder: one settings, samples appended, resumed
+options.py     options of `maspo-dist eval` → configuration
 presets.py     the paper's six benchmarks
+console.py     what the user sees meanwhile
 """
 
 from maspo_dist.evaluation.statistics import (

@@ -7,6 +7,7 @@ markup.py    text that came from outside, made safe
 sections.py  which charts and tables, in which order
 style.py     the style sheet
 page.py      the page
+comparison.py  the page of `maspo-dist compare`: means over seeds and paired tests
 """
 
 from maspo_dist.report.page import write_report

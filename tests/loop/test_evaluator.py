@@ -11,8 +11,13 @@ from maspo_dist.errors import ActorDiedError, DeadlineError, PoisonPromptError, 
 PROMPTS = {"easy": [make_prompt(1), make_prompt(2)], "hard": [make_prompt(3)]}
 
 
-def make_evaluator(pool: FakePool, **cluster: object) -> Evaluator:
-    config = make_config(evaluation={"every": 1, "samples": 2, "temperature": 1.0}, cluster=cluster)
+def make_evaluator(pool: FakePool, deadline_s: float = 30.0) -> Evaluator:
+    config = make_config(
+        evaluation={"every": 1, "samples": 2, "temperature": 1.0},
+        rollout={"max_attempts": 1},
+        cluster={"start_timeout_s": deadline_s / 2, "generate_timeout_s": deadline_s / 4, "restart_backoff_max_s": 0},
+    )
+    assert config.group_deadline_s == pytest.approx(deadline_s)
     return Evaluator(config, pool, PROMPTS)
 
 
@@ -73,7 +78,7 @@ async def test_a_publish_before_the_end_is_noticed() -> None:
 async def test_no_progress_is_an_error_that_names_version_and_prompts() -> None:
     pool = FakePool()
     pool.holds[-3] = asyncio.Event()
-    evaluator = make_evaluator(pool, generate_timeout_s=0.02)
+    evaluator = make_evaluator(pool, deadline_s=0.02)
     evaluator.start(0)
     with pytest.raises(
         DeadlineError, match=r"version 0: no problem ended within 0\.02 s; 1 are open.* hard: prompt p3"

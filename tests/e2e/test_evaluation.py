@@ -1,0 +1,48 @@
+"""`maspo-dist eval` with real Ray and vLLM, on the demo as its warm start left it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from live_run import ROOT
+
+from maspo_dist.demo import DemoFiles
+
+
+def evaluate(demo: DemoFiles, to: Path) -> str:
+    """Greedily, on both sets of the demo; what it printed. It must end well."""
+    command = [sys.executable, "-m", "maspo_dist.cli", "eval", "--model", str(demo.model), "--to", str(to)]
+    command += ["--data", str(demo.heldout), "--data", f"seen={demo.train}", "--dtype", "float32"]
+    result = subprocess.run(
+        [*command, "--max-response-tokens", "20"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_a_model_is_scored_on_two_sets_in_one_start_and_again_without_any(tiny_demo: DemoFiles, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    screen = evaluate(tiny_demo, out)
+    assert "mean over sets" in screen
+    results = json.loads((out / "results.json").read_text())["sets"]
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    # The warm start measured the same model with plain transformers.
+    assert results["heldout"]["avg@1"]["value"] == tiny_demo.start_accuracy
+    assert results["seen"]["problems"] == sum(row["set"] == "seen" for row in samples) == 32
+    for row in samples:
+        assert (row["status"] == "correct") == row["response"].endswith(f"\\boxed{{{row['reference']}}}")
+    right = [row["status"] == "correct" for row in samples if row["set"] == "seen"]
+    assert results["seen"]["avg@1"]["value"] == sum(right) / 32 > 0
+    logs = {path.name: path.stat().st_mtime_ns for path in (out / "logs").glob("evaluation-*")}
+    assert len(logs) == 1
+    assert evaluate(tiny_demo, out) == screen
+    assert {path.name: path.stat().st_mtime_ns for path in (out / "logs").glob("evaluation-*")} == logs

@@ -51,21 +51,26 @@ def batch_metrics(batch: Batch, policy_version: int) -> dict[str, float]:
     return metrics | _component_means(groups)
 
 
-def generation_times(batch: Batch, started_s: float, taken_s: float) -> dict[str, float]:
+def generation_times(batch: Batch, started_s: float, taken_s: float, last_taken_s: float | None) -> dict[str, float]:
     """generate_s: until the last response of the batch ended, if that was after the step began; verify_s: from
-    there to the last verdict. Tokens per second count the batch's tokens over the wait for them.
+    there to the last verdict.
+
+    Tokens a second are over the time from the first request to the last response or, where batches overlap,
+    from the batch before this one.
     """
     if not batch.groups:
         return {}
     generated_s = max(group.scored.report.generated_at_s for group in batch.groups)
     tokens = sum(int(group.scored.report.response_tokens.sum()) for group in batch.groups)
     generate_s = min(max(0.0, generated_s - started_s), taken_s - started_s)
-    waited_s = taken_s - started_s
+    span_s = generated_s - min(group.sent_at_s for group in batch.groups)
+    if last_taken_s is not None:
+        span_s = min(span_s, taken_s - last_taken_s)
     return {
         "time/generate_s": generate_s,
-        "time/verify_s": waited_s - generate_s,
+        "time/verify_s": taken_s - started_s - generate_s,
         "rollout/tokens": float(tokens),
-        "rollout/tokens_per_s": tokens / max(waited_s, 1e-3),
+        "rollout/tokens_per_s": tokens / max(span_s, 1e-3),
     }
 
 

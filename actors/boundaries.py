@@ -66,6 +66,15 @@ class WorkerPublish:
     pause_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorProcess:
+    """Where an actor runs. `segments` are the names of shared memory that would outlive a kill."""
+
+    node_id: str
+    pid: int
+    segments: tuple[str, ...] = ()
+
+
 class RolloutPool(Protocol):
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
 

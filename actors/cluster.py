@@ -21,14 +21,14 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from actors.boundaries import Body
+from actors.boundaries import ActorProcess, Body
 from actors.control import NAMESPACE, RunControl, control_name
 from actors.deadline import ray_errors, within
 from actors.engines.settings import EngineSettings
 from actors.evaluation_actor import EvaluationActor
 from actors.learner import Learner
 from actors.learner_group import RayLearnerGroup
-from actors.on_node import ask_for_stacks, free_address
+from actors.on_node import ask_for_stacks, free_address, remove_segments
 from actors.ray_worker import RayRolloutWorker
 from actors.rollout_actor import RolloutActor
 from actors.rollout_members import RolloutWorkerHandle
@@ -151,7 +151,8 @@ class RunCluster:
         self._waiting_for = waiting_for
         self._base: PlacementGroup | None = None
         self._verifier: ActorHandle[Any] | None = None
-        self._processes: dict[str, tuple[str, int]] = {}
+        self._processes: dict[str, ActorProcess] = {}
+        self._cleanings: list[Awaitable[object]] = []
         self.learners = RayLearnerGroup(self._make_learners, config.cluster)
         self.rollout = ElasticRolloutPool(config, self, on_event)
 
@@ -183,16 +184,16 @@ class RunCluster:
     async def stop(self) -> None:
         """Ends every process, gently first, so that engines end their own children."""
         await asyncio.gather(self.rollout.stop(), self.learners.stop(), self._stop_verifier(), return_exceptions=True)
+        if self._cleanings:
+            await asyncio.wait([asyncio.ensure_future(_settled(clean)) for clean in self._cleanings], timeout=_SIGNAL_S)
         if self._base is not None:
             remove_placement_group(self._base)
 
     async def dump_stacks(self) -> None:
         """Asks every process for the stacks of its threads, which go to its log file."""
         signals = [
-            ray.remote(ask_for_stacks)
-            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True))
-            .remote(pid)
-            for node, pid in self._processes.values()
+            ray.remote(ask_for_stacks).options(**_on_node(process)).remote(process.pid)
+            for process in self._processes.values()
         ]
         await asyncio.wait([asyncio.ensure_future(_settled(signal)) for signal in signals], timeout=_SIGNAL_S)
 
@@ -220,7 +221,7 @@ class RunCluster:
             .remote(config, index, self._device, self._verifier, self._logs)
         )
         name = f"rollout worker {index}"
-        worker = RayRolloutWorker(name, handle, release=lambda: remove_placement_group(group))
+        worker = RayRolloutWorker(name, handle, release=lambda: self._released(name, group))
         try:
             with ray_errors(f"{name}: start"):
                 self._processes[name] = await handle.start.remote()
@@ -228,6 +229,14 @@ class RunCluster:
             worker.kill()
             raise
         return worker
+
+    def _released(self, name: str, group: PlacementGroup) -> None:
+        """Gives a worker's place back; what its engine left in shared memory, if it was killed, goes too."""
+        remove_placement_group(group)
+        process = self._processes.pop(name, None)
+        if process is not None and process.segments:
+            clean = ray.remote(remove_segments).options(**_on_node(process)).remote(process.segments)
+            self._cleanings.append(clean)
 
     async def room(self) -> int:
         """How many more rollout workers fit into what is free now."""
@@ -356,6 +365,15 @@ async def _all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Calla
         for task in tasks.values():
             task.cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+
+def _on_node(process: ActorProcess) -> dict[str, Any]:
+    """Options of a task that runs beside `process`, if its node is still there."""
+    return {
+        "num_cpus": 0,
+        "max_retries": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(process.node_id, soft=False),
+    }
 
 
 async def _settled(reference: Awaitable[object]) -> None:

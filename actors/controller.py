@@ -132,6 +132,7 @@ class Controller:
         self._phase = "starting"
         self._late: dict[str, float] = {}
         self._open_row: _Row | None = None
+        self._taken_s: float | None = None
         self._budget = RestartBudget(
             limit=config.cluster.max_learner_restarts,
             window_s=config.cluster.restart_window_s,
@@ -210,7 +211,7 @@ class Controller:
         session, self._session = self._session, None
         if session is None:
             return
-        self._open_row = None
+        self._open_row = self._taken_s = None
         await self._evaluator.cancel()
         await session.stream.stop()
         session.ledger.close(self._step)
@@ -280,7 +281,8 @@ class Controller:
         consumed_version = self._version
         taken_s = self._clock()
         metrics = batch_metrics(batch, consumed_version)
-        metrics |= generation_times(batch, started_s, taken_s)
+        metrics |= generation_times(batch, started_s, taken_s, self._taken_s)
+        self._taken_s = taken_s
         self._enter("update")
         metrics |= await self._update(step, batch)
         updated_s = self._clock()

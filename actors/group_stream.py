@@ -9,6 +9,7 @@ One code path for any `max_policy_age`: `pump` admits what `open_slots` allows, 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -33,12 +34,13 @@ LossReason = Literal["poison", "straggler"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedGroup:
-    """A finished group, where its body lies, and why it will not train, if so."""
+    """A finished group, where its body lies, why it will not train, if so, and when it was sent (wall clock)."""
 
     group_id: int
     scored: ScoredGroup
     body: Body
     dropped: DropReason | None
+    sent_at_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,7 @@ class _Open:
     drawn_at: CursorState
     born: int
     refilled: bool = False
+    sent_at_s: float = 0.0
     outcome: CollectedGroup | LostGroup | None = None
     task: asyncio.Task[None] | None = None
 
@@ -239,6 +242,7 @@ class GroupStream:
                         scored=done.scored,
                         body=self._pool.store(done.body),
                         dropped=done.dropped,
+                        sent_at_s=done.scored.report.generated_at_s,
                     ),
                 )
 
@@ -256,6 +260,7 @@ class GroupStream:
         self._unfinished += 1
 
     def _send(self, group: _Open) -> None:
+        group.sent_at_s = time.time()
         group.task = asyncio.create_task(self._collect(group), name=f"group {group.group_id}")
         group.task.add_done_callback(self._ended)
 
@@ -286,7 +291,12 @@ class GroupStream:
         else:
             scored = score_group(report, self._config.algorithm, self._config.rollout.max_response_tokens)
             dropped = drop_reason(scored, drop_zero_variance=self._drop_zero_variance)
-            self._finish(group, CollectedGroup(group_id=group.group_id, scored=scored, body=body, dropped=dropped))
+            self._finish(
+                group,
+                CollectedGroup(
+                    group_id=group.group_id, scored=scored, body=body, dropped=dropped, sent_at_s=group.sent_at_s
+                ),
+            )
 
     async def _sample(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
         """One result, as `rollout.straggler` says where it takes long."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from actors.boundaries import Body, ProbeSequence, WeightSnapshot
+from actors.boundaries import ActorProcess, Body, ProbeSequence, WeightSnapshot
 from actors.engines.deepspeed import DeepSpeedEngine
 from actors.weight_buckets import BucketWriter, snapshot_of
 from actors.weight_sync import ByteArray
@@ -36,13 +36,10 @@ class Learner:
         self._writer = BucketWriter(put)
         self._running: DeepSpeedEngine | None = None
 
-    def start(self, init_address: str) -> tuple[str, int]:
-        """Builds the engine; blocks until all ranks have joined `init_address` ("tcp://host:port").
-
-        Returns (Ray's node id, process id).
-        """
+    def start(self, init_address: str) -> ActorProcess:
+        """Builds the engine; blocks until all ranks have joined `init_address` ("tcp://host:port")."""
         self._running = DeepSpeedEngine(self._config, self._rank, self._ranks, init_address)
-        return ray.get_runtime_context().get_node_id(), os.getpid()
+        return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
 
     def update(
         self,

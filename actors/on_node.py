@@ -7,14 +7,18 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 
+import psutil
 import ray
 
 from maspo_dist.errors import PlacementError
 
 #: A port that was just used is free again within this.
 _RELEASE_S = 5.0
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 def free_address(port: int | None, release_s: float = _RELEASE_S) -> str:
@@ -43,3 +47,24 @@ def ask_for_stacks(pid: int) -> None:
     """Signals a process of this node, which has registered faulthandler for it."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGUSR1)
+
+
+def mapped_segments(pid: int) -> tuple[str, ...]:
+    """Names in /dev/shm that `pid` and its descendants have mapped now, as Python's shared memory makes them."""
+    names: set[str] = set()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                names |= {Path(region.path).name for region in process.memory_maps() if _is_segment(region.path)}
+    return tuple(sorted(names))
+
+
+def remove_segments(names: Sequence[str]) -> None:
+    """Takes down what killed processes of this node could not; harmless where they did."""
+    for name in names:
+        (_SHARED_MEMORY / name).unlink(missing_ok=True)
+
+
+def _is_segment(path: str) -> bool:
+    return Path(path).parent == _SHARED_MEMORY and Path(path).name.startswith(("psm_", "sem.mp-"))

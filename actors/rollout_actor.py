@@ -13,9 +13,10 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from actors.boundaries import ProbeSequence, WeightSnapshot, WorkerPublish
+from actors.boundaries import ActorProcess, ProbeSequence, WeightSnapshot, WorkerPublish
 from actors.deadline import within
 from actors.engines.settings import training_engine
+from actors.on_node import mapped_segments
 from actors.rollout_worker import RolloutWorker
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, VerifierError
@@ -68,8 +69,8 @@ class RolloutActor:
         self._scorer = RemoteScorer(verifier, config.cluster.verify_timeout_s)
         self._worker: RolloutWorker | None = None
 
-    async def start(self) -> tuple[str, int]:
-        """Starts the engine, in 7 to 60 s; returns (Ray's node id, process id).
+    async def start(self) -> ActorProcess:
+        """Starts the engine, in 7 to 60 s.
 
         Not in __init__, so that the caller may time it.
         """
@@ -79,7 +80,9 @@ class RolloutActor:
         await engine.connect()
         gap = self._config.sync.max_logprob_gap or DEFAULT_MAX_LOGPROB_GAP[self._config.model.dtype]
         self._worker = RolloutWorker(self._name, engine, self._scorer, gap)
-        return ray.get_runtime_context().get_node_id(), os.getpid()
+        return ActorProcess(
+            node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid(), segments=mapped_segments(os.getpid())
+        )
 
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, RolloutGroup]:
         return await self._started.generate(request)

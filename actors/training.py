@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from actors.boundaries import LearnerGroup, RolloutPool
@@ -25,7 +26,7 @@ from maspo_dist.console import RunConsole, open_console
 from maspo_dist.data.cursor import PromptCursor
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.flow.ledger import Ledger
-from maspo_dist.logs import LogContext, configure_logging
+from maspo_dist.logs import LogContext, LogStream, configure_logging
 from maspo_dist.manifest import damage_of
 from maspo_dist.metrics import open_metrics
 from maspo_dist.preflight import Prepared, prepare
@@ -49,18 +50,20 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
     prepared = prepare(config)
     path = config.run.dir / config.run.name
     fresh = config.checkpoint.resume == "never"
-    folder = (RunFolder.create if fresh else RunFolder.resume)(path, dump_config(config))
-    with folder:
+    with RunFolder.create(path) if fresh else RunFolder.resume(path) as folder:
         context = LogContext("controller")
         configure_logging(context, folder.logs_path, sys.stderr)
         resume = _resume_point(config, folder)
         if resume is not None:
             _compare_config(config, resume, folder, allow_config_change)
+        folder.write_config(dump_config(config))
         resumed_step = read_state(resume).step if resume else -1
         folder.rewind(resumed_step)
         for name in CheckpointStore(folder.checkpoints_path).rewind(resumed_step):
             logger.warning("checkpoint set aside: %s is newer than the step this run goes on from", name)
-        with open_console(config.run.name, config.run.max_steps, folder.read_metrics()) as console:
+        console = open_console(config.run.name, config.run.max_steps, folder.read_metrics())
+        # Ray prints its errors whatever it is told; the console keeps the screen to itself.
+        with console, redirect_stdout(LogStream()):
             interrupted = asyncio.run(_until_signal(_Run(config, prepared, folder, console, resume)))
     if interrupted is not None:
         raise SystemExit(128 + interrupted)

@@ -50,6 +50,10 @@ def train(
     ] = False,
 ) -> None:
     """Train as CONFIG says; joins the Ray cluster at RAY_ADDRESS, or starts one here."""
+    from maspo_dist.cluster_token import present_token
+
+    if "RAY_ADDRESS" in os.environ:
+        present_token()
     from actors.training import train as run_training
     from maspo_dist.config import load_config
 
@@ -135,6 +139,9 @@ def scale(
     rollout_workers: Annotated[int, typer.Option(min=1, help="How many there are to be.")],
 ) -> None:
     """Change the number of rollout workers of a live RUN; nothing else restarts."""
+    from maspo_dist.cluster_token import present_token
+
+    present_token()
     from actors.scaling import request_workers
 
     request_workers(run, rollout_workers, print)

@@ -6,12 +6,15 @@ what Ray, vLLM and DeepSpeed print goes to the file alone.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
+
+logger = logging.getLogger(__name__)
 
 #: Top-level packages whose warnings the user should see.
 OUR_LOGGERS = ("maspo_dist", "actors")
@@ -73,6 +76,15 @@ def silence_on_console(logger_names: Iterable[str]) -> None:
         for handler in list(logger.handlers):
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                 logger.removeHandler(handler)
+
+
+class LogStream(io.TextIOBase):
+    """Takes what a library prints to the log; for contextlib.redirect_stdout."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            logger.info("%s", text.strip())
+        return len(text)
 
 
 def redirect_output(path: Path) -> None:

@@ -119,7 +119,7 @@ class RunFolder:
         self._last_step: int | None = None
 
     @classmethod
-    def create(cls, path: Path, config_yaml: str) -> RunFolder:
+    def create(cls, path: Path) -> RunFolder:
         """Makes the folder of a new run and takes its lock.
 
         A folder whose run never got as far as a metric or a checkpoint is taken over; its events
@@ -131,19 +131,19 @@ class RunFolder:
                 f"run folder {path} exists already: choose another run.name, "
                 "or set checkpoint.resume=auto to go on with it"
             )
-        folder._take(config_yaml)
+        folder._take()
         for log in (folder._metrics, folder._ledger, folder._samples):
             log.keep(lambda _: False)
         return folder
 
     @classmethod
-    def resume(cls, path: Path, config_yaml: str) -> RunFolder:
+    def resume(cls, path: Path) -> RunFolder:
         """Takes the folder of an interrupted run, or makes a new one; `rewind` says from which step.
 
         Raises ConfigError if the folder is in use or cannot be written.
         """
         folder = cls(path)
-        folder._take(config_yaml)
+        folder._take()
         row = last_row(folder.metrics_path)
         folder._last_step = int(row["step"]) if row else None
         return folder
@@ -180,6 +180,12 @@ class RunFolder:
         except OSError:
             return False
         return False
+
+    def write_config(self, config_yaml: str) -> None:
+        """Replaces config.yaml; call it once the run is sure to go by it."""
+        temporary = self.config_path.with_name("config.yaml.part")
+        temporary.write_text(config_yaml, encoding="utf-8")
+        temporary.replace(self.config_path)
 
     def checkpoint_path(self, step: int) -> Path:
         return self.checkpoints_path / f"step-{step:06d}"
@@ -269,16 +275,13 @@ class RunFolder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _take(self, config_yaml: str) -> None:
+    def _take(self) -> None:
         try:
             for folder in (self.path, self.checkpoints_path, self.tensorboard_path, self.logs_path):
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(
                 self.path, f"run folder {self.path} is in use by a running job: choose another run.name"
             )
-            temporary = self.config_path.with_name("config.yaml.part")
-            temporary.write_text(config_yaml, encoding="utf-8")
-            temporary.replace(self.config_path)
         except OSError as error:
             raise ConfigError(f"run folder {self.path} cannot be written: {error.strerror}; set run.dir") from None
 

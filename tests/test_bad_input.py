@@ -61,7 +61,7 @@ def without_chat_template(given: Input) -> Input:
 
 
 def used_folder(given: Input) -> Input:
-    with RunFolder.create(given.folder / "runs" / "bad", "{}") as folder:
+    with RunFolder.create(given.folder / "runs" / "bad") as folder:
         folder.write_metrics(1, {"reward/mean": 0.5})
     return given
 

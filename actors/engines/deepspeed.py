@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from actors.engines.deepspeed_config import deepspeed_config, reference_config
-from actors.engines.deepspeed_import import LogStream, import_deepspeed
+from actors.engines.deepspeed_import import import_deepspeed
 from actors.engines.kl_reward import advantages_after_kl
 from actors.engines.learner_state import LAYOUT_FILE, TAG, open_learner_state, read_layout
 from actors.engines.micro_batch import (
@@ -57,6 +57,7 @@ from maspo_dist.algorithm.logprobs import Cotangents, TokenLogprobs
 from maspo_dist.config import BapoLoss, TrainConfig
 from maspo_dist.data.packing import pack_micro_batch, pack_sequences
 from maspo_dist.errors import ConfigError, MaspoError
+from maspo_dist.logs import LogStream
 from maspo_dist.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
 

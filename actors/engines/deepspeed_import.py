@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import warnings
@@ -11,16 +10,7 @@ from typing import Any
 
 import torch
 
-_LOG = logging.getLogger(__name__)
-
-
-class LogStream(io.TextIOBase):
-    """Takes what a library prints to the log."""
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            _LOG.debug("%s", text.strip())
-        return len(text)
+from maspo_dist.logs import LogStream
 
 
 def import_deepspeed(device: torch.device) -> Any:

@@ -45,7 +45,8 @@ def plan(tmp_path: Path) -> Plan:
 def leave(run: PlannedRun) -> None:
     """What a finished run leaves."""
     scores = dict(zip((0, 2, 4), SCORES[run.variant, run.seed], strict=True))
-    with RunFolder.resume(run.folder, dump_config(run.config)) as folder:
+    with RunFolder.resume(run.folder) as folder:
+        folder.write_config(dump_config(run.config))
         folder.rewind(-1)
         for step in range(5):
             row = {"policy/entropy": 1.0 - step / 10, "gate/mean": 0.9} if step else {}

@@ -103,7 +103,8 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, options: dict[str, object], s
 def test_a_run_is_finished_with_its_last_step(tmp_path: Path) -> None:
     run = plan(tmp_path).runs[0]
     assert not is_finished(run)
-    with RunFolder.resume(run.folder, dump_config(run.config)) as folder:
+    with RunFolder.resume(run.folder) as folder:
+        folder.write_config(dump_config(run.config))
         folder.write_metrics(29, {"reward/mean": 0.5})
         assert not is_finished(run)
         folder.write_metrics(30, {"reward/mean": 0.5})
@@ -112,7 +113,8 @@ def test_a_run_is_finished_with_its_last_step(tmp_path: Path) -> None:
 
 def test_a_finished_run_of_another_configuration_is_refused(tmp_path: Path) -> None:
     run = plan(tmp_path).runs[0]
-    with RunFolder.resume(run.folder, dump_config(run.config)) as folder:
+    with RunFolder.resume(run.folder) as folder:
+        folder.write_config(dump_config(run.config))
         folder.write_metrics(30, {"reward/mean": 0.5})
     assert is_finished(replace(run, config=run.config.model_copy(update={"logging": run.config.logging})))
     other = plan(tmp_path, overrides=[f"run.dir={tmp_path}", "learner.lr=3e-4"]).runs[0]

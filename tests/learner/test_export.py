@@ -113,7 +113,8 @@ def test_float32_of_a_bfloat16_run_are_its_masters(folder: Path, tmp_path: Path)
 
 def test_the_card_tells_configuration_and_scores(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "untied", tmp_path / "run")
-    with RunFolder.resume(tmp_path / "run", (folder / "untied" / "config.yaml").read_text()) as run:
+    with RunFolder.resume(tmp_path / "run") as run:
+        run.write_config((folder / "untied" / "config.yaml").read_text())
         run.write_metrics(0, {"eval/held_out/avg@1": 0.25})
         run.write_metrics(1, {"eval/held_out/avg@1": 0.5, "reward/mean": 0.4})
         run.write_metrics(2, {"eval/held_out/avg@1": 0.75})

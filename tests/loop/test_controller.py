@@ -9,14 +9,14 @@ from loop_fakes import FakeLearners, FakePool, make_config, make_controller
 
 from actors.controller import probe_sequences
 from maspo_dist.checkpoint import CheckpointStore, read_finished, read_state
-from maspo_dist.config import TrainConfig, dump_config
+from maspo_dist.config import TrainConfig
 from maspo_dist.console import open_console
 from maspo_dist.errors import LearnerLostError
 from maspo_dist.run_folder import RunFolder
 
 
 async def run(tmp_path: Path, config: TrainConfig, pool: FakePool, learners: FakeLearners) -> RunFolder:
-    with RunFolder.create(tmp_path / "run", dump_config(config)) as folder, open_console("run", 3) as console:
+    with RunFolder.create(tmp_path / "run") as folder, open_console("run", 3) as console:
         assert await make_controller(config, folder, pool, learners, console).run(None)
     return folder
 
@@ -168,7 +168,7 @@ async def test_a_run_that_is_asked_to_stop_saves_and_another_goes_on_with_equal_
     pool, learners = FakePool(), FakeLearners()
     pool.holds[8] = asyncio.Event()
     path = tmp_path / "b" / "run"
-    with RunFolder.create(path, dump_config(config)) as folder, open_console("run", 4) as console:
+    with RunFolder.create(path) as folder, open_console("run", 4) as console:
         controller = make_controller(config, folder, pool, learners, console)
         running = asyncio.create_task(controller.run(None))
         while len(pool.requests) < 12:  # noqa: ASYNC110 (a count, not an event)
@@ -178,7 +178,7 @@ async def test_a_run_that_is_asked_to_stop_saves_and_another_goes_on_with_equal_
         newest, _ = CheckpointStore(folder.checkpoints_path).newest()
         assert newest is not None
         assert newest.name == "step-000002"
-    with RunFolder.resume(path, dump_config(config)) as folder, open_console("run", 4) as console:
+    with RunFolder.resume(path) as folder, open_console("run", 4) as console:
         folder.rewind(2)
         assert await make_controller(config, folder, FakePool(), FakeLearners(), console).run(newest)
     assert numbers(folder) == numbers(undisturbed)

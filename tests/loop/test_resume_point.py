@@ -25,7 +25,7 @@ def save(folder: RunFolder, config_yaml: str | None) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[RunFolder]:
-    with RunFolder.create(tmp_path / "run", dump_config(make_config())) as folder:
+    with RunFolder.create(tmp_path / "run") as folder:
         yield folder
 
 

@@ -17,7 +17,7 @@ import pytest
 from loop_fakes import FakeLearners, FakePool, make_config, make_controller
 
 from maspo_dist.checkpoint import CheckpointStore, read_state
-from maspo_dist.config import TrainConfig, dump_config
+from maspo_dist.config import TrainConfig
 from maspo_dist.console import open_console
 from maspo_dist.run_folder import RunFolder
 
@@ -41,7 +41,7 @@ class UnhurriedLearners(FakeLearners):
 def live(path: Path, config: TrainConfig) -> None:
     """One process of the run: resumes as `maspo-dist train` with checkpoint.resume=auto does."""
     sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (for the life of the process)
-    with RunFolder.resume(path, dump_config(config)) as folder, open_console("run", STEPS) as console:
+    with RunFolder.resume(path) as folder, open_console("run", STEPS) as console:
         store = CheckpointStore(folder.checkpoints_path)
         resume, _ = store.newest()
         step = read_state(resume).step if resume else -1

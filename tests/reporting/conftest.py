@@ -34,7 +34,8 @@ learner:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[RunFolder]:
     """An empty run folder, open for writing."""
-    with RunFolder.create(tmp_path / "run", "run: {}\n") as folder:
+    with RunFolder.create(tmp_path / "run") as folder:
+        folder.write_config("run: {}\n")
         yield folder
 
 
@@ -47,7 +48,8 @@ def finished_run() -> Callable[..., RunFolder]:
 def write_run(path: Path, steps: int = 60, seed: int = 0, loss: str = "maspo", speed: float = 1.0) -> RunFolder:
     """A finished run of `steps`; `speed` is how fast it learns. The folder comes back closed."""
     rng = random.Random(seed)
-    with RunFolder.create(path, CONFIG.format(name=path.name, steps=steps, seed=seed, loss=loss)) as folder:
+    with RunFolder.create(path) as folder:
+        folder.write_config(CONFIG.format(name=path.name, steps=steps, seed=seed, loss=loss))
         folder.write_event(Event(kind="start", message=f"run {path.name} starts", time=1.7e9))
         for step in range(steps + 1):
             progress = 1 - math.exp(-2.2 * speed * step / max(1, steps))

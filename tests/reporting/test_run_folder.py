@@ -108,20 +108,21 @@ except OSError:
 
 def test_a_used_folder_is_refused_with_the_fix(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    folder = RunFolder.create(path, "run: {}\n")
+    folder = RunFolder.create(path)
     folder.write_metrics(0, {"eval/add/avg@1": 0.3})
     folder.close()
     with pytest.raises(ConfigError, match=r"exists already: choose another run\.name, or set checkpoint\.resume=auto"):
-        RunFolder.create(path, "run: {}\n")
+        RunFolder.create(path)
 
 
 def test_a_folder_that_never_trained_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    first = RunFolder.create(path, "first: true\n")
+    first = RunFolder.create(path)
     first.write_event(Event(kind="start", message="engines did not start"))
     first.write_ledger([LedgerRow(group_id=0, prompt_id="a", step=1, outcome="pending", reason="")])
     first.close()
-    with RunFolder.create(path, "second: true\n") as second:
+    with RunFolder.create(path) as second:
+        second.write_config("second: true\n")
         assert path.joinpath("config.yaml").read_text() == "second: true\n"
         assert list(second.read_ledger()) == []
         assert [row["kind"] for row in second.read_events()] == ["start"]
@@ -131,7 +132,7 @@ def test_a_folder_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run"
     script = (
         "import sys; from pathlib import Path; from maspo_dist.run_folder import RunFolder\n"
-        "folder = RunFolder.create(Path(sys.argv[1]), 'run: {}'); print('held', flush=True); sys.stdin.read()"
+        "folder = RunFolder.create(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -139,15 +140,15 @@ def test_a_folder_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ConfigError, match="is in use by a running job"):
-            RunFolder.resume(path, "run: {}\n")
+            RunFolder.resume(path)
         holder.kill()
-    RunFolder.resume(path, "run: {}\n").close()
+    RunFolder.resume(path).close()
 
 
 def test_a_folder_that_cannot_be_made_names_the_key(tmp_path: Path) -> None:
     tmp_path.joinpath("file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be written: .*; set run\.dir"):
-        RunFolder.create(tmp_path / "file" / "run", "")
+        RunFolder.create(tmp_path / "file" / "run")
 
 
 def test_rewind_forgets_later_steps_and_open_groups(folder: RunFolder) -> None:
@@ -159,7 +160,7 @@ def test_rewind_forgets_later_steps_and_open_groups(folder: RunFolder) -> None:
     folder.write_event(Event(kind="stop", message="SIGTERM"))
     folder.close()
 
-    with RunFolder.resume(folder.path, "") as resumed:
+    with RunFolder.resume(folder.path) as resumed:
         assert resumed.rewind(2) == 2
         assert [row["step"] for row in resumed.read_metrics()] == [0, 1, 2]
         assert [row["step"] for row in resumed.read_samples()] == [0, 1, 2]
@@ -174,7 +175,7 @@ def test_a_step_is_written_once(folder: RunFolder) -> None:
     with pytest.raises(ValueError, match="step 1 after those of step 1"):
         folder.write_metrics(1, {"reward/mean": 0.1})
     folder.close()
-    with RunFolder.resume(folder.path, "") as resumed, pytest.raises(ValueError, match="step 0 after those of step 1"):
+    with RunFolder.resume(folder.path) as resumed, pytest.raises(ValueError, match="step 0 after those of step 1"):
         resumed.write_metrics(0, {})
 
 

@@ -96,7 +96,7 @@ def play(story: Story, path: Path) -> World:
 async def _one_life(world: World, path: Path, *, may_crash: bool) -> bool:
     """One process of the controller; False when it crashed."""
     config, faults = world.story.config, world.story.faults
-    with RunFolder.resume(path, "run: simulated") as folder:
+    with RunFolder.resume(path) as folder:
         record = MortalRecord(folder)
         checkpoints = CheckpointStore(folder.checkpoints_path)
         resume, _ = checkpoints.newest()

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 the user's input cannot run, 130 interru
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from maspo_dist.cli import app
+from maspo_dist.compare.options import CompareOptions, make_settings
 from maspo_dist.config import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,10 @@ def test_commands_exist_and_their_configurations_load(line: str) -> None:
     assert CliRunner().invoke(app, [words[0], "--help"]).exit_code == 0
     configs = [word for word in words if word.endswith(".yaml")]
     for config in configs:
-        load_config(ROOT / config, [word for word in words if "=" in word])
+        if words[0] == "compare":
+            make_settings(CompareOptions(config=ROOT / config))
+        else:
+            load_config(ROOT / config, [word for word in words if "=" in word])
 
 
 @pytest.mark.parametrize("path", re.findall(r"`((?:maspo_dist|actors|configs)/[\w/.]*)`", README))

@@ -12,7 +12,7 @@ SEED   ?= 0
 DEMO   := .cache/demo/seed-$(SEED)
 SMOLLM2 := .cache/smollm2-135m-instruct
 
-.PHONY: setup test lint local-smoke smollm2-smoke submit clean
+.PHONY: setup test endurance lint local-smoke smollm2-smoke submit clean
 
 setup: $(READY)
 
@@ -27,6 +27,10 @@ lint: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest -q
+
+# Real runs of minutes each: workers that come, go and are killed.
+endurance: $(READY)
+	$(BIN)/pytest -q -s tests/e2e/endurance
 
 # Every run gets a folder of its own under runs/.
 local-smoke: $(READY) $(DEMO)/manifest.json

@@ -50,14 +50,20 @@ def ask_for_stacks(pid: int) -> None:
 
 
 def mapped_segments(pid: int) -> tuple[str, ...]:
-    """Names in /dev/shm that `pid` and its descendants have mapped now, as Python's shared memory makes them."""
-    names: set[str] = set()
+    """Names in /dev/shm that `pid` and its descendants have mapped now, as Python's multiprocessing makes them.
+
+    Found by inode: a semaphore is mapped under a name that is gone by the time it has its own.
+    """
+    inodes: set[int] = set()
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                names |= {Path(region.path).name for region in process.memory_maps() if _is_segment(region.path)}
-    return tuple(sorted(names))
+            # address perms offset dev inode path
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+                inodes |= {int(line.split()[4]) for line in lines if str(_SHARED_MEMORY) in line}
+    made = [path for pattern in ("psm_*", "sem.mp-*") for path in _SHARED_MEMORY.glob(pattern)]
+    return tuple(sorted(path.name for path in made if _inode(path) in inodes))
 
 
 def remove_segments(names: Sequence[str]) -> None:
@@ -66,5 +72,8 @@ def remove_segments(names: Sequence[str]) -> None:
         (_SHARED_MEMORY / name).unlink(missing_ok=True)
 
 
-def _is_segment(path: str) -> bool:
-    return Path(path).parent == _SHARED_MEMORY and Path(path).name.startswith(("psm_", "sem.mp-"))
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None

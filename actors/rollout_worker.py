@@ -11,6 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +32,9 @@ from maspo_dist.types import (
 )
 
 Entries = list[tuple[str, str, list[int], int]]
+
+#: Buckets that are copied and hashed side by side.
+_COPYING_THREADS = 4
 
 
 #: Far above what rounding does to the head's product, as a share of its largest logit; far below one stale step.
@@ -172,24 +176,28 @@ class StagedWeights:
 
     def stage(self, snapshot: WeightSnapshot, buckets: Sequence[NDArray[np.uint8]], name: str) -> Entries:
         """Copies the buckets in, end to end; raises WeightSyncError if they are not what was exported."""
-        prints = [fingerprint(bucket) for bucket in buckets]
+        starts, total = [], 0
+        for bucket in buckets:
+            starts.append(total)
+            total += bucket.size
+        os.ftruncate(self._descriptor, total)
+        self.size_bytes = total
+        with ThreadPoolExecutor(_COPYING_THREADS) as threads:
+            prints = list(threads.map(self._take_in, buckets, starts))
         if combine(prints) != snapshot.fingerprint:
             raise WeightSyncError(f"{name} received other bytes than were exported for version {snapshot.version}")
-        starts, offset = [], 0
-        for bucket in buckets:
-            starts.append(offset)
-            offset += bucket.size
-        os.ftruncate(self._descriptor, offset)
-        self.size_bytes = offset
-        for start, bucket in zip(starts, buckets, strict=True):
-            view = bucket.data
-            written = 0
-            while written < bucket.size:
-                written += os.pwrite(self._descriptor, view[written:], start + written)
         return [
             (entry_name, dtype, list(shape), starts[bucket] + entry_offset)
             for entry_name, dtype, shape, bucket, entry_offset in snapshot.entries
         ]
+
+    def _take_in(self, bucket: NDArray[np.uint8], start: int) -> int:
+        """Copies one bucket to its place; returns its fingerprint."""
+        view = bucket.data
+        written = 0
+        while written < bucket.size:
+            written += os.pwrite(self._descriptor, view[written:], start + written)
+        return fingerprint(bucket)
 
     def close(self) -> None:
         os.close(self._descriptor)

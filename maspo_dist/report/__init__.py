@@ -4,7 +4,8 @@ runs.py      what a run folder holds, read once
 scale.py     numbers to pixels, and round numbers on an axis
 charts.py    SVG: lines, stacked bars, heat maps
 markup.py    text that came from outside, made safe
-sections.py  which charts and tables, in which order
+curves.py    the curves, in which order
+trust_region.py  what the trust region did
 style.py     the style sheet
 page.py      the page
 comparison.py  the page of `maspo-dist compare`: means over seeds and paired tests

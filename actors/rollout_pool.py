@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from actors.boundaries import Body, ProbeSequence, PublishReport, WeightSnapshot, WorkerPublish
+from actors.changes import Changes
 from actors.deadline import within
 from actors.rollout_members import ByLoad, Member, RolloutWorkerHandle, WorkerFactory
 from maspo_dist.config import TrainConfig, WorkerRange
@@ -80,9 +81,8 @@ class ElasticRolloutPool:
         self._next_index = 0
         self._weights: _Weights | None = None
         self._held = False
-        self._broken: MaspoError | None = None
         self._by_load = ByLoad()
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._changes = Changes("rollout pool")
         self._follower: asyncio.Task[None] | None = None
         self._fewest = config.rollout.first_workers
 
@@ -110,7 +110,7 @@ class ElasticRolloutPool:
         for task in (*tasks, *([follower] if follower else [])):
             task.cancel()
         await asyncio.gather(*tasks, *([follower] if follower else []), return_exceptions=True)
-        self._break(ActorDiedError("the rollout pool is closed"))
+        self._changes.fail(ActorDiedError("the rollout pool is closed"))
 
     def scale(self, workers: int) -> None:
         """Opens or closes places until there are `workers`; returns at once, the change goes on beside the run.
@@ -200,7 +200,7 @@ class ElasticRolloutPool:
                 parts = [member.published for member in self._serving() if member.published is not None]
         finally:
             self._held = False
-            self._notify()
+            self._changes.notify()
         return PublishReport(
             version=snapshot.version,
             max_logprob_gap=max(part.max_logprob_gap for part in parts),
@@ -240,7 +240,7 @@ class ElasticRolloutPool:
             if alone:
                 member.reserved = False
             self._by_load.note(member)
-            self._notify()
+            self._changes.notify()
 
     async def _call(self, worker: RolloutWorkerHandle, request: RolloutRequest) -> tuple[GroupReport, Body]:
         what = f"{worker.name}: group {request.group_id} (prompt {request.prompt.prompt_id})"
@@ -249,7 +249,7 @@ class ElasticRolloutPool:
     async def _claim(self, alone: bool) -> Member:
         """A worker that serves: the least loaded; or, alone, one that is then emptied and kept for the caller."""
         while True:
-            member = None if self._held or self._broken else self._by_load.least()
+            member = None if self._held or self._changes.is_broken else self._by_load.least()
             if member is None:
                 await self._until(
                     lambda: not self._held and self._by_load.least() is not None,
@@ -313,8 +313,8 @@ class ElasticRolloutPool:
         is_loss = isinstance(error, ActorDiedError | DeadlineError | PlacementError)
         # Before the first publish nothing has been trained: a worker that cannot start now is the user's to know of.
         if error is not None and (not is_loss or not self._places or self._weights is None):
-            self._break(error)
-        self._notify()
+            self._changes.fail(error)
+        self._changes.notify()
 
     async def _occupy(self, place: _Place) -> None:
         """Keeps a worker on `place` until it is to leave. Raises what its last worker died of when it is given up."""
@@ -327,11 +327,11 @@ class ElasticRolloutPool:
             try:
                 async with _Occupied(place, await self._started(place)) as member:
                     place.state = "joining"
-                    self._notify()
+                    self._changes.notify()
                     await self._join(member)
                     place.state, member.serves = "serving", True
                     self._by_load.note(member)
-                    self._notify()
+                    self._changes.notify()
                     if lost_s is not None:
                         self._recovered(place, loop.time() - lost_s)
                     cause = await self._until_ended(member)
@@ -345,7 +345,7 @@ class ElasticRolloutPool:
                 self._waits_for_room(place, error)
                 await _first_of(place.leaving.wait(), asyncio.sleep(self._cluster.restart_backoff_max_s))
                 continue
-            self._notify()
+            self._changes.notify()
             if cause is None:
                 return
             lost_s = loop.time()
@@ -433,37 +433,10 @@ class ElasticRolloutPool:
             )
         )
 
-    def _break(self, error: BaseException) -> None:
-        if self._broken is None:
-            self._broken = error if isinstance(error, MaspoError) else ActorDiedError(f"rollout pool: {error!r}")
-            self._broken.__cause__ = error if self._broken is not error else None
-        self._notify()
-
-    def _notify(self) -> None:
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
     async def _until(self, condition: Callable[[], bool], deadline_s: float, what: str) -> None:
-        """Waits for `condition`, looked at after every change. Raises what broke the pool."""
-        if self._broken is not None:
-            raise self._broken
-        if not condition():
-            states = ", ".join(f"{place.index} {place.state}" for place in self._places.values())
-            what = f"rollout pool: {what} (workers: {states or 'none'})"
-            await within(deadline_s, what, self._changes_until(condition))
-
-    async def _changes_until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
-            if self._broken is not None:
-                raise self._broken
+        """Waits for `condition`. Raises what broke the pool."""
+        states = ", ".join(f"{place.index} {place.state}" for place in self._places.values())
+        await self._changes.until(condition, deadline_s, f"{what} (workers: {states or 'none'})")
 
 
 class _Occupied:
@@ -487,8 +460,9 @@ class _Occupied:
         self._place.member = None
         try:
             if not is_lost:
-                await asyncio.wait_for(member.worker.stop(), _STOP_S)
-        except (TimeoutError, MaspoError):
+                await within(_STOP_S, f"{member.worker.name}: stop", member.worker.stop())
+        except MaspoError:
+            # Killed next, whatever it was.
             pass
         finally:
             member.worker.kill()

@@ -221,7 +221,8 @@ class ElasticRolloutPool:
 
     async def _dispatch(self, request: RolloutRequest, alone: bool) -> tuple[GroupReport, Body]:
         member = await self._claim(alone)
-        call = asyncio.ensure_future(self._call(member.worker, request))
+        aboard = asyncio.Event()
+        call = asyncio.ensure_future(self._call(member.worker, request, aboard))
         member.calls.add(call)
         member.load += request.num_samples
         self._by_load.note(member)
@@ -229,7 +230,8 @@ class ElasticRolloutPool:
             return await call
         except asyncio.CancelledError:
             if member.ended.done() and not _is_cancelled():
-                raise _GoneError(member.ended.result()) from None
+                # A worker that was lost before the request reached it does not speak against the prompt.
+                raise _GoneError(member.ended.result() if aboard.is_set() else None) from None
             raise
         except (ActorDiedError, DeadlineError) as error:
             member.end(error)
@@ -242,7 +244,10 @@ class ElasticRolloutPool:
             self._by_load.note(member)
             self._changes.notify()
 
-    async def _call(self, worker: RolloutWorkerHandle, request: RolloutRequest) -> tuple[GroupReport, Body]:
+    async def _call(
+        self, worker: RolloutWorkerHandle, request: RolloutRequest, aboard: asyncio.Event
+    ) -> tuple[GroupReport, Body]:
+        aboard.set()
         what = f"{worker.name}: group {request.group_id} (prompt {request.prompt.prompt_id})"
         return await within(self._cluster.generate_timeout_s, what, worker.generate(request))
 

@@ -88,6 +88,7 @@ def make_story(seed: int) -> Story:
             "generate_timeout_s": 300,
             "publish_timeout_s": 100,
             "start_timeout_s": 1000,
+            "heartbeat_s": 30,
             "heartbeat_timeout_s": 30,
             "stall_timeout_s": 50_000,
             "max_worker_restarts": 1000,
@@ -161,7 +162,8 @@ class SimulatedWorker:
             await self._work(world.rng.expovariate(0.01) if world.chance(faults.slow_link) else 0.0)
         except asyncio.CancelledError:
             # The reply was on its way when the call was given up.
-            if self._dead.done() or not world.chance(faults.late_reply):
+            never = request.prompt.prompt_id in faults.poison
+            if self._dead.done() or never or not world.chance(faults.late_reply):
                 raise
         return make_result(request, self.name, version)
 

@@ -12,7 +12,7 @@ SEED   ?= 0
 DEMO   := .cache/demo/seed-$(SEED)
 SMOLLM2 := .cache/smollm2-135m-instruct
 
-.PHONY: setup test endurance lint local-smoke smollm2-smoke submit clean
+.PHONY: setup test stories endurance lint local-smoke smollm2-smoke submit clean
 
 setup: $(READY)
 
@@ -27,6 +27,10 @@ lint: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest -q
+
+# Ten thousand seeded stories of faults, on a virtual clock.
+stories: $(READY)
+	$(BIN)/python tests/simulation/play.py 0-9999
 
 # Real runs of minutes each: workers that come, go and are killed.
 endurance: $(READY)

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import multiprocessing
+import os
 import random
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+# As a script it finds the doubles of the loop's tests by itself.
+sys.path.insert(0, str(Path(__file__).parents[1] / "loop"))
 
 from loop_fakes import Digits, NumberedPrompts, make_prompt
 from virtual_clock import run_virtually
@@ -33,6 +39,9 @@ from maspo_dist.progress import Progress
 from maspo_dist.run_folder import Event, LedgerRow, RunFolder, SampleRow
 
 Row = dict[str, Any]
+
+#: Stories that a process plays before it tells.
+_CHUNK = 50
 
 
 class MortalRecord:
@@ -255,9 +264,42 @@ def tell(seed: int, folder: Path) -> None:
         assert numbers(folder / "run") == numbers(folder / "calm"), "faults show in the numbers"
 
 
+def failure_of(seed: int) -> str | None:
+    """What broke in the story of `seed`; None when it ended well."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        try:
+            tell(seed, Path(folder))
+        except (Exception, BaseExceptionGroup) as error:
+            return f"seed {seed}: {type(error).__name__}: {error}"
+    return None
+
+
+def failures_of(seeds: range) -> list[str]:
+    """What broke in which story, on all cores."""
+    chunks = [seeds[start : start + _CHUNK] for start in range(0, len(seeds), _CHUNK)]
+    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+        return [failure for part in pool.imap_unordered(_failures_here, chunks) for failure in part]
+
+
+def _failures_here(seeds: range) -> list[str]:
+    logging.disable(logging.CRITICAL)
+    return [failure for seed in seeds if (failure := failure_of(seed))]
+
+
+def main(words: Sequence[str]) -> int:
+    """Plays what the words name; returns the exit code."""
+    for word in words:
+        first, dash, last = word.partition("-")
+        seeds = range(int(first), int(last if dash else first) + 1)
+        if not dash:
+            print(make_story(seeds[0]).faults)
+        failures = failures_of(seeds)
+        print("\n".join([*failures[:20], f"{len(seeds) - len(failures)} passed, {len(failures)} failed"]))
+        if failures:
+            return 1
+    return 0
+
+
 if __name__ == "__main__":
-    for text in sys.argv[1:]:
-        with tempfile.TemporaryDirectory() as temporary:
-            print(make_story(int(text)).faults)
-            tell(int(text), Path(temporary))
-            print(f"seed {text}: all invariants hold")
+    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,8 @@ class Changes:
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._waiters: set[asyncio.Future[None]] = set()
+        # In the order in which they came, so that a seeded run wakes them alike every time.
+        self._waiters: dict[asyncio.Future[None], None] = {}
         self._error: MaspoError | None = None
 
     @property
@@ -22,7 +23,7 @@ class Changes:
         return self._error is not None
 
     def notify(self) -> None:
-        waiters, self._waiters = self._waiters, set()
+        waiters, self._waiters = self._waiters, {}
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -46,11 +47,11 @@ class Changes:
     async def _wait(self, condition: Callable[[], bool]) -> None:
         while not condition():
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
+            self._waiters[waiter] = None
             try:
                 await waiter
             finally:
-                self._waiters.discard(waiter)
+                self._waiters.pop(waiter, None)
             self._raise_failure()
 
     def _raise_failure(self) -> None:

@@ -64,7 +64,7 @@ class Member:
     version: int = -1
     published: WorkerPublish | None = None
     load: int = 0
-    calls: set[asyncio.Task[tuple[GroupReport, Body]]] = field(default_factory=set)
+    calls: dict[asyncio.Task[tuple[GroupReport, Body]], None] = field(default_factory=dict)
     reserved: bool = False
 
     @property

@@ -223,7 +223,7 @@ class ElasticRolloutPool:
         member = await self._claim(alone)
         aboard = asyncio.Event()
         call = asyncio.ensure_future(self._call(member.worker, request, aboard))
-        member.calls.add(call)
+        member.calls[call] = None
         member.load += request.num_samples
         self._by_load.note(member)
         try:
@@ -237,7 +237,7 @@ class ElasticRolloutPool:
             member.end(error)
             raise _GoneError(error) from None
         finally:
-            member.calls.discard(call)
+            member.calls.pop(call, None)
             member.load -= request.num_samples
             if alone:
                 member.reserved = False

@@ -9,6 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 CONFIG ?= configs/local_smoke.yaml
 SEED   ?= 0
+STORIES ?= 0-9999
 DEMO   := .cache/demo/seed-$(SEED)
 SMOLLM2 := .cache/smollm2-135m-instruct
 
@@ -30,7 +31,7 @@ test: $(READY)
 
 # Ten thousand seeded stories of faults, on a virtual clock.
 stories: $(READY)
-	$(BIN)/python tests/simulation/play.py 0-9999
+	$(BIN)/python tests/simulation/play.py $(STORIES)
 
 # Real runs of minutes each: workers that come, go and are killed.
 endurance: $(READY)

@@ -75,4 +75,5 @@ def test_a_straggler_is_cut_and_a_dead_engine_is_named(tiny_demo: DemoFiles) -> 
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.strip().endswith("done")
+    # vLLM's own goodbye may come after it.
+    assert "done" in done.stdout.splitlines()

@@ -36,6 +36,7 @@ _ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TORCHDYNAMO_DISABLE": "1",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     # Ray would give way to the bare engine.
     "RAY_worker_niceness": "0",
 }
@@ -99,14 +100,14 @@ async def _measure(config: TrainConfig, folder: Path) -> tuple[float, float]:
     """Tokens a second of each way, the best round of several; the first only warms up."""
     device = await asyncio.to_thread(connect, "cpu")
     facts = read_model_facts(config.model)
+    # Its start holds the event loop, which nothing else may need meanwhile.
+    direct = DirectEngine(config.model.path, config.data.max_prompt_tokens + _RESPONSE_TOKENS + 1)
     cluster = RunCluster(config, facts.size, device, folder, waiting_for=lambda _: None, on_event=lambda _: None)
-    direct: DirectEngine | None = None
     try:
         await cluster.start()
         probes = probe_sequences([[1, 2, 3, 4, 5]], 1, 5)
         expected = await cluster.learners.probe(probes)
         await cluster.rollout.publish(await cluster.learners.export_weights(0), probes, expected)
-        direct = DirectEngine(config.model.path, config.data.max_prompt_tokens + _RESPONSE_TOKENS + 1)
         stream = GroupStream(
             config,
             cluster.rollout,
@@ -127,8 +128,7 @@ async def _measure(config: TrainConfig, folder: Path) -> tuple[float, float]:
             rates.append((tokens / ours_s, bare_tokens / (time.perf_counter() - started_s)))
         return max(rate for rate, _ in rates[1:]), max(rate for _, rate in rates[1:])
     finally:
-        if direct is not None:
-            direct.close()
+        direct.close()
         await cluster.stop()
         disconnect()
 

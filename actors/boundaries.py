@@ -28,13 +28,13 @@ Body = Any
 class WeightSnapshot:
     """The learner's weights of one policy version, in the object store.
 
-    entries      (name, dtype, shape, bucket, offset in bytes) of every tensor, Hugging Face names
-    buckets      references to u8 arrays; tensors lie end to end, aligned to 64 bytes
-    fingerprint  of all buckets in order, see `actors.weight_sync.fingerprint`
+    entries      (name, dtype, shape) of every tensor, Hugging Face names
+    buckets      references to lists of u8 arrays, together the bytes of every tensor in the order of entries
+    fingerprint  of all tensors in order, see `actors.weight_sync.fingerprint`
     """
 
     version: int
-    entries: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
+    entries: tuple[tuple[str, str, tuple[int, ...]], ...]
     buckets: tuple[Body, ...]
     fingerprint: int
     total_bytes: int

@@ -13,14 +13,14 @@ import ray
 
 from actors.boundaries import ActorProcess, Body, ProbeSequence, WeightSnapshot
 from actors.engines.deepspeed import DeepSpeedEngine
-from actors.weight_buckets import BucketWriter, snapshot_of
+from actors.weight_buckets import BucketWriter
 from actors.weight_sync import ByteArray
 from maspo_dist.config import TrainConfig
 from maspo_dist.logs import LogContext, configure_logging, redirect_output
 from maspo_dist.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, MiniBatch, RolloutGroup
 
-Put = Callable[[ByteArray], Body]
+Put = Callable[[Sequence[ByteArray]], Body]
 
 
 class Learner:
@@ -59,7 +59,7 @@ class Learner:
                 writer.add(name, tensor)
         if self._rank > 0:
             return None
-        return snapshot_of(writer, version)
+        return writer.finish(version)
 
     def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
         """Raw log-probabilities of tokens 1 … L−1 of each sequence."""

@@ -7,18 +7,16 @@ before the weights it was generated with are proven, see `publish`.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from actors.boundaries import ProbeSequence, WeightSnapshot, WorkerPublish
-from actors.weight_sync import combine, fingerprint
+from actors.staged_weights import Entries, StagedWeights
+from actors.weight_sync import ByteArray
 from maspo_dist.errors import WeightSyncError
 from maspo_dist.types import (
     FloatArray,
@@ -30,12 +28,6 @@ from maspo_dist.types import (
     Sampling,
     Verdict,
 )
-
-Entries = list[tuple[str, str, list[int], int]]
-
-#: Buckets that are copied and hashed side by side.
-_COPYING_THREADS = 4
-
 
 #: Far above what rounding does to the head's product, as a share of its largest logit; far below one stale step.
 _HEAD_ROUNDING: Mapping[str, float] = {"float32": 1e-5, "bfloat16": 0.02}
@@ -109,7 +101,7 @@ class RolloutWorker:
     async def publish(
         self,
         snapshot: WeightSnapshot,
-        buckets: Sequence[NDArray[np.uint8]],
+        buckets: Sequence[Sequence[ByteArray]],
         probes: Sequence[ProbeSequence],
         expected: Sequence[FloatArray],
     ) -> WorkerPublish:
@@ -161,43 +153,3 @@ class RolloutWorker:
             f"{self._name} does not hold policy version {version}: logprobs differ from the learner's by {gap:.3g} "
             f"(sync.max_logprob_gap is {self._max_logprob_gap:g}); {culprit}"
         )
-
-
-class StagedWeights:
-    """Anonymous shared memory that holds one snapshot for the engine's processes to map.
-
-    Reached by path through /proc; it has no name of its own, so nothing is left when processes die.
-    """
-
-    def __init__(self) -> None:
-        self._descriptor = os.memfd_create("maspo-weights", os.MFD_CLOEXEC)
-        self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
-        self.size_bytes = 0
-
-    def stage(self, snapshot: WeightSnapshot, buckets: Sequence[NDArray[np.uint8]], name: str) -> Entries:
-        """Copies the buckets in, end to end; raises WeightSyncError if they are not what was exported."""
-        starts, total = [], 0
-        for bucket in buckets:
-            starts.append(total)
-            total += bucket.size
-        os.ftruncate(self._descriptor, total)
-        self.size_bytes = total
-        with ThreadPoolExecutor(_COPYING_THREADS) as threads:
-            prints = list(threads.map(self._take_in, buckets, starts))
-        if combine(prints) != snapshot.fingerprint:
-            raise WeightSyncError(f"{name} received other bytes than were exported for version {snapshot.version}")
-        return [
-            (entry_name, dtype, list(shape), starts[bucket] + entry_offset)
-            for entry_name, dtype, shape, bucket, entry_offset in snapshot.entries
-        ]
-
-    def _take_in(self, bucket: NDArray[np.uint8], start: int) -> int:
-        """Copies one bucket to its place; returns its fingerprint."""
-        view = bucket.data
-        written = 0
-        while written < bucket.size:
-            written += os.pwrite(self._descriptor, view[written:], start + written)
-        return fingerprint(bucket)
-
-    def close(self) -> None:
-        os.close(self._descriptor)

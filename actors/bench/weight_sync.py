@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import mmap
-import os
 import time
 from collections.abc import Iterator, Sequence
 
@@ -18,14 +16,15 @@ import ray
 import torch
 
 from actors.boundaries import ProbeSequence, WeightSnapshot, WorkerPublish
-from actors.rollout_worker import Entries, RolloutWorker
-from actors.weight_buckets import BucketWriter, snapshot_of
+from actors.rollout_worker import RolloutWorker
+from actors.staged_weights import Entries, read_tensors
+from actors.weight_buckets import BucketWriter
 from maspo_dist.bench import BenchLine, compare
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling, Verdict
 
 _TENSORS, _TENSOR_ELEMENTS = 125, 1_000_000
 _MOST_WORKERS = 4
-_REPEATS = 4
+_REPEATS = 10
 _STORE_BYTES = 2 * 10**9
 
 
@@ -76,13 +75,8 @@ class CopyingEngine:
         pass
 
     def _load(self, path: str, size_bytes: int, entries: Entries) -> None:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            memory = mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-        finally:
-            os.close(descriptor)
-        for parameter, (_, _, _, offset) in zip(self._parameters, entries, strict=True):
-            parameter.copy_(torch.frombuffer(memory, dtype=torch.float32, count=parameter.numel(), offset=offset))
+        for parameter, (_, tensor) in zip(self._parameters, read_tensors(path, size_bytes, entries), strict=True):
+            parameter.copy_(tensor)
 
 
 class SilentScorer:
@@ -93,7 +87,7 @@ class SilentScorer:
 
 
 def _publish(weights: Sequence[torch.Tensor], count: int) -> Iterator[BenchLine]:
-    """Best of several, plain copies and publishes in turn; the first of each only warms the memory."""
+    """Best of several, plain copies and publishes in turn; the first few warm the object store's memory."""
     workers = [RolloutWorker(f"worker {index}", CopyingEngine(weights), SilentScorer(), 1e-3) for index in range(count)]
     writer = BucketWriter(ray.put)
     flat = torch.cat(list(weights)).numpy()
@@ -106,7 +100,7 @@ def _publish(weights: Sequence[torch.Tensor], count: int) -> Iterator[BenchLine]
         started_s = time.perf_counter()
         for index, weight in enumerate(weights):
             writer.add(f"layer.{index}", weight)
-        parts = asyncio.run(_hand_over(snapshot_of(writer, version), workers))
+        parts = asyncio.run(_hand_over(writer.finish(version), workers))
         published.append(time.perf_counter() - started_s)
         pauses.append(max(part.pause_s for part in parts))
     for worker in workers:

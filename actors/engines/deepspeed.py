@@ -162,7 +162,7 @@ class DeepSpeedEngine:
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole tensor in the model's dtype), tied tensors once.
 
-        A tensor is good until the next one is asked for. Under ZeRO-3 all ranks iterate in step.
+        A tensor is good until the next update. Under ZeRO-3 all ranks iterate in step.
         """
         waiting: list[tuple[str, torch.nn.Parameter]] = []
         elements = 0

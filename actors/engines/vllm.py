@@ -25,7 +25,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from actors.engines.settings import AS_LOADED, EngineSettings
-from actors.engines.vllm_weights import BACKEND, Entries
+from actors.engines.vllm_weights import BACKEND
+from actors.staged_weights import Entries
 from maspo_dist.errors import ActorDiedError
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
 

@@ -6,15 +6,10 @@ the back end is registered by the time the worker looks it up.
     rollout worker                         vLLM worker process
     memfd holding all tensors   ──path──►  mmap → model.load_weights (layer-wise reload)
                                            → re-pack the LM head → answer the LM head proof
-
-The memory is anonymous and reached through /proc/<pid>/fd/<fd>: it has no name to leak.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,9 +23,9 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-BACKEND = "shared_memory"
+from actors.staged_weights import Entries, read_tensors
 
-Entries = list[tuple[str, str, list[int], int]]
+BACKEND = "shared_memory"
 
 
 @dataclass
@@ -45,22 +40,6 @@ class SharedMemoryUpdate(WeightTransferUpdateInfo):
     path: str
     size_bytes: int
     entries: Entries
-
-
-def read_tensors(path: str, size_bytes: int, entries: Entries) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields (Hugging Face name, tensor) over the mapped memory, without a copy; the tensors are views."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        # Private and writable: torch refuses read-only buffers; nothing is ever written.
-        memory = mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    finally:
-        os.close(descriptor)
-    for name, dtype_name, shape, offset in entries:
-        dtype = getattr(torch, dtype_name)
-        count = 1
-        for size in shape:
-            count *= size
-        yield name, torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(shape)
 
 
 class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInit, SharedMemoryUpdate]):

@@ -13,7 +13,8 @@ import torch
 from fixtures import make_groups, score
 
 from actors.learner_group import RayLearnerGroup
-from actors.weight_buckets import ALIGNMENT_BYTES, BucketWriter, read_buckets
+from actors.staged_weights import StagedWeights, read_tensors
+from actors.weight_buckets import BucketWriter
 from actors.weight_sync import combine, fingerprint
 from maspo_dist.config import ClusterConfig
 from maspo_dist.data.batching import lay_out_batch
@@ -28,18 +29,38 @@ def test_tensors_come_back_from_their_buckets() -> None:
         "c.weight": torch.randn(40, 40, generator=generator),
         "scalar": torch.tensor(3.0),
     }
-    writer = BucketWriter(np.copy, bucket_bytes=256)
-    for name, tensor in tensors.items():
-        writer.add(name, tensor)
-    entries, buckets, fingerprints, total_bytes = writer.finish()
-    assert [entry[3] for entry in entries] == [0, 0, 1, 2]
-    assert all(entry[4] % ALIGNMENT_BYTES == 0 for entry in entries)
-    assert total_bytes == sum(bucket.size for bucket in buckets)
-    assert fingerprints == [fingerprint(bucket) for bucket in buckets]
-    for (name, read), (wanted_name, wanted) in zip(read_buckets(entries, buckets), tensors.items(), strict=True):
-        assert name == wanted_name
-        assert read.dtype == wanted.dtype
-        assert torch.equal(read, wanted)
+    writer = BucketWriter(lambda parts: [part.copy() for part in parts], bucket_bytes=256)
+    for version in range(2):
+        for name, tensor in tensors.items():
+            writer.add(name, tensor)
+        snapshot = writer.finish(version)
+        assert snapshot.version == version
+        assert [len(bucket) for bucket in snapshot.buckets] == [2, 1, 1]
+        parts = [part for bucket in snapshot.buckets for part in bucket]
+        assert snapshot.total_bytes == sum(part.size for part in parts)
+        assert snapshot.fingerprint == combine([fingerprint(part) for part in parts])
+        for entry, part, (name, tensor) in zip(snapshot.entries, parts, tensors.items(), strict=True):
+            assert entry == (name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+            assert torch.equal(torch.from_numpy(part).view(tensor.dtype).view(tensor.shape), tensor)
+
+
+def test_staged_weights_are_read_as_they_were_added() -> None:
+    generator = torch.Generator().manual_seed(0)
+    memory = StagedWeights()
+    for rows in (5, 700):
+        tensors = {
+            "a": torch.randn(rows, 3, generator=generator),
+            "b": torch.randn(rows, 33, generator=generator).bfloat16(),
+        }
+        writer = BucketWriter(lambda parts: [part.copy() for part in parts])
+        for name, tensor in tensors.items():
+            writer.add(name, tensor)
+        snapshot = writer.finish(1)
+        entries = memory.stage(snapshot, snapshot.buckets, "worker")
+        read = dict(read_tensors(memory.path, memory.size_bytes, entries))
+        assert read.keys() == tensors.keys()
+        assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+    memory.close()
 
 
 def _bytes(size: int) -> np.ndarray:

@@ -144,16 +144,16 @@ class ParityScorer:
         return verdict(float(int(response) % 2 == 0))
 
 
-def make_snapshot(version: int, weight: float) -> tuple[WeightSnapshot, list[np.ndarray]]:
+def make_snapshot(version: int, weight: float) -> tuple[WeightSnapshot, list[list[np.ndarray]]]:
     bucket = np.frombuffer(np.asarray([weight] * 16, np.float32).tobytes(), np.uint8)
     snapshot = WeightSnapshot(
         version=version,
-        entries=(("lm_head.weight", "float32", (4, 4), 0, 0),),
-        buckets=(bucket,),
+        entries=(("lm_head.weight", "float32", (4, 4)),),
+        buckets=([bucket],),
         fingerprint=combine([fingerprint(bucket)]),
         total_bytes=bucket.size,
     )
-    return snapshot, [bucket]
+    return snapshot, [[bucket]]
 
 
 class FakePool:

@@ -82,10 +82,10 @@ async def test_bytes_that_changed_on_the_way_are_noticed_before_they_are_loaded(
     engine = FakeEngine()
     worker = make_worker(engine)
     snapshot, buckets = make_snapshot(0, 0.5)
-    damaged = buckets[0].copy()
+    damaged = buckets[0][0].copy()
     damaged[17] ^= 1
     with pytest.raises(WeightSyncError, match="received other bytes than were exported"):
-        await worker.publish(snapshot, [damaged], PROBES, expected(0.5))
+        await worker.publish(snapshot, [[damaged]], PROBES, expected(0.5))
     assert engine.version == -1
 
 

@@ -126,7 +126,7 @@ class Controller:
         self._session: Session | None = None
         self._version = 0
         self._step = 0
-        self._saved_step = 0
+        self._saved_step: int | None = None
         self._scored_start = False
         self._achieved = 0
         self._phase = "starting"
@@ -193,13 +193,14 @@ class Controller:
             self._enter("load checkpoint")
             await self._learners.load((resume / LEARNER_FOLDER).resolve())
             finished = await asyncio.to_thread(read_finished, resume)
-        self._step = self._saved_step = state.step if state else 0
+        self._saved_step = state.step if state else None
+        self._step = self._saved_step or 0
         self._version = state.policy_version if state else 0
         session = self._session = self._sessions(state, finished)
         self._enter("publish")
         await self._publish()
         session.stream.resend(self._version)
-        if self._step == 0 and self._config.evaluation.every is not None and not self._scored_start:
+        if state is None and self._config.evaluation.every is not None and not self._scored_start:
             self._enter("evaluate")
             scores = await self._evaluator.evaluate(self._version)
             session.metrics.write(0, scores)
@@ -264,8 +265,8 @@ class Controller:
             batch = await self._unless_stopped(session.stream.take(self._version))
             if batch is None:
                 await self._close_row()
-                if self._config.checkpoint.every is not None and self._step > self._saved_step:
-                    await self._save()
+                if self._step > 0:
+                    await self._save_what_is_not()
                 await self._writer.drain()
                 return False
             await self._one_step(batch, self._step + 1, started_s)
@@ -273,6 +274,7 @@ class Controller:
                 await self._close_row()
                 await self._save()
         await self._close_row()
+        await self._save_what_is_not()
         await self._writer.drain()
         return True
 
@@ -385,9 +387,13 @@ class Controller:
         self._late["time/checkpoint_s"] = await self._writer.save(state, finished, self._learners.save)
         self._saved_step = self._step
 
+    async def _save_what_is_not(self) -> None:
+        if self._config.checkpoint.every is not None and self._saved_step != self._step:
+            await self._save()
+
     def _checkpoint_is_due(self, step: int) -> bool:
         every = self._config.checkpoint.every
-        return every is not None and (step % every == 0 or step == self._config.run.max_steps)
+        return every is not None and step % every == 0
 
     def _evaluation_is_due(self, step: int) -> bool:
         every = self._config.evaluation.every

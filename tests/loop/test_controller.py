@@ -195,3 +195,18 @@ async def test_the_row_of_a_step_is_there_before_its_checkpoint(tmp_path: Path) 
 
     await run(tmp_path, make_config(checkpoint={"every": 1}), FakePool(), Watching())
     assert seen == [1, 2, 3]
+
+
+async def test_a_run_of_no_steps_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    checkpoint, evaluation = {"every": 2}, {"every": 1}
+    none = make_config(run={"max_steps": 0}, checkpoint=checkpoint, evaluation=evaluation)
+    folder = await run(tmp_path, none, FakePool(), FakeLearners())
+    store = CheckpointStore(folder.checkpoints_path)
+    resume, _ = store.newest()
+    assert resume is not None
+    assert read_state(resume).step == 0
+    some = make_config(run={"max_steps": 1}, checkpoint=checkpoint, evaluation=evaluation)
+    with RunFolder.resume(folder.path) as folder, open_console("run", 1) as console:
+        folder.rewind(0)
+        assert await make_controller(some, folder, FakePool(), FakeLearners(), console).run(resume)
+    assert [row["step"] for row in rows(folder.metrics_path)] == [0, 1]

@@ -27,7 +27,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: $(READY)
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
 
 # Ten thousand seeded stories of faults, on a virtual clock.
 stories: $(READY)

@@ -13,16 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 from live_run import ROOT, Launcher, LiveRun, subreaper
+from tiny_recipe import TINY
 
-from maspo_dist.demo import DemoFiles, DemoRecipe, WarmStart, make_demo
-
-#: Sums of two digits. After a few seconds a third of the training problems come out right, so groups teach something.
-TINY = DemoRecipe(
-    train_problems=32,
-    heldout_problems=8,
-    digits=(1, 1),
-    warm_start=WarmStart(accuracy_band=(0.0, 1.0), batch_size=16, first_check_step=50, max_steps=50),
-)
+from maspo_dist.demo import DemoFiles, make_demo
 
 
 @pytest.fixture(scope="session")

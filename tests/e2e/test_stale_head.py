@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
 from live_run import Launcher
+from tiny_recipe import TINY
 from transformers import Qwen3ForCausalLM
 
 from maspo_dist.demo import DemoFiles, draw_problems

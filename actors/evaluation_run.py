@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +38,7 @@ from maspo_dist.evaluation.folder import (
     evaluation_settings,
 )
 from maspo_dist.evaluation.results import Outcome, SetResults, mean_over_sets, results_tables, score_set
+from maspo_dist.interrupt import WatchSignals, until_signal
 from maspo_dist.logs import LogContext, configure_logging
 from maspo_dist.placement import plan_evaluation
 from maspo_dist.preflight import ModelFacts, read_model_facts
@@ -83,7 +83,7 @@ def evaluate(config: EvalConfig, to: Path | None) -> None:
         finished = folder.finished(config.sampling.samples)
         with EvaluationConsole(sys.stderr) as progress:
             run = _Run(config, facts, folder, progress)
-            interrupted = asyncio.run(_until_signal(lambda watch: run.drive(problems, finished, watch)))
+            interrupted = asyncio.run(until_signal(lambda watch: run.drive(problems, finished, watch)))
         if interrupted is not None:
             print(f"{len(finished)} of {len(problems)} problems are in {folder.path}; run it again to go on there")
             raise SystemExit(128 + interrupted)
@@ -178,7 +178,7 @@ class _Run:
         self,
         problems: Sequence[Problem],
         finished: dict[ProblemKey, tuple[Outcome, ...]],
-        watch_signals: Callable[[], None],
+        watch_signals: WatchSignals,
     ) -> None:
         """Samples what is not in `finished`, and enters it there; ends every process on any way out."""
         left = [problem for problem in problems if problem.key not in finished]
@@ -256,29 +256,3 @@ def _rows(problem: Problem, samples: Sequence[tuple[Rollout, Verdict]]) -> list[
         )
         for number, (rollout, verdict) in enumerate(samples)
     ]
-
-
-async def _until_signal(drive: Callable[[Callable[[], None]], Awaitable[None]]) -> signal.Signals | None:
-    """Awaits `drive`; the first SIGINT or SIGTERM cancels it, so that its clean-up runs. Returns that signal.
-
-    `drive` gets a function that takes the signals again, for when something else took them.
-    """
-    received: list[signal.Signals] = []
-    loop = asyncio.get_running_loop()
-
-    def cancel(which: signal.Signals) -> None:
-        received.append(which)
-        task.cancel()
-
-    def watch() -> None:
-        for which in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(which, cancel, which)
-
-    task = asyncio.ensure_future(drive(watch))
-    watch()
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not received:
-            raise
-    return received[0] if received else None

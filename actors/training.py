@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from maspo_dist.console import RunConsole, open_console
 from maspo_dist.data.cursor import PromptCursor
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.flow.ledger import Ledger
+from maspo_dist.interrupt import WatchSignals, until_signal
 from maspo_dist.logs import LogContext, LogStream, configure_logging
 from maspo_dist.manifest import damage_of
 from maspo_dist.metrics import open_metrics
@@ -37,8 +37,6 @@ from maspo_dist.step_record import StepRecords
 logger = logging.getLogger(__name__)
 
 _PROBE_TOKENS = 64
-#: From a request to end to the end, at most: a pre-empted node gives 30 s.
-_GRACE_S = 20.0
 
 
 def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
@@ -64,7 +62,8 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
         console = open_console(config.run.name, config.run.max_steps, folder.read_metrics())
         # Ray prints its errors whatever it is told; the console keeps the screen to itself.
         with console, redirect_stdout(LogStream()):
-            interrupted = asyncio.run(_until_signal(_Run(config, prepared, folder, console, resume)))
+            run = _Run(config, prepared, folder, console, resume)
+            interrupted = asyncio.run(until_signal(run.drive, run.request_stop))
     if interrupted is not None:
         raise SystemExit(128 + interrupted)
 
@@ -126,7 +125,7 @@ class _Run:
         self._controller.request_stop()
         return True
 
-    async def drive(self, watch_signals: Callable[[], None]) -> None:
+    async def drive(self, watch_signals: WatchSignals) -> None:
         """Starts, trains, writes the report; ends every process and leaves the cluster on any way out."""
         config = self._config
         self._console.waiting_for("Ray")
@@ -227,31 +226,3 @@ class _Run:
     def _event(self, event: Event) -> None:
         self._folder.write_event(event)
         self._console.event(event)
-
-
-async def _until_signal(run: _Run) -> signal.Signals | None:
-    """Drives `run`. The first SIGINT or SIGTERM asks it to end with its state saved, and is returned; a second one,
-    or the end of `_GRACE_S`, cancels it, so that its clean-up runs.
-    """
-    received: list[signal.Signals] = []
-    loop = asyncio.get_running_loop()
-
-    def stop(which: signal.Signals) -> None:
-        received.append(which)
-        if len(received) == 1 and run.request_stop():
-            loop.call_later(_GRACE_S, task.cancel)
-        else:
-            task.cancel()
-
-    def watch_signals() -> None:
-        for which in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(which, stop, which)
-
-    task = asyncio.ensure_future(run.drive(watch_signals))
-    watch_signals()
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not received:
-            raise
-    return received[0] if received else None

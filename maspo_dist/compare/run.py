@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from maspo_dist.compare.plan import Plan, PlannedRun, is_finished
 from maspo_dist.compare.processes import last_line, run_all, train_command
 from maspo_dist.errors import ConfigError, RunsFailedError
 from maspo_dist.folder_lock import lock_folder
+from maspo_dist.interrupt import until_signal
 from maspo_dist.report.comparison import render_comparison
 
 #: Exit code of a run whose input cannot run; the next run's could not either.
@@ -65,7 +65,7 @@ def compare(plan: Plan, jobs: int, launcher: Sequence[str], console: Console) ->
         console.print(f"{len(plan.runs)} runs in {plan.folder}, {len(finished)} finished", highlight=False)
         failed: list[PlannedRun] = []
         work = _run_left(plan, left, finished, failed, output, jobs, launcher, console)
-        interrupted = asyncio.run(_until_signal(work))
+        interrupted = asyncio.run(until_signal(lambda _: work))
         if interrupted is not None:
             console.print(f"interrupted after {len(finished)} of {len(plan.runs)} runs; the same command goes on")
             raise SystemExit(128 + interrupted)
@@ -124,23 +124,3 @@ def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-async def _until_signal(work: Awaitable[None]) -> signal.Signals | None:
-    """Awaits `work`; the first SIGINT or SIGTERM cancels it, so that its clean-up runs. Returns that signal."""
-    received: list[signal.Signals] = []
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(work)
-
-    def cancel(which: signal.Signals) -> None:
-        received.append(which)
-        task.cancel()
-
-    for which in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(which, cancel, which)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not received:
-            raise
-    return received[0] if received else None

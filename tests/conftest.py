@@ -13,6 +13,8 @@ import pytest
 REAL_RUNS = Path(__file__).parent / "e2e"
 
 
+# First, since xdist reads the groups in this hook of its own.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.path.is_relative_to(REAL_RUNS))
     for item in items:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,13 +207,17 @@ def _is_of_pytest(process: psutil.Process) -> bool:
 
 def _orphaned_segments() -> set[str]:
     """Files in /dev/shm that no living process has mapped or open: what a dead one left there."""
-    segments = {str(path) for path in SHARED_MEMORY.iterdir() if path.is_file()}
+    inodes: dict[str, int] = {}
+    for path in SHARED_MEMORY.iterdir():
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                inodes[str(path)] = path.stat().st_ino
+    mapped: set[int] = set()
+    opened: set[str] = set()
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            maps = (process / "maps").read_text(errors="replace")
-            held = [str(link.readlink()) for link in (process / "fd").iterdir()]
-        except OSError:
-            continue
-        segments -= {segment for segment in segments if segment in maps}
-        segments -= set(held)
-    return segments
+        with suppress(OSError):
+            maps = (process / "maps").read_text(errors="replace").splitlines()
+            # By inode, since a semaphore is mapped before it gets its name.
+            mapped |= {int(line.split()[4]) for line in maps if str(SHARED_MEMORY) in line}
+            opened |= {str(link.readlink()) for link in (process / "fd").iterdir()}
+    return {name for name, inode in inodes.items() if inode not in mapped and name not in opened}

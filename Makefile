@@ -13,7 +13,7 @@ STORIES ?= 0-9999
 DEMO   := .cache/demo/seed-$(SEED)
 SMOLLM2 := .cache/smollm2-135m-instruct
 
-.PHONY: setup test test-runs test-rest stories endurance lint local-smoke smollm2-smoke submit clean
+.PHONY: setup test stories endurance lint local-smoke smollm2-smoke submit clean
 
 setup: $(READY)
 
@@ -26,15 +26,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Side by side: the real runs, one after the other, and all the rest, each about half of it.
 test: $(READY)
-	@$(MAKE) --no-print-directory -j2 test-runs test-rest
-
-test-runs: $(READY)
-	$(BIN)/pytest -q tests/e2e
-
-test-rest: $(READY)
-	$(BIN)/pytest -q --ignore=tests/e2e
+	$(BIN)/pytest -q
 
 # Ten thousand seeded stories of faults, on a virtual clock.
 stories: $(READY)

@@ -266,7 +266,7 @@ class Controller:
             if batch is None:
                 await self._close_row()
                 if self._step > 0:
-                    await self._save_what_is_not()
+                    await self._save_unless_saved()
                 await self._writer.drain()
                 return False
             await self._one_step(batch, self._step + 1, started_s)
@@ -274,7 +274,7 @@ class Controller:
                 await self._close_row()
                 await self._save()
         await self._close_row()
-        await self._save_what_is_not()
+        await self._save_unless_saved()
         await self._writer.drain()
         return True
 
@@ -387,7 +387,7 @@ class Controller:
         self._late["time/checkpoint_s"] = await self._writer.save(state, finished, self._learners.save)
         self._saved_step = self._step
 
-    async def _save_what_is_not(self) -> None:
+    async def _save_unless_saved(self) -> None:
         if self._config.checkpoint.every is not None and self._saved_step != self._step:
             await self._save()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ BUCKET_BYTES = 64 << 20
 
 
 class BucketWriter:
-    """Gathers tensors into buckets; one is handed over while the next is hashed.
+    """Gathers tensors into buckets; one is handed over while the next is filled, so that no more than two are held.
 
     `put` runs in a thread and must have taken its copy when it returns. A tensor in this machine's memory is read
     where it lies, so it may not change before `finish` is back.
@@ -59,5 +59,6 @@ class BucketWriter:
 
     def _close(self) -> None:
         if self._bucket:
+            wait(self._sent[-1:])
             self._sent.append(self._thread.submit(self._put, self._bucket))
         self._bucket, self._bucket_size_bytes = [], 0

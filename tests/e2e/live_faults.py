@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import psutil
-from live_run import ROOT, LiveRun
+from live_run import LiveRun, command
 
 from maspo_dist.live import LiveStatus, read_live
 
@@ -54,11 +51,7 @@ def serving(run: LiveRun) -> int:
 
 def scale(run: LiveRun, workers: int) -> str:
     """As a person does in another shell; returns what is printed."""
-    command = [sys.executable, "-m", "maspo_dist.cli", "scale", str(run.folder.path), "--rollout-workers", str(workers)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return command("scale", str(run.folder.path), "--rollout-workers", str(workers))
 
 
 def finish_whole(run: LiveRun) -> None:

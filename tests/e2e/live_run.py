@@ -147,6 +147,21 @@ class Launcher:
             run.kill()
 
 
+def command(*arguments: str) -> str:
+    """`maspo-dist ARGUMENTS` to its end, which must be a good one; returns what it prints."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "maspo_dist.cli", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @contextmanager
 def subreaper() -> Iterator[None]:
     """Orphaned descendants become children of this process, not of the system's first."""

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from live_run import ROOT
+from live_run import command
 
 from maspo_dist.demo import DemoFiles
 
 
 def evaluate(demo: DemoFiles, to: Path) -> str:
     """Greedily, on both sets of the demo; what it printed. It must end well."""
-    command = [sys.executable, "-m", "maspo_dist.cli", "eval", "--model", str(demo.model), "--to", str(to)]
-    command += ["--data", str(demo.heldout), "--data", f"seen={demo.train}", "--dtype", "float32"]
-    result = subprocess.run(
-        [*command, "--max-response-tokens", "20"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
+    data = ("--data", str(demo.heldout), "--data", f"seen={demo.train}")
+    return command(
+        "eval", "--model", str(demo.model), "--to", str(to), *data, "--dtype", "float32", "--max-response-tokens", "20"
     )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 def test_a_model_is_scored_on_two_sets_in_one_start_and_again_without_any(tiny_demo: DemoFiles, tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ class RunCluster:
         group = await self._reserve([_resources(bundle)], config.cluster.place_timeout_s)
         environment = {
             **_ENGINE_ENVIRONMENT[self._device],
-            "OMP_NUM_THREADS": str(_threads(config, "rollout", config.rollout.first_workers)),
+            "OMP_NUM_THREADS": str(config.rollout.threads or _share_of_cores(config.rollout.first_workers)),
             "MASPO_DIST_ENGINE": "1",
             # The engines are local: what they serve is nobody else's statistic.
             "VLLM_NO_USAGE_STATS": "1",
@@ -261,7 +261,7 @@ class RunCluster:
             "learner rank 0: its port",
             _meeting_point(base, config.cluster.learner_port),
         )
-        threads = _threads(config, "learner", config.learner.ranks)
+        threads = config.learner.threads or _share_of_cores(config.learner.ranks)
         learners = [
             ray.remote(Learner)
             .options(**self._place(base, rank, "learner"), runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}})
@@ -338,7 +338,7 @@ def make_evaluation_actors(
     )
     environment = {
         **_ENGINE_ENVIRONMENT[device],
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(places["rollout"]))),
+        "OMP_NUM_THREADS": str(_share_of_cores(len(places["rollout"]))),
         "MASPO_DIST_ENGINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
@@ -381,10 +381,8 @@ async def _settled(reference: Awaitable[object]) -> None:
         await reference
 
 
-def _threads(config: TrainConfig, role: str, processes: int) -> int:
-    """CPU threads of one process: learners and engines take turns, so each side may have all cores."""
-    if role == "learner" and config.learner.threads is not None:
-        return config.learner.threads
+def _share_of_cores(processes: int) -> int:
+    """CPU threads of one of `processes`: learners and engines take turns, so each side may have all cores."""
     return max(1, (os.cpu_count() or 1) // processes)
 
 

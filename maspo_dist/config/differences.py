@@ -32,6 +32,7 @@ EFFECTS: Mapping[str, Effect] = {
     "data.eval": "harmless",
     "rollout.workers": "harmless",
     "rollout.tensor_parallel": "harmless",
+    "rollout.threads": "harmless",
     "rollout.group_size": "meaning",
     "rollout.prompts_per_step": "meaning",
     "rollout.max_response_tokens": "meaning",

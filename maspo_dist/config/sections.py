@@ -145,6 +145,8 @@ class RolloutConfig(Section):
     workers: int | WorkerRange = 1
     #: GPUs a worker.
     tensor_parallel: int = Field(1, ge=1)
+    #: CPU threads an engine; null shares the cores out among the first workers. A small model is faster with one.
+    threads: int | None = Field(None, ge=1)
     #: Responses to each prompt; advantages are relative to their mean.
     group_size: int = Field(8, ge=2)
     #: Groups a batch.

@@ -21,19 +21,19 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from actors.actor_classes import ActorClasses
 from actors.boundaries import ActorProcess, Body
 from actors.control import NAMESPACE, RunControl, control_name
-from actors.deadline import ray_errors, within
+from actors.deadline import all_ready, ray_errors, within
 from actors.engines.settings import EngineSettings
 from actors.evaluation_actor import EvaluationActor
-from actors.learner import Learner
 from actors.learner_group import RayLearnerGroup
 from actors.on_node import ask_for_stacks, free_address, remove_segments
 from actors.ray_worker import RayRolloutWorker
-from actors.rollout_actor import RolloutActor
 from actors.rollout_members import RolloutWorkerHandle
 from actors.rollout_pool import ElasticRolloutPool
 from actors.verifier_pool import VerifierActor
+from actors.verifier_watch import watch_verifier
 from maspo_dist.config import EvalConfig, TrainConfig
 from maspo_dist.errors import PlacementError
 from maspo_dist.placement import Bundle, Device, ModelSize, Role, plan_bundles, require_fit
@@ -41,6 +41,8 @@ from maspo_dist.run_folder import Event
 from maspo_dist.types import RolloutGroup
 
 logger = logging.getLogger(__name__)
+
+REAL_CLASSES = ActorClasses()
 
 #: Groups that one worker or the verifier may have in flight; admission bounds what really is.
 _CONCURRENT_CALLS = 10_000
@@ -108,8 +110,12 @@ def cluster_address() -> str:
 
 def open_control(run_name: str) -> ActorHandle[Any]:
     """The named actor by which other shells reach this run. Raises PlacementError when the name is taken."""
+    # On the node of this process: it is to be lost with the run, not with a node of the workers.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     try:
-        control: ActorHandle[Any] = ray.remote(RunControl).options(name=control_name(run_name), num_cpus=0).remote()
+        control: ActorHandle[Any] = (
+            ray.remote(RunControl).options(name=control_name(run_name), num_cpus=0, scheduling_strategy=here).remote()
+        )
     except ValueError:
         raise PlacementError(f"a run called {run_name} is on this cluster already: choose another run.name") from None
     return control
@@ -143,14 +149,17 @@ class RunCluster:
         *,
         waiting_for: Callable[[str], None],
         on_event: Callable[[Event], None],
+        classes: ActorClasses = REAL_CLASSES,
     ) -> None:
         self._config = config
+        self._classes = classes
         self._device: Device = device
         self._bundles = plan_bundles(config, size, device)
         self._logs = logs_path.resolve()
         self._waiting_for = waiting_for
         self._base: PlacementGroup | None = None
         self._verifier: ActorHandle[Any] | None = None
+        self._on_event = on_event
         self._processes: dict[str, ActorProcess] = {}
         self._cleanings: list[Awaitable[object]] = []
         self.learners = RayLearnerGroup(self._make_learners, config.cluster)
@@ -169,7 +178,7 @@ class RunCluster:
         )
         # A verifier that dies is made again and the calls it held are repeated: scoring has no state.
         self._verifier = (
-            ray.remote(VerifierActor)
+            ray.remote(self._classes.verifier)
             .options(
                 **self._place(self._base, self._config.learner.ranks, "verifier"),
                 max_restarts=-1,
@@ -179,7 +188,12 @@ class RunCluster:
             .remote(self._config.reward)
         )
         starts = {"learners": self.learners.start(), "rollout workers": self.rollout.start()}
-        await _all_ready(starts, self._waiting_for)
+        await all_ready(starts, self._waiting_for)
+
+    async def watch_verifier(self) -> None:
+        """Runs until cancelled, once the cluster is started; see `verifier_watch`."""
+        assert self._verifier is not None
+        await watch_verifier(self._verifier, self._config.cluster, self._on_event)
 
     async def stop(self) -> None:
         """Ends every process, gently first, so that engines end their own children."""
@@ -212,7 +226,7 @@ class RunCluster:
             "VLLM_NO_USAGE_STATS": "1",
         }
         handle = (
-            ray.remote(RolloutActor)
+            ray.remote(self._classes.rollout)
             .options(
                 **self._place(group, 0, "rollout"),
                 max_concurrency=_CONCURRENT_CALLS,
@@ -263,7 +277,7 @@ class RunCluster:
         )
         threads = config.learner.threads or _share_of_cores(config.learner.ranks)
         learners = [
-            ray.remote(Learner)
+            ray.remote(self._classes.learner)
             .options(**self._place(base, rank, "learner"), runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}})
             .remote(config, rank, config.learner.ranks, self._logs)
             for rank in range(config.learner.ranks)
@@ -303,8 +317,7 @@ class RunCluster:
         group = placement_group(resources, strategy="PACK")
         try:
             while True:
-                done, _ = await asyncio.to_thread(ray.wait, [group.ready()], timeout=2.0)
-                if done:
+                if await asyncio.to_thread(group.wait, 2):
                     return group
                 free = ray.available_resources()
                 has = f"free now: {free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU"
@@ -349,22 +362,6 @@ def make_evaluation_actors(
         for index, place in enumerate(places["rollout"])
     ]
     return verifier, workers
-
-
-async def _all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Callable[[str], None]) -> None:
-    """Waits for all side by side; each has a deadline of its own. The first failure ends the others."""
-    tasks = {name: asyncio.ensure_future(start) for name, start in starts.items()}
-    try:
-        while pending := [name for name, task in tasks.items() if not task.done()]:
-            waiting_for(f"starting {' and '.join(pending)}")
-            await asyncio.wait(tasks.values(), timeout=2.0, return_when=asyncio.FIRST_EXCEPTION)
-            for task in tasks.values():
-                if task.done():
-                    task.result()
-    finally:
-        for task in tasks.values():
-            task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
 def _on_node(process: ActorProcess) -> dict[str, Any]:

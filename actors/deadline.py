@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -67,6 +67,22 @@ async def within(seconds: float, what: str, awaitable: Awaitable[T]) -> T:
         waits.discard(wait)
         if not waits:
             _OPEN.pop(loop, None)
+
+
+async def all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Callable[[str], None]) -> None:
+    """Waits for all side by side; each has a deadline of its own. The first failure ends the others."""
+    tasks = {name: asyncio.ensure_future(start) for name, start in starts.items()}
+    try:
+        while pending := [name for name, task in tasks.items() if not task.done()]:
+            waiting_for(f"starting {' and '.join(pending)}")
+            await asyncio.wait(tasks.values(), timeout=2.0, return_when=asyncio.FIRST_EXCEPTION)
+            for task in tasks.values():
+                if task.done():
+                    task.result()
+    finally:
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class EvaluationCluster:
         self._group = placement_group(
             [_resources(bundle) for bundle in self._bundles for _ in range(bundle.count)], strategy="PACK"
         )
-        while not (await asyncio.to_thread(ray.wait, [self._group.ready()], timeout=2.0))[0]:
+        while not await asyncio.to_thread(self._group.wait, 2):
             waiting_for("a place in the cluster")
             if time.monotonic() > deadline_s:
                 raise PlacementError(f"no room was found within {timeout_s:g} s: the cluster is busy with other jobs")

@@ -5,22 +5,50 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import ray
+from torch import Tensor
 
 from actors.boundaries import ActorProcess, Body, ProbeSequence, WeightSnapshot
-from actors.engines.deepspeed import DeepSpeedEngine
 from actors.weight_buckets import BucketWriter
 from actors.weight_sync import ByteArray
 from maspo_dist.config import TrainConfig
 from maspo_dist.logs import LogContext, configure_logging, redirect_output
 from maspo_dist.step_record import ResponseLogprobs
-from maspo_dist.types import FloatArray, MiniBatch, RolloutGroup
+from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
 
 Put = Callable[[Sequence[ByteArray]], Body]
+
+
+class Engine(Protocol):
+    """What a rank needs of a training engine; see `engines.deepspeed.DeepSpeedEngine`."""
+
+    @property
+    def policy_version(self) -> int: ...
+
+    def update(
+        self,
+        shard: tuple[MiniBatch, ...],
+        loss_tokens: Sequence[int],
+        loss_sequences: Sequence[int],
+        groups: Mapping[int, RolloutGroup],
+    ) -> dict[str, float]: ...
+
+    def named_weights(self) -> Iterable[tuple[str, Tensor]]: ...
+
+    def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]: ...
+
+    def frozen_logprobs(self) -> list[ResponseLogprobs]: ...
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Learner:
@@ -34,11 +62,11 @@ class Learner:
         self._rank = rank
         self._ranks = ranks
         self._writer = BucketWriter(put)
-        self._running: DeepSpeedEngine | None = None
+        self._running: Engine | None = None
 
     def start(self, init_address: str) -> ActorProcess:
         """Builds the engine; blocks until all ranks have joined `init_address` ("tcp://host:port")."""
-        self._running = DeepSpeedEngine(self._config, self._rank, self._ranks, init_address)
+        self._running = self._start_engine(init_address)
         return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
 
     def update(
@@ -84,8 +112,13 @@ class Learner:
             self._running.close()
             self._running = None
 
+    def _start_engine(self, init_address: str) -> Engine:
+        from actors.engines.deepspeed import DeepSpeedEngine  # seconds of imports, which are part of the start
+
+        return DeepSpeedEngine(self._config, self._rank, self._ranks, init_address)
+
     @property
-    def _engine(self) -> DeepSpeedEngine:
+    def _engine(self) -> Engine:
         if self._running is None:
             raise RuntimeError(f"learner rank {self._rank} has not been started")
         return self._running

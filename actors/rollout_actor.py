@@ -17,7 +17,7 @@ from actors.boundaries import ActorProcess, ProbeSequence, WeightSnapshot, Worke
 from actors.deadline import within
 from actors.engines.settings import training_engine
 from actors.on_node import mapped_segments
-from actors.rollout_worker import RolloutWorker
+from actors.rollout_worker import Engine, RolloutWorker
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, VerifierError
 from maspo_dist.logs import LogContext, configure_logging, redirect_output
@@ -27,10 +27,13 @@ from maspo_dist.types import FloatArray, GroupReport, RolloutGroup, RolloutReque
 #: Largest accepted logprob gap between engine and learner, by dtype.
 DEFAULT_MAX_LOGPROB_GAP = {"float32": 1e-3, "bfloat16": 0.5}
 _SCORING_TRIES = 3
+_PING_S = 30.0
 
 
 class RemoteScorer:
-    """The verifier actor, as a worker sees it. One that died is made again by Ray; one that hangs is ended first."""
+    """The verifier actor, as a worker sees it. One that died is made again by Ray; one that hangs is ended first,
+    by whoever finds it silent.
+    """
 
     def __init__(self, verifier: ActorHandle[Any], timeout_s: float) -> None:
         self._verifier = verifier
@@ -46,12 +49,21 @@ class RemoteScorer:
                 )
             except DeadlineError as error:
                 cause = error
-                ray.kill(self._verifier, no_restart=False)
+                await self._end_if_silent()
             except ActorDiedError as error:
                 cause = error
             else:
                 return verdict
         raise VerifierError(f"a response could not be scored in {_SCORING_TRIES} tries: {cause}")
+
+    async def _end_if_silent(self) -> None:
+        """Asks first: another caller may have ended it, and the new one must not be killed for the old one's sake."""
+        try:
+            await within(_PING_S, "verifier: ping", self._verifier.ping.remote())
+        except DeadlineError:
+            ray.kill(self._verifier, no_restart=False)
+        except ActorDiedError:
+            pass
 
 
 class RolloutActor:
@@ -74,10 +86,7 @@ class RolloutActor:
 
         Not in __init__, so that the caller may time it.
         """
-        from actors.engines.vllm import VllmEngine  # vLLM reads its environment when imported
-
-        engine = VllmEngine(training_engine(self._config), on_gpu=self._device == "cuda")
-        await engine.connect()
+        engine = await self._start_engine()
         gap = self._config.sync.max_logprob_gap or DEFAULT_MAX_LOGPROB_GAP[self._config.model.dtype]
         self._worker = RolloutWorker(self._name, engine, self._scorer, gap)
         return ActorProcess(
@@ -100,6 +109,13 @@ class RolloutActor:
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
+
+    async def _start_engine(self) -> Engine:
+        from actors.engines.vllm import VllmEngine  # vLLM reads its environment when imported
+
+        engine = VllmEngine(training_engine(self._config), on_gpu=self._device == "cuda")
+        await engine.connect()
+        return engine
 
     @property
     def _started(self) -> RolloutWorker:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from actors.actor_classes import ActorClasses
 from actors.boundaries import LearnerGroup, RolloutPool
-from actors.cluster import RunCluster, cluster_address, connect, disconnect, open_control
+from actors.cluster import REAL_CLASSES, RunCluster, cluster_address, connect, disconnect, open_control
 from actors.controller import Controller, Session, probe_sequences
 from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
@@ -62,7 +63,7 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
         console = open_console(config.run.name, config.run.max_steps, folder.read_metrics())
         # Ray prints its errors whatever it is told; the console keeps the screen to itself.
         with console, redirect_stdout(LogStream()):
-            run = _Run(config, prepared, folder, console, resume)
+            run = Run(config, prepared, folder, console, resume)
             interrupted = asyncio.run(until_signal(run.drive, run.request_stop))
     if interrupted is not None:
         raise SystemExit(128 + interrupted)
@@ -105,13 +106,20 @@ def _compare_config(config: TrainConfig, checkpoint: Path, folder: RunFolder, al
         )
 
 
-class _Run:
+class Run:
     """The processes and the loop of one run."""
 
     def __init__(
-        self, config: TrainConfig, prepared: Prepared, folder: RunFolder, console: RunConsole, resume: Path | None
+        self,
+        config: TrainConfig,
+        prepared: Prepared,
+        folder: RunFolder,
+        console: RunConsole,
+        resume: Path | None,
+        classes: ActorClasses = REAL_CLASSES,
     ) -> None:
         self._config = config
+        self._classes = classes
         self._prepared = prepared
         self._folder = folder
         self._console = console
@@ -142,6 +150,7 @@ class _Run:
                 self._folder.logs_path,
                 waiting_for=self._console.waiting_for,
                 on_event=self._event,
+                classes=self._classes,
             )
             try:
                 await cluster.start()
@@ -151,6 +160,7 @@ class _Run:
                     watch(config.cluster, lambda: controller.progress, cluster.dump_stacks, self._event),
                     write_live(self._folder.live_path, lambda: controller.standing, cluster.rollout),
                     follow_requests(control, cluster.rollout),
+                    cluster.watch_verifier(),
                 )
             finally:
                 await asyncio.shield(cluster.stop())

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from dataclasses import dataclass
 
-from maspo_dist.reward import Sample, VerifierConfig, VerifierPool
+from maspo_dist.reward import ProcessDeath, Sample, VerifierConfig, VerifierPool
 from maspo_dist.types import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifierHealth:
+    """The actor's process, and which of its verifier processes died since it was last asked."""
+
+    pid: int
+    deaths: tuple[ProcessDeath, ...]
 
 
 class VerifierActor:
@@ -19,6 +29,10 @@ class VerifierActor:
     async def score(self, response: str, reference: str, source: str) -> Verdict:
         """Raises VerifierError when the pool cannot be trusted any more; the run should stop."""
         return await self._pool.verify(Sample(response=response, reference=reference, source=source))
+
+    async def ping(self) -> VerifierHealth:
+        """Answers when the event loop that takes samples does. Each death is told once."""
+        return VerifierHealth(pid=os.getpid(), deaths=self._pool.take_deaths())
 
     async def stop(self) -> None:
         """Kills the verifier processes."""

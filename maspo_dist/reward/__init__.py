@@ -11,5 +11,6 @@ from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.reward.math import verify_math
 from maspo_dist.reward.pool import VerifierPool
 from maspo_dist.reward.sample import Sample
+from maspo_dist.reward.slot import ProcessDeath
 
-__all__ = ["Sample", "VerifierConfig", "VerifierPool", "verify_math"]
+__all__ = ["ProcessDeath", "Sample", "VerifierConfig", "VerifierPool", "verify_math"]

@@ -24,7 +24,7 @@ from maspo_dist.reward.memory import VerdictMemory
 from maspo_dist.reward.monitor import UnverifiableMonitor
 from maspo_dist.reward.remote_slot import RemoteSlot
 from maspo_dist.reward.sample import Sample
-from maspo_dist.reward.slot import Slot
+from maspo_dist.reward.slot import ProcessDeath, Slot
 from maspo_dist.reward.ticket import Batch, Outcome, Ticket
 from maspo_dist.types import Verdict
 
@@ -53,9 +53,18 @@ class VerifierPool:
         self._lock = threading.Lock()
         self._pending: set[Ticket] = set()
         self._failure: VerifierError | None = None
+        self._deaths: queue.SimpleQueue[ProcessDeath] = queue.SimpleQueue()
         remote_urls = _remote_urls(self.config)
         self._slots = [
-            Slot(f"verifier-{index}", self.config, self._tickets, self._memory, self._resolve, self._break)
+            Slot(
+                f"verifier-{index}",
+                self.config,
+                self._tickets,
+                self._memory,
+                self._resolve,
+                self._break,
+                self._deaths.put,
+            )
             for index in range(self.config.workers)
             if self.config.rewards() - remote_urls
         ]
@@ -127,6 +136,10 @@ class VerifierPool:
     def pids(self) -> list[int]:
         """Of the verifier processes that serve now."""
         return [pid for slot in self._slots if (pid := slot.pid) is not None]
+
+    def take_deaths(self) -> tuple[ProcessDeath, ...]:
+        """Deaths of processes that have been replaced since the last call."""
+        return tuple(self._deaths.get() for _ in range(self._deaths.qsize()))
 
     def close(self) -> None:
         """Kills the processes; samples without a verdict fail with VerifierError. Safe to call twice."""

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 from maspo_dist.config.verifier import VerifierConfig
@@ -31,6 +32,15 @@ _AHEAD_JOBS = 64
 _AHEAD_BYTES = 96_000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessDeath:
+    """A verifier process that died by itself or by another's hand, and the time until the next one gave a verdict."""
+
+    slot: str
+    reason: str
+    seconds: float
+
+
 class Slot(threading.Thread):
     """Serves tickets from `tickets` until `stop`. A start that fails breaks the pool through `on_broken`."""
 
@@ -42,6 +52,7 @@ class Slot(threading.Thread):
         memory: VerdictMemory,
         on_outcome: Callable[[Ticket, Outcome], None],
         on_broken: Callable[[VerifierError], None],
+        on_death: Callable[[ProcessDeath], None],
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._config = config
@@ -49,6 +60,8 @@ class Slot(threading.Thread):
         self._memory = memory
         self._on_outcome = on_outcome
         self._on_broken = on_broken
+        self._on_death = on_death
+        self._death: tuple[str, float] | None = None
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._process: VerifierProcess | None = None
@@ -122,6 +135,7 @@ class Slot(threading.Thread):
         try:
             self._send(process, deadline)
             for scored in self._await_scored(process, deadline):
+                self._tell_of_death()
                 if self._sent:
                     self._sent -= 1
                     self._on_outcome(self._ahead.popleft(), scored.verdict)
@@ -136,6 +150,7 @@ class Slot(threading.Thread):
         except (EOFError, OSError, ValueError):
             death = process.death()
             self._drop_process()
+            self._death = (death, time.monotonic())
             self._ahead[0].deaths += 1
             if not self._stopping.is_set() and self._ahead[0].deaths > self._config.retries_after_death:
                 self._fail_oldest("error", f"the verifier process died on this sample ({death})", started)
@@ -163,6 +178,13 @@ class Slot(threading.Thread):
                 process.connection.send(Recalled(self._memory.recall(message.key)), deadline=deadline)
             elif isinstance(message, Remember):
                 self._memory.remember(message.key, message.verdict)
+
+    def _tell_of_death(self) -> None:
+        """Now that its successor serves."""
+        if self._death is not None:
+            reason, since_s = self._death
+            self._death = None
+            self._on_death(ProcessDeath(slot=self.name, reason=reason, seconds=time.monotonic() - since_s))
 
     def _fail_oldest(self, status: VerdictStatus, reason: str, started: float) -> None:
         seconds = time.monotonic() - started

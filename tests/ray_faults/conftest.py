@@ -1,0 +1,40 @@
+"""Real Ray, real processes, real signals; engines that are quick and deterministic.
+
+The training data is the script: a prompt's reference says what fails when the prompt comes by, see `fault_script`.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_TESTS = Path(__file__).parents[1]
+#: The doubles of the loop's tests and the means of the e2e tests serve here too.
+_PATHS = [str(_TESTS / name) for name in ("loop", "e2e", "ray_faults")]
+sys.path[1:1] = _PATHS
+
+from faulty_run import Scene, make_scene  # noqa: E402
+from ray.cluster_utils import Cluster  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[Cluster]:
+    """A head node with room for eight processes (placement.CPU_SHARE); nodes may be added."""
+    with pytest.MonkeyPatch.context() as patch:
+        inherited = os.environ.get("PYTHONPATH")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(_TESTS.parent), *_PATHS, *([inherited] if inherited else [])]))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 10**8})
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def scene(ray_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """What all runs of this module share."""
+    return make_scene(ray_cluster, tmp_path_factory.mktemp("scene"))

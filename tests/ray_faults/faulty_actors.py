@@ -1,0 +1,157 @@
+"""Actors with quick engines, whose processes are struck as the prompts say."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import hashlib
+import os
+import signal
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from fault_script import strikes
+from loop_fakes import FakeEngine
+
+from actors.actor_classes import ActorClasses
+from actors.learner import Learner
+from actors.rollout_actor import RolloutActor
+from maspo_dist.errors import ActorDiedError
+from maspo_dist.step_record import ResponseLogprobs
+from maspo_dist.types import (
+    FloatArray,
+    GroupReport,
+    IntArray,
+    MiniBatch,
+    Rollout,
+    RolloutGroup,
+    RolloutRequest,
+    Sampling,
+)
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+class EchoEngine(FakeEngine):
+    """Every response, and every ping, goes through another process, as with a real engine; `cat` is enough."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self._process = process
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    async def start(cls) -> EchoEngine:
+        return cls(
+            await asyncio.create_subprocess_exec(
+                "cat", stdin=PIPE, stdout=PIPE, preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            )
+        )
+
+    async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
+        await self._round_trip()
+        return await super().generate(token_ids, sampling, seed, cut_after_s)
+
+    async def ping(self) -> None:
+        await self._round_trip()
+
+    def strike(self, which: signal.Signals) -> None:
+        self._process.send_signal(which)
+
+    def close(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def _round_trip(self) -> None:
+        async with self._turn:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(b"\n")
+            if await self._process.stdout.readline() != b"\n":
+                raise ActorDiedError("the engine's process died")
+
+
+class FaultyRolloutActor(RolloutActor):
+    """Struck when a prompt arrives, before it is answered."""
+
+    async def generate(self, request: RolloutRequest) -> tuple[GroupReport, RolloutGroup]:
+        reference = request.prompt.reference
+        if strikes(reference, "kill_worker") or strikes(reference, "poison"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if strikes(reference, "freeze_worker"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if "MASPO_TEST_NODE" in os.environ and strikes(reference, "kill_node"):
+            # A worker's parent is the raylet; without it, nothing of the node lives on.
+            os.kill(os.getppid(), signal.SIGKILL)
+        if strikes(reference, "kill_engine"):
+            self._echo.strike(signal.SIGKILL)
+        if strikes(reference, "freeze_engine"):
+            self._echo.strike(signal.SIGSTOP)
+        return await super().generate(request)
+
+    async def _start_engine(self) -> EchoEngine:
+        self._echo = await EchoEngine.start()
+        return self._echo
+
+
+class DigestEngine:
+    """Weights that are a digest of all that was trained, in its order."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._weight = 1.0
+        self.policy_version = 0
+
+    def update(
+        self,
+        shard: tuple[MiniBatch, ...],
+        loss_tokens: Sequence[int],
+        loss_sequences: Sequence[int],
+        groups: Mapping[int, RolloutGroup],
+    ) -> dict[str, float]:
+        for group in groups.values():
+            if strikes(group.prompt.reference, "kill_learner"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if strikes(group.prompt.reference, "freeze_learner"):
+                os.kill(os.getpid(), signal.SIGSTOP)
+        texts = [(key, group.prompt.prompt_id, [r.text for r in group.rollouts]) for key, group in groups.items()]
+        digest = hashlib.sha256(repr((self._weight, shard, texts)).encode()).digest()
+        # 24 bits: exact in float32.
+        self._weight = int.from_bytes(digest[:3], "big") / 2**24
+        self.policy_version += 1
+        return {"learner/digest": self._weight}
+
+    def named_weights(self) -> Iterable[tuple[str, torch.Tensor]]:
+        yield "lm_head.weight", torch.full((4, 4), self._weight)
+
+    def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
+        return [np.full(sequence.size - 1, -self._weight, np.float32) for sequence in sequences]
+
+    def frozen_logprobs(self) -> list[ResponseLogprobs]:
+        return []
+
+    def save(self, folder: Path) -> None:
+        if self._rank == 0:
+            folder.mkdir()
+            np.save(folder / "weight.npy", np.asarray([self._weight, self.policy_version]))
+
+    def load(self, folder: Path) -> None:
+        weight, version = np.load(folder / "weight.npy")
+        self._weight, self.policy_version = float(weight), int(version)
+
+    def close(self) -> None:
+        pass
+
+
+class FaultyLearner(Learner):
+    """Ranks do not meet: each is struck for itself."""
+
+    def _start_engine(self, init_address: str) -> DigestEngine:
+        return DigestEngine(self._rank)
+
+
+CLASSES = ActorClasses(rollout=FaultyRolloutActor, learner=FaultyLearner)

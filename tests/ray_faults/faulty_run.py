@@ -1,0 +1,166 @@
+"""A whole run, driven in this process as `maspo-dist train` drives it, over faulty actors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import ray
+from faulty_actors import CLASSES
+from live_run import comparable
+from loop_fakes import make_config, make_prompt
+from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group
+
+from actors.services import beside
+from actors.training import Run
+from maspo_dist.config import TrainConfig
+from maspo_dist.console import open_console
+from maspo_dist.data.cursor import PromptCursor
+from maspo_dist.demo import DemoRecipe, WarmStart, make_demo
+from maspo_dist.placement import CPU_SHARE
+from maspo_dist.preflight import prepare
+from maspo_dist.run_folder import RunFolder
+
+_ONE_STEP = DemoRecipe(
+    train_problems=8,
+    heldout_problems=8,
+    warm_start=WarmStart(accuracy_band=(0.0, 1.0), batch_size=2, first_check_step=1, max_steps=1),
+)
+_PER_STEP = 4
+_SEED = 0
+#: Of whole runs here.
+_DEADLINE_S = 240.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The cluster, a model folder for its tokenizer, and where runs go."""
+
+    cluster: Cluster
+    model: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left, and what ended it, if anything did."""
+
+    folder: RunFolder
+    error: BaseException | None
+
+    @property
+    def metrics(self) -> list[str]:
+        """The rows of metrics.jsonl, timings aside."""
+        return comparable(list(self.folder.read_metrics()))
+
+    def told(self, kind: str) -> list[str]:
+        return told(self.folder, kind)
+
+    @property
+    def ledger(self) -> dict[str, str]:
+        """What became of each prompt; every one is there once."""
+        rows = list(self.folder.read_ledger())
+        outcomes = {row["prompt_id"]: row["outcome"] for row in rows}
+        assert len(outcomes) == len(rows)
+        return outcomes
+
+
+def occupy(cluster: Cluster, processes: int) -> None:
+    """Takes the room of as many processes for good."""
+    ray.init(cluster.address)
+    try:
+        assert placement_group([{"CPU": processes * CPU_SHARE}], lifetime="detached").wait(30)
+    finally:
+        ray.shutdown()
+
+
+def told(folder: RunFolder, kind: str) -> list[str]:
+    """Messages of the events of `kind`."""
+    return [event["message"] for event in folder.read_events() if event["kind"] == kind]
+
+
+def make_scene(cluster: Cluster, folder: Path) -> Scene:
+    demo = make_demo(folder / "demo", 0, _ONE_STEP)
+    return Scene(cluster, demo.model, folder)
+
+
+def write_script(folder: Path, prompts: int, faults: Sequence[str], *, once: bool = True) -> Path:
+    """`prompts` rows of training data; step k of the first epoch brings fault k, `once` as `fault_script` says."""
+    folder.mkdir()
+    path = folder / "train.jsonl"
+    order = [
+        int(prompt.reference) for prompt in PromptCursor([make_prompt(n) for n in range(prompts)], _SEED).take(prompts)
+    ]
+    answers = ["none"] * prompts
+    for number, fault in enumerate(faults):
+        answers[order[_PER_STEP * number]] = f"{fault}:{folder / f'{number}-{fault}' if once else ''}"
+    rows = [json.dumps({"problem": f"{number}+1=", "answer": answer}) for number, answer in enumerate(answers)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def faulty_config(scene: Scene, name: str, script: Path, prompts: int, **sections: dict[str, Any]) -> TrainConfig:
+    """A quick run over every prompt of `script` once."""
+    cluster = {
+        "heartbeat_s": 0.5,
+        "heartbeat_timeout_s": 5,
+        "restart_backoff_s": 0,
+        "update_timeout_s": 10,
+        "max_learner_restarts": 5,
+        **sections.pop("cluster", {}),
+    }
+    rollout = {
+        "workers": 2,
+        "prompts_per_step": _PER_STEP,
+        "group_size": 2,
+        "max_response_tokens": 8,
+        **sections.pop("rollout", {}),
+    }
+    return make_config(
+        run={"name": name, "dir": str(scene.folder / "runs"), "max_steps": prompts // _PER_STEP, "seed": _SEED},
+        model={"path": str(scene.model), "device": "cpu"},
+        data={"train": [str(script)], "template": "none", "max_prompt_tokens": 32},
+        rollout=rollout,
+        reward={"default": "python:fault_reward:score", "workers": 2, "retries_after_death": 1},
+        learner={"ranks": 2, "micro_batch_tokens": 64},
+        logging={"tensorboard": False},
+        checkpoint={"every": 2, **sections.pop("checkpoint", {})},
+        cluster=cluster,
+        **sections,
+    )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Polls, since files tell; the run that it is awaited beside has a deadline."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.2)
+
+
+def play(config: TrainConfig, meanwhile: Callable[[RunFolder], Awaitable[None]] | None = None) -> Outcome:
+    """Runs it to its end, good or bad; with `meanwhile`, which is awaited beside it, it is then asked to stop."""
+    prepared = prepare(config)
+    error: BaseException | None = None
+    with RunFolder.create(config.run.dir / config.run.name) as folder:
+        with open_console(config.run.name, config.run.max_steps, stream=StringIO()) as console:
+            run = Run(config, prepared, folder, console, None, CLASSES)
+
+            async def stop_when_told() -> None:
+                if meanwhile is not None:
+                    await meanwhile(folder)
+                    run.request_stop()
+
+            async def bounded() -> None:
+                async with asyncio.timeout(_DEADLINE_S):
+                    await beside(run.drive(lambda: None), stop_when_told())
+
+            try:
+                asyncio.run(bounded())
+            except Exception as raised:
+                error = raised
+        return Outcome(folder, error)

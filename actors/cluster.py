@@ -25,7 +25,7 @@ from actors.actor_classes import ActorClasses
 from actors.boundaries import ActorProcess, Body
 from actors.control import NAMESPACE, RunControl, control_name
 from actors.deadline import all_ready, ray_errors, within
-from actors.engines.settings import EngineSettings
+from actors.engines.settings import EngineSettings, engine_environment
 from actors.evaluation_actor import EvaluationActor
 from actors.learner_group import RayLearnerGroup
 from actors.on_node import ask_for_stacks, free_address, remove_segments
@@ -48,16 +48,6 @@ REAL_CLASSES = ActorClasses()
 _CONCURRENT_CALLS = 10_000
 _SIGNAL_S = 10.0
 _ANSWER_S = 5.0
-
-_ENGINE_ENVIRONMENT: Mapping[Device, Mapping[str, str]] = {
-    "cpu": {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        # Keeps torch from compiling C++ at the first request with logprobs.
-        "TORCHDYNAMO_DISABLE": "1",
-    },
-    "cuda": {},
-}
 
 
 def connect(wanted: Device | Literal["auto"]) -> Device:
@@ -218,19 +208,13 @@ class RunCluster:
         config = self._config
         [bundle] = [bundle for bundle in self._bundles if bundle.role == "rollout"]
         group = await self._reserve([_resources(bundle)], config.cluster.place_timeout_s)
-        environment = {
-            **_ENGINE_ENVIRONMENT[self._device],
-            "OMP_NUM_THREADS": str(config.rollout.threads or _share_of_cores(config.rollout.first_workers)),
-            "MASPO_DIST_ENGINE": "1",
-            # The engines are local: what they serve is nobody else's statistic.
-            "VLLM_NO_USAGE_STATS": "1",
-        }
+        threads = config.rollout.threads or _share_of_cores(config.rollout.first_workers)
         handle = (
             ray.remote(self._classes.rollout)
             .options(
                 **self._place(group, 0, "rollout"),
                 max_concurrency=_CONCURRENT_CALLS,
-                runtime_env={"env_vars": environment},
+                runtime_env={"env_vars": engine_environment(self._device, threads)},
             )
             .remote(config, index, self._device, self._verifier, self._logs)
         )
@@ -349,12 +333,7 @@ def make_evaluation_actors(
         .options(**places["verifier"][0], max_restarts=-1, max_task_retries=3, max_concurrency=_CONCURRENT_CALLS)
         .remote(config.reward)
     )
-    environment = {
-        **_ENGINE_ENVIRONMENT[device],
-        "OMP_NUM_THREADS": str(_share_of_cores(len(places["rollout"]))),
-        "MASPO_DIST_ENGINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
+    environment = engine_environment(device, _share_of_cores(len(places["rollout"])))
     workers = [
         ray.remote(EvaluationActor)
         .options(**place, max_concurrency=_CONCURRENT_CALLS, runtime_env={"env_vars": environment})

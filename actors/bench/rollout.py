@@ -20,6 +20,7 @@ from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 from actors.bench.fakes import CountingPrompts
 from actors.cluster import RunCluster, connect, disconnect
 from actors.controller import probe_sequences
+from actors.engines.settings import engine_environment
 from actors.engines.vllm_direct import DirectEngine
 from actors.group_stream import GroupStream, group_seed
 from maspo_dist.bench import BenchLine, compare
@@ -33,10 +34,7 @@ _GROUPS, _SAMPLES, _RESPONSE_TOKENS = 32, 8, 64
 #: The first only warms up; the best of the others counts, since a busy machine only ever slows a round down.
 _ROUNDS = 10
 _ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "TORCHDYNAMO_DISABLE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
+    **engine_environment("cpu", os.cpu_count() or 1),
     "VLLM_LOGGING_LEVEL": "ERROR",
     # Ray would give way to the bare engine.
     "RAY_worker_niceness": "0",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maspo_dist.config import EvalConfig, ModelConfig, TrainConfig
+from maspo_dist.placement import Device
 
 #: Policy version of tokens from an engine that serves its model as it was loaded, none published to it.
 AS_LOADED = -1
@@ -21,6 +22,27 @@ class EngineSettings:
     tensor_parallel: int
     seed: int
     arguments: Mapping[str, Any]
+
+
+def engine_environment(device: Device, threads: int) -> dict[str, str]:
+    """What vLLM reads when it is imported; `threads` are CPU threads for its arithmetic."""
+    common = {
+        "OMP_NUM_THREADS": str(threads),
+        # Has vLLM load actors.engines.vllm_plugin.
+        "MASPO_DIST_ENGINE": "1",
+        # The engines are local: what they serve is nobody else's statistic.
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if device == "cuda":
+        return common
+    return common | {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # The model runs in the engine's process: a worker's would only import torch and vLLM a third time.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # Keeps torch from compiling C++ at the first request with logprobs.
+        "TORCHDYNAMO_DISABLE": "1",
+    }
 
 
 def training_engine(config: TrainConfig) -> EngineSettings:

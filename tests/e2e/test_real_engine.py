@@ -8,6 +8,7 @@ import sys
 
 from live_run import ROOT
 
+from actors.engines.settings import engine_environment
 from maspo_dist.demo import DemoFiles
 
 REACHED_ITS_END = 42
@@ -62,10 +63,7 @@ def test_a_straggler_is_cut_and_a_dead_engine_is_named(tiny_demo: DemoFiles) -> 
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "TORCHDYNAMO_DISABLE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
+        **engine_environment("cpu", threads=2),
     }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.replace("REACHED_ITS_END", str(REACHED_ITS_END)), str(tiny_demo.model)],

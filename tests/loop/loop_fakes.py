@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from actors.boundaries import Body, ProbeSequence, PublishReport, RolloutPool, WeightSnapshot
-from actors.controller import Controller, Session, probe_sequences
+from actors.boundaries import Body, LearnerGroup, ProbeSequence, PublishReport, RolloutPool, WeightSnapshot
+from actors.controller import Controller, RunRecord, Session, probe_sequences
 from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
 from actors.weight_sync import combine, fingerprint
@@ -282,12 +282,22 @@ class Digits:
 
 
 def make_controller(
-    config: TrainConfig, folder: RunFolder, pool: RolloutPool, learners: FakeLearners, console: RunConsole
+    config: TrainConfig,
+    folder: RunFolder,
+    pool: RolloutPool,
+    learners: LearnerGroup,
+    console: RunConsole,
+    *,
+    record: RunRecord | None = None,
+    make_ledger: Callable[[], Ledger] = Ledger,
+    config_yaml: str | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Controller:
-    """The real loop over doubles and a real run folder."""
+    """The real loop over doubles and a real run folder, which is also the record unless one is given."""
+    kept = record or folder
 
     def session(state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:
-        ledger = Ledger()
+        ledger = make_ledger()
         stream = GroupStream(
             config,
             pool,
@@ -295,7 +305,7 @@ def make_controller(
             ledger,
             batches=config.run.max_steps - (state.step if state else 0),
             on_progress=lambda _: None,
-            on_event=folder.write_event,
+            on_event=kept.write_event,
             restored=state.stream if state else None,
             finished=finished,
         )
@@ -304,19 +314,19 @@ def make_controller(
     checkpoints = CheckpointStore(folder.checkpoints_path)
 
     def failed(step: int, reason: str) -> None:
-        folder.write_event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}"))
+        kept.write_event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}"))
 
     return Controller(
         config,
         pool=pool,
         learners=learners,
         sessions=session,
-        evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1), make_prompt(2)]}),
+        evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1001), make_prompt(1002)]}),
         checkpoints=checkpoints,
-        writer=CheckpointWriter(checkpoints, config.checkpoint, dump_config(config), failed),
+        writer=CheckpointWriter(checkpoints, config.checkpoint, config_yaml or dump_config(config), failed),
         probes=probe_sequences([[1, 2, 3]], 1, 3),
         decoder=Digits(),
-        record=folder,
+        record=kept,
         console=console,
-        clock=time.time,
+        clock=clock,
     )

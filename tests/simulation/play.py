@@ -20,21 +20,16 @@ from typing import Any
 # As a script it finds the doubles of the loop's tests by itself.
 sys.path.insert(0, str(Path(__file__).parents[1] / "loop"))
 
-from loop_fakes import Digits, NumberedPrompts, make_prompt
+from loop_fakes import make_controller
 from virtual_clock import run_virtually
 from world import LIMIT_S, Faults, SimulatedLearners, SimulatedWorkers, Story, World, make_story
 
-from actors.controller import Controller, Session, probe_sequences
-from actors.evaluator import Evaluator
-from actors.group_stream import GroupStream
 from actors.rollout_pool import ElasticRolloutPool
 from actors.services import beside
 from actors.watchdog import watch
-from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState, read_state
-from maspo_dist.checkpoint_writer import CheckpointWriter
+from maspo_dist.checkpoint import CheckpointStore, read_state
 from maspo_dist.console import PlainConsole
 from maspo_dist.flow.ledger import Ledger
-from maspo_dist.metrics import open_metrics
 from maspo_dist.progress import Progress
 from maspo_dist.run_folder import Event, LedgerRow, RunFolder, SampleRow
 
@@ -52,6 +47,7 @@ class MortalRecord:
         self.is_dead = False
 
     def write_event(self, event: Event) -> None:
+        assert event.kind != "checkpoint_failed", event.message
         if not self.is_dead:
             self.folder.write_event(event)
 
@@ -113,7 +109,17 @@ async def _one_life(world: World, path: Path, *, may_crash: bool) -> bool:
         learners = SimulatedLearners(world)
         await learners.restart()
         pool = ElasticRolloutPool(config, SimulatedWorkers(world), record.write_event)
-        controller = _make_controller(world, folder, record, checkpoints, pool, learners)
+        controller = make_controller(
+            config,
+            folder,
+            pool,
+            learners,
+            PlainConsole("simulated", Progress(max_steps=config.run.max_steps), Silence()),  # type: ignore[arg-type]
+            record=record,
+            make_ledger=lambda: WatchedLedger(world),
+            config_yaml="run: simulated",
+            clock=asyncio.get_running_loop().time,
+        )
         try:
             await pool.start()
             main = asyncio.ensure_future(
@@ -157,50 +163,6 @@ async def _trouble(world: World, pool: ElasticRolloutPool, faults: Faults) -> No
             await asyncio.sleep(world.rng.uniform(1, 600))
             world.capacity = 8
     await asyncio.Event().wait()
-
-
-def _make_controller(
-    world: World,
-    folder: RunFolder,
-    record: MortalRecord,
-    checkpoints: CheckpointStore,
-    pool: ElasticRolloutPool,
-    learners: SimulatedLearners,
-) -> Controller:
-    config = world.story.config
-
-    def session(state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:
-        ledger = WatchedLedger(world)
-        stream = GroupStream(
-            config,
-            pool,
-            NumberedPrompts(state.stream.cursor if state else None),
-            ledger,
-            batches=config.run.max_steps - (state.step if state else 0),
-            on_progress=lambda _: None,
-            on_event=record.write_event,
-            restored=state.stream if state else None,
-            finished=finished,
-        )
-        return Session(stream=stream, ledger=ledger, metrics=open_metrics(folder, config.logging, {}))
-
-    def failed(step: int, reason: str) -> None:
-        raise AssertionError(f"checkpoint of step {step}: {reason}")
-
-    return Controller(
-        config,
-        pool=pool,
-        learners=learners,
-        sessions=session,
-        evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1001), make_prompt(1002)]}),
-        checkpoints=checkpoints,
-        writer=CheckpointWriter(checkpoints, config.checkpoint, "run: simulated", failed),
-        probes=probe_sequences([[1, 2, 3]], 1, 3),
-        decoder=Digits(),
-        record=record,
-        console=PlainConsole("simulated", Progress(max_steps=config.run.max_steps), Silence()),  # type: ignore[arg-type]
-        clock=asyncio.get_running_loop().time,
-    )
 
 
 def check(world: World, path: Path) -> None:

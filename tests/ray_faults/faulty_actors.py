@@ -70,7 +70,8 @@ class EchoEngine(FakeEngine):
         async with self._turn:
             assert self._process.stdin is not None
             assert self._process.stdout is not None
-            self._process.stdin.write(b"\n")
+            if not self._process.stdin.is_closing():
+                self._process.stdin.write(b"\n")
             if await self._process.stdout.readline() != b"\n":
                 raise ActorDiedError("the engine's process died")
 

@@ -208,7 +208,8 @@ class RunCluster:
         config = self._config
         [bundle] = [bundle for bundle in self._bundles if bundle.role == "rollout"]
         group = await self._reserve([_resources(bundle)], config.cluster.place_timeout_s)
-        threads = config.rollout.threads or _share_of_cores(config.rollout.first_workers)
+        processes = config.rollout.first_workers * config.rollout.tensor_parallel
+        threads = config.rollout.threads or _share_of_cores(processes)
         handle = (
             ray.remote(self._classes.rollout)
             .options(

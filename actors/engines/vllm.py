@@ -34,6 +34,8 @@ from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
 #: the request's random generator, which torch cannot do on CPU: the engine would die of it.
 _CPU_ARGUMENTS: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False}
 
+#: Within a placement group vLLM would take the group's bundles for its own actors; the worker's GPUs are in one.
+_PARALLEL_ARGUMENTS: dict[str, Any] = {"distributed_executor_backend": "mp"}
 
 _SHUTDOWN_TIMEOUT_S = 10.0
 _AS_LOADED_LABEL = "default"
@@ -48,6 +50,7 @@ class VllmEngine:
             "max_model_len": settings.max_model_len,
             "disable_log_stats": True,
             **({} if on_gpu else _CPU_ARGUMENTS),
+            **({} if settings.tensor_parallel == 1 else _PARALLEL_ARGUMENTS),
             **settings.arguments,
         }
         engine_args = AsyncEngineArgs(

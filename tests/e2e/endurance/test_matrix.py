@@ -19,6 +19,7 @@ from live_run import Launcher
         ("learner.zero_stage=3",),
         ("learner.zero_stage=3", "learner.ranks=2"),
         ("rollout.workers=3",),
+        ("rollout.tensor_parallel=2",),
     ],
     ids=" ".join,
 )

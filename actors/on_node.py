@@ -19,6 +19,8 @@ from maspo_dist.errors import PlacementError
 #: A port that was just used is free again within this.
 _RELEASE_S = 5.0
 _SHARED_MEMORY = Path("/dev/shm")
+#: What Python's multiprocessing and vLLM's tensor parallelism on CPU make there.
+_SEGMENTS = ("psm_*", "sem.mp-*", "vllm_dist_*")
 
 
 def free_address(port: int | None, release_s: float = _RELEASE_S) -> str:
@@ -50,7 +52,7 @@ def ask_for_stacks(pid: int) -> None:
 
 
 def mapped_segments(pid: int) -> tuple[str, ...]:
-    """Names in /dev/shm that `pid` and its descendants have mapped now, as Python's multiprocessing makes them.
+    """Names in /dev/shm that `pid` and its descendants have mapped now.
 
     Found by inode: a semaphore is mapped under a name that is gone by the time it has its own.
     """
@@ -62,7 +64,7 @@ def mapped_segments(pid: int) -> tuple[str, ...]:
             with contextlib.suppress(OSError):
                 lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
                 inodes |= {int(line.split()[4]) for line in lines if str(_SHARED_MEMORY) in line}
-    made = [path for pattern in ("psm_*", "sem.mp-*") for path in _SHARED_MEMORY.glob(pattern)]
+    made = [path for pattern in _SEGMENTS for path in _SHARED_MEMORY.glob(pattern)]
     return tuple(sorted(path.name for path in made if _inode(path) in inodes))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from job_cluster import clone, cluster  # noqa: F401 (fixtures)
 from live_run import ROOT, Launcher, LiveRun, subreaper
 from tiny_recipe import TINY
 

@@ -94,11 +94,11 @@ def hostile(response: str, reference: str, source: str) -> float:
         case "recurse":
             return hostile(response, reference, source)
         case "forge":
-            for descriptor in range(3, 30):
+            for descriptor in range(3, 1024):
                 with contextlib.suppress(OSError):
                     os.write(descriptor, b'["Scored",[1.0,"correct",null,0.0,"forged",[]],false]\n' * 3)
         case "garble":
-            for descriptor in range(3, 30):
+            for descriptor in range(3, 1024):
                 with contextlib.suppress(OSError):
                     os.write(descriptor, b"\xff[[[\n")
         case "print":

@@ -3,6 +3,7 @@
 The training data is the script: a prompt's reference says what fails when the prompt comes by, see `fault_script`.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ def ray_cluster() -> Iterator[Cluster]:
             yield cluster
         finally:
             cluster.shutdown()
+            # While their warnings are still filtered, see the tests' mark.
+            gc.collect()
 
 
 @pytest.fixture(scope="module")

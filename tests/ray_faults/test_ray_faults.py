@@ -7,6 +7,9 @@ from faulty_run import Outcome, Scene, faulty_config, occupy, play, told, until,
 
 from maspo_dist.run_folder import RunFolder
 
+#: Ray's, in a process that joins a cluster again and again; they are closed when they are collected.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
 PROMPTS = 48
 #: What is told of a verifier process dies with the verifier: a fault that takes a while lies between.
 FAULTS = (

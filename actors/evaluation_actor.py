@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ray.actor import ActorHandle
 
 from actors.engines.settings import EngineSettings
-from actors.rollout_actor import RemoteScorer
+from actors.verifier_client import VerifierClient
 from maspo_dist.logs import LogContext, configure_logging, redirect_output
 from maspo_dist.placement import Device
 from maspo_dist.types import Rollout, RolloutRequest, Verdict
@@ -38,7 +38,7 @@ class EvaluationActor:
         self._name = f"evaluation worker {index}"
         self._settings = settings
         self._device = device
-        self._scorer = RemoteScorer(verifier, verify_timeout_s)
+        self._scorer = VerifierClient(verifier, verify_timeout_s)
         self._engine: VllmEngine | None = None
 
     async def start(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,10 +18,14 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.cluster import make_evaluation_actors
 from actors.deadline import within
 from actors.engines.settings import EngineSettings
+from actors.verifier_watch import watch_verifier
 from maspo_dist.config import EvalConfig
 from maspo_dist.errors import PlacementError
 from maspo_dist.placement import Bundle, Device, Role, require_fit
+from maspo_dist.run_folder import Event
 from maspo_dist.types import Rollout, RolloutRequest, Verdict
+
+logger = logging.getLogger(__name__)
 
 _STOP_S = 30.0
 
@@ -78,6 +83,11 @@ class EvaluationCluster:
         )
         return samples
 
+    async def watch_verifier(self) -> None:
+        """Runs until cancelled, once the cluster is started; see `verifier_watch`."""
+        assert self._verifier is not None
+        await watch_verifier(self._verifier, self._config.cluster, _log)
+
     async def stop(self) -> None:
         """Ends every process, gently first, so that engines end their own children."""
         handles = [*self._workers, *([self._verifier] if self._verifier is not None else [])]
@@ -104,6 +114,10 @@ class EvaluationCluster:
                 for _ in range(bundle.count)
             ]
         return places
+
+
+def _log(event: Event) -> None:
+    logger.warning("%s", event.message)
 
 
 def _resources(bundle: Bundle) -> dict[str, float]:

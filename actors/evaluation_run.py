@@ -25,6 +25,7 @@ from actors.cluster import connect, disconnect
 from actors.engines.settings import evaluation_engine
 from actors.evaluation_cluster import EvaluationCluster
 from actors.group_stream import group_seed
+from actors.services import beside
 from maspo_dist.config import EvalConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.errors import DataError
@@ -204,7 +205,7 @@ class _Run:
                     finished[problem.key] = tuple(row.outcome() for row in rows)
                     self._progress.ended(len(finished), len(problems), sum(row.response_tokens for row in rows))
 
-                await sample_problems(left, config, cluster, keep)
+                await beside(sample_problems(left, config, cluster, keep), cluster.watch_verifier())
             finally:
                 await asyncio.shield(cluster.stop())
         finally:

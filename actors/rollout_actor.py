@@ -14,56 +14,17 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.boundaries import ActorProcess, ProbeSequence, WeightSnapshot, WorkerPublish
-from actors.deadline import within
 from actors.engines.settings import training_engine
 from actors.on_node import mapped_segments
 from actors.rollout_worker import Engine, RolloutWorker
+from actors.verifier_client import VerifierClient
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import ActorDiedError, DeadlineError, VerifierError
 from maspo_dist.logs import LogContext, configure_logging, redirect_output
 from maspo_dist.placement import Device
-from maspo_dist.types import FloatArray, GroupReport, RolloutGroup, RolloutRequest, Verdict
+from maspo_dist.types import FloatArray, GroupReport, RolloutGroup, RolloutRequest
 
 #: Largest accepted logprob gap between engine and learner, by dtype.
 DEFAULT_MAX_LOGPROB_GAP = {"float32": 1e-3, "bfloat16": 0.5}
-_SCORING_TRIES = 3
-_PING_S = 30.0
-
-
-class RemoteScorer:
-    """The verifier actor, as a worker sees it. One that died is made again by Ray; one that hangs is ended first,
-    by whoever finds it silent.
-    """
-
-    def __init__(self, verifier: ActorHandle[Any], timeout_s: float) -> None:
-        self._verifier = verifier
-        self._timeout_s = timeout_s
-
-    async def score(self, response: str, reference: str, source: str) -> Verdict:
-        """Raises VerifierError when the verifier answers nobody, however often it is started."""
-        cause: Exception | None = None
-        for _ in range(_SCORING_TRIES):
-            try:
-                verdict: Verdict = await within(
-                    self._timeout_s, "verifier: a verdict", self._verifier.score.remote(response, reference, source)
-                )
-            except DeadlineError as error:
-                cause = error
-                await self._end_if_silent()
-            except ActorDiedError as error:
-                cause = error
-            else:
-                return verdict
-        raise VerifierError(f"a response could not be scored in {_SCORING_TRIES} tries: {cause}")
-
-    async def _end_if_silent(self) -> None:
-        """Asks first: another caller may have ended it, and the new one must not be killed for the old one's sake."""
-        try:
-            await within(_PING_S, "verifier: ping", self._verifier.ping.remote())
-        except DeadlineError:
-            ray.kill(self._verifier, no_restart=False)
-        except ActorDiedError:
-            pass
 
 
 class RolloutActor:
@@ -78,7 +39,7 @@ class RolloutActor:
         self._name = f"rollout worker {index}"
         self._config = config
         self._device = device
-        self._scorer = RemoteScorer(verifier, config.cluster.verify_timeout_s)
+        self._scorer = VerifierClient(verifier, config.cluster.verify_timeout_s)
         self._worker: RolloutWorker | None = None
 
     async def start(self) -> ActorProcess:

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
 
 from maspo_dist.reward import ProcessDeath, Sample, VerifierConfig, VerifierPool
 from maspo_dist.types import Verdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifierHealth:
-    """The actor's process, and which of its verifier processes died since it was last asked."""
-
-    pid: int
-    deaths: tuple[ProcessDeath, ...]
 
 
 class VerifierActor:
@@ -30,9 +21,13 @@ class VerifierActor:
         """Raises VerifierError when the pool cannot be trusted any more; the run should stop."""
         return await self._pool.verify(Sample(response=response, reference=reference, source=source))
 
-    async def ping(self) -> VerifierHealth:
-        """Answers when the event loop that takes samples does. Each death is told once."""
-        return VerifierHealth(pid=os.getpid(), deaths=self._pool.take_deaths())
+    async def ping(self) -> int:
+        """The process id of this actor. Answers when the event loop that takes samples does."""
+        return os.getpid()
+
+    async def take_deaths(self) -> tuple[ProcessDeath, ...]:
+        """Verifier processes that died and have been replaced; each is told once."""
+        return self._pool.take_deaths()
 
     async def stop(self) -> None:
         """Kills the verifier processes."""

@@ -19,13 +19,17 @@ from ray.util.placement_group import placement_group
 
 from actors.services import beside
 from actors.training import Run
-from maspo_dist.config import TrainConfig
+from actors.verifier_client import VerifierClient
+from actors.verifier_pool import VerifierActor
+from actors.verifier_watch import watch_verifier
+from maspo_dist.config import ClusterConfig, TrainConfig, VerifierConfig
 from maspo_dist.console import open_console
 from maspo_dist.data.cursor import PromptCursor
 from maspo_dist.demo import DemoRecipe, WarmStart, make_demo
 from maspo_dist.placement import CPU_SHARE
 from maspo_dist.preflight import prepare
-from maspo_dist.run_folder import RunFolder
+from maspo_dist.run_folder import Event, RunFolder
+from maspo_dist.types import Verdict
 
 _ONE_STEP = DemoRecipe(
     train_problems=8,
@@ -34,6 +38,7 @@ _ONE_STEP = DemoRecipe(
 )
 _PER_STEP = 4
 _SEED = 0
+_REWARD = {"default": "python:fault_reward:score", "workers": 2, "retries_after_death": 1}
 #: Of whole runs here.
 _DEADLINE_S = 240.0
 
@@ -127,13 +132,33 @@ def faulty_config(scene: Scene, name: str, script: Path, prompts: int, **section
         model={"path": str(scene.model), "device": "cpu"},
         data={"train": [str(script)], "template": "none", "max_prompt_tokens": 32},
         rollout=rollout,
-        reward={"default": "python:fault_reward:score", "workers": 2, "retries_after_death": 1},
+        reward=_REWARD,
         learner={"ranks": 2, "micro_batch_tokens": 64},
         logging={"tensorboard": False},
         checkpoint={"every": 2, **sections.pop("checkpoint", {})},
         cluster=cluster,
         **sections,
     )
+
+
+async def score_while_watched(scene: Scene, reference: str) -> tuple[Verdict, list[Event]]:
+    """The verdict on "2" of a verifier that is watched, and what was told of it until it answered pings again."""
+    events: list[Event] = []
+    ray.init(scene.cluster.address)
+    try:
+        config = VerifierConfig.model_validate(_REWARD)
+        verifier = ray.remote(VerifierActor).options(num_cpus=0, max_restarts=-1, max_task_retries=3).remote(config)
+        watch = watch_verifier(verifier, ClusterConfig(heartbeat_s=0.5, heartbeat_timeout_s=2), events.append)
+
+        async def score() -> Verdict:
+            verdict = await VerifierClient(verifier, 60).score("2", reference, "")
+            await until(lambda: any(event.kind == "verifier_recovered" for event in events))
+            return verdict
+
+        async with asyncio.timeout(_DEADLINE_S):
+            return await beside(score(), watch), events
+    finally:
+        ray.shutdown()
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from faulty_run import Outcome, Scene, faulty_config, occupy, play, told, until, write_script
+from faulty_run import Outcome, Scene, faulty_config, occupy, play, score_while_watched, told, until, write_script
 
 from maspo_dist.run_folder import RunFolder
 
@@ -85,6 +87,12 @@ def test_a_prompt_that_kills_its_worker_is_set_aside_and_named(scene: Scene) -> 
     assert fate == "dropped"
     assert len(outcome.ledger) == 8
     assert any(poison in message for message in outcome.told("prompt_set_aside"))
+
+
+def test_a_response_on_which_the_verifier_freezes_is_scored_by_the_next_one(scene: Scene) -> None:
+    verdict, events = asyncio.run(score_while_watched(scene, f"freeze_verifier:{scene.folder / 'frozen'}"))
+    assert verdict.reward == 1
+    assert [event.kind for event in events] == ["verifier_lost", "verifier_recovered"]
 
 
 def test_too_many_losses_of_the_learner_end_the_run_with_the_cause(scene: Scene) -> None:

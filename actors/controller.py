@@ -26,12 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import numpy as np
-
 from actors.batch_metrics import batch_metrics, generation_times, publish_metrics
 from actors.boundaries import LearnerGroup, ProbeSequence, PublishReport, RolloutPool
 from actors.evaluator import Evaluator
 from actors.group_stream import Batch, CollectedGroup, GroupStream
+from actors.sample_rows import Decoder, sample_rows
 from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, FinishedGroup, RunState, read_finished, read_state
 from maspo_dist.checkpoint_writer import CheckpointWriter
 from maspo_dist.config import TrainConfig
@@ -47,12 +46,6 @@ from maspo_dist.run_folder import Event, LedgerRow, SampleRow
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class Decoder(Protocol):
-    """Token ids to text, for samples.jsonl."""
-
-    def decode(self, token_ids: Sequence[int]) -> str: ...
 
 
 class RunRecord(Protocol):
@@ -304,7 +297,8 @@ class Controller:
         metrics["time/step_s"] = self._clock() - started_s
         metrics |= self._late
         self._late = {}
-        await self._write_samples(step, batch.groups)
+        kept = batch.groups[: self._config.logging.sample_groups]
+        self._record.write_samples(await sample_rows(step, kept, self._pool.fetch, self._decoder))
         self._record.write_ledger(session.ledger.take_rows())
         self._step = step
         self._open_row = _Row(step, metrics)
@@ -399,33 +393,6 @@ class Controller:
         every = self._config.evaluation.every
         return every is not None and (step % every == 0 or step == self._config.run.max_steps)
 
-    async def _write_samples(self, step: int, groups: Sequence[CollectedGroup]) -> None:
-        limit = self._config.logging.sample_groups
-        rows: list[SampleRow] = []
-        for collected in groups if limit is None else groups[:limit]:
-            body = await self._pool.fetch(collected.body)
-            scored = collected.scored
-            rows += [
-                SampleRow(
-                    step=step,
-                    group_id=collected.group_id,
-                    prompt_id=body.prompt.prompt_id,
-                    source=body.prompt.source,
-                    prompt=self._decoder.decode(body.prompt.token_ids.tolist()),
-                    response=rollout.text,
-                    reference=body.prompt.reference,
-                    reward=float(reward),
-                    status=verdict.status,
-                    extracted=verdict.extracted,
-                    seconds=verdict.seconds,
-                    reason=verdict.reason,
-                    finish_reason=rollout.finish_reason,
-                    components=dict(verdict.components),
-                )
-                for rollout, verdict, reward in zip(body.rollouts, scored.report.verdicts, scored.rewards, strict=True)
-            ]
-        self._record.write_samples(rows)
-
     # Small parts.
 
     @property
@@ -454,12 +421,3 @@ class Controller:
             for waiting in (task, stop):
                 waiting.cancel()
             await asyncio.gather(task, stop, return_exceptions=True)
-
-
-def probe_sequences(prompts: Sequence[Sequence[int]], count: int, tokens: int) -> list[ProbeSequence]:
-    """`count` sequences of `tokens` ids, made of training prompts laid end to end."""
-    ids = [token for prompt in prompts for token in prompt]
-    return [
-        ProbeSequence(token_ids=np.asarray(ids[start : start + tokens], np.int32))
-        for start in range(0, min(len(ids) - 1, count * tokens), tokens)
-    ]

@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -40,7 +41,7 @@ from maspo_dist.evaluation.folder import (
 )
 from maspo_dist.evaluation.results import Outcome, SetResults, mean_over_sets, results_tables, score_set
 from maspo_dist.interrupt import WatchSignals, until_signal
-from maspo_dist.logs import LogContext, configure_logging
+from maspo_dist.logs import LogContext, LogStream, configure_logging
 from maspo_dist.placement import plan_evaluation
 from maspo_dist.preflight import ModelFacts, read_model_facts
 from maspo_dist.types import Prompt, Rollout, RolloutRequest, Sampling, Verdict
@@ -82,7 +83,8 @@ def evaluate(config: EvalConfig, to: Path | None) -> None:
         configure_logging(LogContext("evaluate"), folder.logs_path, sys.stderr)
         folder.write_problems(_problem_rows(problems, facts))
         finished = folder.finished(config.sampling.samples)
-        with EvaluationConsole(sys.stderr) as progress:
+        # Ray prints its errors whatever it is told; standard output is for the scores.
+        with EvaluationConsole(sys.stderr) as progress, redirect_stdout(LogStream()):
             run = _Run(config, facts, folder, progress)
             interrupted = asyncio.run(until_signal(lambda watch: run.drive(problems, finished, watch)))
         if interrupted is not None:

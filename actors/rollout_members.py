@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from actors.boundaries import Body, ProbeSequence, WeightSnapshot, WorkerPublish
-from maspo_dist.errors import MaspoError
+from actors.deadline import within
+from maspo_dist.errors import ActorDiedError, DeadlineError, MaspoError
 from maspo_dist.types import FloatArray, GroupReport, RolloutGroup, RolloutRequest
 
 #: Notes about loads that are kept before those that no longer hold are thrown out; more than there are workers.
@@ -53,6 +54,15 @@ class WorkerFactory(Protocol):
     def store(self, group: RolloutGroup) -> Body: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a worker serves, and what it is asked to prove that it does."""
+
+    snapshot: WeightSnapshot
+    probes: Sequence[ProbeSequence]
+    expected: Sequence[FloatArray]
+
+
 @dataclass(slots=True, eq=False)
 class Member:
     """One started worker. `ended` is set once: None when it leaves, else why it was lost."""
@@ -79,6 +89,32 @@ class Member:
         self.ended.set_result(cause)
         for call in list(self.calls):
             call.cancel()
+
+    async def give(self, weights: Weights, timeout_s: float) -> WorkerPublish:
+        """Publishes `weights` to it. Raises DeadlineError, ActorDiedError, and WeightSyncError as the proof does."""
+        snapshot = weights.snapshot
+        self.published = await within(
+            timeout_s,
+            f"{self.worker.name}: publish of policy version {snapshot.version}",
+            self.worker.publish(snapshot, weights.probes, weights.expected),
+        )
+        self.version = snapshot.version
+        return self.published
+
+    async def ping(self, timeout_s: float) -> None:
+        """Ends it when its engine does not answer."""
+        try:
+            await within(timeout_s, f"{self.worker.name}: ping", self.worker.ping())
+        except (ActorDiedError, DeadlineError) as error:
+            self.end(error)
+
+    async def until_ended(self, heartbeat_s: float, timeout_s: float) -> MaspoError | None:
+        """Pings until it has ended, by a ping or otherwise; None when it is to leave."""
+        while not self.ended.done():
+            await asyncio.wait([self.ended], timeout=heartbeat_s)
+            if not self.ended.done():
+                await self.ping(timeout_s)
+        return self.ended.result()
 
 
 class ByLoad:

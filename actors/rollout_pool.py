@@ -14,14 +14,15 @@ answer is no longer listened to. Starting, joining and replacing run beside trai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from actors.boundaries import Body, ProbeSequence, PublishReport, WeightSnapshot, WorkerPublish
 from actors.changes import Changes
 from actors.deadline import within
-from actors.rollout_members import ByLoad, Member, RolloutWorkerHandle, WorkerFactory
+from actors.rollout_members import ByLoad, Member, RolloutWorkerHandle, Weights, WorkerFactory
+from actors.rollout_place import Place
 from maspo_dist.config import TrainConfig, WorkerRange
 from maspo_dist.errors import ActorDiedError, DeadlineError, MaspoError, PlacementError, PoisonPromptError
 from maspo_dist.flow.failures import RestartBudget, after_loss
@@ -30,18 +31,9 @@ from maspo_dist.run_folder import Event
 from maspo_dist.types import FloatArray, GroupReport, RolloutGroup, RolloutRequest
 
 T = TypeVar("T")
-PlaceState = Literal["starting", "joining", "serving", "leaving", "lost", "waiting"]
 
-_STOP_S = 30.0
 #: How often a pool without a fixed size looks for room in the cluster.
 _FOLLOW_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Weights:
-    snapshot: WeightSnapshot
-    probes: Sequence[ProbeSequence]
-    expected: Sequence[FloatArray]
 
 
 class _GoneError(MaspoError):
@@ -52,23 +44,6 @@ class _GoneError(MaspoError):
         self.cause = cause
 
 
-@dataclass(slots=True, eq=False)
-class _Place:
-    """A seat in the pool; workers that sit on it come and go."""
-
-    index: int
-    budget: RestartBudget
-    leaving: asyncio.Event = field(default_factory=asyncio.Event)
-    state: PlaceState = "starting"
-    member: Member | None = None
-    restarts: int = 0
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def name(self) -> str:
-        return f"rollout worker {self.index}"
-
-
 class ElasticRolloutPool:
     """Implements `boundaries.RolloutPool`. Call `start` first and `stop` last."""
 
@@ -77,9 +52,9 @@ class ElasticRolloutPool:
         self._cluster = config.cluster
         self._factory = factory
         self._on_event = on_event
-        self._places: dict[int, _Place] = {}
+        self._places: dict[int, Place] = {}
         self._next_index = 0
-        self._weights: _Weights | None = None
+        self._weights: Weights | None = None
         self._held = False
         self._by_load = ByLoad()
         self._changes = Changes("rollout pool")
@@ -182,7 +157,7 @@ class ElasticRolloutPool:
         A worker that dies meanwhile is replaced. Raises WeightSyncError if one fails the proof, since then
         none can be trusted.
         """
-        weights = _Weights(snapshot, probes, expected)
+        weights = Weights(snapshot, probes, expected)
         if not self._rollout.in_flight_updates:
             self._held = True
             await self._until(
@@ -284,7 +259,7 @@ class ElasticRolloutPool:
         )
         # One that died unnoticed, with its node say, must not speak against the group.
         if not member.ended.done():
-            await self._ping(member)
+            await member.ping(cluster.heartbeat_timeout_s)
 
     def _serving(self) -> list[Member]:
         members = [place.member for place in self._places.values() if place.member is not None]
@@ -292,9 +267,9 @@ class ElasticRolloutPool:
 
     # Places.
 
-    def _open_place(self) -> _Place:
+    def _open_place(self) -> Place:
         cluster = self._cluster
-        place = _Place(
+        place = Place(
             index=self._next_index,
             budget=RestartBudget(
                 limit=cluster.max_worker_restarts,
@@ -309,7 +284,7 @@ class ElasticRolloutPool:
         place.task.add_done_callback(lambda _: self._vacated(place))
         return place
 
-    def _vacated(self, place: _Place) -> None:
+    def _vacated(self, place: Place) -> None:
         self._places.pop(place.index, None)
         task = place.task
         if task is None or task.cancelled():
@@ -321,16 +296,17 @@ class ElasticRolloutPool:
             self._changes.fail(error)
         self._changes.notify()
 
-    async def _occupy(self, place: _Place) -> None:
+    async def _occupy(self, place: Place) -> None:
         """Keeps a worker on `place` until it is to leave. Raises what its last worker died of when it is given up."""
-        loop = asyncio.get_running_loop()
+        loop, cluster = asyncio.get_running_loop(), self._cluster
         lost_s: float | None = None
         while not place.leaving.is_set():
             if place.state != "waiting":
                 place.state = "starting"
             cause: MaspoError | None
             try:
-                async with _Occupied(place, await self._started(place)) as member:
+                member = await self._started(place)
+                async with place.held_by(member):
                     place.state = "joining"
                     self._changes.notify()
                     await self._join(member)
@@ -338,8 +314,8 @@ class ElasticRolloutPool:
                     self._by_load.note(member)
                     self._changes.notify()
                     if lost_s is not None:
-                        self._recovered(place, loop.time() - lost_s)
-                    cause = await self._until_ended(member)
+                        self._on_event(place.recovery_event(loop.time() - lost_s))
+                    cause = await member.until_ended(cluster.heartbeat_s, cluster.heartbeat_timeout_s)
             except (ActorDiedError, DeadlineError) as error:
                 cause = error
             except PlacementError as error:
@@ -347,8 +323,10 @@ class ElasticRolloutPool:
                     raise
                 if self._follower is not None and len(self._places) > self._fewest:
                     return
-                self._waits_for_room(place, error)
-                await _first_of(place.leaving.wait(), asyncio.sleep(self._cluster.restart_backoff_max_s))
+                if place.state != "waiting":
+                    self._on_event(place.waiting_event(error))
+                place.state = "waiting"
+                await place.pause(cluster.restart_backoff_max_s)
                 continue
             self._changes.notify()
             if cause is None:
@@ -358,13 +336,13 @@ class ElasticRolloutPool:
             if self._weights is None:
                 raise cause
             place.state = "lost"
-            self._lost(place, cause, pause_s)
+            self._on_event(place.loss_event(cause, pause_s))
             if pause_s is None:
                 raise cause
-            await _first_of(place.leaving.wait(), asyncio.sleep(pause_s))
+            await place.pause(pause_s)
             place.restarts += 1
 
-    async def _started(self, place: _Place) -> Member:
+    async def _started(self, place: Place) -> Member:
         worker = await within(
             self._cluster.start_timeout_s, f"{place.name}: start", self._factory.start_worker(place.index)
         )
@@ -373,40 +351,15 @@ class ElasticRolloutPool:
     async def _join(self, member: Member) -> None:
         """Brings `member` to the weights that the pool serves; before the first publish there are none."""
         while self._weights is not None and member.version != self._weights.snapshot.version:
-            await self._give(member, self._weights)
+            await member.give(self._weights, self._cluster.publish_timeout_s)
 
-    async def _hand_over(self, member: Member, weights: _Weights) -> WorkerPublish | None:
+    async def _hand_over(self, member: Member, weights: Weights) -> WorkerPublish | None:
         """`weights` to a worker that serves; None when it was lost over it."""
         try:
-            return await self._give(member, weights)
+            return await member.give(weights, self._cluster.publish_timeout_s)
         except (ActorDiedError, DeadlineError) as error:
             member.end(error)
             return None
-
-    async def _give(self, member: Member, weights: _Weights) -> WorkerPublish:
-        snapshot = weights.snapshot
-        member.published = await within(
-            self._cluster.publish_timeout_s,
-            f"{member.worker.name}: publish of policy version {snapshot.version}",
-            member.worker.publish(snapshot, weights.probes, weights.expected),
-        )
-        member.version = snapshot.version
-        return member.published
-
-    async def _until_ended(self, member: Member) -> MaspoError | None:
-        """Pings the engine until it fails or `member` ends otherwise; None when it is to leave."""
-        while not member.ended.done():
-            await asyncio.wait([member.ended], timeout=self._cluster.heartbeat_s)
-            if not member.ended.done():
-                await self._ping(member)
-        return member.ended.result()
-
-    async def _ping(self, member: Member) -> None:
-        """Ends `member` when its engine does not answer."""
-        try:
-            await within(self._cluster.heartbeat_timeout_s, f"{member.worker.name}: ping", member.worker.ping())
-        except (ActorDiedError, DeadlineError) as error:
-            member.end(error)
 
     async def _follow_cluster(self, bounds: WorkerRange) -> None:
         """Opens places as the cluster gains room; places whose nodes went close by themselves."""
@@ -417,73 +370,13 @@ class ElasticRolloutPool:
             if room > 0:
                 self._resize(len(self._places) + room)
 
-    # Telling and waiting.
-
-    def _lost(self, place: _Place, cause: MaspoError, pause_s: float | None) -> None:
-        then = "its place is given up" if pause_s is None else f"replaced in {pause_s:g} s"
-        self._on_event(Event(kind="worker_lost", message=f"{cause}; {then}", details=(("worker", place.name),)))
-
-    def _waits_for_room(self, place: _Place, error: PlacementError) -> None:
-        """Told once; the place itself is kept until the cluster has room again."""
-        if place.state != "waiting":
-            self._on_event(Event(kind="worker_waits", message=f"{error}", details=(("worker", place.name),)))
-        place.state = "waiting"
-
-    def _recovered(self, place: _Place, seconds: float) -> None:
-        self._on_event(
-            Event(
-                kind="worker_recovered",
-                message=f"{place.name} serves again after {seconds:.1f} s",
-                details=(("worker", place.name), ("seconds", seconds)),
-            )
-        )
-
     async def _until(self, condition: Callable[[], bool], deadline_s: float, what: str) -> None:
         """Waits for `condition`. Raises what broke the pool."""
         states = ", ".join(f"{place.index} {place.state}" for place in self._places.values())
         await self._changes.until(condition, deadline_s, f"{what} (workers: {states or 'none'})")
 
 
-class _Occupied:
-    """Holds `member` on its place; on the way out the worker is ended: killed when lost, else stopped first."""
-
-    def __init__(self, place: _Place, member: Member) -> None:
-        self._place = place
-        self._member = member
-
-    async def __aenter__(self) -> Member:
-        self._place.member = self._member
-        return self._member
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        member = self._member
-        self._place.state = "leaving"
-        is_lost = isinstance(error, ActorDiedError | DeadlineError) or (
-            member.ended.done() and member.ended.result() is not None
-        )
-        member.end(error if isinstance(error, MaspoError) else None)
-        self._place.member = None
-        try:
-            if not is_lost:
-                await within(_STOP_S, f"{member.worker.name}: stop", member.worker.stop())
-        except MaspoError:
-            # Killed next, whatever it was.
-            pass
-        finally:
-            member.worker.kill()
-
-
 def _is_cancelled() -> bool:
     """Whether the running task itself was asked to end."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-async def _first_of(*awaitables: Awaitable[object]) -> None:
-    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

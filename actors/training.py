@@ -13,12 +13,13 @@ from pathlib import Path
 from actors.actor_classes import ActorClasses
 from actors.boundaries import LearnerGroup, RolloutPool
 from actors.cluster import REAL_CLASSES, RunCluster, cluster_address, connect, disconnect, open_control
-from actors.controller import Controller, Session, probe_sequences
+from actors.controller import Controller, Session
 from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
 from actors.recording import RecordingLearners
 from actors.services import beside, follow_requests, write_live
 from actors.watchdog import watch
+from actors.weight_sync import probe_sequences
 from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState, read_config_yaml, read_state
 from maspo_dist.checkpoint_writer import CheckpointWriter
 from maspo_dist.config import TrainConfig, config_differences, dump_config

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+
+from actors.boundaries import ProbeSequence
 
 ByteArray = NDArray[np.uint8]
 
@@ -59,3 +63,12 @@ def _fold(value: int, parts: list[int]) -> int:
     for part in parts:
         value = (value * _STEP + part) & _WORD_BITS
     return value
+
+
+def probe_sequences(prompts: Sequence[Sequence[int]], count: int, tokens: int) -> list[ProbeSequence]:
+    """`count` sequences of `tokens` ids, made of training prompts laid end to end."""
+    ids = [token for prompt in prompts for token in prompt]
+    return [
+        ProbeSequence(token_ids=np.asarray(ids[start : start + tokens], np.int32))
+        for start in range(0, min(len(ids) - 1, count * tokens), tokens)
+    ]

@@ -19,10 +19,10 @@ from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from actors.bench.fakes import CountingPrompts
 from actors.cluster import RunCluster, connect, disconnect
-from actors.controller import probe_sequences
 from actors.engines.settings import engine_environment
 from actors.engines.vllm_direct import DirectEngine
 from actors.group_stream import GroupStream, group_seed
+from actors.weight_sync import probe_sequences
 from maspo_dist.bench import BenchLine, compare
 from maspo_dist.config import TrainConfig
 from maspo_dist.demo.model import make_tokenizer

@@ -3,6 +3,7 @@
 sections.py   TrainConfig and its sections
 algorithm.py  the algorithm section: losses, advantages, corrections, regularisers
 verifier.py   the reward section
+cluster.py    the cluster section
 evaluation.py EvalConfig, of `maspo-dist eval`
 compare.py    CompareConfig, of `maspo-dist compare`
 loading.py    YAML and dotted overrides → TrainConfig
@@ -27,6 +28,7 @@ from maspo_dist.config.algorithm import (
     OverlongConfig,
     SapoLoss,
 )
+from maspo_dist.config.cluster import ClusterConfig
 from maspo_dist.config.compare import CompareConfig, parse_seeds
 from maspo_dist.config.differences import ConfigDifference, config_differences
 from maspo_dist.config.evaluation import (
@@ -38,7 +40,6 @@ from maspo_dist.config.evaluation import (
 from maspo_dist.config.loading import build_config, dump_config, load_config, read_tree
 from maspo_dist.config.sections import (
     CheckpointConfig,
-    ClusterConfig,
     DataConfig,
     EvaluationConfig,
     LearnerConfig,

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from actors.boundaries import Body, LearnerGroup, ProbeSequence, PublishReport, RolloutPool, WeightSnapshot
-from actors.controller import Controller, RunRecord, Session, probe_sequences
+from actors.controller import Controller, RunRecord, Session
 from actors.evaluator import Evaluator
 from actors.group_stream import GroupStream
-from actors.weight_sync import combine, fingerprint
+from actors.weight_sync import combine, fingerprint, probe_sequences
 from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState
 from maspo_dist.checkpoint_writer import CheckpointWriter
 from maspo_dist.config import TrainConfig, dump_config

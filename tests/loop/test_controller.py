@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from loop_fakes import FakeLearners, FakePool, make_config, make_controller
 
-from actors.controller import probe_sequences
+from actors.weight_sync import probe_sequences
 from maspo_dist.checkpoint import CheckpointStore, read_finished, read_state
 from maspo_dist.config import TrainConfig
 from maspo_dist.console import open_console

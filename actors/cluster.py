@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from actors.evaluation_actor import EvaluationActor
 from actors.learner_group import RayLearnerGroup
 from actors.on_node import ask_for_stacks, free_address, remove_segments
 from actors.ray_worker import RayRolloutWorker
+from actors.reachable import no_ray_at
 from actors.rollout_members import RolloutWorkerHandle
 from actors.rollout_pool import ElasticRolloutPool
 from actors.verifier_pool import VerifierActor
@@ -47,7 +47,6 @@ REAL_CLASSES = ActorClasses()
 #: Groups that one worker or the verifier may have in flight; admission bounds what really is.
 _CONCURRENT_CALLS = 10_000
 _SIGNAL_S = 10.0
-_ANSWER_S = 5.0
 
 
 def connect(wanted: Device | Literal["auto"]) -> Device:
@@ -59,37 +58,40 @@ def connect(wanted: Device | Literal["auto"]) -> Device:
     address = os.environ.get("RAY_ADDRESS")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if address:
-        _require_answer(address)
-        ray.init(address=address, **common)
+        if cause := no_ray_at(address):
+            raise PlacementError(
+                f"RAY_ADDRESS is {address}, but no Ray cluster answers there ({cause}): "
+                "start one with `ray start --head`, or unset RAY_ADDRESS"
+            )
+        with _ray_starts(f"RAY_ADDRESS is {address}, but the Ray cluster there cannot be joined"):
+            ray.init(address=address, **common)
     else:
-        # By name: with no address Ray joins any cluster that was started on this machine.
-        ray.init(address="local", include_dashboard=False, object_store_memory=_object_store_bytes(), **common)
+        with _ray_starts("Ray does not start on this machine"):
+            # By name: with no address Ray joins any cluster that was started on this machine.
+            ray.init(address="local", include_dashboard=False, object_store_memory=_object_store_bytes(), **common)
     if wanted != "auto":
         return wanted
     return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
 
 
-def _require_answer(address: str) -> None:
-    """Ray itself tries for two minutes. Addresses of another form than host:port are left to it."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
-        return
+@contextlib.contextmanager
+def _ray_starts(otherwise: str) -> Iterator[None]:
+    """Raises PlacementError, `otherwise` with the cause, where Ray does not."""
     try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
-    except OSError as error:
-        raise PlacementError(
-            f"RAY_ADDRESS is {address}, but no Ray cluster answers there ({error.strerror or error}): "
-            "start one with `ray start --head`, or unset RAY_ADDRESS"
-        ) from None
+        yield
+    except Exception as error:  # Ray raises that very class where a node does not come up in time.
+        cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise PlacementError(f"{otherwise}: {cause.strip()}") from error
 
 
 def connect_to_run(address: str | None) -> None:
     """Joins the cluster at `address`, or where Ray finds one. Raises PlacementError where there is none."""
-    try:
+    if address and (cause := no_ray_at(address)):
+        raise PlacementError(f"no Ray cluster answers at {address} ({cause}): is the run still live?")
+    with _ray_starts(
+        f"no Ray cluster answers at {address or 'here (set RAY_ADDRESS where the run is on another cluster)'}"
+    ):
         ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR, namespace=NAMESPACE)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = address or "here (set RAY_ADDRESS where the run is on another cluster)"
-        raise PlacementError(f"no Ray cluster answers at {where}: {str(error).splitlines()[0]}") from None
 
 
 def cluster_address() -> str:

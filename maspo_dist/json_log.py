@@ -7,6 +7,7 @@ that line; a writer cuts it off when it opens the file.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
@@ -90,6 +91,13 @@ class JsonLog:
         if whole < file.tell():
             file.truncate(whole)
         return file
+
+
+def finite(row: Mapping[str, object]) -> dict[str, object]:
+    """`row` with None in place of infinities and NaN, for which JSON has no word."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from maspo_dist.whole_file import replace_text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
@@ -46,9 +48,7 @@ class LiveStatus:
 
     def write(self, path: Path) -> None:
         """Replaces `path` in one rename."""
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        temporary.replace(path)
+        replace_text(path, json.dumps(asdict(self)))
 
 
 def read_live(path: Path) -> LiveStatus | None:

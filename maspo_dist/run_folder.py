@@ -30,7 +30,8 @@ import yaml
 
 from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.folder_lock import lock_folder
-from maspo_dist.json_log import JsonLog, last_row, read_rows
+from maspo_dist.json_log import JsonLog, finite, last_row, read_rows
+from maspo_dist.whole_file import replace_text
 
 Scalar = str | int | float | bool | None
 GroupOutcome = Literal["trained", "dropped", "pending"]
@@ -183,9 +184,7 @@ class RunFolder:
 
     def write_config(self, config_yaml: str) -> None:
         """Replaces config.yaml; call it once the run is sure to go by it."""
-        temporary = self.config_path.with_name("config.yaml.part")
-        temporary.write_text(config_yaml, encoding="utf-8")
-        temporary.replace(self.config_path)
+        replace_text(self.config_path, config_yaml)
 
     def checkpoint_path(self, step: int) -> Path:
         return self.checkpoints_path / f"step-{step:06d}"
@@ -201,7 +200,7 @@ class RunFolder:
         self._ledger.append(asdict(row) for row in rows)
 
     def write_samples(self, rows: Iterable[SampleRow]) -> None:
-        self._samples.append(_finite(asdict(row)) for row in rows)
+        self._samples.append(finite(asdict(row)) for row in rows)
 
     def write_event(self, event: Event) -> None:
         self._events.append([event.row()])
@@ -284,9 +283,3 @@ class RunFolder:
             )
         except OSError as error:
             raise ConfigError(f"run folder {self.path} cannot be written: {error.strerror}; set run.dir") from None
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
-    }

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from actors.engines.deepspeed import DeepSpeedEngine
 from actors.engines.deepspeed_import import import_deepspeed
 from actors.engines.learner_state import QUANTITIES, open_learner_state
 from maspo_dist.bench import BenchLine, compare
+from maspo_dist.bench.models import random_qwen3
 from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, StreamState
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.batching import lay_out_batch
@@ -48,7 +49,7 @@ def run() -> Iterator[BenchLine]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield _demo_share(folder)
-        make = _engines(folder, _model_of_30m())
+        make = _engines(folder, random_qwen3(8192, layers=6, width=512))
         yield from _speeds(folder, make)
 
 
@@ -125,22 +126,6 @@ def _best(work: Callable[[], object]) -> float:
         work()
         seconds.append(time.perf_counter() - started_s)
     return min(seconds)
-
-
-def _model_of_30m() -> PreTrainedModel:
-    torch.manual_seed(0)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=8192,
-            hidden_size=512,
-            intermediate_size=1536,
-            num_hidden_layers=6,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            head_dim=64,
-            tie_word_embeddings=False,
-        )
-    )
 
 
 def _engines(folder: Path, model: PreTrainedModel) -> Callable[[int], DeepSpeedEngine]:

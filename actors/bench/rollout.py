@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig
 
 from actors.bench.fakes import CountingPrompts
 from actors.cluster import RunCluster, connect, disconnect
@@ -24,9 +23,11 @@ from actors.engines.vllm_direct import DirectEngine
 from actors.group_stream import GroupStream, group_seed
 from actors.weight_sync import probe_sequences
 from maspo_dist.bench import BenchLine, compare
+from maspo_dist.bench.models import random_qwen3
 from maspo_dist.config import TrainConfig
 from maspo_dist.demo.model import make_tokenizer
 from maspo_dist.flow.ledger import Ledger
+from maspo_dist.model_folder import save_model_folder
 from maspo_dist.preflight import read_model_facts
 from maspo_dist.types import RolloutRequest, Sampling
 
@@ -55,26 +56,11 @@ def run() -> Iterator[BenchLine]:
 
 def _make_model(folder: Path) -> Path:
     tokenizer = make_tokenizer()
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=512,
-            intermediate_size=1536,
-            num_hidden_layers=8,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            head_dim=64,
-            max_position_embeddings=256,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    model = random_qwen3(len(tokenizer), layers=8, width=512)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model.config.update({"max_position_embeddings": 256, "bos_token_id": None, **ends})
+    model.generation_config = GenerationConfig(**ends)
+    save_model_folder(folder, model, tokenizer)
     return folder
 
 

@@ -17,15 +17,16 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from maspo_dist.algorithm import TokenBatch, micro_batch_objective, ratio_extremes, token_cotangents
 from maspo_dist.algorithm.logprobs import LogprobHead, TokenLogprobs, token_logprobs
 from maspo_dist.bench import BenchLine, compare
+from maspo_dist.bench.models import random_qwen3
 from maspo_dist.config import AlgorithmConfig
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.types import GroupReport, ScoredGroup, TrainingBatch, Verdict
 
+_STEP_VOCABULARY = 32_000
 _STEP_TOKENS = 1024
 _RESPONSE_TOKENS = 768
 _ALLOWED_SHARE = 0.03
@@ -59,19 +60,9 @@ def _objective_share() -> BenchLine:
 
 def _step() -> tuple[float, TokenBatch]:
     """(seconds of one forward and backward of a micro-batch without an objective, its response tokens)."""
-    settings = Qwen3Config(
-        vocab_size=32_000,
-        hidden_size=640,
-        intermediate_size=1920,
-        num_hidden_layers=12,
-        num_attention_heads=10,
-        num_key_value_heads=5,
-        head_dim=64,
-    )
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(settings)
+    model = random_qwen3(_STEP_VOCABULARY, layers=12, width=640)
     head = LogprobHead(model.lm_head.weight)
-    ids = torch.randint(0, settings.vocab_size, (1, _STEP_TOKENS))
+    ids = torch.randint(0, _STEP_VOCABULARY, (1, _STEP_TOKENS))
     predictors = torch.arange(_STEP_TOKENS - _RESPONSE_TOKENS - 1, _STEP_TOKENS - 1)
     cotangent = torch.ones(_RESPONSE_TOKENS)
     forwarded: list[TokenLogprobs] = []

@@ -24,6 +24,7 @@ from maspo_dist.errors import ConfigError, RunsFailedError
 from maspo_dist.folder_lock import lock_folder
 from maspo_dist.interrupt import until_signal
 from maspo_dist.report.comparison import render_comparison
+from maspo_dist.whole_file import replace_text
 
 #: Exit code of a run whose input cannot run; the next run's could not either.
 _USER_ERROR = 2
@@ -116,11 +117,5 @@ async def _run_left(
 
 def _write(plan: Plan, finished: Sequence[PlannedRun], output: CompareOutput) -> None:
     comparison = summarise(plan, [run for run in plan.runs if run in finished])
-    _replace(output.tree_path, json.dumps(comparison_tree(comparison), indent=2, allow_nan=False) + "\n")
-    _replace(output.page_path, render_comparison(comparison))
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    replace_text(output.tree_path, json.dumps(comparison_tree(comparison), indent=2, allow_nan=False) + "\n")
+    replace_text(output.page_path, render_comparison(comparison))

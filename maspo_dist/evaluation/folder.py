@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,8 @@ from maspo_dist.data.rows import HUB_PREFIX
 from maspo_dist.errors import ConfigError
 from maspo_dist.evaluation.results import Outcome
 from maspo_dist.folder_lock import lock_folder
-from maspo_dist.json_log import JsonLog, read_rows
+from maspo_dist.json_log import JsonLog, finite, read_rows
+from maspo_dist.whole_file import replace_text
 
 #: What no score depends on: it may change between the calls that make up one evaluation.
 _FREE = ("model.path", "data.sets", "rollout.workers", "rollout.samples_in_flight", "reward.workers", "cluster")
@@ -99,9 +99,7 @@ class EvaluationFolder:
             if folder.settings_path.is_file():
                 folder._require_same(settings)
             else:
-                temporary = folder.settings_path.with_name("settings.yaml.part")
-                temporary.write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
-                temporary.replace(folder.settings_path)
+                replace_text(folder.settings_path, yaml.safe_dump(dict(settings), sort_keys=False))
         except OSError as error:
             raise ConfigError(f"{path} cannot be written ({error.strerror}): give --to another folder") from None
         except ConfigError:
@@ -127,12 +125,10 @@ class EvaluationFolder:
 
     def append(self, samples: Sequence[EvaluatedSample]) -> None:
         """All responses to one problem, in one write."""
-        self._samples.append(_finite(asdict(sample)) for sample in samples)
+        self._samples.append(finite(asdict(sample)) for sample in samples)
 
     def write_results(self, results: Mapping[str, object]) -> None:
-        temporary = self.results_path.with_name("results.json.part")
-        temporary.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(self.results_path)
+        replace_text(self.results_path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
         self._samples.close()
@@ -226,9 +222,3 @@ def _flat(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, node
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
-    }

@@ -23,6 +23,7 @@ from maspo_dist.report.markup import escape, shorten
 from maspo_dist.report.runs import Run, config_differences, read_run
 from maspo_dist.report.style import CSS
 from maspo_dist.report.trust_region import draw_trust_region
+from maspo_dist.whole_file import replace_text
 
 _SAMPLES_SHOWN = 6
 
@@ -34,10 +35,7 @@ def write_report(run_folders: Sequence[Path], out: Path) -> None:
     """
     if not run_folders:
         raise ConfigError("report: no run folder given; name at least one, such as runs/local-smoke")
-    page = render_page([read_run(Path(folder)) for folder in run_folders])
-    temporary = out.with_name(out.name + ".part")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(out)
+    replace_text(out, render_page([read_run(Path(folder)) for folder in run_folders]))
 
 
 def render_page(runs: Sequence[Run]) -> str:

@@ -1,0 +1,26 @@
+"""Models of random weights, of the size that a measurement asks for."""
+
+from __future__ import annotations
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+_HEAD_DIM = 64
+
+
+def random_qwen3(vocabulary: int, layers: int, width: int) -> Qwen3ForCausalLM:
+    """A Qwen3 in float32, heads of 64, two to a key-value head, MLPs three times as wide as it; always the same."""
+    torch.manual_seed(0)
+    heads = width // _HEAD_DIM
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads // 2,
+            head_dim=_HEAD_DIM,
+            tie_word_embeddings=False,
+        )
+    )

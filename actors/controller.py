@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from actors.batch_metrics import batch_metrics, generation_times, publish_metrics
 from actors.boundaries import LearnerGroup, ProbeSequence, PublishReport, RolloutPool
+from actors.deadline import within
 from actors.evaluator import Evaluator
 from actors.group_stream import Batch, CollectedGroup, GroupStream
 from actors.sample_rows import Decoder, sample_rows
@@ -50,6 +51,9 @@ T = TypeVar("T")
 
 class RunRecord(Protocol):
     """What a run leaves behind; see `RunFolder`."""
+
+    @property
+    def last_step(self) -> int | None: ...
 
     def write_event(self, event: Event) -> None: ...
 
@@ -76,7 +80,7 @@ class _Row:
     """Metrics of a step that wait for the scores of its evaluation."""
 
     step: int
-    metrics: dict[str, float]
+    metrics: Mapping[str, float]
 
 
 #: From the state to go on from (None: the start) and its finished groups to a session.
@@ -159,10 +163,11 @@ class Controller:
         self._stop_requested.set()
 
     @property
-    def progress(self) -> tuple[int, int, int]:
-        """Changes whenever anything has been achieved."""
+    def progress(self) -> object:
+        """Changes whenever anything has been achieved, the start of a worker included."""
+        workers = tuple((worker.name, worker.state, worker.version) for worker in self._pool.status())
         session = self._session
-        return self._achieved, self._step, session.ledger.achieved if session else 0
+        return self._achieved, self._evaluator.achieved, session.ledger.achieved if session else 0, workers
 
     @property
     def standing(self) -> Standing:
@@ -195,10 +200,14 @@ class Controller:
         session.stream.resend(self._version)
         if state is None and self._config.evaluation.every is not None and not self._scored_start:
             self._enter("evaluate")
-            scores = await self._evaluator.evaluate(self._version)
-            session.metrics.write(0, scores)
-            self._console.step(0, scores)
-            self._scored_start = True
+            scores = await self._unless_stopped(self._evaluator.evaluate(self._version))
+            if scores is not None:
+                session.metrics.write(0, scores)
+                self._console.step(0, scores)
+                self._scored_start = True
+        if state is not None and state.row is not None and self._record.last_step != state.step:
+            self._open_row = _Row(state.step, state.row)
+            self._evaluator.start(self._version)
 
     async def _close_session(self) -> None:
         """Calls back what is in flight and enters open groups as pending; a session that goes on forgets those rows."""
@@ -217,7 +226,7 @@ class Controller:
         pause_s = self._budget.lost(asyncio.get_running_loop().time())
         if pause_s is None:
             raise lost
-        await self._writer.drain()
+        await self._saved()
         newest, passed_over = await asyncio.to_thread(self._checkpoints.newest)
         resume = newest or first
         step = read_state(resume).step if resume else 0
@@ -253,23 +262,33 @@ class Controller:
     async def _steps(self) -> bool:
         session = self._current
         while self._step < self._config.run.max_steps:
+            if self._stop_requested.is_set():
+                await self._leave()
+                return False
             self._enter("generate")
             started_s = self._clock()
             batch = await self._unless_stopped(session.stream.take(self._version))
             if batch is None:
-                await self._close_row()
-                if self._step > 0:
-                    await self._save_unless_saved()
-                await self._writer.drain()
+                await self._leave()
                 return False
             await self._one_step(batch, self._step + 1, started_s)
-            if self._checkpoint_is_due(self._step):
-                await self._close_row()
+            if self._checkpoint_is_due(self._step) and await self._close_row():
                 await self._save()
-        await self._close_row()
+        if not await self._close_row():
+            await self._leave()
+            return False
         await self._save_unless_saved()
-        await self._writer.drain()
+        await self._saved()
         return True
+
+    async def _leave(self) -> None:
+        """Ends early: an evaluation that is on is given up, and its row waits for another in the checkpoint."""
+        await self._evaluator.cancel()
+        if self._step > 0:
+            await self._save_unless_saved()
+        if self._config.checkpoint.every is None:
+            await self._write_row({})
+        await self._saved()
 
     async def _one_step(self, batch: Batch, step: int, started_s: float) -> None:
         session = self._current
@@ -281,7 +300,9 @@ class Controller:
         self._enter("update")
         metrics |= await self._update(step, batch)
         updated_s = self._clock()
-        await self._close_row()
+        if not await self._close_row():
+            self._event("evaluation_given_up", f"of step {step - 1}, since the run is to end", step=step - 1)
+            await self._write_row({})
         if self._version > consumed_version:
             self._enter("publish")
             metrics |= publish_metrics(await self._publish())
@@ -303,19 +324,30 @@ class Controller:
         self._step = step
         self._open_row = _Row(step, metrics)
         if self._evaluator.version is None:
-            await self._close_row()
+            await self._write_row({})
 
-    async def _close_row(self) -> None:
-        """Writes the row that is open, with the scores of its evaluation, which are waited for."""
-        row, session = self._open_row, self._current
+    async def _close_row(self) -> bool:
+        """Writes the row that is open, with the scores of its evaluation, which are waited for.
+
+        False, with the row left open, where the run is asked to end meanwhile: the evaluation is given up then.
+        """
+        if self._open_row is None:
+            return True
+        if self._evaluator.version is None:
+            return False
+        self._enter("evaluate")
+        scores = await self._unless_stopped(self._evaluator.result())
+        if scores is None:
+            return False
+        await self._write_row(scores)
+        return True
+
+    async def _write_row(self, scores: Mapping[str, float]) -> None:
+        row, self._open_row = self._open_row, None
         if row is None:
             return
-        metrics = row.metrics
-        if self._evaluator.version is not None:
-            self._enter("evaluate")
-            metrics = metrics | await self._evaluator.result()
-        self._open_row = None
-        session.metrics.write(row.step, metrics)
+        metrics = {**row.metrics, **scores}
+        self._current.metrics.write(row.step, metrics)
         self._console.step(row.step, metrics)
         await self._writer.score(row.step, metrics)
 
@@ -372,11 +404,12 @@ class Controller:
         return await self._pool.publish(snapshot, self._probes, expected)
 
     async def _save(self) -> None:
-        """A checkpoint of the run as it stands between two steps, its row included; completed beside training."""
+        """A checkpoint of the run as it stands between two steps; completed beside training."""
         self._enter("checkpoint")
         stream = self._current.stream
         self._record.sync()
-        state = RunState(step=self._step, policy_version=self._version, stream=stream.state())
+        row = self._open_row.metrics if self._open_row else None
+        state = RunState(step=self._step, policy_version=self._version, stream=stream.state(), row=row)
         finished = await stream.finished_groups()
         self._late["time/checkpoint_s"] = await self._writer.save(state, finished, self._learners.save)
         self._saved_step = self._step
@@ -384,6 +417,10 @@ class Controller:
     async def _save_unless_saved(self) -> None:
         if self._config.checkpoint.every is not None and self._saved_step != self._step:
             await self._save()
+
+    async def _saved(self) -> None:
+        """Waits for the last checkpoint to be complete."""
+        await within(self._config.cluster.save_timeout_s, "checkpoint: its completion", self._writer.drain())
 
     def _checkpoint_is_due(self, step: int) -> bool:
         every = self._config.checkpoint.every
@@ -411,12 +448,12 @@ class Controller:
         self._console.event(event)
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T | None:
-        """The result of `work`; None as soon as the run is asked to stop, `work` then being cancelled."""
+        """The result of `work`; None as soon as the run is asked to stop, if `work`, cancelled then, is not done."""
         task = asyncio.ensure_future(work)
         stop = asyncio.ensure_future(self._stop_requested.wait())
         try:
             await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
-            return None if stop.done() else task.result()
+            return task.result() if task.done() else None
         finally:
             for waiting in (task, stop):
                 waiting.cancel()

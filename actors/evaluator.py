@@ -22,7 +22,6 @@ step again, and makes the same requests again.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,9 +33,8 @@ from actors.group_stream import group_seed
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import DeadlineError, PoisonPromptError, PolicyAgeError
 from maspo_dist.evaluation import avg_at_k, pass_at_k
+from maspo_dist.run_folder import Event
 from maspo_dist.types import GroupReport, Prompt, RolloutRequest, Sampling
-
-logger = logging.getLogger(__name__)
 
 #: Evaluation groups are numbered below zero: they are in no ledger.
 _FIRST_GROUP = -1
@@ -67,18 +65,25 @@ class Evaluator:
         config: TrainConfig,
         pool: RolloutPool,
         prompts: Mapping[str, Sequence[Prompt]],
+        on_event: Callable[[Event], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` is the wall clock that reports carry."""
         self._config = config
         self._pool = pool
         self._prompts = prompts
+        self._on_event = on_event
         self._clock = clock
         self._sampling = Sampling(
             temperature=config.evaluation.temperature,
             max_response_tokens=config.evaluation.max_response_tokens or config.rollout.max_response_tokens,
         )
         self._running: _Running | None = None
+        groups = config.rollout.prompts_per_step * config.rollout.group_size // config.evaluation.samples
+        #: As many responses at once as a training step has: more would wait within their deadlines.
+        self._room = asyncio.Semaphore(max(1, groups))
+        #: Problems ended so far, in all evaluations.
+        self.achieved = 0
 
     @property
     def version(self) -> int | None:
@@ -86,7 +91,8 @@ class Evaluator:
         return self._running.version if self._running else None
 
     def start(self, version: int) -> None:
-        """Sends every request; the pool must serve `version`, and go on to until `result` is in.
+        """Sends the requests, as many at once as a training step has responses; the pool must serve `version`, and
+        go on to until `result` is in.
 
         Raises RuntimeError while another evaluation is on.
         """
@@ -168,11 +174,14 @@ class Evaluator:
             sampling=self._sampling,
             seed=group_seed(self._config.run.seed, -group_id),
         )
-        try:
-            report, _ = await self._pool.generate(request)
-        except PoisonPromptError as error:
-            logger.warning("evaluation: %s", error)
-            return None
+        async with self._room:
+            try:
+                report, _ = await self._pool.generate(request)
+            except PoisonPromptError as error:
+                self._on_event(Event(kind="prompt_set_aside", message=f"evaluation: {error}"))
+                return None
+            finally:
+                self.achieved += 1
         return report
 
 

@@ -9,10 +9,11 @@ One code path for any `max_policy_age`: `pump` admits what `open_slots` allows, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -22,14 +23,12 @@ from actors.scoring import score_group
 from maspo_dist.checkpoint import FinishedGroup, PendingGroup, StreamState
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.cursor import CursorState
-from maspo_dist.data.selection import DropReason, drop_reason
-from maspo_dist.errors import PoisonPromptError
+from maspo_dist.data.selection import DropReason, LossReason, drop_reason
+from maspo_dist.errors import ActorDiedError, PoisonPromptError, StragglerError
 from maspo_dist.flow.admission import Candidate, Waiting, open_slots, select_batch
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.run_folder import Event
 from maspo_dist.types import GroupReport, Prompt, RolloutRequest, Sampling, ScoredGroup
-
-LossReason = Literal["poison", "straggler"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +131,7 @@ class GroupStream:
         self._open: dict[int, _Open] = {}
         self._slots = 0
         self._unfinished = 0
+        self._served_version = 0
         self._failure: BaseException | None = None
         self._awaited: int | None = None
         self._changed = asyncio.Event()
@@ -140,6 +140,7 @@ class GroupStream:
 
     def pump(self, policy_version: int) -> None:
         """Admits groups as far as the age bound allows; call it whenever that may have changed."""
+        self._served_version = policy_version
         algorithm, rollout = self._config.algorithm, self._config.rollout
         per_step = rollout.prompts_per_step
         allowed = open_slots(self._slots, per_step, algorithm.max_policy_age, rollout.over_sampling)
@@ -196,20 +197,23 @@ class GroupStream:
             next_group=self._next_group,
             cursor=self._prompts.state,
             pending=tuple(
-                PendingGroup(group_id=group.group_id, drawn_at=group.drawn_at, refilled=group.refilled)
+                PendingGroup(
+                    group_id=group.group_id,
+                    drawn_at=group.drawn_at,
+                    refilled=group.refilled,
+                    lost=group.outcome.reason if isinstance(group.outcome, LostGroup) else None,
+                )
                 for group in self._open.values()
             ),
             refills=self._refills,
         )
 
     async def finished_groups(self) -> tuple[FinishedGroup, ...]:
-        """Groups that are sampled and scored and that no batch has taken. Bodies are fetched side by side."""
-        done = [group.outcome for group in self._open.values() if isinstance(group.outcome, CollectedGroup)]
-        bodies = await asyncio.gather(*(self._pool.fetch(outcome.body) for outcome in done))
-        return tuple(
-            FinishedGroup(scored=outcome.scored, body=body, dropped=outcome.dropped)
-            for outcome, body in zip(done, bodies, strict=True)
-        )
+        """Groups that are sampled and scored and that no batch has taken. Bodies are fetched side by side; a group
+        whose body is gone with the node that it lay on is sampled again.
+        """
+        fetched = await asyncio.gather(*(self._fetched(group) for group in list(self._open.values())))
+        return tuple(group for group in fetched if group is not None)
 
     @property
     def in_flight(self) -> int:
@@ -220,6 +224,22 @@ class GroupStream:
         return len(self._open) - self._unfinished
 
     # Groups.
+
+    async def _fetched(self, group: _Open) -> FinishedGroup | None:
+        outcome = group.outcome
+        if not isinstance(outcome, CollectedGroup):
+            return None
+        try:
+            body = await self._pool.fetch(outcome.body)
+        except ActorDiedError as error:
+            self._on_event(Event(kind="group_lost", message=str(error), details=(("group", group.group_id),)))
+            self._ledger.reopen(group.group_id)
+            group.outcome = None
+            group.born = self._served_version
+            self._unfinished += 1
+            self._send(group)
+            return None
+        return FinishedGroup(scored=outcome.scored, body=body, dropped=outcome.dropped)
 
     def _restore(self, state: StreamState, finished: Sequence[FinishedGroup]) -> None:
         bodies = {group.scored.report.group_id: group for group in finished}
@@ -233,9 +253,11 @@ class GroupStream:
                 refilled=pending.refilled,
             )
             self._admit(group)
+            if pending.lost is not None:
+                self._enter(group, LostGroup(group_id=group.group_id, reason=pending.lost))
             if (done := bodies.get(pending.group_id)) is not None:
                 group.born = int(done.scored.report.oldest_version.min())
-                self._finish(
+                self._enter(
                     group,
                     CollectedGroup(
                         group_id=group.group_id,
@@ -249,9 +271,10 @@ class GroupStream:
     def resend(self, policy_version: int) -> None:
         """Sends restored groups that had no result yet; call it once the pool serves `policy_version`."""
         for group in self._open.values():
-            if group.outcome is None and group.task is None:
+            if group.task is None and not isinstance(group.outcome, CollectedGroup):
                 group.born = policy_version
-                self._send(group)
+                if group.outcome is None:
+                    self._send(group)
 
     def _admit(self, group: _Open) -> None:
         self._ledger.admit(group.group_id, group.prompt.prompt_id)
@@ -271,7 +294,7 @@ class GroupStream:
 
     async def _collect(self, group: _Open) -> None:
         straggler = self._config.rollout.straggler
-        cut_after_s = straggler.deadline_s if straggler.action == "truncate" else None
+        is_cut = straggler.action == "truncate"
         request = RolloutRequest(
             group_id=group.group_id,
             attempt=0,
@@ -279,14 +302,15 @@ class GroupStream:
             num_samples=self._config.rollout.group_size,
             sampling=self._sampling,
             seed=group_seed(self._config.run.seed, group.group_id),
-            cut_after_s=cut_after_s,
+            cut_after_s=straggler.deadline_s if is_cut else None,
+            give_up_after_s=None if is_cut else straggler.deadline_s,
         )
         try:
             report, body = await self._sample(request)
         except PoisonPromptError as error:
             self._on_event(Event(kind="prompt_set_aside", message=str(error), details=(("group", group.group_id),)))
             self._finish(group, LostGroup(group_id=group.group_id, reason="poison"))
-        except _StragglerError:
+        except StragglerError:
             self._finish(group, LostGroup(group_id=group.group_id, reason="straggler"))
         else:
             scored = score_group(report, self._config.algorithm, self._config.rollout.max_response_tokens)
@@ -300,22 +324,21 @@ class GroupStream:
 
     async def _sample(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
         """One result, as `rollout.straggler` says where it takes long."""
-        straggler = self._config.rollout.straggler
-        if straggler.deadline_s is None or straggler.action == "truncate":
-            return await self._pool.generate(request)
-        tries = self._config.rollout.max_attempts if straggler.action == "requeue" else 1
-        for attempt in range(tries):
-            try:
-                async with asyncio.timeout(straggler.deadline_s):
-                    return await self._pool.generate(replace(request, attempt=request.attempt + attempt))
-            except TimeoutError:
-                continue
-        raise _StragglerError
+        requeues = self._config.rollout.straggler.action == "requeue"
+        last = self._config.rollout.max_attempts - 1 if requeues else 0
+        for attempt in range(last):
+            # Under its own seed again: another one would prefer prompts that have short responses.
+            with contextlib.suppress(StragglerError):
+                return await self._pool.generate(replace(request, attempt=attempt))
+        return await self._pool.generate(replace(request, attempt=last))
 
-    def _finish(self, group: _Open, outcome: CollectedGroup | LostGroup) -> None:
+    def _enter(self, group: _Open, outcome: CollectedGroup | LostGroup) -> None:
         self._ledger.finish(group.group_id)
         group.outcome = outcome
         self._unfinished -= 1
+
+    def _finish(self, group: _Open, outcome: CollectedGroup | LostGroup) -> None:
+        self._enter(group, outcome)
         no_use = isinstance(outcome, CollectedGroup) and outcome.dropped is not None
         if no_use and not group.refilled and self._refills < self._max_refills:
             group.refilled = True
@@ -357,7 +380,3 @@ class GroupStream:
     def _say_progress(self) -> None:
         per_step = self._config.rollout.prompts_per_step
         self._on_progress(f"generate {min(self.finished, per_step)}/{per_step} groups")
-
-
-class _StragglerError(Exception):
-    """A group passed `rollout.straggler.deadline_s` for good."""

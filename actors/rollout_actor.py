@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import logging
 import os
 import signal
 from collections.abc import Sequence
@@ -19,9 +20,12 @@ from actors.on_node import mapped_segments
 from actors.rollout_worker import Engine, RolloutWorker
 from actors.verifier_client import VerifierClient
 from maspo_dist.config import TrainConfig
+from maspo_dist.errors import ActorDiedError, LearnerLostError, MaspoError
 from maspo_dist.logs import LogContext, configure_logging, redirect_output
 from maspo_dist.placement import Device
 from maspo_dist.types import FloatArray, GroupReport, RolloutGroup, RolloutRequest
+
+logger = logging.getLogger(__name__)
 
 #: Largest accepted logprob gap between engine and learner, by dtype.
 DEFAULT_MAX_LOGPROB_GAP = {"float32": 1e-3, "bfloat16": 0.5}
@@ -45,9 +49,16 @@ class RolloutActor:
     async def start(self) -> ActorProcess:
         """Starts the engine, in 7 to 60 s.
 
-        Not in __init__, so that the caller may time it.
+        Not in __init__, so that the caller may time it. Raises ActorDiedError where the engine does not start; its
+        own words are in the log.
         """
-        engine = await self._start_engine()
+        try:
+            engine = await self._start_engine()
+        except MaspoError:
+            raise
+        except Exception as error:
+            logger.exception("the engine does not start")
+            raise ActorDiedError(f"{self._name}: its engine does not start: {error}") from error
         gap = self._config.sync.max_logprob_gap or DEFAULT_MAX_LOGPROB_GAP[self._config.model.dtype]
         self._worker = RolloutWorker(self._name, engine, self._scorer, gap)
         return ActorProcess(
@@ -60,7 +71,12 @@ class RolloutActor:
     async def publish(
         self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
     ) -> WorkerPublish:
-        buckets = await asyncio.gather(*snapshot.buckets)
+        try:
+            buckets = await asyncio.gather(*snapshot.buckets)
+        except ray.exceptions.ObjectLostError as error:
+            raise LearnerLostError(
+                f"the weights of policy version {snapshot.version} are gone with the learner that held them"
+            ) from error
         return await self._started.publish(snapshot, buckets, probes, expected)
 
     async def ping(self) -> None:
@@ -81,5 +97,5 @@ class RolloutActor:
     @property
     def _started(self) -> RolloutWorker:
         if self._worker is None:
-            raise RuntimeError(f"{self._name} was called before start()")
+            raise ActorDiedError(f"{self._name} is not running")
         return self._worker

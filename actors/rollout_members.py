@@ -65,7 +65,7 @@ class Weights:
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One started worker. `ended` is set once: None when it leaves, else why it was lost."""
+    """One started worker. `ended` is set once: None when it leaves, else why it was lost with `aboard` groups."""
 
     index: int
     worker: RolloutWorkerHandle
@@ -76,6 +76,8 @@ class Member:
     load: int = 0
     calls: dict[asyncio.Task[tuple[GroupReport, Body]], None] = field(default_factory=dict)
     reserved: bool = False
+    aboard: int = 0
+    loading: bool = False
 
     @property
     def is_free(self) -> bool:
@@ -87,22 +89,31 @@ class Member:
         if self.ended.done():
             return
         self.ended.set_result(cause)
+        self.aboard = len(self.calls)
         for call in list(self.calls):
             call.cancel()
 
     async def give(self, weights: Weights, timeout_s: float) -> WorkerPublish:
-        """Publishes `weights` to it. Raises DeadlineError, ActorDiedError, and WeightSyncError as the proof does."""
+        """Publishes `weights` to it. Raises DeadlineError, ActorDiedError, WeightSyncError as the proof does, and
+        LearnerLostError where the weights are gone with the learner that held them.
+        """
         snapshot = weights.snapshot
-        self.published = await within(
-            timeout_s,
-            f"{self.worker.name}: publish of policy version {snapshot.version}",
-            self.worker.publish(snapshot, weights.probes, weights.expected),
-        )
+        self.loading = True
+        try:
+            self.published = await within(
+                timeout_s,
+                f"{self.worker.name}: publish of policy version {snapshot.version}",
+                self.worker.publish(snapshot, weights.probes, weights.expected),
+            )
+        finally:
+            self.loading = False
         self.version = snapshot.version
         return self.published
 
     async def ping(self, timeout_s: float) -> None:
-        """Ends it when its engine does not answer."""
+        """Ends it when its engine does not answer; one that loads weights is not asked, that has its own deadline."""
+        if self.loading:
+            return
         try:
             await within(timeout_s, f"{self.worker.name}: ping", self.worker.ping())
         except (ActorDiedError, DeadlineError) as error:

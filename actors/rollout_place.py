@@ -35,6 +35,14 @@ class Place:
     def name(self) -> str:
         return f"rollout worker {self.index}"
 
+    def leave(self) -> None:
+        """Its worker's requests go to others and it ends; one that is still to start is given up."""
+        self.leaving.set()
+        if self.member is not None:
+            self.member.end(None)
+        elif self.task is not None:
+            self.task.cancel()
+
     @contextlib.asynccontextmanager
     async def held_by(self, member: Member) -> AsyncIterator[None]:
         """`member` sits here; on the way out its process is ended: killed when it was lost, else stopped first."""
@@ -47,11 +55,12 @@ class Place:
             member.end(error)
             raise
         finally:
-            self.state = "leaving"
             member.end(None)
+            is_lost = is_lost or member.ended.result() is not None
+            self.state = "lost" if is_lost else "leaving"
             self.member = None
             try:
-                if not is_lost and member.ended.result() is None:
+                if not is_lost:
                     await within(_STOP_S, f"{member.worker.name}: stop", member.worker.stop())
             except MaspoError:
                 # Killed next, whatever it was.
@@ -65,10 +74,14 @@ class Place:
             async with asyncio.timeout(seconds):
                 await self.leaving.wait()
 
-    def loss_event(self, cause: MaspoError, pause_s: float | None) -> Event:
-        """Its worker was lost and is replaced after `pause_s`; None: never."""
+    def loss_event(self, cause: MaspoError, groups: int, pause_s: float | None) -> Event:
+        """Its worker was lost with `groups` aboard and is replaced after `pause_s`; None: never."""
         then = "its place is given up" if pause_s is None else f"replaced in {pause_s:g} s"
-        return Event(kind="worker_lost", message=f"{cause}; {then}", details=(("worker", self.name),))
+        return Event(
+            kind="worker_lost",
+            message=f"{cause}; the groups aboard ({groups}) go to others; {then}",
+            details=(("worker", self.name), ("groups", groups)),
+        )
 
     def waiting_event(self, error: PlacementError) -> Event:
         """The cluster has no room for a worker; the place is kept until it has."""

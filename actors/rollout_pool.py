@@ -24,7 +24,15 @@ from actors.deadline import within
 from actors.rollout_members import ByLoad, Member, RolloutWorkerHandle, Weights, WorkerFactory
 from actors.rollout_place import Place
 from maspo_dist.config import TrainConfig, WorkerRange
-from maspo_dist.errors import ActorDiedError, DeadlineError, MaspoError, PlacementError, PoisonPromptError
+from maspo_dist.errors import (
+    ActorDiedError,
+    DeadlineError,
+    LearnerLostError,
+    MaspoError,
+    PlacementError,
+    PoisonPromptError,
+    StragglerError,
+)
 from maspo_dist.flow.failures import RestartBudget, after_loss
 from maspo_dist.live import WorkerStatus
 from maspo_dist.run_folder import Event
@@ -34,13 +42,17 @@ T = TypeVar("T")
 
 #: How often a pool without a fixed size looks for room in the cluster.
 _FOLLOW_S = 5.0
+_A_WORKER = "a worker that serves"
 
 
 class _GoneError(MaspoError):
-    """A worker ended with a call aboard: lost for `cause`, or left on request (None). Never leaves this module."""
+    """The worker on `place` ended with a call aboard: lost for `cause`, or left on request (None). Never leaves this
+    module.
+    """
 
-    def __init__(self, cause: MaspoError | None) -> None:
+    def __init__(self, place: int, cause: MaspoError | None) -> None:
         super().__init__(str(cause))
+        self.place = place
         self.cause = cause
 
 
@@ -48,6 +60,7 @@ class ElasticRolloutPool:
     """Implements `boundaries.RolloutPool`. Call `start` first and `stop` last."""
 
     def __init__(self, config: TrainConfig, factory: WorkerFactory, on_event: Callable[[Event], None]) -> None:
+        self._config = config
         self._rollout = config.rollout
         self._cluster = config.cluster
         self._factory = factory
@@ -56,6 +69,7 @@ class ElasticRolloutPool:
         self._next_index = 0
         self._weights: Weights | None = None
         self._held = False
+        self._answers = 0
         self._by_load = ByLoad()
         self._changes = Changes("rollout pool")
         self._follower: asyncio.Task[None] | None = None
@@ -70,13 +84,14 @@ class ElasticRolloutPool:
         """
         started = [self._open_place() for _ in range(self._rollout.first_workers)]
         await self._until(
-            lambda: all(place.state != "starting" for place in started),
+            lambda: not any(place.state == "starting" and place.index in self._places for place in started),
             self._cluster.start_timeout_s,
             "the first workers",
         )
         if isinstance(self._rollout.workers, WorkerRange):
             self._fewest = self._rollout.workers.min
             self._follower = asyncio.create_task(self._follow_cluster(self._rollout.workers), name="pool: follow")
+            self._follower.add_done_callback(self._unfollowed)
 
     async def stop(self) -> None:
         """Ends every worker, gently first."""
@@ -105,10 +120,9 @@ class ElasticRolloutPool:
         for _ in range(workers - len(staying)):
             self._open_place()
         # Those that do not serve go first, then the youngest.
-        for place in sorted(staying, key=lambda p: (p.state == "serving", -p.index))[: len(staying) - workers]:
-            place.leaving.set()
-            if place.member is not None:
-                place.member.end(None)
+        for place in sorted(staying, key=lambda p: (p.state == "serving", -p.index))[: max(0, len(staying) - workers)]:
+            place.leave()
+        self._changes.notify()
 
     def status(self) -> tuple[WorkerStatus, ...]:
         """One entry a place, in order."""
@@ -128,10 +142,11 @@ class ElasticRolloutPool:
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
         """The report and the body of one group, from whichever worker brings it to an end.
 
-        Raises PoisonPromptError when it ended `rollout.max_attempts` workers, the last one alone, and
-        ActorDiedError when no worker is left.
+        Raises PoisonPromptError when it ended `rollout.max_attempts` workers, the last one alone, StragglerError past
+        the request's `give_up_after_s`, and ActorDiedError when no worker is left.
         """
-        losses, alone = 0, False
+        lost_on: list[int] = []
+        alone = False
         attempt = request.attempt
         while True:
             try:
@@ -140,12 +155,13 @@ class ElasticRolloutPool:
                 attempt += 1
                 if gone.cause is None:
                     continue
-                losses += 1
-                fate = after_loss(losses, alone, self._rollout.max_attempts)
+                lost_on.append(gone.place)
+                fate = after_loss(len(lost_on), alone, self._rollout.max_attempts)
                 if fate == "set_aside":
+                    self._forgive(lost_on)
                     what = f"prompt {request.prompt.prompt_id} (group {request.group_id})"
                     raise PoisonPromptError(
-                        f"{what} was aboard {losses} rollout workers that died; set aside ({gone.cause})"
+                        f"{what} was aboard {len(lost_on)} rollout workers that died; set aside ({gone.cause})"
                     ) from None
                 alone = fate == "retry_alone"
 
@@ -154,8 +170,8 @@ class ElasticRolloutPool:
     ) -> PublishReport:
         """Hands `snapshot` to every worker that serves, side by side; those that join later get it then.
 
-        A worker that dies meanwhile is replaced. Raises WeightSyncError if one fails the proof, since then
-        none can be trusted.
+        A worker that dies meanwhile is replaced. Raises WeightSyncError if one fails the proof, since then none can
+        be trusted, and LearnerLostError where the weights are gone with the learner that held them.
         """
         weights = Weights(snapshot, probes, expected)
         if not self._rollout.in_flight_updates:
@@ -167,11 +183,16 @@ class ElasticRolloutPool:
             )
         try:
             self._weights = weights
-            done = await asyncio.gather(*(self._hand_over(member, weights) for member in self._serving()))
-            parts = [part for part in done if part is not None]
+            done = await asyncio.gather(
+                *(self._hand_over(member, weights) for member in self._serving()), return_exceptions=True
+            )
+            for failure in done:
+                if isinstance(failure, BaseException):
+                    raise failure
+            parts = [part for part in done if isinstance(part, WorkerPublish)]
             if not parts:
                 # All that served are gone, or none serves yet: the first to join brings the figures.
-                await self._until(lambda: bool(self._serving()), self._cluster.start_timeout_s, "a worker that serves")
+                await self._until(lambda: bool(self._serving()), self._cluster.serving_deadline_s, _A_WORKER)
                 parts = [member.published for member in self._serving() if member.published is not None]
         finally:
             self._held = False
@@ -202,15 +223,22 @@ class ElasticRolloutPool:
         member.load += request.num_samples
         self._by_load.note(member)
         try:
-            return await call
+            async with asyncio.timeout(request.give_up_after_s):
+                answer = await call
+            self._answers += 1
+            return answer
+        except TimeoutError:
+            raise StragglerError(
+                f"group {request.group_id} was not done within {request.give_up_after_s:g} s on {member.worker.name}"
+            ) from None
         except asyncio.CancelledError:
             if member.ended.done() and not _is_cancelled():
                 # A worker that was lost before the request reached it does not speak against the prompt.
-                raise _GoneError(member.ended.result() if aboard.is_set() else None) from None
+                raise _GoneError(member.index, member.ended.result() if aboard.is_set() else None) from None
             raise
         except (ActorDiedError, DeadlineError) as error:
             member.end(error)
-            raise _GoneError(error) from None
+            raise _GoneError(member.index, error) from None
         finally:
             member.calls.pop(call, None)
             member.load -= request.num_samples
@@ -231,35 +259,41 @@ class ElasticRolloutPool:
         while True:
             member = None if self._held or self._changes.is_broken else self._by_load.least()
             if member is None:
-                await self._until(
-                    lambda: not self._held and self._by_load.least() is not None,
-                    self._cluster.start_timeout_s,
-                    "a worker that serves",
-                )
-                continue
-            if not alone:
-                return member
-            member.reserved = True
-            try:
-                await self._emptied(member)
-            except BaseException:
-                member.reserved = False
-                self._by_load.note(member)
-                raise
-            if not member.ended.done():
+                await self._turn(self._answers)
+            elif not alone or await self._kept(member):
                 return member
 
-    async def _emptied(self, member: Member) -> None:
-        """Waits until `member` has no request left and answers, or has ended."""
-        cluster = self._cluster
-        # Its requests pass their own deadline first.
-        deadline_s = cluster.generate_timeout_s + cluster.heartbeat_timeout_s
+    async def _turn(self, answers: int) -> None:
+        """Waits for a free worker, or for one more than `answers`: behind others that want to be alone it is a queue,
+        and whenever one of them is served, the caller's wait begins anew.
+        """
         await self._until(
-            lambda: member.ended.done() or not member.calls, deadline_s, f"{member.worker.name} to be empty"
+            lambda: (not self._held and self._by_load.least() is not None) or self._answers != answers,
+            self._cluster.serving_deadline_s,
+            _A_WORKER,
         )
-        # One that died unnoticed, with its node say, must not speak against the group.
-        if not member.ended.done():
-            await member.ping(cluster.heartbeat_timeout_s)
+
+    async def _kept(self, member: Member) -> bool:
+        """Keeps `member` for the caller: no request of others left, answering, on new weights. False when it ended."""
+        cluster = self._cluster
+        member.reserved = True
+        try:
+            # Its requests pass their own deadline first.
+            deadline_s = cluster.generate_timeout_s + cluster.heartbeat_timeout_s
+            await self._until(
+                lambda: member.ended.done() or not member.calls, deadline_s, f"{member.worker.name} to be empty"
+            )
+            # One that died unnoticed, with its node say, must not speak against the group.
+            if not member.ended.done():
+                await member.ping(cluster.heartbeat_timeout_s)
+            await self._until(
+                lambda: member.ended.done() or not self._held, cluster.serving_deadline_s, "the weights to change"
+            )
+        except BaseException:
+            member.reserved = False
+            self._by_load.note(member)
+            raise
+        return not member.ended.done()
 
     def _serving(self) -> list[Member]:
         members = [place.member for place in self._places.values() if place.member is not None]
@@ -287,9 +321,7 @@ class ElasticRolloutPool:
     def _vacated(self, place: Place) -> None:
         self._places.pop(place.index, None)
         task = place.task
-        if task is None or task.cancelled():
-            return
-        error = task.exception()
+        error = None if task is None or task.cancelled() else task.exception()
         is_loss = isinstance(error, ActorDiedError | DeadlineError | PlacementError)
         # Before the first publish nothing has been trained: a worker that cannot start now is the user's to know of.
         if error is not None and (not is_loss or not self._places or self._weights is None):
@@ -303,6 +335,7 @@ class ElasticRolloutPool:
         while not place.leaving.is_set():
             if place.state != "waiting":
                 place.state = "starting"
+            member: Member | None = None
             cause: MaspoError | None
             try:
                 member = await self._started(place)
@@ -329,14 +362,13 @@ class ElasticRolloutPool:
                 await place.pause(cluster.restart_backoff_max_s)
                 continue
             self._changes.notify()
-            if cause is None:
+            if cause is None or place.leaving.is_set():
                 return
             lost_s = loop.time()
             pause_s = place.budget.lost(lost_s)
             if self._weights is None:
                 raise cause
-            place.state = "lost"
-            self._on_event(place.loss_event(cause, pause_s))
+            self._on_event(place.loss_event(cause, 0 if member is None else member.aboard, pause_s))
             if pause_s is None:
                 raise cause
             await place.pause(pause_s)
@@ -350,8 +382,21 @@ class ElasticRolloutPool:
 
     async def _join(self, member: Member) -> None:
         """Brings `member` to the weights that the pool serves; before the first publish there are none."""
-        while self._weights is not None and member.version != self._weights.snapshot.version:
-            await member.give(self._weights, self._cluster.publish_timeout_s)
+        while (weights := self._weights) is not None and member.version != weights.snapshot.version:
+            if member.ended.done():
+                return
+            try:
+                await member.give(weights, self._cluster.publish_timeout_s)
+            except LearnerLostError:
+                await self._superseded(weights, member)
+
+    async def _superseded(self, weights: Weights, member: Member) -> None:
+        """Waits until a new learner group publishes others than `weights`, or `member` has ended."""
+        await self._until(
+            lambda: self._weights is not weights or member.ended.done(),
+            self._config.publish_deadline_s,
+            "weights of a new learner group",
+        )
 
     async def _hand_over(self, member: Member, weights: Weights) -> WorkerPublish | None:
         """`weights` to a worker that serves; None when it was lost over it."""
@@ -360,6 +405,21 @@ class ElasticRolloutPool:
         except (ActorDiedError, DeadlineError) as error:
             member.end(error)
             return None
+        except Exception:
+            if member.ended.done():
+                # It left, and its engine ended under the publish.
+                return None
+            raise
+
+    def _forgive(self, lost_on: Sequence[int]) -> None:
+        """Workers that a prompt ended do not count against their places."""
+        for index in lost_on:
+            if (place := self._places.get(index)) is not None:
+                place.budget.forgive()
+
+    def _unfollowed(self, follower: asyncio.Task[None]) -> None:
+        if not follower.cancelled() and (error := follower.exception()) is not None:
+            self._changes.fail(error)
 
     async def _follow_cluster(self, bounds: WorkerRange) -> None:
         """Opens places as the cluster gains room; places whose nodes went close by themselves."""
@@ -371,9 +431,12 @@ class ElasticRolloutPool:
                 self._resize(len(self._places) + room)
 
     async def _until(self, condition: Callable[[], bool], deadline_s: float, what: str) -> None:
-        """Waits for `condition`. Raises what broke the pool."""
-        states = ", ".join(f"{place.index} {place.state}" for place in self._places.values())
-        await self._changes.until(condition, deadline_s, f"{what} (workers: {states or 'none'})")
+        """Waits for `condition`. Raises what broke the pool, and a DeadlineError that says how its workers stand."""
+        try:
+            await self._changes.until(condition, deadline_s, what)
+        except DeadlineError as error:
+            states = ", ".join(f"{place.index} {place.state}" for place in self._places.values())
+            raise DeadlineError(f"{error} (workers: {states or 'none'})") from None
 
 
 def _is_cancelled() -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from actors.boundaries import Body
 from actors.group_stream import CollectedGroup
+from maspo_dist.errors import ActorDiedError
 from maspo_dist.run_folder import SampleRow
 from maspo_dist.types import RolloutGroup
+
+logger = logging.getLogger(__name__)
 
 
 class Decoder(Protocol):
@@ -23,10 +27,14 @@ async def sample_rows(
     fetch: Callable[[Body], Awaitable[RolloutGroup]],
     decoder: Decoder,
 ) -> list[SampleRow]:
-    """One row a response, in order. Raises what `fetch` does."""
+    """One row a response, in order; none of a group whose body is gone with the node that it lay on."""
     rows: list[SampleRow] = []
     for collected in groups:
-        body = await fetch(collected.body)
+        try:
+            body = await fetch(collected.body)
+        except ActorDiedError as error:
+            logger.warning("step %d: the text of group %d is lost: %s", step, collected.group_id, error)
+            continue
         scored = collected.scored
         prompt = decoder.decode(body.prompt.token_ids.tolist())
         rows += [

@@ -191,7 +191,7 @@ class Run:
             pool=cluster.rollout,
             learners=self._learners(cluster),
             sessions=lambda state, finished: self._session(cluster.rollout, state, finished),
-            evaluator=Evaluator(config, cluster.rollout, held_out),
+            evaluator=Evaluator(config, cluster.rollout, held_out, self._event),
             checkpoints=checkpoints,
             writer=CheckpointWriter(checkpoints, config.checkpoint, dump_config(config), self._checkpoint_failed),
             probes=probes,

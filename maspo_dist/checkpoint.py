@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from maspo_dist.data.cursor import CursorState
-from maspo_dist.data.selection import DropReason
+from maspo_dist.data.selection import DropReason, LossReason
 from maspo_dist.errors import ConfigError
 from maspo_dist.manifest import damage_of, sync, write_manifest
 from maspo_dist.types import RolloutGroup, ScoredGroup
@@ -41,11 +41,14 @@ _FINISHED = "finished_groups.pickle"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingGroup:
-    """A group that was admitted and not yet consumed; its prompt is the one at `drawn_at`."""
+    """A group that was admitted and not yet consumed; its prompt is the one at `drawn_at`. `lost` says why it cannot
+    be sampled, if so.
+    """
 
     group_id: int
     drawn_at: CursorState
     refilled: bool
+    lost: LossReason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +75,12 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Where a run stood after `step`."""
+    """Where a run stood after `step`. `row` are the step's metrics where they still wait for its evaluation."""
 
     step: int
     policy_version: int
     stream: StreamState
+    row: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@
     ├── DeadlineError          a named wait ran past its deadline
     ├── ActorDiedError         a process that the run needs is gone
     ├── LearnerLostError       a learner rank died or hangs: the group must start anew
+    ├── StragglerError         a group took longer than `rollout.straggler.deadline_s`
     ├── PoisonPromptError      a prompt ended every worker that it was given to
     ├── StallError             nothing went on for longer than `cluster.stall_timeout_s`
     ├── VerifierError          the verifier pool as a whole cannot be trusted any more
@@ -34,6 +35,7 @@ __all__ = [
     "PolicyAgeError",
     "RunsFailedError",
     "StallError",
+    "StragglerError",
     "UserError",
     "VerifierError",
     "WeightSyncError",
@@ -86,6 +88,10 @@ class ActorDiedError(MaspoError):
 
 class LearnerLostError(MaspoError):
     """A learner rank died or does not answer; its siblings cannot go on without it."""
+
+
+class StragglerError(MaspoError):
+    """A group was not done within `rollout.straggler.deadline_s` of its dispatch."""
 
 
 class PoisonPromptError(MaspoError):

@@ -189,6 +189,11 @@ class RunFolder:
     def checkpoint_path(self, step: int) -> Path:
         return self.checkpoints_path / f"step-{step:06d}"
 
+    @property
+    def last_step(self) -> int | None:
+        """The step of the newest row of metrics, None if there is none."""
+        return self._last_step
+
     def write_metrics(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Appends the line of `step`. Raises ValueError unless steps rise."""
         if self._last_step is not None and step <= self._last_step:

@@ -74,7 +74,8 @@ class Sampling:
 class RolloutRequest:
     """One dispatch of one prompt. Sample i of the group draws from `seed + i`.
 
-    cut_after_s   responses still open then end as truncated; None lets them run
+    cut_after_s       responses still open then end as truncated; None lets them run
+    give_up_after_s   the whole group is given up then, from its dispatch to a worker; None: never
     """
 
     group_id: int
@@ -84,6 +85,7 @@ class RolloutRequest:
     sampling: Sampling
     seed: int
     cut_after_s: float | None = None
+    give_up_after_s: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.num_samples >= 1, f"group {self.group_id}: num_samples must be ≥ 1")

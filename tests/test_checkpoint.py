@@ -213,12 +213,13 @@ def test_a_state_of_another_version_is_refused_in_one_sentence(tmp_path: Path) -
     path = save(CheckpointStore(tmp_path), 1)
     values = json.loads((path / "state.json").read_text())
     stream = values["stream"]
+    pending = "PendingGroup differs in drawn_at, group_id, lost, refilled"
     for changed, told in (
         ({**values, "novelty": 1}, "RunState differs in novelty"),
         ({name: value for name, value in values.items() if name != "step"}, "RunState differs in step"),
         ({**values, "stream": {**stream, "cursor": {}}}, "CursorState differs in data_digest, epoch, position, seed"),
-        ({**values, "stream": {**stream, "pending": [{}]}}, "PendingGroup differs in drawn_at, group_id, refilled"),
-        ([], "RunState differs in policy_version, step, stream"),
+        ({**values, "stream": {**stream, "pending": [{}]}}, pending),
+        ([], "RunState differs in policy_version, row, step, stream"),
     ):
         (path / "state.json").write_text(json.dumps(changed))
         with pytest.raises(ConfigError, match=told):

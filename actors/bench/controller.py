@@ -129,7 +129,7 @@ async def _train(
             pool=pool,
             learners=TimedLearners(update_s),
             sessions=session,
-            evaluator=Evaluator(config, pool, {}),
+            evaluator=Evaluator(config, pool, {}, lambda _: None),
             checkpoints=checkpoints,
             writer=CheckpointWriter(checkpoints, config.checkpoint, "", _checkpoint_failed),
             probes=[],

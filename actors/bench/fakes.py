@@ -166,6 +166,8 @@ class TimedLearners:
 class CountedRecord:
     """Counts the ledger's rows and forgets them."""
 
+    last_step = None
+
     def __init__(self) -> None:
         self.ended = 0
 

@@ -43,3 +43,8 @@ class ClusterConfig(Section):
     stall_timeout_s: float = Field(900.0, gt=0)
     #: What it does then: restart ends the oldest wait as its deadline would, fail ends the run, report only tells.
     on_stall: Literal["restart", "fail", "report"] = "restart"
+
+    @property
+    def serving_deadline_s(self) -> float:
+        """Longest until some rollout worker serves when none does: its first new start may fail."""
+        return 2 * (self.restart_backoff_max_s + self.start_timeout_s + self.publish_timeout_s)

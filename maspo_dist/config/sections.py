@@ -377,6 +377,13 @@ class TrainConfig(Section):
         attempt_s = cluster.start_timeout_s + cluster.restart_backoff_max_s + 2 * cluster.generate_timeout_s
         return self.rollout.max_attempts * attempt_s
 
+    @property
+    def publish_deadline_s(self) -> float:
+        """Longest from one publish to the next: a batch, its update, and a new start of the learners."""
+        cluster = self.cluster
+        restart_s = cluster.restart_backoff_max_s + cluster.start_timeout_s + cluster.save_timeout_s
+        return self.group_deadline_s + cluster.update_timeout_s + restart_s
+
     @model_validator(mode="after")
     def _sections_fit(self) -> TrainConfig:
         if self.algorithm.mini_batches > self.rollout.prompts_per_step:

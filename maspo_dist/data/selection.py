@@ -7,6 +7,8 @@ from typing import Literal
 from maspo_dist.types import ScoredGroup
 
 DropReason = Literal["zero_variance", "unverifiable", "masked", "too_old"]
+#: Why a group could not be sampled.
+LossReason = Literal["poison", "straggler"]
 
 
 def drop_reason(group: ScoredGroup, *, drop_zero_variance: bool) -> DropReason | None:

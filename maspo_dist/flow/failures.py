@@ -46,6 +46,11 @@ class RestartBudget:
         # The exponent is bounded, so that a large limit cannot overflow.
         return min(self.backoff_max_s, self.backoff_s * 2.0 ** min(len(self._losses) - 1, 32))
 
+    def forgive(self) -> None:
+        """Takes the last loss back: it turned out to be a prompt's doing."""
+        if self._losses:
+            self._losses.pop()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StallVerdict:

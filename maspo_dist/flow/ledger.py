@@ -1,6 +1,6 @@
 """What becomes of every prompt group, each exactly once.
 
-admitted ──► finished ──► trained
+admitted ◄─► finished ──► trained                    (back when its result is lost with a node)
     │            └──────► dropped (reason)
     └───────────────────► dropped (reason) | pending at the end
 """
@@ -38,6 +38,11 @@ class Ledger:
             raise ValueError(f"group {group_id} finished twice")
         self._open[group_id] = (prompt_id, "finished")
         self.achieved += 1
+
+    def reopen(self, group_id: int) -> None:
+        """The result that was accepted is gone; another is waited for."""
+        prompt_id, _ = self._open[group_id]
+        self._open[group_id] = (prompt_id, "admitted")
 
     def train(self, group_id: int, step: int) -> None:
         self._end(group_id, step, "trained", "")

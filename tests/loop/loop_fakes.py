@@ -19,6 +19,7 @@ from maspo_dist.checkpoint_writer import CheckpointWriter
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.console import RunConsole
 from maspo_dist.data.cursor import CursorState
+from maspo_dist.errors import ActorDiedError, StragglerError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.live import WorkerStatus
 from maspo_dist.metrics import open_metrics
@@ -167,12 +168,17 @@ class FakePool:
         self.holds: dict[int, asyncio.Event] = {}
         self.failures: dict[int, Exception] = {}
         self.published: list[int] = []
+        self.lost_bodies: set[int] = set()
 
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
         self.requests.append(request)
         version = self.version
         if hold := self.holds.get(request.group_id):
-            await hold.wait()
+            try:
+                async with asyncio.timeout(request.give_up_after_s):
+                    await hold.wait()
+            except TimeoutError:
+                raise StragglerError("held back") from None
         if failure := self.failures.get(request.group_id):
             raise failure
         rewards = self.rewards.get(request.group_id, [float(i % 2) for i in range(request.num_samples)])
@@ -216,6 +222,8 @@ class FakePool:
 
     async def fetch(self, body: Body) -> RolloutGroup:
         assert isinstance(body, RolloutGroup)
+        if body.group_id in self.lost_bodies:
+            raise ActorDiedError(f"object store: the node of group {body.group_id} is gone")
         return body
 
     def store(self, group: RolloutGroup) -> Body:
@@ -321,7 +329,7 @@ def make_controller(
         pool=pool,
         learners=learners,
         sessions=session,
-        evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1001), make_prompt(1002)]}),
+        evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1001), make_prompt(1002)]}, kept.write_event),
         checkpoints=checkpoints,
         writer=CheckpointWriter(checkpoints, config.checkpoint, config_yaml or dump_config(config), failed),
         probes=probe_sequences([[1, 2, 3]], 1, 3),

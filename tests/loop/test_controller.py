@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from loop_fakes import FakeLearners, FakePool, make_config, make_controller
 
+from actors.boundaries import Body
 from actors.weight_sync import probe_sequences
 from maspo_dist.checkpoint import CheckpointStore, read_finished, read_state
 from maspo_dist.config import TrainConfig
 from maspo_dist.console import open_console
 from maspo_dist.errors import LearnerLostError
 from maspo_dist.run_folder import RunFolder
+from maspo_dist.types import TrainingBatch, UpdateReport
 
 
 async def run(tmp_path: Path, config: TrainConfig, pool: FakePool, learners: FakeLearners) -> RunFolder:
@@ -183,6 +186,89 @@ async def test_a_run_that_is_asked_to_stop_saves_and_another_goes_on_with_equal_
         assert await make_controller(config, folder, FakePool(), FakeLearners(), console).run(newest)
     assert numbers(folder) == numbers(undisturbed)
     assert rows(folder.ledger_path) == rows(undisturbed.ledger_path)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 (a count, not an event)
+            await asyncio.sleep(0)
+
+
+async def test_a_batch_that_is_ready_when_the_run_is_asked_to_stop_is_not_lost(tmp_path: Path) -> None:
+    """Groups 4 to 7 have ended while the update of step 1 is on; in it the run is asked to stop."""
+
+    class StoppedInUpdate(FakeLearners):
+        async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
+            await until(lambda: len(pool.requests) >= 8)
+            await asyncio.sleep(0.01)
+            controller.request_stop()
+            return await super().update(batch, bodies)
+
+    config = make_config(algorithm={"max_policy_age": 1}, checkpoint={"every": 100})
+    pool = FakePool()
+    with RunFolder.create(tmp_path / "run") as folder, open_console("run", 3) as console:
+        controller = make_controller(config, folder, pool, StoppedInUpdate(), console)
+        assert not await controller.run(None)
+        newest, _ = CheckpointStore(folder.checkpoints_path).newest()
+    assert newest is not None
+    with RunFolder.resume(tmp_path / "run") as folder, open_console("run", 3) as console:
+        folder.rewind(read_state(newest).step)
+        assert await make_controller(config, folder, FakePool(), FakeLearners(), console).run(newest)
+    assert sorted(row["group_id"] for row in rows(folder.ledger_path)) == list(range(12))
+
+
+@pytest.mark.parametrize("every", [100, 2])
+async def test_a_stop_does_not_wait_for_an_evaluation_whose_row_then_waits_in_the_checkpoint(
+    tmp_path: Path, every: int
+) -> None:
+    config = make_config(run={"max_steps": 4}, checkpoint={"every": every}, evaluation={"every": 2})
+    undisturbed = await run(tmp_path / "a", config, FakePool(), FakeLearners())
+    path = tmp_path / "b" / "run"
+    pool = FakePool()
+    with RunFolder.create(path) as folder, open_console("run", 4) as console:
+        controller = make_controller(config, folder, pool, FakeLearners(), console)
+        running = asyncio.create_task(controller.run(None))
+        await until(lambda: 1 in pool.published)
+        pool.holds[-2] = asyncio.Event()
+        if every == 100:
+            pool.holds[8] = asyncio.Event()
+        await until(lambda: sum(request.group_id == -2 for request in pool.requests) == 2)
+        controller.request_stop()
+        async with asyncio.timeout(5):
+            assert not await running
+        newest, _ = CheckpointStore(folder.checkpoints_path).newest()
+        assert newest is not None
+        assert newest.name == "step-000002"
+        assert [row["step"] for row in rows(folder.metrics_path)] == [0, 1]
+    for _ in range(2):
+        # Whatever it wrote after that, a run that goes on from there a second time writes it once.
+        with RunFolder.resume(path) as folder, open_console("run", 4) as console:
+            folder.rewind(2)
+            assert await make_controller(config, folder, FakePool(), FakeLearners(), console).run(newest)
+        assert numbers(folder) == numbers(undisturbed)
+
+
+async def test_a_run_without_checkpoints_that_is_stopped_leaves_its_last_row_unscored(tmp_path: Path) -> None:
+    config = make_config(evaluation={"every": 1})
+    pool = FakePool()
+    with RunFolder.create(tmp_path / "run") as folder, open_console("run", 3) as console:
+        controller = make_controller(config, folder, pool, FakeLearners(), console)
+        running = asyncio.create_task(controller.run(None))
+        await until(lambda: 0 in pool.published and (folder.last_step == 0))
+        pool.holds |= {-1: asyncio.Event(), 4: asyncio.Event()}
+        await until(lambda: sum(request.group_id == -1 for request in pool.requests) == 2)
+        controller.request_stop()
+        async with asyncio.timeout(5):
+            assert not await running
+    assert [("eval/held_out/avg@1" in row, row["step"]) for row in rows(folder.metrics_path)] == [(True, 0), (False, 1)]
+
+
+async def test_the_text_of_a_group_that_is_gone_with_its_node_is_missing_and_nothing_else(tmp_path: Path) -> None:
+    pool = FakePool()
+    pool.lost_bodies = {1}
+    folder = await run(tmp_path, make_config(), pool, FakeLearners())
+    assert {row["group_id"] for row in rows(folder.samples_path)} == {0, *range(2, 12)}
+    assert len(rows(folder.metrics_path)) == 3
 
 
 async def test_the_row_of_a_step_is_there_before_its_checkpoint(tmp_path: Path) -> None:

@@ -1,24 +1,28 @@
 """An evaluation is of one policy version, beside training, or it is an error that says why not."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from loop_fakes import FakePool, make_config, make_prompt
 
 from actors.evaluator import Evaluator
 from maspo_dist.errors import ActorDiedError, DeadlineError, PoisonPromptError, PolicyAgeError
+from maspo_dist.run_folder import Event
 
 PROMPTS = {"easy": [make_prompt(1), make_prompt(2)], "hard": [make_prompt(3)]}
 
 
-def make_evaluator(pool: FakePool, deadline_s: float = 30.0) -> Evaluator:
+def make_evaluator(
+    pool: FakePool, deadline_s: float = 30.0, on_event: Callable[[Event], None] = lambda _: None, groups: int = 4
+) -> Evaluator:
     config = make_config(
         evaluation={"every": 1, "samples": 2, "temperature": 1.0},
-        rollout={"max_attempts": 1},
+        rollout={"max_attempts": 1, "prompts_per_step": groups},
         cluster={"start_timeout_s": deadline_s / 2, "generate_timeout_s": deadline_s / 4, "restart_backoff_max_s": 0},
     )
     assert config.group_deadline_s == pytest.approx(deadline_s)
-    return Evaluator(config, pool, PROMPTS)
+    return Evaluator(config, pool, PROMPTS, on_event)
 
 
 async def test_scores_come_by_set_and_say_what_could_not_be_verified() -> None:
@@ -53,6 +57,22 @@ async def test_it_runs_beside_its_caller_and_ends_when_its_requests_do() -> None
     hold.set()
     assert (await result)["eval/easy/pass@2"] == 1.0
     assert evaluator.version is None
+
+
+async def test_as_many_responses_are_on_their_way_as_a_training_step_has_and_each_that_ends_is_progress() -> None:
+    pool = FakePool()
+    pool.holds = {-1: asyncio.Event(), -2: asyncio.Event()}
+    evaluator = make_evaluator(pool, groups=2)
+    evaluator.start(0)
+    await asyncio.sleep(0.01)
+    assert [request.group_id for request in pool.requests] == [-1, -2]
+    pool.holds[-1].set()
+    await asyncio.sleep(0.01)
+    assert [request.group_id for request in pool.requests] == [-1, -2, -3]
+    assert evaluator.achieved == 2
+    pool.holds[-2].set()
+    await evaluator.result()
+    assert evaluator.achieved == 3
 
 
 async def test_every_request_has_a_number_below_zero_and_a_seed_of_its_own_the_same_each_time() -> None:
@@ -102,7 +122,9 @@ async def test_a_problem_that_workers_die_of_counts_as_not_solved_and_ends_nothi
     pool = FakePool()
     pool.rewards = {-1: [1.0, 1.0], -3: [1.0, 1.0]}
     pool.failures[-2] = PoisonPromptError("prompt p2 was aboard 3 rollout workers that died; set aside")
-    scores = await make_evaluator(pool).evaluate(0)
+    events: list[Event] = []
+    scores = await make_evaluator(pool, on_event=events.append).evaluate(0)
+    assert [(event.kind, "prompt p2" in event.message) for event in events] == [("prompt_set_aside", True)]
     assert (scores["eval/easy/avg@2"], scores["eval/easy/unverifiable_share"]) == (0.5, 0.5)
     assert scores["eval/hard/avg@2"] == 1.0
 

@@ -1,11 +1,13 @@
 """Batches come in the order of admission, within the age bound, with reasons for what is left out."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from loop_fakes import FakePool, NumberedPrompts, make_config
 
 from actors.group_stream import Batch, GroupStream, group_seed
+from maspo_dist.checkpoint import FinishedGroup, StreamState
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, PoisonPromptError
 from maspo_dist.flow.ledger import Ledger
@@ -15,6 +17,20 @@ def make_stream(pool: FakePool, config: TrainConfig) -> GroupStream:
     prompts = NumberedPrompts()
     return GroupStream(
         config, pool, prompts, Ledger(), batches=100, on_progress=lambda _: None, on_event=lambda _: None
+    )
+
+
+def resumed(pool: FakePool, config: TrainConfig, state: StreamState, finished: Sequence[FinishedGroup]) -> GroupStream:
+    return GroupStream(
+        config,
+        pool,
+        NumberedPrompts(state.cursor),
+        Ledger(),
+        batches=100,
+        on_progress=lambda _: None,
+        on_event=lambda _: None,
+        restored=state,
+        finished=finished,
     )
 
 
@@ -167,21 +183,55 @@ async def test_a_stream_goes_on_from_its_state_with_finished_groups_kept_and_oth
     assert [group.body.group_id for group in finished] == [4, 6, 7]
     del pool.holds[5]
     pool.requests.clear()
-    second = GroupStream(
-        config,
-        pool,
-        NumberedPrompts(state.cursor),
-        Ledger(),
-        batches=100,
-        on_progress=lambda _: None,
-        on_event=lambda _: None,
-        restored=state,
-        finished=finished,
-    )
+    second = resumed(pool, config, state, finished)
     second.resend(1)
     assert ids(await second.take(1)) == [4, 5, 6, 7]
     assert [request.group_id for request in pool.requests][:1] == [5]
     assert [request.prompt.prompt_id for request in pool.requests] == ["p5", "p8", "p9", "p10", "p11"]
+
+
+async def test_a_finished_group_whose_body_is_gone_with_its_node_is_sampled_again() -> None:
+    pool = FakePool()
+    stream = make_stream(pool, make_config(algorithm={"max_policy_age": 1}))
+    await stream.take(0)
+    await asyncio.sleep(0)
+    pool.lost_bodies = {5}
+    assert [group.body.group_id for group in await stream.finished_groups()] == [4, 6, 7]
+    pool.lost_bodies = set()
+    assert ids(await stream.take(1)) == [4, 5, 6, 7]
+    assert [request.group_id for request in pool.requests].count(5) == 2
+
+
+async def test_a_group_that_was_set_aside_is_not_sampled_again_by_a_resumed_run() -> None:
+    pool = FakePool()
+    pool.failures[5] = PoisonPromptError("prompt p5 was aboard 3 rollout workers that died; set aside")
+    config = make_config(algorithm={"max_policy_age": 1})
+    first = make_stream(pool, config)
+    await first.take(0)
+    state, finished = first.state(), await first.finished_groups()
+    await first.stop()
+    pool.requests.clear()
+    second = resumed(pool, config, state, finished)
+    second.resend(1)
+    batch = await second.take(1)
+    assert ids(batch) == [4, 6, 7]
+    assert [(lost.group_id, lost.reason) for lost in batch.lost] == [(5, "poison")]
+    assert 5 not in [request.group_id for request in pool.requests]
+
+
+async def test_a_group_beyond_the_cap_of_refills_is_not_refilled_by_a_resumed_run() -> None:
+    pool = FakePool()
+    pool.rewards = {group: [1.0, 1.0] for group in range(8)}
+    sampling = {"zero_variance": "refill", "max_refill_ratio": 0.25}
+    config = make_config(algorithm={"max_policy_age": 1, "dynamic_sampling": sampling})
+    first = make_stream(pool, config)
+    await first.take(0)
+    await asyncio.sleep(0)
+    state, finished = first.state(), await first.finished_groups()
+    await first.stop()
+    refilled = [group.group_id for group in state.pending if group.refilled]
+    second = resumed(pool, config, state, finished)
+    assert [group.group_id for group in second.state().pending if group.refilled] == refilled
 
 
 async def test_what_ends_a_group_ends_the_wait() -> None:

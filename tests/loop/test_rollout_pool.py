@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,14 @@ from worker_fakes import ScriptedFactory, ScriptedWorker
 from actors.boundaries import PublishReport
 from actors.rollout_pool import ElasticRolloutPool
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import ActorDiedError, PlacementError, PoisonPromptError, WeightSyncError
+from maspo_dist.errors import (
+    ActorDiedError,
+    LearnerLostError,
+    PlacementError,
+    PoisonPromptError,
+    StragglerError,
+    WeightSyncError,
+)
 from maspo_dist.run_folder import Event
 from maspo_dist.types import GroupReport, RolloutRequest, Sampling
 
@@ -145,6 +153,49 @@ async def test_a_prompt_that_kills_engines_is_set_aside_alone_and_its_neighbours
     assert attempts == [0, 1, 2]
 
 
+async def test_poison_prompts_do_not_use_up_the_restarts_of_a_place() -> None:
+    factory = ScriptedFactory()
+
+    async def poison(worker: ScriptedWorker, subject: object) -> None:
+        if isinstance(subject, RolloutRequest) and subject.group_id < 3:
+            worker.kill()
+
+    factory.hooks["generate"] = poison
+    async with running(factory, config(workers=1, cluster={"max_worker_restarts": 3})) as (pool, _):
+        for group in range(3):
+            with pytest.raises(PoisonPromptError):
+                await pool.generate(request(group))
+        [report] = await generate(pool, range(3, 4))
+    assert report.group_id == 3
+
+
+async def test_groups_that_are_tried_alone_wait_for_each_other_however_long_the_queue_is() -> None:
+    """Each takes 30 ms on the only worker; all together take longer than a worker may take to come."""
+    factory = ScriptedFactory(seconds=0.03)
+    deadlines = {"restart_backoff_max_s": 0.01, "start_timeout_s": 0.05, "publish_timeout_s": 0.05}
+    settings = config(workers=1, max_attempts=2, cluster=deadlines)
+    async with running(factory, settings) as (pool, _):
+        generating = asyncio.create_task(generate(pool, range(16)))
+        await asyncio.sleep(0.01)
+        factory.started[0].kill()
+        reports = await generating
+    assert settings.cluster.serving_deadline_s < 16 * 0.03
+    assert {report.attempt for report in reports} == {1}
+
+
+async def test_a_straggler_is_given_up_by_the_clock_of_its_worker_not_of_the_queue() -> None:
+    factory = ScriptedFactory(start_s=0.0)
+    async with running(factory, config(workers=1)) as (pool, _):
+        factory.start_s = 0.2
+        factory.started[0].kill()
+        report, _ = await pool.generate(replace(request(0), give_up_after_s=0.1))
+        assert report.attempt == 1
+        factory.seconds = 60.0
+        with pytest.raises(StragglerError, match=r"group 1 was not done within 0\.05 s on rollout worker 0"):
+            await pool.generate(replace(request(1), give_up_after_s=0.05))
+        assert all(status.groups_in_flight == 0 for status in pool.status())
+
+
 async def test_a_place_that_keeps_losing_workers_is_given_up_and_the_last_one_ends_the_run() -> None:
     factory = ScriptedFactory()
     settings = config(workers=1, cluster={"max_worker_restarts": 2})
@@ -182,6 +233,15 @@ async def test_a_worker_that_joins_serves_only_after_it_holds_the_current_weight
     assert {worker.version for worker in factory.started} == {5}
 
 
+async def test_scaling_up_leaves_the_workers_there_are() -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=1)) as (pool, _):
+        for workers in (2, 3, 5, 6):
+            pool.scale(workers)
+            await until_serving(pool, workers)
+    assert len(factory.started) == 6
+
+
 async def test_weights_published_while_a_worker_joins_reach_it_before_it_serves() -> None:
     factory = ScriptedFactory()
     async with running(factory, config(workers=1)) as (pool, _):
@@ -213,6 +273,50 @@ async def test_a_worker_that_leaves_hands_its_requests_back_first() -> None:
     assert {report.worker for report in reports} == {"rollout worker 0"}
     assert [worker.stopped for worker in factory.started[1:]] == [True, True]
     assert [event.message for event in events] == ["rollout workers: 3 → 1"]
+
+
+async def test_a_worker_that_is_no_longer_wanted_before_it_is_up_never_serves() -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=1)) as (pool, events):
+        factory.start_s = 60.0
+        pool.scale(3)
+        await asyncio.sleep(0.01)
+        pool.scale(1)
+        await until_serving(pool, 1)
+        assert len(factory.started) == 1
+    assert [event.kind for event in events] == ["scale", "scale"]
+
+
+async def test_a_worker_that_dies_of_leaving_is_not_told_as_lost() -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=1)) as (pool, events):
+        joining, go_on = asyncio.Event(), asyncio.Event()
+
+        async def die_when_told(worker: ScriptedWorker, subject: object) -> None:
+            joining.set()
+            await go_on.wait()
+            worker.kill()
+
+        factory.hooks["publish"] = die_when_told
+        pool.scale(2)
+        await joining.wait()
+        pool.scale(1)
+        go_on.set()
+        await until_serving(pool, 1)
+    assert [event.kind for event in events] == ["scale", "scale"]
+
+
+async def test_a_worker_that_leaves_during_a_publish_does_not_stop_it() -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=2)) as (pool, _):
+
+        async def end_under_it(worker: ScriptedWorker, subject: object) -> None:
+            if worker.index == 1:
+                pool.scale(1)
+                raise RuntimeError("the engine was closed")
+
+        factory.hooks["publish"] = end_under_it
+        assert (await publish(pool, 1)).version == 1
 
 
 async def test_a_group_that_was_handed_back_often_is_not_suspected() -> None:
@@ -297,6 +401,41 @@ async def test_a_publish_that_outlives_all_workers_comes_from_their_replacement(
         assert (await publish(pool, 1)).version == 1
         [report] = await generate(pool, range(1))
         assert np.all(report.oldest_version == 1)
+
+
+async def test_weights_that_are_gone_with_their_learner_cost_no_worker() -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=2)) as (pool, events):
+
+        async def gone(worker: ScriptedWorker, subject: object) -> None:
+            raise LearnerLostError("the weights of policy version 1 are gone")
+
+        factory.hooks["publish"] = gone
+        with pytest.raises(LearnerLostError, match="version 1 are gone"):
+            await publish(pool, 1)
+        pool.scale(3)
+        async with asyncio.timeout(5):
+            while [status.state for status in pool.status()] != ["serving", "serving", "joining"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        del factory.hooks["publish"]
+        await publish(pool, 0)
+        await until_serving(pool, 3)
+    assert len(factory.started) == 3
+    assert [event.kind for event in events] == ["scale"]
+
+
+async def test_an_engine_that_loads_weights_is_not_taken_for_hung() -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=1)) as (pool, events):
+
+        async def slow(worker: ScriptedWorker, subject: object) -> None:
+            worker.hung = True
+            await asyncio.sleep(0.1)
+            worker.hung = False
+
+        factory.hooks["publish"] = slow
+        await publish(pool, 1)
+    assert events == []
 
 
 async def test_a_failed_proof_ends_the_publish() -> None:

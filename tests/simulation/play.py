@@ -6,7 +6,6 @@ python tests/simulation/play.py 1234     tells one seed again
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import multiprocessing
 import os
@@ -15,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 # As a script it finds the doubles of the loop's tests by itself.
 sys.path.insert(0, str(Path(__file__).parents[1] / "loop"))
@@ -30,10 +29,13 @@ from actors.watchdog import watch
 from maspo_dist.checkpoint import CheckpointStore, read_state
 from maspo_dist.console import PlainConsole
 from maspo_dist.flow.ledger import Ledger
+from maspo_dist.json_log import read_rows
 from maspo_dist.progress import Progress
 from maspo_dist.run_folder import Event, LedgerRow, RunFolder, SampleRow
 
 Row = dict[str, Any]
+#: How a life of the controller ends before its time.
+End = Literal["crash", "stop"]
 
 #: Stories that a process plays before it tells.
 _CHUNK = 50
@@ -45,6 +47,10 @@ class MortalRecord:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.is_dead = False
+
+    @property
+    def last_step(self) -> int | None:
+        return self.folder.last_step
 
     def write_event(self, event: Event) -> None:
         assert event.kind != "checkpoint_failed", event.message
@@ -88,18 +94,18 @@ class Silence:
 
 
 def play(story: Story, path: Path) -> World:
-    """Runs `story` in `path` until all its steps are done, over as many crashes as it has."""
+    """Runs `story` in `path` until all its steps are done, over as many crashes and stops as it has."""
     world = World(story=story, rng=random.Random(story.seed + 1))
-    crashes = story.faults.crashes
-    while not run_virtually(_one_life(world, path, may_crash=crashes > 0), LIMIT_S):
-        crashes -= 1
+    ends: list[End] = ["crash"] * story.faults.crashes + ["stop"] * story.faults.stops
+    world.rng.shuffle(ends)
+    while not run_virtually(_one_life(world, path, ends.pop() if ends else None), LIMIT_S):
         world.living.clear()
         world.capacity = 8
     return world
 
 
-async def _one_life(world: World, path: Path, *, may_crash: bool) -> bool:
-    """One process of the controller; False when it crashed."""
+async def _one_life(world: World, path: Path, end: End | None) -> bool:
+    """One process of the controller; False when `end` came before its last step."""
     config, faults = world.story.config, world.story.faults
     with RunFolder.resume(path) as folder:
         record = MortalRecord(folder)
@@ -129,12 +135,13 @@ async def _one_life(world: World, path: Path, *, may_crash: bool) -> bool:
                     _trouble(world, pool, faults),
                 )
             )
-            crash = [asyncio.ensure_future(asyncio.sleep(world.rng.uniform(50, 1500)))] if may_crash else []
-            await asyncio.wait([main, *crash], return_when=asyncio.FIRST_COMPLETED)
-            if main.done():
-                for timer in crash:
-                    timer.cancel()
-                return main.result()
+            timer = asyncio.ensure_future(asyncio.sleep(world.rng.uniform(50, 1500)))
+            await asyncio.wait([main, timer] if end else [main], return_when=asyncio.FIRST_COMPLETED)
+            timer.cancel()
+            if end == "stop":
+                controller.request_stop()
+            if main.done() or end == "stop":
+                return await main
             record.is_dead = True
             main.cancel()
             await asyncio.gather(main, return_exceptions=True)
@@ -210,7 +217,7 @@ def numbers(path: Path) -> list[Row]:
 
 
 def _rows(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return list(read_rows(path))
 
 
 def tell(seed: int, folder: Path) -> None:
@@ -218,10 +225,11 @@ def tell(seed: int, folder: Path) -> None:
     story = make_story(seed)
     world = play(story, folder / "run")
     check(world, folder / "run")
+    given_up = any(row["kind"] == "evaluation_given_up" for row in _rows(folder / "run" / "events.jsonl"))
     set_aside = any(row["reason"] == "poison" for row in _rows(folder / "run" / "ledger.jsonl")) or any(
         row.get("eval/held_out/unverifiable_share") for row in numbers(folder / "run")
     )
-    if story.config.algorithm.max_policy_age == 0 and story.faults != Faults() and not set_aside:
+    if story.config.algorithm.max_policy_age == 0 and story.faults != Faults() and not set_aside and not given_up:
         play(Story(seed=seed, config=story.config, faults=Faults()), folder / "calm")
         assert numbers(folder / "run") == numbers(folder / "calm"), "faults show in the numbers"
 

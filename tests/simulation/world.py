@@ -35,7 +35,7 @@ LIMIT_S = 200_000.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """Chances, each for one call, but `scalings`, `node_losses` and `crashes`, which count events of a run."""
+    """Chances, each for one call, but the last four, which count events of a run."""
 
     kill: float = 0.0
     hang: float = 0.0
@@ -48,6 +48,7 @@ class Faults:
     scalings: int = 0
     node_losses: int = 0
     crashes: int = 0
+    stops: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +111,7 @@ def make_story(seed: int) -> Story:
         scalings=rng.choice([0, 0, 3]),
         node_losses=rng.choice([0, 0, 1]),
         crashes=rng.choice([0, 0, 1, 2]),
+        stops=rng.choice([0, 0, 1, 2]),
     )
     return Story(seed=seed, config=config, faults=faults)
 

@@ -348,6 +348,7 @@ class ElasticRolloutPool:
                     self._changes.notify()
                     if lost_s is not None:
                         self._on_event(place.recovery_event(loop.time() - lost_s))
+                        lost_s = None
                     cause = await member.until_ended(cluster.heartbeat_s, cluster.heartbeat_timeout_s)
             except (ActorDiedError, DeadlineError) as error:
                 cause = error
@@ -364,8 +365,9 @@ class ElasticRolloutPool:
             self._changes.notify()
             if cause is None or place.leaving.is_set():
                 return
-            lost_s = loop.time()
-            pause_s = place.budget.lost(lost_s)
+            now_s = loop.time()
+            lost_s = now_s if lost_s is None else lost_s
+            pause_s = place.budget.lost(now_s)
             if self._weights is None:
                 raise cause
             self._on_event(place.loss_event(cause, 0 if member is None else member.aboard, pause_s))

@@ -79,9 +79,17 @@ class EchoEngine(FakeEngine):
 class FaultyRolloutActor(RolloutActor):
     """Struck when a prompt arrives, before it is answered."""
 
+    @property
+    def _start_fails(self) -> Path:
+        """A file beside the script; while it is there, the next engine does not start."""
+        return Path(self._config.data.train[0]).with_name("start-fails")
+
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, RolloutGroup]:
         reference = request.prompt.reference
         if strikes(reference, "kill_worker") or strikes(reference, "poison"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if strikes(reference, "kill_worker_and_its_start"):
+            self._start_fails.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if strikes(reference, "freeze_worker"):
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -95,6 +103,9 @@ class FaultyRolloutActor(RolloutActor):
         return await super().generate(request)
 
     async def _start_engine(self) -> EchoEngine:
+        if self._start_fails.exists():
+            self._start_fails.unlink()
+            raise RuntimeError("no memory left on the device")
         self._echo = await EchoEngine.start()
         return self._echo
 

@@ -9,6 +9,7 @@ import os
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,10 @@ from maspo_dist.types import (
     Sampling,
 )
 
+#: Whether this process is on the node that is to be lost. Its responses are large: Ray would keep small ones with the
+#: driver, and nothing would be lost with it.
+_ON_LOST_NODE = "MASPO_TEST_NODE" in os.environ
+_LARGE = 200_000
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
@@ -54,7 +59,8 @@ class EchoEngine(FakeEngine):
 
     async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
         await self._round_trip()
-        return await super().generate(token_ids, sampling, seed, cut_after_s)
+        rollout = await super().generate(token_ids, sampling, seed, cut_after_s)
+        return replace(rollout, text=rollout.text.rjust(_LARGE)) if _ON_LOST_NODE else rollout
 
     async def ping(self) -> None:
         await self._round_trip()
@@ -93,7 +99,7 @@ class FaultyRolloutActor(RolloutActor):
             os.kill(os.getpid(), signal.SIGKILL)
         if strikes(reference, "freeze_worker"):
             os.kill(os.getpid(), signal.SIGSTOP)
-        if "MASPO_TEST_NODE" in os.environ and strikes(reference, "kill_node"):
+        if _ON_LOST_NODE and strikes(reference, "kill_node"):
             # A worker's parent is the raylet; without it, nothing of the node lives on.
             os.kill(os.getppid(), signal.SIGKILL)
         if strikes(reference, "kill_engine"):

@@ -105,10 +105,12 @@ def test_too_many_losses_of_the_learner_end_the_run_with_the_cause(scene: Scene)
 
 
 def test_workers_of_a_lost_node_are_replaced_when_another_node_comes(scene: Scene) -> None:
-    """The first node has room for two workers; the first prompt that comes by one elsewhere takes its node down."""
+    """The first node has no room for all workers; one elsewhere takes its node down, with what was sampled there, when
+    the prompt of a later step comes by.
+    """
     occupy(scene.cluster, processes=3)
     scene.cluster.add_node(num_cpus=1, object_store_memory=10**8, env_vars={"MASPO_TEST_NODE": "1"})
-    script = write_script(scene.folder / "node", 1, ["kill_node"])
+    script = write_script(scene.folder / "node", 40, ["none"] * 5 + ["kill_node"])
 
     async def another_node_comes(folder: RunFolder) -> None:
         await until(lambda: bool(told(folder, "worker_waits")))
@@ -121,7 +123,7 @@ def test_workers_of_a_lost_node_are_replaced_when_another_node_comes(scene: Scen
         script,
         40_000,
         rollout={"workers": 3},
-        checkpoint={"every": None},
+        algorithm={"max_policy_age": 1},
         cluster={"place_timeout_s": 1, "restart_backoff_max_s": 1},
     )
     outcome = play(config, another_node_comes)

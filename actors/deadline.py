@@ -87,19 +87,23 @@ async def all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Callab
 
 @contextmanager
 def ray_errors(what: str) -> Iterator[None]:
-    """Ray's errors as ours: ActorDiedError where a process or what lay in its node's memory is gone, and what an
-    actor raised on purpose as it was raised there.
+    """Ray's errors as ours: what an actor raised on purpose as it was raised there, and ActorDiedError for every
+    error of Ray itself, met here or by the actor. Other errors of an actor, bugs that is, pass unchanged.
     """
     try:
         yield
-    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-        raise ActorDiedError(f"{what}: the process behind it died ({_cause(error)})") from error
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, MaspoError):
-            raise error.cause from None
-        if isinstance(error.cause, ray.exceptions.ObjectLostError):
+        cause = error.cause
+        if isinstance(cause, MaspoError):
+            raise cause from None
+        if isinstance(cause, ray.exceptions.ObjectLostError):
             raise ActorDiedError(f"{what}: what it was to read is gone with its node") from error
+        # A bare RayError stands for an actor's own error that could not be pickled.
+        if isinstance(cause, ray.exceptions.RayError) and type(cause) is not ray.exceptions.RayError:
+            raise ActorDiedError(f"{what}: what it relied on is gone ({_cause(cause)})") from error
         raise
+    except ray.exceptions.RayError as error:
+        raise ActorDiedError(f"{what}: the process behind it died ({_cause(error)})") from error
 
 
 def _cause(error: Exception) -> str:

@@ -26,7 +26,7 @@ from actors.control import NAMESPACE, RunControl, control_name
 from actors.deadline import all_ready, ray_errors, within
 from actors.engines.settings import EngineSettings, engine_environment
 from actors.evaluation_actor import EvaluationActor
-from actors.learner_group import RayLearnerGroup
+from actors.learner_group import RayLearnerGroup, by_rank
 from actors.on_node import ask_for_stacks, free_address, remove_segments
 from actors.ray_worker import RayRolloutWorker
 from actors.reachable import no_ray_at
@@ -270,12 +270,8 @@ class RunCluster:
             for rank in range(config.learner.ranks)
         ]
         try:
-            processes = await asyncio.gather(
-                *(
-                    within(config.cluster.start_timeout_s, f"learner rank {rank}: start", learner.start.remote(address))
-                    for rank, learner in enumerate(learners)
-                )
-            )
+            starts = [learner.start.remote(address) for learner in learners]
+            processes = await by_rank(starts, "start", config.cluster.start_timeout_s)
         except BaseException:
             for learner in learners:
                 ray.kill(learner)

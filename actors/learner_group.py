@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -13,19 +13,23 @@ from ray.actor import ActorHandle
 from actors.boundaries import Body, ProbeSequence, WeightSnapshot
 from actors.deadline import within
 from maspo_dist.config import ClusterConfig
-from maspo_dist.errors import ActorDiedError, DeadlineError, LearnerLostError
+from maspo_dist.errors import ActorDiedError, DeadlineError, LearnerLostError, MaspoError
 from maspo_dist.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, TrainingBatch, UpdateReport
 
+T = TypeVar("T")
 MakeLearners = Callable[[], Awaitable[list[ActorHandle[Any]]]]
+
+#: Ray tells of a process's death later than a connection to it breaks.
+_NOTICE_S = 10.0
 
 
 class RayLearnerGroup:
     """The `LearnerGroup` of actors.boundaries over Ray actors of `Learner`, rank i at place i.
 
-    A rank's failure ends the call at once, without waiting for the others, which may be stuck in a
-    collective that will never complete. LearnerLostError names the ranks that are gone or did not
-    answer; what a rank raised itself is raised here as it was.
+    A rank's failure ends the call without waiting for the others, which may be stuck in a collective
+    that will never complete. LearnerLostError names the ranks that are gone or did not answer, whatever
+    their peers made of it; what a rank raised itself is raised here as it was.
     """
 
     def __init__(self, make: MakeLearners, config: ClusterConfig) -> None:
@@ -100,26 +104,53 @@ class RayLearnerGroup:
         self, method: str, subject: str, timeout_s: float, arguments: Sequence[tuple[Any, ...]]
     ) -> list[Any]:
         """`method` on every rank with its arguments; results by rank."""
-        calls = {
-            # The deadline below is the one that counts: it can name every silent rank, not only the first.
-            asyncio.ensure_future(
-                within(
-                    2 * timeout_s, f"learner rank {rank}: {method} ({subject})", getattr(learner, method).remote(*args)
-                )
-            ): rank
-            for rank, (learner, args) in enumerate(zip(self._learners, arguments, strict=True))
-        }
+        calls = [
+            getattr(learner, method).remote(*args) for learner, args in zip(self._learners, arguments, strict=True)
+        ]
         try:
-            done, pending = await asyncio.wait(calls, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
-            for call in sorted(done, key=lambda call: calls[call]):
-                call.result()
-            if pending:
-                silent = ", ".join(str(rank) for rank in sorted(calls[call] for call in pending))
-                raise DeadlineError(f"learner rank {silent}: {method} ({subject}): no answer within {timeout_s:g} s")
+            return await by_rank(calls, f"{method} ({subject})", timeout_s)
         except (ActorDiedError, DeadlineError) as error:
             raise LearnerLostError(str(error)) from error
-        finally:
-            for call in calls:
-                call.cancel()
-            await asyncio.gather(*calls, return_exceptions=True)
-        return [call.result() for call in sorted(calls, key=lambda call: calls[call])]
+
+
+async def by_rank(calls: Sequence[Awaitable[T]], what: str, timeout_s: float) -> list[T]:
+    """The results of one call on each rank. The first failure ends it, but for one that another rank's death
+    explains: then the others are given `_NOTICE_S`.
+
+    Raises ActorDiedError naming a rank that is gone, else what the first of those that failed raised, and
+    DeadlineError naming every rank that is silent for `timeout_s`.
+    """
+    loop = asyncio.get_running_loop()
+    tasks = [
+        # The deadline below is the one that counts: it can name every silent rank, not only the first.
+        asyncio.ensure_future(within(2 * timeout_s, f"learner rank {rank}: {what}", call))
+        for rank, call in enumerate(calls)
+    ]
+    try:
+        _, silent = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+        noticed_by_s = loop.time() + _NOTICE_S
+        while silent and (errors := _errors(tasks)) and all(_may_be_a_lost_peer(error) for error in errors):
+            left_s = noticed_by_s - loop.time()
+            if left_s <= 0:
+                break
+            _, silent = await asyncio.wait(silent, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
+        if errors := _errors(tasks):
+            raise next((error for error in errors if isinstance(error, ActorDiedError)), errors[0])
+        if silent:
+            ranks = ", ".join(str(rank) for rank, task in enumerate(tasks) if task in silent)
+            raise DeadlineError(f"learner rank {ranks}: {what}: no answer within {timeout_s:g} s")
+        return [task.result() for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _errors(tasks: Sequence[asyncio.Task[Any]]) -> list[BaseException]:
+    """What tasks have raised so far, by rank."""
+    return [error for task in tasks if task.done() and (error := task.exception()) is not None]
+
+
+def _may_be_a_lost_peer(error: BaseException) -> bool:
+    """Gloo and NCCL raise plain errors in whoever waits for a process that is gone."""
+    return not isinstance(error, MaspoError | OSError)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from fault_script import strikes
 from loop_fakes import FakeEngine
 
@@ -170,6 +171,26 @@ class FaultyLearner(Learner):
 
     def _start_engine(self, init_address: str) -> DigestEngine:
         return DigestEngine(self._rank)
+
+
+class MeetingEngine(DigestEngine):
+    """Ranks meet, in the process group at the init address; a probe does so as often as its first token says."""
+
+    def __init__(self, rank: int, ranks: int, init_address: str) -> None:
+        super().__init__(rank)
+        dist.init_process_group("gloo", init_method=init_address, rank=rank, world_size=ranks)
+
+    def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
+        present = torch.ones(1)
+        for _ in range(sequences[0][0]):
+            present = torch.ones(1)
+            dist.all_reduce(present)
+        return [present.numpy()]
+
+
+class MeetingLearner(Learner):
+    def _start_engine(self, init_address: str) -> MeetingEngine:
+        return MeetingEngine(self._rank, self._ranks, init_address)
 
 
 CLASSES = ActorClasses(rollout=FaultyRolloutActor, learner=FaultyLearner)

@@ -26,6 +26,7 @@ from actors.control import NAMESPACE, RunControl, control_name
 from actors.deadline import all_ready, ray_errors, within
 from actors.engines.settings import EngineSettings, engine_environment
 from actors.evaluation_actor import EvaluationActor
+from actors.health import CONCURRENCY_GROUPS
 from actors.learner_group import RayLearnerGroup, by_rank
 from actors.on_node import ask_for_stacks, free_address, remove_segments
 from actors.ray_worker import RayRolloutWorker
@@ -129,6 +130,11 @@ def disconnect() -> None:
     ray.shutdown()
 
 
+def actor_class(plain: type) -> Any:
+    """As an actor whose health calls have a concurrency group of their own; see `actors.health`."""
+    return ray.remote(concurrency_groups=CONCURRENCY_GROUPS)(plain)
+
+
 class RunCluster:
     """The processes of one run: a placement group for learners and verifier, one more for each rollout worker."""
 
@@ -170,7 +176,7 @@ class RunCluster:
         )
         # A verifier that dies is made again and the calls it held are repeated: scoring has no state.
         self._verifier = (
-            ray.remote(self._classes.verifier)
+            actor_class(self._classes.verifier)
             .options(
                 **self._place(self._base, self._config.learner.ranks, "verifier"),
                 max_restarts=-1,
@@ -213,7 +219,7 @@ class RunCluster:
         processes = config.rollout.first_workers * config.rollout.tensor_parallel
         threads = config.rollout.threads or _share_of_cores(processes)
         handle = (
-            ray.remote(self._classes.rollout)
+            actor_class(self._classes.rollout)
             .options(
                 **self._place(group, 0, "rollout"),
                 max_concurrency=_CONCURRENT_CALLS,
@@ -328,7 +334,7 @@ def make_evaluation_actors(
 ) -> tuple[ActorHandle[Any], list[ActorHandle[Any]]]:
     """The verifier and the evaluation workers, not started yet; `places` are each role's actor options."""
     verifier = (
-        ray.remote(VerifierActor)
+        actor_class(VerifierActor)
         .options(**places["verifier"][0], max_restarts=-1, max_task_retries=3, max_concurrency=_CONCURRENT_CALLS)
         .remote(config.reward)
     )

@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 
 from actors.boundaries import ActorProcess, ProbeSequence, WeightSnapshot, WorkerPublish
 from actors.engines.settings import training_engine
+from actors.health import answered_by, health_call
 from actors.on_node import mapped_segments
 from actors.rollout_worker import Engine, RolloutWorker
 from actors.verifier_client import VerifierClient
@@ -45,6 +46,7 @@ class RolloutActor:
         self._device = device
         self._scorer = VerifierClient(verifier, config.cluster.verify_timeout_s)
         self._worker: RolloutWorker | None = None
+        self._serving = asyncio.get_running_loop()
 
     async def start(self) -> ActorProcess:
         """Starts the engine, in 7 to 60 s.
@@ -79,8 +81,9 @@ class RolloutActor:
             ) from error
         return await self._started.publish(snapshot, buckets, probes, expected)
 
+    @health_call
     async def ping(self) -> None:
-        await self._started.ping()
+        await answered_by(self._serving, self._started.ping())
 
     async def stop(self) -> None:
         if self._worker is not None:

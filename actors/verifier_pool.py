@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+from actors.health import answered_by, health_call
 from maspo_dist.reward import ProcessDeath, Sample, VerifierConfig, VerifierPool
 from maspo_dist.types import Verdict
 
@@ -16,15 +17,19 @@ class VerifierActor:
 
     def __init__(self, config: VerifierConfig) -> None:
         self._pool = VerifierPool(config)
+        self._serving = asyncio.get_running_loop()
 
     async def score(self, response: str, reference: str, source: str) -> Verdict:
         """Raises VerifierError when the pool cannot be trusted any more; the run should stop."""
         return await self._pool.verify(Sample(response=response, reference=reference, source=source))
 
+    @health_call
     async def ping(self) -> int:
         """The process id of this actor. Answers when the event loop that takes samples does."""
+        await answered_by(self._serving, asyncio.sleep(0))
         return os.getpid()
 
+    @health_call
     async def take_deaths(self) -> tuple[ProcessDeath, ...]:
         """Verifier processes that died and have been replaced; each is told once."""
         return self._pool.take_deaths()

@@ -17,6 +17,7 @@ from loop_fakes import make_config, make_prompt
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group
 
+from actors.cluster import actor_class
 from actors.services import beside
 from actors.training import Run
 from actors.verifier_client import VerifierClient
@@ -147,7 +148,7 @@ async def score_while_watched(scene: Scene, reference: str) -> tuple[Verdict, li
     ray.init(scene.cluster.address)
     try:
         config = VerifierConfig.model_validate(_REWARD)
-        verifier = ray.remote(VerifierActor).options(num_cpus=0, max_restarts=-1, max_task_retries=3).remote(config)
+        verifier = actor_class(VerifierActor).options(num_cpus=0, max_restarts=-1, max_task_retries=3).remote(config)
         watch = watch_verifier(verifier, ClusterConfig(heartbeat_s=0.5, heartbeat_timeout_s=2), events.append)
 
         async def score() -> Verdict:

@@ -1,0 +1,44 @@
+"""Actors whose calls do not end; `taken` says how many are being served."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from faulty_actors import FaultyRolloutActor
+
+from actors.health import health_call
+from actors.verifier_pool import VerifierActor
+from maspo_dist.types import GroupReport, RolloutGroup, RolloutRequest, Verdict
+
+_FOR_EVER_S = 3600
+
+
+class BusyVerifier(VerifierActor):
+    """The source of a response says how it is busy."""
+
+    _taken = 0
+
+    async def score(self, response: str, reference: str, source: str) -> Verdict:
+        self._taken += 1
+        if source == "hang":
+            time.sleep(_FOR_EVER_S)  # noqa: ASYNC251
+        await asyncio.sleep(_FOR_EVER_S)
+        raise AssertionError
+
+    @health_call
+    async def taken(self) -> int:
+        return self._taken
+
+
+class BusyRolloutActor(FaultyRolloutActor):
+    _taken = 0
+
+    async def generate(self, request: RolloutRequest) -> tuple[GroupReport, RolloutGroup]:
+        self._taken += 1
+        await asyncio.sleep(_FOR_EVER_S)
+        raise AssertionError
+
+    @health_call
+    async def taken(self) -> int:
+        return self._taken

@@ -1,0 +1,71 @@
+"""Whether an actor is well shows however much it has to do, and does not when its event loop hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from busy_actors import BusyRolloutActor, BusyVerifier
+from loop_fakes import make_config
+from ray.cluster_utils import Cluster
+
+from actors.cluster import actor_class
+from actors.deadline import within
+from maspo_dist.config import VerifierConfig
+from maspo_dist.errors import DeadlineError
+
+#: Ray's, in a process that joins a cluster again; they are closed when they are collected.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+_CALLS = 2
+
+
+@pytest.fixture(autouse=True)
+def joined(ray_cluster: Cluster) -> Iterator[None]:
+    ray.init(ray_cluster.address, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def make(plain: type, *arguments: object) -> Any:
+    """An actor that takes `_CALLS` calls at once, health calls aside."""
+    return actor_class(plain).options(num_cpus=0, max_concurrency=_CALLS).remote(*arguments)
+
+
+async def until_busy(actor: Any) -> None:
+    """Polls: an actor cannot call here."""
+    while await actor.taken.remote() < _CALLS:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+
+
+async def test_a_verifier_without_a_free_call_answers_its_watch() -> None:
+    verifier = make(BusyVerifier, VerifierConfig())
+    waiting = [verifier.score.remote("1", "1", "wait") for _ in range(2 * _CALLS)]
+    await until_busy(verifier)
+    assert await within(10, "ping", verifier.ping.remote()) != os.getpid()
+    assert await within(10, "deaths", verifier.take_deaths.remote()) == ()
+    assert not ray.wait(waiting, timeout=0)[0]
+
+
+async def test_a_verifier_whose_event_loop_hangs_answers_no_ping() -> None:
+    verifier = make(BusyVerifier, VerifierConfig())
+    await within(60, "ping", verifier.ping.remote())
+    verifier.score.remote("1", "1", "hang")
+    with pytest.raises(DeadlineError):
+        await within(2, "ping", verifier.ping.remote())
+
+
+async def test_a_rollout_worker_without_a_free_call_answers_its_watch(tmp_path: Path) -> None:
+    worker = make(BusyRolloutActor, make_config(), 0, "cpu", None, tmp_path)
+    await within(60, "start", worker.start.remote())
+    waiting = [worker.generate.remote(None) for _ in range(2 * _CALLS)]
+    await until_busy(worker)
+    await within(10, "ping", worker.ping.remote())
+    assert not ray.wait(waiting, timeout=0)[0]

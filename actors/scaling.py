@@ -23,13 +23,13 @@ def request_workers(run: str, workers: int, tell: Callable[[str], None]) -> None
 
     Raises PlacementError where no such run is live, DeadlineError or ActorDiedError when it ends meanwhile.
     """
-    folder = Path(run)
-    address = os.environ.get("RAY_ADDRESS")
-    if folder.is_dir():
-        address = RunFolder.open_for_reading(folder).read_address() or address
+    name, address = Path(run).name, os.environ.get("RAY_ADDRESS")
+    if Path(run).is_dir():
+        folder = RunFolder.open_for_reading(Path(run))
+        name, address = folder.name, folder.read_address() or address
     connect_to_run(address)
     try:
-        asyncio.run(_request(folder.name, workers, tell))
+        asyncio.run(_request(name, workers, tell))
     finally:
         disconnect()
 

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 from ray.actor import ActorHandle
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors.actor_classes import ActorClasses
@@ -29,6 +29,7 @@ from actors.evaluation_actor import EvaluationActor
 from actors.health import CONCURRENCY_GROUPS
 from actors.learner_group import RayLearnerGroup, by_rank
 from actors.on_node import ask_for_stacks, free_address, remove_segments
+from actors.places import reserve, resources_of
 from actors.ray_worker import RayRolloutWorker
 from actors.reachable import no_ray_at
 from actors.rollout_members import RolloutWorkerHandle
@@ -37,7 +38,7 @@ from actors.verifier_pool import VerifierActor
 from actors.verifier_watch import watch_verifier
 from maspo_dist.config import EvalConfig, TrainConfig
 from maspo_dist.errors import PlacementError
-from maspo_dist.placement import Bundle, Device, ModelSize, Role, plan_bundles, require_fit
+from maspo_dist.placement import Device, ModelSize, Role, plan_bundles, require_fit
 from maspo_dist.run_folder import Event
 from maspo_dist.types import RolloutGroup
 
@@ -155,6 +156,7 @@ class RunCluster:
         self._bundles = plan_bundles(config, size, device)
         self._logs = logs_path.resolve()
         self._waiting_for = waiting_for
+        self._is_started = False
         self._base: PlacementGroup | None = None
         self._verifier: ActorHandle[Any] | None = None
         self._on_event = on_event
@@ -171,9 +173,7 @@ class RunCluster:
         """
         require_fit(self._bundles, ray.cluster_resources())
         base = [bundle for bundle in self._bundles if bundle.role != "rollout"]
-        self._base = await self._reserve(
-            [_resources(bundle) for bundle in base for _ in range(bundle.count)], self._config.cluster.start_timeout_s
-        )
+        self._base = await reserve(base, self._config.cluster.start_timeout_s, self._waiting_for)
         # A verifier that dies is made again and the calls it held are repeated: scoring has no state.
         self._verifier = (
             actor_class(self._classes.verifier)
@@ -187,6 +187,7 @@ class RunCluster:
         )
         starts = {"learners": self.learners.start(), "rollout workers": self.rollout.start()}
         await all_ready(starts, self._waiting_for)
+        self._is_started = True
 
     async def watch_verifier(self) -> None:
         """Runs until cancelled, once the cluster is started; see `verifier_watch`."""
@@ -215,7 +216,9 @@ class RunCluster:
         """Places and starts rollout worker `index`, its engine included."""
         config = self._config
         [bundle] = [bundle for bundle in self._bundles if bundle.role == "rollout"]
-        group = await self._reserve([_resources(bundle)], config.cluster.place_timeout_s)
+        # Later it is the pool that tells of a worker that waits.
+        tell = None if self._is_started else self._waiting_for
+        group = await reserve([replace(bundle, count=1)], config.cluster.place_timeout_s, tell)
         processes = config.rollout.first_workers * config.rollout.tensor_parallel
         threads = config.rollout.threads or _share_of_cores(processes)
         handle = (
@@ -249,7 +252,7 @@ class RunCluster:
         """How many more rollout workers fit into what is free now."""
         [bundle] = [bundle for bundle in self._bundles if bundle.role == "rollout"]
         free = await asyncio.to_thread(ray.available_resources)
-        return int(min(free.get(name, 0.0) // need for name, need in _resources(bundle).items()))
+        return int(min(free.get(name, 0.0) // need for name, need in resources_of(bundle).items()))
 
     async def fetch(self, body: Body) -> RolloutGroup:
         group: RolloutGroup = await body
@@ -299,30 +302,6 @@ class RunCluster:
         [bundle] = [bundle for bundle in self._bundles if bundle.role == role]
         strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
         return {"num_cpus": bundle.cpus, "num_gpus": bundle.gpus, "scheduling_strategy": strategy}
-
-    async def _reserve(self, resources: list[dict[str, float]], timeout_s: float) -> PlacementGroup:
-        """A placement group; says what it waits for. Raises PlacementError past `timeout_s`."""
-        deadline_s = time.monotonic() + timeout_s
-        group = placement_group(resources, strategy="PACK")
-        try:
-            while True:
-                if await asyncio.to_thread(group.wait, 2):
-                    return group
-                free = ray.available_resources()
-                has = f"free now: {free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU"
-                self._waiting_for(f"a place for {len(resources)} processes; {has}")
-                if time.monotonic() > deadline_s:
-                    raise PlacementError(
-                        f"{len(resources)} processes found no room within {timeout_s:g} s ({has}): "
-                        "the cluster is busy with other jobs, or a node is gone"
-                    )
-        except BaseException:
-            remove_placement_group(group)
-            raise
-
-
-def _resources(bundle: Bundle) -> dict[str, float]:
-    return {"CPU": bundle.cpus, **({"GPU": float(bundle.gpus)} if bundle.gpus else {})}
 
 
 def make_evaluation_actors(

@@ -12,15 +12,15 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.cluster import make_evaluation_actors
 from actors.deadline import within
 from actors.engines.settings import EngineSettings
+from actors.places import reserve
 from actors.verifier_watch import watch_verifier
 from maspo_dist.config import EvalConfig
-from maspo_dist.errors import PlacementError
 from maspo_dist.placement import Bundle, Device, Role, require_fit
 from maspo_dist.run_folder import Event
 from maspo_dist.types import Rollout, RolloutRequest, Verdict
@@ -51,13 +51,7 @@ class EvaluationCluster:
         require_fit(self._bundles, ray.cluster_resources())
         timeout_s = self._config.cluster.start_timeout_s
         deadline_s = time.monotonic() + timeout_s
-        self._group = placement_group(
-            [_resources(bundle) for bundle in self._bundles for _ in range(bundle.count)], strategy="PACK"
-        )
-        while not await asyncio.to_thread(self._group.wait, 2):
-            waiting_for("a place in the cluster")
-            if time.monotonic() > deadline_s:
-                raise PlacementError(f"no room was found within {timeout_s:g} s: the cluster is busy with other jobs")
+        self._group = await reserve(self._bundles, timeout_s, waiting_for)
         self._verifier, self._workers = make_evaluation_actors(
             self._config, settings, self._device, self._places(self._group), self._logs
         )
@@ -118,7 +112,3 @@ class EvaluationCluster:
 
 def _log(event: Event) -> None:
     logger.warning("%s", event.message)
-
-
-def _resources(bundle: Bundle) -> dict[str, float]:
-    return {"CPU": bundle.cpus, **({"GPU": float(bundle.gpus)} if bundle.gpus else {})}

@@ -59,6 +59,7 @@ class Outcome:
 
     folder: RunFolder
     error: BaseException | None
+    screen: str
 
     @property
     def metrics(self) -> list[str]:
@@ -172,8 +173,9 @@ def play(config: TrainConfig, meanwhile: Callable[[RunFolder], Awaitable[None]] 
     """Runs it to its end, good or bad; with `meanwhile`, which is awaited beside it, it is then asked to stop."""
     prepared = prepare(config)
     error: BaseException | None = None
+    screen = StringIO()
     with RunFolder.create(config.run.dir / config.run.name) as folder:
-        with open_console(config.run.name, config.run.max_steps, stream=StringIO()) as console:
+        with open_console(config.run.name, config.run.max_steps, stream=screen) as console:
             run = Run(config, prepared, folder, console, None, CLASSES)
 
             async def stop_when_told() -> None:
@@ -189,4 +191,4 @@ def play(config: TrainConfig, meanwhile: Callable[[RunFolder], Awaitable[None]] 
                 asyncio.run(bounded())
             except Exception as raised:
                 error = raised
-        return Outcome(folder, error)
+        return Outcome(folder, error, screen.getvalue())

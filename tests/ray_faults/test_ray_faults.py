@@ -128,6 +128,9 @@ def test_workers_of_a_lost_node_are_replaced_when_another_node_comes(scene: Scen
     )
     outcome = play(config, another_node_comes)
     assert outcome.error is None
+    before, _, after = outcome.screen.partition("worker_lost")
+    assert "start-up" in before
+    assert "start-up" not in after
     rows = list(outcome.folder.read_ledger())
     assert sorted(row["group_id"] for row in rows) == list(range(len(rows)))
     assert {row["outcome"] for row in rows} <= {"trained", "pending"}

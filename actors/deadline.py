@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import textwrap
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -30,9 +30,15 @@ class OpenWait:
     expired: bool = False
 
     def expire(self) -> None:
-        """Ends the wait now, as its deadline would; whoever waits gets the DeadlineError that it handles anyway."""
-        self.expired = True
-        self._timer.reschedule(asyncio.get_running_loop().time())
+        """Ends the wait now, as its deadline would; whoever waits gets the DeadlineError that it handles anyway.
+
+        Does nothing about one that has ended or is about to.
+        """
+        now_s = asyncio.get_running_loop().time()
+        # An asyncio.Timeout has no other way of telling whether it may still be changed.
+        with suppress(RuntimeError):
+            self._timer.reschedule(now_s)
+            self.expired = True
 
 
 _OPEN: dict[asyncio.AbstractEventLoop, set[OpenWait]] = {}

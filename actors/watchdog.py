@@ -3,6 +3,7 @@
 progress unchanged for stall_timeout_s ──► event with the open waits, stacks to the log files ──► by policy
     restart: the oldest wait ends as its deadline would, so that what waits recovers as it always does
     fail:    StallError ends the run            report: nothing more
+progress while stacks are written ends the stall, and nothing is done about it
 """
 
 from __future__ import annotations
@@ -48,8 +49,12 @@ async def watch(
             )
         )
         await dump_stacks()
+        if progress() != seen:
+            continue
         if verdict.action == "fail":
             raise StallError(verdict.message)
         if verdict.action == "restart":
-            waits[0].expire()
+            still_open = open_waits()
+            if oldest := next((wait for wait in waits if wait in still_open), None):
+                oldest.expire()
         since_s = loop.time()

@@ -62,18 +62,19 @@ def _headline(folder: RunFolder, progress: Progress) -> Text:
 
 
 def _standing_line(live: LiveStatus) -> Text:
-    """What goes on now, and the oldest thing that is waited for."""
+    """What goes on now, where every group is that was admitted, and the oldest thing that is waited for."""
     standing = live.standing
-    text = Text.assemble(
-        ("now ", "dim"),
-        standing.phase,
-        ("   policy version ", "dim"),
-        str(standing.policy_version),
-        ("   groups in flight ", "dim"),
-        str(standing.groups_in_flight),
-        (", finished ", "dim"),
-        str(standing.groups_finished),
-    )
+    ended = dict(standing.outcomes)
+    admitted = ended.pop("admitted", 0)
+    places = {
+        **ended,
+        "in the batch": admitted - sum(ended.values()) - standing.groups_finished - standing.groups_in_flight,
+        "finished": standing.groups_finished,
+        "in flight": standing.groups_in_flight,
+    }
+    text = Text.assemble(("now ", "dim"), standing.phase, ("   policy version ", "dim"), str(standing.policy_version))
+    text.append(f"\ngroups admitted by this process {admitted}: ", "dim")
+    text.append(", ".join(f"{place} {groups}" for place, groups in places.items()))
     if live.waits:
         what, seconds = live.waits[0]
         text.append(f"\nwaits {humanize.duration(seconds)} for {what}")

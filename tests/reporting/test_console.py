@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 
 from maspo_dist import humanize
 from maspo_dist.console import LiveConsole, PlainConsole, RunConsole, open_console, progress_panel
+from maspo_dist.live import LiveStatus, Standing, WorkerStatus
 from maspo_dist.progress import Progress, progress_of
 from maspo_dist.run_folder import Event, RunFolder
 from maspo_dist.status import ledger_counts, render_status
@@ -151,6 +152,24 @@ def test_status_of_a_finished_run(tmp_path: Path, finished_run: Callable[..., Ru
     assert "trust_region" not in status
     assert "all rewards equal 0" in status
     assert "rollout-1 was killed" in status
+
+
+def test_status_of_a_live_run_accounts_for_every_group_and_says_what_it_waits_for(folder: RunFolder) -> None:
+    standing = Standing(
+        step=3,
+        phase="update",
+        policy_version=3,
+        groups_in_flight=5,
+        groups_finished=2,
+        outcomes=(("admitted", 23), ("dropped", 1), ("trained", 11)),
+    )
+    worker = WorkerStatus(name="rollout worker 0", state="serving", version=2, groups_in_flight=5, restarts=1)
+    waits = (("learner rank 0: update (step 4)", 61.0),)
+    LiveStatus(time=0.0, standing=standing, workers=(worker,), waits=waits).write(folder.live_path)
+    status = text_of(render_status(folder))
+    assert "23: dropped 1, trained 11, in the batch 4, finished 2, in flight 5" in status
+    assert "waits 1m 01s for learner rank 0: update (step 4)" in status
+    assert "rollout worker 0" in status
 
 
 def test_status_of_a_run_that_has_only_begun(folder: RunFolder) -> None:

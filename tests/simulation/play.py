@@ -204,7 +204,7 @@ def check(world: World, path: Path) -> None:
         if row["reason"] == "poison":
             sent = world.dispatches[row["group_id"]]
             assert sent >= config.rollout.max_attempts, f"group {row['group_id']} was set aside too early"
-    spared = [i for i in ids if f"p{i}" in story.faults.poison and outcomes[i]["reason"] != "poison"]
+    spared = [i for i in ids if f"p{i}" in story.faults.poison and outcomes[i]["outcome"] == "trained"]
     assert not spared, f"poison prompts of groups {spared} were trained"
 
 
@@ -226,7 +226,7 @@ def tell(seed: int, folder: Path) -> None:
     world = play(story, folder / "run")
     check(world, folder / "run")
     given_up = any(row["kind"] == "evaluation_given_up" for row in _rows(folder / "run" / "events.jsonl"))
-    set_aside = any(row["reason"] == "poison" for row in _rows(folder / "run" / "ledger.jsonl")) or any(
+    set_aside = any(row["reason"] in ("poison", "straggler") for row in _rows(folder / "run" / "ledger.jsonl")) or any(
         row.get("eval/held_out/unverifiable_share") for row in numbers(folder / "run")
     )
     if story.config.algorithm.max_policy_age == 0 and story.faults != Faults() and not set_aside and not given_up:

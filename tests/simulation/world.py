@@ -44,6 +44,7 @@ class Faults:
     late_reply: float = 0.0
     learner_loss: float = 0.0
     start_failure: float = 0.0
+    start_hang: float = 0.0
     poison: frozenset[str] = frozenset()
     scalings: int = 0
     node_losses: int = 0
@@ -62,7 +63,7 @@ class Story:
 
 def make_story(seed: int) -> Story:
     """Draws a story; every eighth is without faults."""
-    rng = random.Random(seed)
+    rng, straggling = random.Random(seed), random.Random(-seed)
     age = rng.choice([0, 0, 1, 1, 2])
     per_step = rng.randint(2, 4)
     config = make_config(
@@ -76,6 +77,9 @@ def make_story(seed: int) -> Story:
             "over_sampling": rng.choice([None, 1.25]) if age else None,
             "in_flight_updates": rng.random() < 0.7,
             "max_attempts": rng.randint(2, 4),
+            "straggler": straggling.choice(
+                [{}, {}, {"deadline_s": 60, "action": "drop"}, {"deadline_s": 60, "action": "requeue"}]
+            ),
         },
         algorithm={
             "mini_batches": 2,
@@ -112,6 +116,7 @@ def make_story(seed: int) -> Story:
         node_losses=rng.choice([0, 0, 1]),
         crashes=rng.choice([0, 0, 1, 2]),
         stops=rng.choice([0, 0, 1, 2]),
+        start_hang=rng.choice([0, 0, 0.1]),
     )
     return Story(seed=seed, config=config, faults=faults)
 
@@ -221,6 +226,8 @@ class SimulatedWorkers:
         # A worker that cannot start before anything was trained is the user's to know of, hence none then.
         if world.trained and world.chance(world.story.faults.start_failure):
             raise ActorDiedError(f"rollout worker {index}: start: died (simulated)")
+        if world.trained and world.chance(world.story.faults.start_hang):
+            await asyncio.Event().wait()
         worker = SimulatedWorker(world, index)
         world.living.add(worker)
         return worker

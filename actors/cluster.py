@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -49,6 +50,8 @@ REAL_CLASSES = ActorClasses()
 #: Groups that one worker or the verifier may have in flight; admission bounds what really is.
 _CONCURRENT_CALLS = 10_000
 _SIGNAL_S = 10.0
+#: The log of the process that drives the run.
+_OWN_LOG = "controller.log"
 
 
 def connect(wanted: Device | Literal["auto"]) -> Device:
@@ -183,7 +186,7 @@ class RunCluster:
                 max_task_retries=3,
                 max_concurrency=_CONCURRENT_CALLS,
             )
-            .remote(self._config.reward)
+            .remote(self._config.reward, self._logs)
         )
         starts = {"learners": self.learners.start(), "rollout workers": self.rollout.start()}
         await all_ready(starts, self._waiting_for)
@@ -203,12 +206,13 @@ class RunCluster:
             remove_placement_group(self._base)
 
     async def dump_stacks(self) -> None:
-        """Asks every process for the stacks of its threads, which go to its log file."""
-        signals = [
-            ray.remote(ask_for_stacks).options(**_on_node(process)).remote(process.pid)
-            for process in self._processes.values()
-        ]
-        await asyncio.wait([asyncio.ensure_future(_settled(signal)) for signal in signals], timeout=_SIGNAL_S)
+        """Has every process, this one too, write the stacks of its threads to its log file."""
+        with contextlib.suppress(OSError), (self._logs / _OWN_LOG).open("a") as log:
+            faulthandler.dump_traceback(log, all_threads=True)
+        asked = [_ask_for_stacks(process) for process in self._processes.values()]
+        if self._verifier is not None:
+            asked.append(_ask_verifier_for_stacks(self._verifier))
+        await asyncio.wait([asyncio.ensure_future(_settled(one)) for one in asked], timeout=_SIGNAL_S)
 
     # What the rollout pool asks for: `rollout_members.WorkerFactory`.
 
@@ -315,7 +319,7 @@ def make_evaluation_actors(
     verifier = (
         actor_class(VerifierActor)
         .options(**places["verifier"][0], max_restarts=-1, max_task_retries=3, max_concurrency=_CONCURRENT_CALLS)
-        .remote(config.reward)
+        .remote(config.reward, logs_path.resolve())
     )
     environment = engine_environment(device, _share_of_cores(len(places["rollout"])))
     workers = [
@@ -334,6 +338,15 @@ def _on_node(process: ActorProcess) -> dict[str, Any]:
         "max_retries": 0,
         "scheduling_strategy": NodeAffinitySchedulingStrategy(process.node_id, soft=False),
     }
+
+
+async def _ask_for_stacks(process: ActorProcess) -> None:
+    await ray.remote(ask_for_stacks).options(**_on_node(process)).remote(process.pid)
+
+
+async def _ask_verifier_for_stacks(verifier: ActorHandle[Any]) -> None:
+    """Asks who it is first: Ray may have made it anew."""
+    await _ask_for_stacks(await verifier.process.remote())
 
 
 async def _settled(reference: Awaitable[object]) -> None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
+import signal
+from pathlib import Path
 
+import ray
+
+from actors.boundaries import ActorProcess
 from actors.health import answered_by, health_call
+from maspo_dist.logs import LogContext, configure_logging, redirect_output
 from maspo_dist.reward import ProcessDeath, Sample, VerifierConfig, VerifierPool
 from maspo_dist.types import Verdict
 
@@ -15,7 +22,11 @@ class VerifierActor:
     responses may be in flight; the pool bounds what is queued and the callers wait.
     """
 
-    def __init__(self, config: VerifierConfig) -> None:
+    def __init__(self, config: VerifierConfig, logs_path: Path | None) -> None:
+        """Without `logs_path` output stays where it goes: for an owner that is not a process of its own."""
+        if logs_path is not None:
+            redirect_output(configure_logging(LogContext("verifier"), logs_path))
+            faulthandler.register(signal.SIGUSR1, all_threads=True)
         self._pool = VerifierPool(config)
         self._serving = asyncio.get_running_loop()
 
@@ -28,6 +39,11 @@ class VerifierActor:
         """The process id of this actor. Answers when the event loop that takes samples does."""
         await answered_by(self._serving, asyncio.sleep(0))
         return os.getpid()
+
+    @health_call
+    async def process(self) -> ActorProcess:
+        """This actor's process. Answers even when the event loop that takes samples hangs."""
+        return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
 
     @health_call
     async def take_deaths(self) -> tuple[ProcessDeath, ...]:

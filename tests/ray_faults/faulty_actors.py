@@ -103,6 +103,8 @@ class FaultyRolloutActor(RolloutActor):
         if _ON_LOST_NODE and strikes(reference, "kill_node"):
             # A worker's parent is the raylet; without it, nothing of the node lives on.
             os.kill(os.getppid(), signal.SIGKILL)
+        if strikes(reference, "stall"):
+            await asyncio.Event().wait()
         if strikes(reference, "kill_engine"):
             self._echo.strike(signal.SIGKILL)
         if strikes(reference, "freeze_engine"):

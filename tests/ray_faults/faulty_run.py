@@ -149,7 +149,11 @@ async def score_while_watched(scene: Scene, reference: str) -> tuple[Verdict, li
     ray.init(scene.cluster.address)
     try:
         config = VerifierConfig.model_validate(_REWARD)
-        verifier = actor_class(VerifierActor).options(num_cpus=0, max_restarts=-1, max_task_retries=3).remote(config)
+        verifier = (
+            actor_class(VerifierActor)
+            .options(num_cpus=0, max_restarts=-1, max_task_retries=3)
+            .remote(config, scene.folder / "logs")
+        )
         watch = watch_verifier(verifier, ClusterConfig(heartbeat_s=0.5, heartbeat_timeout_s=2), events.append)
 
         async def score() -> Verdict:

@@ -45,8 +45,8 @@ async def until_busy(actor: Any) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_a_verifier_without_a_free_call_answers_its_watch() -> None:
-    verifier = make(BusyVerifier, VerifierConfig())
+async def test_a_verifier_without_a_free_call_answers_its_watch(tmp_path: Path) -> None:
+    verifier = make(BusyVerifier, VerifierConfig(), tmp_path)
     waiting = [verifier.score.remote("1", "1", "wait") for _ in range(2 * _CALLS)]
     await until_busy(verifier)
     assert await within(10, "ping", verifier.ping.remote()) != os.getpid()
@@ -54,8 +54,8 @@ async def test_a_verifier_without_a_free_call_answers_its_watch() -> None:
     assert not ray.wait(waiting, timeout=0)[0]
 
 
-async def test_a_verifier_whose_event_loop_hangs_answers_no_ping() -> None:
-    verifier = make(BusyVerifier, VerifierConfig())
+async def test_a_verifier_whose_event_loop_hangs_answers_no_ping(tmp_path: Path) -> None:
+    verifier = make(BusyVerifier, VerifierConfig(), tmp_path)
     await within(60, "ping", verifier.ping.remote())
     verifier.score.remote("1", "1", "hang")
     with pytest.raises(DeadlineError):

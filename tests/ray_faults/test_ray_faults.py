@@ -27,6 +27,8 @@ FAULTS = (
     "freeze_learner",
 )
 
+PROCESSES = ("controller", "verifier", "learner-0", "learner-1", "rollout-0", "rollout-1")
+
 
 @pytest.fixture(scope="module")
 def faulty(scene: Scene) -> Outcome:
@@ -102,6 +104,19 @@ def test_too_many_losses_of_the_learner_end_the_run_with_the_cause(scene: Scene)
     outcome = play(faulty_config(scene, "hopeless", script, 8, cluster={"max_learner_restarts": 1}))
     assert "learner rank" in str(outcome.error)
     assert outcome.told("run_failed") == [str(outcome.error)]
+
+
+def test_a_stall_leaves_the_stacks_of_every_process_in_the_logs(scene: Scene) -> None:
+    script = write_script(scene.folder / "stall", 8, ["stall"], once=False)
+
+    async def stacks_are_written(folder: RunFolder) -> None:
+        logs = [folder.logs_path / f"{name}.log" for name in PROCESSES]
+        await until(lambda: all(path.exists() and "most recent call first" in path.read_text() for path in logs))
+
+    config = faulty_config(scene, "stall", script, 8, cluster={"stall_timeout_s": 3, "on_stall": "report"})
+    outcome = play(config, stacks_are_written)
+    assert outcome.error is None
+    assert any("no progress" in message for message in outcome.told("stalled"))
 
 
 def test_workers_of_a_lost_node_are_replaced_when_another_node_comes(scene: Scene) -> None:

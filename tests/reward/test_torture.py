@@ -178,7 +178,7 @@ def from_an_actor(config: VerifierConfig, samples: list[Sample]) -> list[Verdict
     """The actor as Ray runs it: an event loop off the main thread, all calls at once."""
 
     async def life() -> list[Verdict]:
-        actor = VerifierActor(config)
+        actor = VerifierActor(config, None)
         try:
             return await asyncio.gather(*(actor.score(s.response, s.reference, s.source) for s in samples))
         finally:

@@ -98,7 +98,8 @@ class LearnerGroup(Protocol):
     with the weights of `model.path` until `load`.
     """
 
-    async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport: ...
+    async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
+        """Raises BodyLostError, before anything is trained, where a body is gone with the node that it lay on."""
 
     async def export_weights(self, version: int) -> WeightSnapshot: ...
 

@@ -13,7 +13,8 @@ as far as `algorithm.max_policy_age` allows; with 0 it waits for the publish. An
 version, so the next publish waits for it; so does its row of metrics. Responses travel from worker to
 learner by reference: this process sees their lengths, versions and verdicts only.
 
-Lost rollout workers are the pool's to replace. A lost learner ends a session: the group starts anew, and a
+Lost rollout workers are the pool's to replace; groups that lay in the memory of a lost node are sampled again. A
+lost learner ends a session: the group starts anew, and a
 new session goes on from the newest good checkpoint, exactly as a resumed run does.
 """
 
@@ -37,7 +38,7 @@ from maspo_dist.checkpoint_writer import CheckpointWriter
 from maspo_dist.config import TrainConfig
 from maspo_dist.console import RunConsole
 from maspo_dist.data.batching import lay_out_batch
-from maspo_dist.errors import LearnerLostError, PolicyAgeError
+from maspo_dist.errors import BodyLostError, LearnerLostError, PolicyAgeError
 from maspo_dist.flow.failures import RestartBudget
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.live import Standing
@@ -271,7 +272,12 @@ class Controller:
             if batch is None:
                 await self._leave()
                 return False
-            await self._one_step(batch, self._step + 1, started_s)
+            try:
+                await self._one_step(batch, self._step + 1, started_s)
+            except BodyLostError as error:
+                self._event("batch_taken_back", f"step {self._step + 1}: {error}", step=self._step + 1)
+                await session.stream.take_back()
+                continue
             if self._checkpoint_is_due(self._step) and await self._close_row():
                 await self._save()
         if not await self._close_row():
@@ -409,8 +415,8 @@ class Controller:
         stream = self._current.stream
         self._record.sync()
         row = self._open_row.metrics if self._open_row else None
-        state = RunState(step=self._step, policy_version=self._version, stream=stream.state(), row=row)
-        finished = await stream.finished_groups()
+        stream_state, finished = await stream.snapshot()
+        state = RunState(step=self._step, policy_version=self._version, stream=stream_state, row=row)
         self._late["time/checkpoint_s"] = await self._writer.save(state, finished, self._learners.save)
         self._saved_step = self._step
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import ray
 
-from maspo_dist.errors import ActorDiedError, DeadlineError, MaspoError
+from maspo_dist.errors import ActorDiedError, BodyLostError, DeadlineError, MaspoError
 
 T = TypeVar("T")
 
@@ -93,8 +93,9 @@ async def all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Callab
 
 @contextmanager
 def ray_errors(what: str) -> Iterator[None]:
-    """Ray's errors as ours: what an actor raised on purpose as it was raised there, and ActorDiedError for every
-    error of Ray itself, met here or by the actor. Other errors of an actor, bugs that is, pass unchanged.
+    """Ray's errors as ours: what an actor raised on purpose as it was raised there, BodyLostError for an object that
+    is gone, and ActorDiedError for every other error of Ray itself, met here or by the actor. Other errors of an
+    actor, bugs that is, pass unchanged.
     """
     try:
         yield
@@ -103,11 +104,13 @@ def ray_errors(what: str) -> Iterator[None]:
         if isinstance(cause, MaspoError):
             raise cause from None
         if isinstance(cause, ray.exceptions.ObjectLostError):
-            raise ActorDiedError(f"{what}: what it was to read is gone with its node") from error
+            raise BodyLostError(f"{what}: what it was to read is gone with its node") from error
         # A bare RayError stands for an actor's own error that could not be pickled.
         if isinstance(cause, ray.exceptions.RayError) and type(cause) is not ray.exceptions.RayError:
             raise ActorDiedError(f"{what}: what it relied on is gone ({_cause(cause)})") from error
         raise
+    except ray.exceptions.ObjectLostError as error:
+        raise BodyLostError(f"{what}: it is gone with its node") from error
     except ray.exceptions.RayError as error:
         raise ActorDiedError(f"{what}: the process behind it died ({_cause(error)})") from error
 

@@ -24,7 +24,7 @@ from maspo_dist.checkpoint import FinishedGroup, PendingGroup, StreamState
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.data.selection import DropReason, LossReason, drop_reason
-from maspo_dist.errors import ActorDiedError, PoisonPromptError, StragglerError
+from maspo_dist.errors import BodyLostError, PoisonPromptError, StragglerError
 from maspo_dist.flow.admission import Candidate, Waiting, open_slots, select_batch
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.run_folder import Event
@@ -44,10 +44,10 @@ class CollectedGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostGroup:
-    """A group that came to nothing."""
+    """A group that came to nothing, or of which nothing but the reason why it would not train is left."""
 
     group_id: int
-    reason: LossReason
+    reason: LossReason | DropReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +83,14 @@ class _Open:
     task: asyncio.Task[None] | None = None
 
 
+def _trains(group: _Open) -> bool:
+    return isinstance(group.outcome, CollectedGroup) and group.outcome.dropped is None
+
+
+def _admission(group: _Open) -> int:
+    return group.group_id
+
+
 def group_seed(run_seed: int, group_id: int) -> int:
     """Seed of a group's first sample; apart for each group, the same in every run of `run_seed`."""
     return int(np.random.SeedSequence([run_seed, group_id]).generate_state(1)[0]) >> 1
@@ -104,7 +112,7 @@ class GroupStream:
         restored: StreamState | None = None,
         finished: Sequence[FinishedGroup] = (),
     ) -> None:
-        """`batches` are to be taken in all. `restored` and `finished` are what `state` and `finished_groups` gave at
+        """`batches` are to be taken in all. `restored` and `finished` are what `snapshot` gave at
         the checkpoint to go on from; `prompts` then stands where that says.
         """
         self._config = config
@@ -129,6 +137,9 @@ class GroupStream:
         self._batches_left = batches
         self._next_group = 0
         self._open: dict[int, _Open] = {}
+        #: What the last batch took, and the refills that it counted.
+        self._taken: list[_Open] = []
+        self._taken_refills = 0
         self._slots = 0
         self._unfinished = 0
         self._served_version = 0
@@ -168,19 +179,28 @@ class GroupStream:
             if self._failure is not None:
                 raise self._failure
             self.pump(policy_version)
-        outcomes = []
-        for group_id in chosen:
-            group = self._open.pop(group_id)
-            self._slots -= not group.refilled
-            outcomes.append(group.outcome)
-        self._refills = 0
+        self._taken = [self._open.pop(group_id) for group_id in chosen]
+        self._slots -= sum(not group.refilled for group in self._taken)
+        self._taken_refills, self._refills = self._refills, 0
         self._batches_left -= 1
+        outcomes = [group.outcome for group in self._taken]
         return Batch(
             groups=tuple(
                 self._aged(outcome, policy_version) for outcome in outcomes if isinstance(outcome, CollectedGroup)
             ),
             lost=tuple(outcome for outcome in outcomes if isinstance(outcome, LostGroup)),
         )
+
+    async def take_back(self) -> None:
+        """The last batch could not be trained: its groups are open again, and those whose bodies are gone with a node
+        are sampled again.
+        """
+        groups, self._taken = self._taken, []
+        self._open = {group.group_id: group for group in sorted((*groups, *self._open.values()), key=_admission)}
+        self._slots += sum(not group.refilled for group in groups)
+        self._refills += self._taken_refills
+        self._batches_left += 1
+        await asyncio.gather(*(self._fetched(group) for group in groups if _trains(group)))
 
     async def stop(self) -> None:
         """Calls back what is in flight; it stays open in the ledger."""
@@ -191,29 +211,29 @@ class GroupStream:
         self._open.clear()
         self._slots = self._unfinished = 0
 
-    def state(self) -> StreamState:
-        """What a checkpoint needs of the stream beside `finished_groups`."""
-        return StreamState(
+    async def snapshot(self) -> tuple[StreamState, tuple[FinishedGroup, ...]]:
+        """What a checkpoint needs: how the stream stands, and the groups that are sampled and scored and that no batch
+        has taken. Bodies are fetched side by side; of those that are gone with a node, groups that would train are
+        sampled again.
+        """
+        fetched = await asyncio.gather(*(self._fetched(group) for group in list(self._open.values())))
+        finished = {group.scored.report.group_id: group for group in fetched if group is not None}
+        state = StreamState(
             next_group=self._next_group,
             cursor=self._prompts.state,
             pending=tuple(
                 PendingGroup(
                     group_id=group.group_id,
                     drawn_at=group.drawn_at,
-                    refilled=group.refilled,
+                    # What finished meanwhile will be sampled again, in a slot of its own.
+                    refilled=group.refilled and (group.group_id in finished or isinstance(group.outcome, LostGroup)),
                     lost=group.outcome.reason if isinstance(group.outcome, LostGroup) else None,
                 )
                 for group in self._open.values()
             ),
             refills=self._refills,
         )
-
-    async def finished_groups(self) -> tuple[FinishedGroup, ...]:
-        """Groups that are sampled and scored and that no batch has taken. Bodies are fetched side by side; a group
-        whose body is gone with the node that it lay on is sampled again.
-        """
-        fetched = await asyncio.gather(*(self._fetched(group) for group in list(self._open.values())))
-        return tuple(group for group in fetched if group is not None)
+        return state, tuple(finished.values())
 
     @property
     def in_flight(self) -> int:
@@ -225,19 +245,27 @@ class GroupStream:
 
     # Groups.
 
+    def _sample_again(self, group: _Open) -> None:
+        self._ledger.reopen(group.group_id)
+        group.outcome = None
+        group.born = self._served_version
+        self._unfinished += 1
+        self._send(group)
+
     async def _fetched(self, group: _Open) -> FinishedGroup | None:
         outcome = group.outcome
         if not isinstance(outcome, CollectedGroup):
             return None
         try:
             body = await self._pool.fetch(outcome.body)
-        except ActorDiedError as error:
-            self._on_event(Event(kind="group_lost", message=str(error), details=(("group", group.group_id),)))
-            self._ledger.reopen(group.group_id)
-            group.outcome = None
-            group.born = self._served_version
-            self._unfinished += 1
-            self._send(group)
+        except BodyLostError as error:
+            if outcome.dropped is None:
+                then = "it is sampled again"
+                self._sample_again(group)
+            else:
+                then = f"it would not have trained ({outcome.dropped})"
+                group.outcome = LostGroup(group_id=group.group_id, reason=outcome.dropped)
+            self._on_event(Event(kind="group_lost", message=f"{error}; {then}", details=(("group", group.group_id),)))
             return None
         return FinishedGroup(scored=outcome.scored, body=body, dropped=outcome.dropped)
 

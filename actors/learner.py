@@ -52,7 +52,9 @@ class Engine(Protocol):
 
 
 class Learner:
-    """Rank `rank` of `ranks`. Every method is collective: the learner group calls it on all ranks at once."""
+    """Rank `rank` of `ranks`. Methods are collective unless they say otherwise: the learner group calls them on all
+    ranks at once.
+    """
 
     def __init__(self, config: TrainConfig, rank: int, ranks: int, logs_path: Path, put: Put = ray.put) -> None:
         """Quick; `start` does the work. `put` places a bucket in the object store."""
@@ -63,21 +65,25 @@ class Learner:
         self._ranks = ranks
         self._writer = BucketWriter(put)
         self._running: Engine | None = None
+        self._groups: dict[int, RolloutGroup] = {}
 
     def start(self, init_address: str) -> ActorProcess:
         """Builds the engine; blocks until all ranks have joined `init_address` ("tcp://host:port")."""
         self._running = self._start_engine(init_address)
         return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
 
+    def receive(self, *groups: RolloutGroup) -> None:
+        """Takes what the next `update` trains on. One by one, so that Ray resolves their references; not collective,
+        so that a group which cannot be read any more leaves no rank waiting for another.
+        """
+        self._groups = {group.group_id: group for group in groups}
+
     def update(
-        self,
-        shard: tuple[MiniBatch, ...],
-        loss_tokens: tuple[int, ...],
-        loss_sequences: tuple[int, ...],
-        *groups: RolloutGroup,
+        self, shard: tuple[MiniBatch, ...], loss_tokens: tuple[int, ...], loss_sequences: tuple[int, ...]
     ) -> dict[str, float]:
-        """See DeepSpeedEngine.update. Groups come one by one, so that Ray resolves their references."""
-        return self._engine.update(shard, loss_tokens, loss_sequences, {group.group_id: group for group in groups})
+        """See DeepSpeedEngine.update; on the groups last received."""
+        groups, self._groups = self._groups, {}
+        return self._engine.update(shard, loss_tokens, loss_sequences, groups)
 
     def export_weights(self, version: int) -> WeightSnapshot | None:
         """Weights in buckets of the object store, from rank 0; None from the others, which only take part."""

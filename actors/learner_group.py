@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from actors.boundaries import Body, ProbeSequence, WeightSnapshot
 from actors.deadline import within
 from maspo_dist.config import ClusterConfig
-from maspo_dist.errors import ActorDiedError, DeadlineError, LearnerLostError, MaspoError
+from maspo_dist.errors import ActorDiedError, BodyLostError, DeadlineError, LearnerLostError, MaspoError
 from maspo_dist.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, TrainingBatch, UpdateReport
 
@@ -53,15 +53,20 @@ class RayLearnerGroup:
             raise LearnerLostError(str(error)) from error
 
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
-        """Trains on `batch`; `bodies` holds at least the groups it refers to, by group_id."""
+        """Trains on `batch`; `bodies` holds at least the groups it refers to, by group_id.
+
+        Raises BodyLostError where one of them cannot be read any more; nothing has been trained then.
+        """
         if len(batch.shards) != len(self._learners):
             raise ValueError(f"batch is laid out for {len(batch.shards)} ranks, there are {len(self._learners)}")
-        arguments = []
-        for shard in batch.shards:
-            needed = dict.fromkeys(ref.group_id for mini in shard for micro in mini for ref in micro)
-            groups = [bodies[group_id] for group_id in needed]
-            arguments.append((shard, batch.loss_tokens, batch.loss_sequences, *groups))
-        metrics = await self._all("update", f"step {batch.step}", self._config.update_timeout_s, arguments)
+        needed = [
+            dict.fromkeys(ref.group_id for mini in shard for micro in mini for ref in micro) for shard in batch.shards
+        ]
+        step, timeout_s = f"step {batch.step}", self._config.update_timeout_s
+        groups = [tuple(bodies[group_id] for group_id in ids) for ids in needed]
+        await self._all("receive", step, timeout_s, groups)
+        arguments = [(shard, batch.loss_tokens, batch.loss_sequences) for shard in batch.shards]
+        metrics = await self._all("update", step, timeout_s, arguments)
         self._policy_version += 1
         return UpdateReport(step=batch.step, policy_version=self._policy_version, metrics=metrics[0])
 
@@ -109,6 +114,8 @@ class RayLearnerGroup:
         ]
         try:
             return await by_rank(calls, f"{method} ({subject})", timeout_s)
+        except BodyLostError:
+            raise
         except (ActorDiedError, DeadlineError) as error:
             raise LearnerLostError(str(error)) from error
 

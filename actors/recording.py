@@ -11,6 +11,7 @@ from typing import Protocol
 
 from actors.boundaries import Body, LearnerGroup, ProbeSequence, WeightSnapshot
 from maspo_dist.checkpoint import LEARNER_FOLDER
+from maspo_dist.errors import BodyLostError
 from maspo_dist.run_folder import Event
 from maspo_dist.step_record import ResponseLogprobs, StepRecord, StepRecords
 from maspo_dist.types import FloatArray, RolloutGroup, TrainingBatch, UpdateReport
@@ -25,7 +26,7 @@ class RecordableLearners(LearnerGroup, Protocol):
 class RecordingLearners:
     """A `LearnerGroup` that hands every call on, and keeps what an update was made from.
 
-    A record that cannot be written (a full disk) costs the record, not the run.
+    A record that cannot be written (a full disk, a group gone with its node) costs the record, not the run.
     """
 
     def __init__(
@@ -47,15 +48,12 @@ class RecordingLearners:
         part = await self._begin(batch.step)
         report = await self._learners.update(batch, bodies)
         if part is not None:
-            record = StepRecord(
-                batch=batch,
-                groups=tuple([await self._fetch(body) for body in bodies.values()]),
-                logprobs=tuple(await self._learners.frozen_logprobs()),
-                metrics=report.metrics,
-            )
+            logprobs = tuple(await self._learners.frozen_logprobs())
             try:
+                groups = tuple([await self._fetch(body) for body in bodies.values()])
+                record = StepRecord(batch=batch, groups=groups, logprobs=logprobs, metrics=report.metrics)
                 await asyncio.to_thread(self._records.commit, part, record, self._config_yaml)
-            except OSError as error:
+            except (OSError, BodyLostError) as error:
                 await self._failed(batch.step, part, error)
         return report
 
@@ -87,7 +85,7 @@ class RecordingLearners:
             return None
         return part
 
-    async def _failed(self, step: int, part: Path | None, error: OSError) -> None:
+    async def _failed(self, step: int, part: Path | None, error: OSError | BodyLostError) -> None:
         if part is not None:
             await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
         self._on_event(Event(kind="record_failed", message=f"step {step}: {error}"))

@@ -77,7 +77,6 @@ class Member:
     calls: dict[asyncio.Task[tuple[GroupReport, Body]], None] = field(default_factory=dict)
     reserved: bool = False
     aboard: int = 0
-    loading: bool = False
 
     @property
     def is_free(self) -> bool:
@@ -98,22 +97,16 @@ class Member:
         LearnerLostError where the weights are gone with the learner that held them.
         """
         snapshot = weights.snapshot
-        self.loading = True
-        try:
-            self.published = await within(
-                timeout_s,
-                f"{self.worker.name}: publish of policy version {snapshot.version}",
-                self.worker.publish(snapshot, weights.probes, weights.expected),
-            )
-        finally:
-            self.loading = False
+        self.published = await within(
+            timeout_s,
+            f"{self.worker.name}: publish of policy version {snapshot.version}",
+            self.worker.publish(snapshot, weights.probes, weights.expected),
+        )
         self.version = snapshot.version
         return self.published
 
     async def ping(self, timeout_s: float) -> None:
-        """Ends it when its engine does not answer; one that loads weights is not asked, that has its own deadline."""
-        if self.loading:
-            return
+        """Ends it when its engine does not answer."""
         try:
             await within(timeout_s, f"{self.worker.name}: ping", self.worker.ping())
         except (ActorDiedError, DeadlineError) as error:

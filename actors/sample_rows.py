@@ -8,7 +8,7 @@ from typing import Protocol
 
 from actors.boundaries import Body
 from actors.group_stream import CollectedGroup
-from maspo_dist.errors import ActorDiedError
+from maspo_dist.errors import BodyLostError
 from maspo_dist.run_folder import SampleRow
 from maspo_dist.types import RolloutGroup
 
@@ -32,7 +32,7 @@ async def sample_rows(
     for collected in groups:
         try:
             body = await fetch(collected.body)
-        except ActorDiedError as error:
+        except BodyLostError as error:
             logger.warning("step %d: the text of group %d is lost: %s", step, collected.group_id, error)
             continue
         scored = collected.scored

@@ -41,14 +41,14 @@ _FINISHED = "finished_groups.pickle"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingGroup:
-    """A group that was admitted and not yet consumed; its prompt is the one at `drawn_at`. `lost` says why it cannot
-    be sampled, if so.
+    """A group that was admitted and not yet consumed; its prompt is the one at `drawn_at`. `lost` says why it is not
+    to be sampled again, if so.
     """
 
     group_id: int
     drawn_at: CursorState
     refilled: bool
-    lost: LossReason | None = None
+    lost: LossReason | DropReason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@
     ├── PolicyAgeError         a token older than max_policy_age reached the learner
     ├── DeadlineError          a named wait ran past its deadline
     ├── ActorDiedError         a process that the run needs is gone
+    │   └── BodyLostError      what was to be read lay in the memory of a node that is gone
     ├── LearnerLostError       a learner rank died or hangs: the group must start anew
     ├── StragglerError         a group took longer than `rollout.straggler.deadline_s`
     ├── PoisonPromptError      a prompt ended every worker that it was given to
@@ -23,6 +24,7 @@ Anything else that escapes is a bug and keeps its traceback.
 
 __all__ = [
     "ActorDiedError",
+    "BodyLostError",
     "ConfigError",
     "DataError",
     "DeadlineError",
@@ -84,6 +86,10 @@ class DeadlineError(MaspoError):
 
 class ActorDiedError(MaspoError):
     """A process that the run cannot go on without has died."""
+
+
+class BodyLostError(ActorDiedError):
+    """What was to be read lay in the memory of a node that is gone; whoever wanted to read it is well."""
 
 
 class LearnerLostError(MaspoError):

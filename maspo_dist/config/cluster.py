@@ -29,7 +29,7 @@ class ClusterConfig(Section):
     #: One response at the verifier, its wait in the queue included; past it the response is sent again.
     verify_timeout_s: float = Field(600.0, gt=0)
     #: Seconds between pings of the verifier and each rollout worker, and how long verifier or engine may take to
-    #: answer one; past it the process is killed and starts anew.
+    #: answer one, in the middle of loading weights too; past it the process is killed and starts anew.
     heartbeat_s: float = Field(10.0, gt=0)
     heartbeat_timeout_s: float = Field(60.0, gt=0)
     #: Pause before a lost rollout worker is replaced, doubled with each loss of the window.

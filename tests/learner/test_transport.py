@@ -105,6 +105,8 @@ class FakeLearner:
         self._seconds = seconds
         self._error = error
         self.calls: list[tuple[Any, ...]] = []
+        self.received: list[tuple[Any, ...]] = []
+        self.receive = FakeMethod(self._received)
         self.update = self.probe = FakeMethod(self._answer)
         self.load = FakeMethod(self._loaded)
 
@@ -114,6 +116,9 @@ class FakeLearner:
         if self._error is not None:
             raise self._error
         return {"learner/loss": 1.0}
+
+    async def _received(self, *groups: Any) -> None:
+        self.received.append(groups)
 
     async def _loaded(self, *_: Any) -> int:
         return 7
@@ -135,7 +140,8 @@ async def test_every_rank_gets_its_shard_and_only_the_groups_it_needs() -> None:
     report = await (await _group(*learners)).update(batch, bodies)
     assert (report.step, report.policy_version, report.metrics) == (3, 1, {"learner/loss": 1.0})
     for rank, learner in enumerate(learners):
-        shard, loss_tokens, loss_sequences, *groups = learner.calls[0]
+        shard, loss_tokens, loss_sequences = learner.calls[0]
+        [groups] = learner.received
         assert shard == batch.shards[rank]
         assert (loss_tokens, loss_sequences) == (batch.loss_tokens, batch.loss_sequences)
         needed = {ref.group_id for mini in shard for micro in mini for ref in micro}

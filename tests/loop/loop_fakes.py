@@ -19,7 +19,7 @@ from maspo_dist.checkpoint_writer import CheckpointWriter
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.console import RunConsole
 from maspo_dist.data.cursor import CursorState
-from maspo_dist.errors import ActorDiedError, StragglerError
+from maspo_dist.errors import BodyLostError, StragglerError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.live import WorkerStatus
 from maspo_dist.metrics import open_metrics
@@ -223,7 +223,7 @@ class FakePool:
     async def fetch(self, body: Body) -> RolloutGroup:
         assert isinstance(body, RolloutGroup)
         if body.group_id in self.lost_bodies:
-            raise ActorDiedError(f"object store: the node of group {body.group_id} is gone")
+            raise BodyLostError(f"object store: the node of group {body.group_id} is gone")
         return body
 
     def store(self, group: RolloutGroup) -> Body:

@@ -13,7 +13,7 @@ from actors.weight_sync import probe_sequences
 from maspo_dist.checkpoint import CheckpointStore, read_finished, read_state
 from maspo_dist.config import TrainConfig
 from maspo_dist.console import open_console
-from maspo_dist.errors import LearnerLostError
+from maspo_dist.errors import BodyLostError, LearnerLostError
 from maspo_dist.run_folder import RunFolder
 from maspo_dist.types import TrainingBatch, UpdateReport
 
@@ -261,6 +261,17 @@ async def test_a_run_without_checkpoints_that_is_stopped_leaves_its_last_row_uns
         async with asyncio.timeout(5):
             assert not await running
     assert [("eval/held_out/avg@1" in row, row["step"]) for row in rows(folder.metrics_path)] == [(True, 0), (False, 1)]
+
+
+async def test_a_step_whose_groups_are_gone_with_a_node_is_made_of_them_sampled_again(tmp_path: Path) -> None:
+    undisturbed = await run(tmp_path / "a", make_config(), FakePool(), FakeLearners())
+    learners = FakeLearners()
+    learners.failures = {2: BodyLostError("group 5 is gone with its node")}
+    disturbed = await run(tmp_path / "b", make_config(), FakePool(), learners)
+    assert numbers(disturbed) == numbers(undisturbed)
+    assert rows(disturbed.ledger_path) == rows(undisturbed.ledger_path)
+    assert learners.restarts == 0
+    assert [row["kind"] for row in rows(disturbed.events_path)] == ["batch_taken_back"]
 
 
 async def test_the_text_of_a_group_that_is_gone_with_its_node_is_missing_and_nothing_else(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from ray import exceptions as ray_exceptions
 from ray.exceptions import RayError, RayTaskError
 
 from actors.deadline import ray_errors
-from maspo_dist.errors import ActorDiedError, WeightSyncError
+from maspo_dist.errors import ActorDiedError, BodyLostError, WeightSyncError
 
 GONE = [
     ray_exceptions.ActorDiedError(),
@@ -31,7 +31,7 @@ def raised_by_an_actor(cause: Exception) -> RayTaskError:
     return error.as_instanceof_cause()
 
 
-@pytest.mark.parametrize("error", [*GONE, LOST], ids=named)
+@pytest.mark.parametrize("error", GONE, ids=named)
 def test_an_error_of_ray_says_that_the_process_is_gone(error: RayError) -> None:
     with (
         pytest.raises(ActorDiedError, match=r"^worker 1: ping: the process behind it died \("),
@@ -51,10 +51,12 @@ def test_an_error_of_ray_that_the_actor_met_says_so(error: RayError) -> None:
 
 def test_an_object_that_the_actor_cannot_read_any_more_went_with_its_node() -> None:
     with (
-        pytest.raises(ActorDiedError, match="publish: what it was to read is gone with its node"),
-        ray_errors("publish"),
+        pytest.raises(BodyLostError, match="update: what it was to read is gone with its node"),
+        ray_errors("update"),
     ):
         raise raised_by_an_actor(LOST)
+    with pytest.raises(BodyLostError, match="group 3: it is gone with its node"), ray_errors("group 3"):
+        raise LOST
 
 
 def test_what_an_actor_raises_on_purpose_is_raised_as_it_was() -> None:

@@ -178,7 +178,7 @@ async def test_a_stream_goes_on_from_its_state_with_finished_groups_kept_and_oth
     config = make_config(algorithm={"max_policy_age": 1})
     first = make_stream(pool, config)
     await first.take(0)
-    state, finished = first.state(), await first.finished_groups()
+    state, finished = await first.snapshot()
     await first.stop()
     assert [group.body.group_id for group in finished] == [4, 6, 7]
     del pool.holds[5]
@@ -196,10 +196,42 @@ async def test_a_finished_group_whose_body_is_gone_with_its_node_is_sampled_agai
     await stream.take(0)
     await asyncio.sleep(0)
     pool.lost_bodies = {5}
-    assert [group.body.group_id for group in await stream.finished_groups()] == [4, 6, 7]
+    _, finished = await stream.snapshot()
+    assert [group.body.group_id for group in finished] == [4, 6, 7]
     pool.lost_bodies = set()
     assert ids(await stream.take(1)) == [4, 5, 6, 7]
     assert [request.group_id for request in pool.requests].count(5) == 2
+
+
+async def test_a_batch_that_could_not_be_trained_is_taken_again_and_only_what_is_gone_is_sampled_again() -> None:
+    pool = FakePool()
+    stream = make_stream(pool, make_config(algorithm={"max_policy_age": 1}))
+    await stream.take(0)
+    await asyncio.sleep(0)
+    pool.lost_bodies = {1, 2}
+    await stream.take_back()
+    pool.lost_bodies = set()
+    assert ids(await stream.take(0)) == [0, 1, 2, 3]
+    assert [request.group_id for request in pool.requests] == [0, 1, 2, 3, 4, 5, 6, 7, 1, 2]
+    assert ids(await stream.take(1)) == [4, 5, 6, 7]
+
+
+async def test_of_a_group_that_would_not_train_and_is_gone_the_reason_is_kept() -> None:
+    pool = FakePool()
+    pool.rewards[5] = [1.0, 1.0]
+    config = make_config(algorithm={"max_policy_age": 1})
+    first = make_stream(pool, config)
+    await first.take(0)
+    await asyncio.sleep(0)
+    pool.lost_bodies = {5}
+    state, finished = await first.snapshot()
+    await first.stop()
+    pool.requests.clear()
+    second = resumed(pool, config, state, finished)
+    second.resend(1)
+    batch = await second.take(1)
+    assert [(lost.group_id, lost.reason) for lost in batch.lost] == [(5, "zero_variance")]
+    assert 5 not in [request.group_id for request in pool.requests]
 
 
 async def test_a_group_that_was_set_aside_is_not_sampled_again_by_a_resumed_run() -> None:
@@ -208,7 +240,7 @@ async def test_a_group_that_was_set_aside_is_not_sampled_again_by_a_resumed_run(
     config = make_config(algorithm={"max_policy_age": 1})
     first = make_stream(pool, config)
     await first.take(0)
-    state, finished = first.state(), await first.finished_groups()
+    state, finished = await first.snapshot()
     await first.stop()
     pool.requests.clear()
     second = resumed(pool, config, state, finished)
@@ -227,11 +259,12 @@ async def test_a_group_beyond_the_cap_of_refills_is_not_refilled_by_a_resumed_ru
     first = make_stream(pool, config)
     await first.take(0)
     await asyncio.sleep(0)
-    state, finished = first.state(), await first.finished_groups()
+    state, finished = await first.snapshot()
     await first.stop()
     refilled = [group.group_id for group in state.pending if group.refilled]
     second = resumed(pool, config, state, finished)
-    assert [group.group_id for group in second.state().pending if group.refilled] == refilled
+    state, _ = await second.snapshot()
+    assert [group.group_id for group in state.pending if group.refilled] == refilled
 
 
 async def test_what_ends_a_group_ends_the_wait() -> None:

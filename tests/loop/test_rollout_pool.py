@@ -424,18 +424,16 @@ async def test_weights_that_are_gone_with_their_learner_cost_no_worker() -> None
     assert [event.kind for event in events] == ["scale"]
 
 
-async def test_an_engine_that_loads_weights_is_not_taken_for_hung() -> None:
+async def test_an_engine_that_hangs_in_a_publish_is_found_by_its_ping() -> None:
     factory = ScriptedFactory()
-    async with running(factory, config(workers=1)) as (pool, events):
+    async with running(factory) as (pool, events):
 
-        async def slow(worker: ScriptedWorker, subject: object) -> None:
-            worker.hung = True
-            await asyncio.sleep(0.1)
-            worker.hung = False
+        async def hang(worker: ScriptedWorker, subject: object) -> None:
+            worker.hung = worker is factory.started[0]
 
-        factory.hooks["publish"] = slow
-        await publish(pool, 1)
-    assert events == []
+        factory.hooks["publish"] = hang
+        assert (await publish(pool, 1)).version == 1
+    assert "ping: no answer within 0.02 s" in events[0].message
 
 
 async def test_a_failed_proof_ends_the_publish() -> None:

@@ -225,7 +225,10 @@ def tell(seed: int, folder: Path) -> None:
     story = make_story(seed)
     world = play(story, folder / "run")
     check(world, folder / "run")
-    given_up = any(row["kind"] == "evaluation_given_up" for row in _rows(folder / "run" / "events.jsonl"))
+    given_up = any(
+        row["kind"] == "evaluation_given_up" or "would not have trained" in row["message"]
+        for row in _rows(folder / "run" / "events.jsonl")
+    )
     set_aside = any(row["reason"] in ("poison", "straggler") for row in _rows(folder / "run" / "ledger.jsonl")) or any(
         row.get("eval/held_out/unverifiable_share") for row in numbers(folder / "run")
     )

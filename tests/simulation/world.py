@@ -19,7 +19,7 @@ from worker_fakes import make_result
 
 from actors.boundaries import Body, ProbeSequence, WeightSnapshot, WorkerPublish
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import ActorDiedError, LearnerLostError, PlacementError
+from maspo_dist.errors import ActorDiedError, BodyLostError, LearnerLostError, PlacementError
 from maspo_dist.types import (
     FloatArray,
     GroupReport,
@@ -45,6 +45,7 @@ class Faults:
     learner_loss: float = 0.0
     start_failure: float = 0.0
     start_hang: float = 0.0
+    body_loss: float = 0.0
     poison: frozenset[str] = frozenset()
     scalings: int = 0
     node_losses: int = 0
@@ -117,6 +118,7 @@ def make_story(seed: int) -> Story:
         crashes=rng.choice([0, 0, 1, 2]),
         stops=rng.choice([0, 0, 1, 2]),
         start_hang=rng.choice([0, 0, 0.1]),
+        body_loss=rng.choice([0, 0, 0.05]),
     )
     return Story(seed=seed, config=config, faults=faults)
 
@@ -134,6 +136,17 @@ class World:
     #: The learner's history that counts: trained[version] = group ids of the batch that made it.
     trained: dict[int, list[int]] = field(default_factory=dict)
     max_outstanding: int = 0
+    #: Bodies that are gone with their nodes; held, so that none is taken for another.
+    lost_bodies: list[RolloutGroup] = field(default_factory=list)
+
+    def read(self, body: Body) -> RolloutGroup:
+        """Raises BodyLostError, from a chance on for ever."""
+        assert isinstance(body, RolloutGroup)
+        if self.chance(self.story.faults.body_loss):
+            self.lost_bodies.append(body)
+        if any(body is lost for lost in self.lost_bodies):
+            raise BodyLostError(f"group {body.group_id} is gone with its node (simulated)")
+        return body
 
     def chance(self, probability: float) -> bool:
         return probability > 0 and self.rng.random() < probability
@@ -236,8 +249,7 @@ class SimulatedWorkers:
         return self._world.capacity - len(self._world.living)
 
     async def fetch(self, body: Body) -> RolloutGroup:
-        assert isinstance(body, RolloutGroup)
-        return body
+        return self._world.read(body)
 
     def store(self, group: RolloutGroup) -> Body:
         return group
@@ -252,8 +264,7 @@ class SimulatedLearners:
 
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
         world, bound = self._world, self._world.story.config.algorithm.max_policy_age
-        for body in bodies.values():
-            assert isinstance(body, RolloutGroup)
+        for body in map(world.read, bodies.values()):
             oldest = min(rollout.token_versions[0][0] for rollout in body.rollouts)
             age = self._version - oldest
             assert 0 <= age <= bound, f"group {body.group_id} is {age} versions old, {bound} are allowed"
@@ -262,7 +273,8 @@ class SimulatedLearners:
             raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
         self._version += 1
         world.trained[self._version] = sorted(bodies)
-        tokens = sum(rollout.response_ids.size for body in bodies.values() for rollout in body.rollouts)
+        groups = [body for body in bodies.values() if isinstance(body, RolloutGroup)]
+        tokens = sum(rollout.response_ids.size for group in groups for rollout in group.rollouts)
         return UpdateReport(step=batch.step, policy_version=self._version, metrics={"learner/tokens": float(tokens)})
 
     async def export_weights(self, version: int) -> WeightSnapshot:

@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: How long a run that is asked to end waits for an evaluation.
+_LAST_SCORES_S = 5.0
+
 
 class RunRecord(Protocol):
     """What a run leaves behind; see `RunFolder`."""
@@ -160,7 +163,7 @@ class Controller:
                 await self._close_session()
 
     def request_stop(self) -> None:
-        """Ends the run as soon as its state is whole: at once while it waits for groups, else after the step."""
+        """Ends the run as soon as its state is whole: soon while it waits for groups or scores, else after the step."""
         self._stop_requested.set()
 
     @property
@@ -272,13 +275,8 @@ class Controller:
             if batch is None:
                 await self._leave()
                 return False
-            try:
-                await self._one_step(batch, self._step + 1, started_s)
-            except BodyLostError as error:
-                self._event("batch_taken_back", f"step {self._step + 1}: {error}", step=self._step + 1)
-                await session.stream.take_back()
-                continue
-            if self._checkpoint_is_due(self._step) and await self._close_row():
+            is_done = await self._one_step(batch, self._step + 1, started_s)
+            if is_done and self._checkpoint_is_due(self._step) and await self._close_row():
                 await self._save()
         if not await self._close_row():
             await self._leave()
@@ -288,15 +286,15 @@ class Controller:
         return True
 
     async def _leave(self) -> None:
-        """Ends early: an evaluation that is on is given up, and its row waits for another in the checkpoint."""
-        await self._evaluator.cancel()
+        """Ends early: where an evaluation is given up, its row waits for another in the checkpoint."""
+        if not await self._close_row() and self._config.checkpoint.every is None:
+            await self._write_row({})
         if self._step > 0:
             await self._save_unless_saved()
-        if self._config.checkpoint.every is None:
-            await self._write_row({})
         await self._saved()
 
-    async def _one_step(self, batch: Batch, step: int, started_s: float) -> None:
+    async def _one_step(self, batch: Batch, step: int, started_s: float) -> bool:
+        """False where groups of `batch` are gone with a node: it is given back, and the policy is as it was."""
         session = self._current
         consumed_version = self._version
         taken_s = self._clock()
@@ -304,7 +302,12 @@ class Controller:
         metrics |= generation_times(batch, started_s, taken_s, self._taken_s)
         self._taken_s = taken_s
         self._enter("update")
-        metrics |= await self._update(step, batch)
+        try:
+            metrics |= await self._update(step, batch)
+        except BodyLostError as error:
+            self._event("batch_taken_back", f"step {step}: {error}", step=step)
+            await session.stream.take_back()
+            return False
         updated_s = self._clock()
         if not await self._close_row():
             self._event("evaluation_given_up", f"of step {step - 1}, since the run is to end", step=step - 1)
@@ -331,18 +334,20 @@ class Controller:
         self._open_row = _Row(step, metrics)
         if self._evaluator.version is None:
             await self._write_row({})
+        return True
 
     async def _close_row(self) -> bool:
         """Writes the row that is open, with the scores of its evaluation, which are waited for.
 
-        False, with the row left open, where the run is asked to end meanwhile: the evaluation is given up then.
+        False, with the row left open, where the run is asked to end and they are not in soon: the evaluation is given
+        up then.
         """
         if self._open_row is None:
             return True
         if self._evaluator.version is None:
             return False
         self._enter("evaluate")
-        scores = await self._unless_stopped(self._evaluator.result())
+        scores = await self._unless_stopped(self._evaluator.result(), _LAST_SCORES_S)
         if scores is None:
             return False
         await self._write_row(scores)
@@ -412,6 +417,7 @@ class Controller:
     async def _save(self) -> None:
         """A checkpoint of the run as it stands between two steps; completed beside training."""
         self._enter("checkpoint")
+        await self._saved()
         stream = self._current.stream
         self._record.sync()
         row = self._open_row.metrics if self._open_row else None
@@ -453,12 +459,16 @@ class Controller:
         self._record.write_event(event)
         self._console.event(event)
 
-    async def _unless_stopped(self, work: Awaitable[T]) -> T | None:
-        """The result of `work`; None as soon as the run is asked to stop, if `work`, cancelled then, is not done."""
+    async def _unless_stopped(self, work: Awaitable[T], grace_s: float = 0.0) -> T | None:
+        """The result of `work`; None when it is not done `grace_s` after the run was asked to stop. It is cancelled
+        then.
+        """
         task = asyncio.ensure_future(work)
         stop = asyncio.ensure_future(self._stop_requested.wait())
         try:
             await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await asyncio.wait((task,), timeout=grace_s)
             return task.result() if task.done() else None
         finally:
             for waiting in (task, stop):

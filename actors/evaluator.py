@@ -13,10 +13,10 @@ workers come and go meanwhile, all hold v, and every response is checked to be o
 
 The row of step s in metrics.jsonl carries the scores of the policy that step s made. It is therefore
 written when they are in, before the publish of step s + 1 and so before the row of step s + 1: rows keep
-their order and hold the same numbers in every run, wherever the evaluation ended in wall-clock time. A
-checkpoint holds no more than the rows before it, so where one is due after the same step, `result` is
-awaited first. A run that is killed while a row waits goes on from a checkpoint before that step, takes the
-step again, and makes the same requests again.
+their order and hold the same numbers in every run, wherever the evaluation ended in wall-clock time. Where
+a checkpoint is due after the same step, `result` is awaited first. A run that is killed while a row waits goes
+on from a checkpoint before that step, takes the step again, and makes the same requests again; one that is asked
+to end leaves the row in its last checkpoint, and the run that goes on from there evaluates first.
 """
 
 from __future__ import annotations

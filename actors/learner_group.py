@@ -64,7 +64,7 @@ class RayLearnerGroup:
         ]
         step, timeout_s = f"step {batch.step}", self._config.update_timeout_s
         groups = [tuple(bodies[group_id] for group_id in ids) for ids in needed]
-        await self._all("receive", step, timeout_s, groups)
+        await self._receive(step, timeout_s, groups)
         arguments = [(shard, batch.loss_tokens, batch.loss_sequences) for shard in batch.shards]
         metrics = await self._all("update", step, timeout_s, arguments)
         self._policy_version += 1
@@ -105,19 +105,31 @@ class RayLearnerGroup:
         for learner in learners:
             ray.kill(learner, no_restart=True)
 
-    async def _all(
-        self, method: str, subject: str, timeout_s: float, arguments: Sequence[tuple[Any, ...]]
-    ) -> list[Any]:
-        """`method` on every rank with its arguments; results by rank."""
-        calls = [
-            getattr(learner, method).remote(*args) for learner, args in zip(self._learners, arguments, strict=True)
-        ]
+    async def _receive(self, step: str, timeout_s: float, groups: Sequence[tuple[Body, ...]]) -> None:
+        """Hands each rank its groups. Raises BodyLostError where one cannot be read: the ranks are well."""
         try:
-            return await by_rank(calls, f"{method} ({subject})", timeout_s)
+            await self._call("receive", step, timeout_s, groups)
         except BodyLostError:
             raise
         except (ActorDiedError, DeadlineError) as error:
             raise LearnerLostError(str(error)) from error
+
+    async def _all(
+        self, method: str, subject: str, timeout_s: float, arguments: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        """`method` on every rank with its arguments; results by rank."""
+        try:
+            return await self._call(method, subject, timeout_s, arguments)
+        except (ActorDiedError, DeadlineError) as error:
+            raise LearnerLostError(str(error)) from error
+
+    async def _call(
+        self, method: str, subject: str, timeout_s: float, arguments: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        calls = [
+            getattr(learner, method).remote(*args) for learner, args in zip(self._learners, arguments, strict=True)
+        ]
+        return await by_rank(calls, f"{method} ({subject})", timeout_s)
 
 
 async def by_rank(calls: Sequence[Awaitable[T]], what: str, timeout_s: float) -> list[T]:

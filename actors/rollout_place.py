@@ -21,7 +21,7 @@ _STOP_S = 30.0
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """`task` keeps a worker on it until `leaving` is set; `member` is that worker, while there is one."""
+    """`task` keeps a worker on it until it is to `leave`; `member` is that worker, while there is one."""
 
     index: int
     budget: RestartBudget

@@ -68,6 +68,8 @@ class ElasticRolloutPool:
         self._places: dict[int, Place] = {}
         self._next_index = 0
         self._weights: Weights | None = None
+        #: Weights that are gone with their learner.
+        self._lost_weights: Weights | None = None
         self._held = False
         self._answers = 0
         self._by_load = ByLoad()
@@ -143,7 +145,8 @@ class ElasticRolloutPool:
         """The report and the body of one group, from whichever worker brings it to an end.
 
         Raises PoisonPromptError when it ended `rollout.max_attempts` workers, the last one alone, StragglerError past
-        the request's `give_up_after_s`, and ActorDiedError when no worker is left.
+        the request's `give_up_after_s`, ActorDiedError when no worker is left, and LearnerLostError when none serves
+        and the weights are gone with the learner.
         """
         lost_on: list[int] = []
         alone = False
@@ -183,6 +186,7 @@ class ElasticRolloutPool:
             )
         try:
             self._weights = weights
+            self._changes.notify()
             done = await asyncio.gather(
                 *(self._hand_over(member, weights) for member in self._serving()), return_exceptions=True
             )
@@ -223,11 +227,13 @@ class ElasticRolloutPool:
         member.load += request.num_samples
         self._by_load.note(member)
         try:
-            async with asyncio.timeout(request.give_up_after_s):
+            async with asyncio.timeout(request.give_up_after_s) as timer:
                 answer = await call
             self._answers += 1
             return answer
         except TimeoutError:
+            if not timer.expired():
+                raise
             raise StragglerError(
                 f"group {request.group_id} was not done within {request.give_up_after_s:g} s on {member.worker.name}"
             ) from None
@@ -258,6 +264,8 @@ class ElasticRolloutPool:
         """A worker that serves: the least loaded; or, alone, one that is then emptied and kept for the caller."""
         while True:
             member = None if self._held or self._changes.is_broken else self._by_load.least()
+            if self._is_without_weights():
+                raise LearnerLostError("no rollout worker serves, and the weights are gone with the learner")
             if member is None:
                 await self._turn(self._answers)
             elif not alone or await self._kept(member):
@@ -268,8 +276,12 @@ class ElasticRolloutPool:
         and whenever one of them is served, the caller's wait begins anew.
         """
         await self._until(
-            lambda: (not self._held and self._by_load.least() is not None) or self._answers != answers,
-            self._cluster.serving_deadline_s,
+            lambda: (
+                (not self._held and self._by_load.least() is not None)
+                or self._answers != answers
+                or self._is_without_weights()
+            ),
+            self._cluster.turn_deadline_s,
             _A_WORKER,
         )
 
@@ -294,6 +306,10 @@ class ElasticRolloutPool:
             self._by_load.note(member)
             raise
         return not member.ended.done()
+
+    def _is_without_weights(self) -> bool:
+        """Whether no worker serves, and none can join, until a new learner group publishes."""
+        return self._weights is not None and self._lost_weights is self._weights and not self._serving()
 
     def _serving(self) -> list[Member]:
         members = [place.member for place in self._places.values() if place.member is not None]
@@ -343,12 +359,13 @@ class ElasticRolloutPool:
                     place.state = "joining"
                     self._changes.notify()
                     await self._join(member)
-                    place.state, member.serves = "serving", True
-                    self._by_load.note(member)
-                    self._changes.notify()
-                    if lost_s is not None:
-                        self._on_event(place.recovery_event(loop.time() - lost_s))
-                        lost_s = None
+                    if not member.ended.done():
+                        place.state, member.serves = "serving", True
+                        self._by_load.note(member)
+                        self._changes.notify()
+                        if lost_s is not None:
+                            self._on_event(place.recovery_event(loop.time() - lost_s))
+                            lost_s = None
                     cause = await member.until_ended(cluster.heartbeat_s, cluster.heartbeat_timeout_s)
             except (ActorDiedError, DeadlineError) as error:
                 cause = error
@@ -390,6 +407,8 @@ class ElasticRolloutPool:
             try:
                 await member.give(weights, self._cluster.publish_timeout_s)
             except LearnerLostError:
+                self._lost_weights = weights
+                self._changes.notify()
                 await self._superseded(weights, member)
 
     async def _superseded(self, weights: Weights, member: Member) -> None:

@@ -48,3 +48,8 @@ class ClusterConfig(Section):
     def serving_deadline_s(self) -> float:
         """Longest until some rollout worker serves when none does: its first new start may fail."""
         return 2 * (self.restart_backoff_max_s + self.start_timeout_s + self.publish_timeout_s)
+
+    @property
+    def turn_deadline_s(self) -> float:
+        """Longest until some group is answered while all workers are kept for groups alone, or none serves."""
+        return self.serving_deadline_s + 2 * self.generate_timeout_s + self.heartbeat_timeout_s

@@ -374,15 +374,14 @@ class TrainConfig(Section):
         its answer, all of which have deadlines of their own.
         """
         cluster = self.cluster
-        attempt_s = cluster.start_timeout_s + cluster.restart_backoff_max_s + 2 * cluster.generate_timeout_s
-        return self.rollout.max_attempts * attempt_s
+        return self.rollout.max_attempts * (cluster.turn_deadline_s + cluster.generate_timeout_s)
 
     @property
     def publish_deadline_s(self) -> float:
-        """Longest from one publish to the next: a batch, its update, and a new start of the learners."""
+        """Longest from one publish to the next: a batch, its update, a new start of the learners, an evaluation."""
         cluster = self.cluster
         restart_s = cluster.restart_backoff_max_s + cluster.start_timeout_s + cluster.save_timeout_s
-        return self.group_deadline_s + cluster.update_timeout_s + restart_s
+        return 2 * self.group_deadline_s + cluster.update_timeout_s + restart_s + cluster.publish_timeout_s
 
     @model_validator(mode="after")
     def _sections_fit(self) -> TrainConfig:

@@ -54,16 +54,22 @@ def scale(run: LiveRun, workers: int) -> str:
     return command("scale", str(run.folder.path), "--rollout-workers", str(workers))
 
 
-def finish_whole(run: LiveRun) -> None:
-    """Two steps later the run is terminated: it saves, and every step and every admitted group is there once."""
+def finish_whole(run: LiveRun) -> int:
+    """Two steps later the run is terminated: it saves, and every step and every admitted group is there once. Returns
+    the last step.
+    """
     run.wait_for_step(run.metrics[-1]["step"] + 2)
     run.signal(signal.SIGTERM)
     assert run.finish(120) == 128 + signal.SIGTERM
-    last = run.metrics[-1]["step"]
-    assert [row["step"] for row in run.metrics] == list(range(last + 1))
-    outcomes = {row["group_id"]: row["outcome"] for row in run.folder.read_ledger()}
-    assert len(outcomes) == sum(1 for _ in run.folder.read_ledger())
+    ledger = list(run.folder.read_ledger())
+    last = max(row["step"] for row in ledger if row["outcome"] != "pending")
+    steps = [row["step"] for row in run.metrics]
+    # On a busy machine the last row still waits for its scores, in the checkpoint.
+    assert steps in (list(range(last + 1)), list(range(last)))
+    outcomes = {row["group_id"]: row["outcome"] for row in ledger}
+    assert len(outcomes) == len(ledger)
     assert sorted(outcomes) == list(range(len(outcomes)))
     consumed = [group for group, outcome in outcomes.items() if outcome != "pending"]
     assert sorted(consumed) == list(range(16 * last))
     assert max(row.get("sync/max_logprob_gap", 0) for row in run.metrics) < 1e-4
+    return last

@@ -219,8 +219,9 @@ async def test_a_batch_that_is_ready_when_the_run_is_asked_to_stop_is_not_lost(t
 
 @pytest.mark.parametrize("every", [100, 2])
 async def test_a_stop_does_not_wait_for_an_evaluation_whose_row_then_waits_in_the_checkpoint(
-    tmp_path: Path, every: int
+    tmp_path: Path, every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("actors.controller._LAST_SCORES_S", 0.01)
     config = make_config(run={"max_steps": 4}, checkpoint={"every": every}, evaluation={"every": 2})
     undisturbed = await run(tmp_path / "a", config, FakePool(), FakeLearners())
     path = tmp_path / "b" / "run"
@@ -248,7 +249,24 @@ async def test_a_stop_does_not_wait_for_an_evaluation_whose_row_then_waits_in_th
         assert numbers(folder) == numbers(undisturbed)
 
 
-async def test_a_run_without_checkpoints_that_is_stopped_leaves_its_last_row_unscored(tmp_path: Path) -> None:
+async def test_scores_that_are_in_soon_are_not_given_up_by_a_stop(tmp_path: Path) -> None:
+    class StoppedInUpdate(FakeLearners):
+        async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
+            if batch.step == 2:
+                controller.request_stop()
+            return await super().update(batch, bodies)
+
+    config = make_config(checkpoint={"every": 100}, evaluation={"every": 1})
+    with RunFolder.create(tmp_path / "run") as folder, open_console("run", 3) as console:
+        controller = make_controller(config, folder, FakePool(), StoppedInUpdate(), console)
+        assert not await controller.run(None)
+    assert [row["step"] for row in rows(folder.metrics_path) if "eval/held_out/avg@1" in row] == [0, 1, 2]
+
+
+async def test_a_run_without_checkpoints_that_is_stopped_leaves_its_last_row_unscored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.controller._LAST_SCORES_S", 0.01)
     config = make_config(evaluation={"every": 1})
     pool = FakePool()
     with RunFolder.create(tmp_path / "run") as folder, open_console("run", 3) as console:

@@ -19,7 +19,13 @@ def make_evaluator(
     config = make_config(
         evaluation={"every": 1, "samples": 2, "temperature": 1.0},
         rollout={"max_attempts": 1, "prompts_per_step": groups},
-        cluster={"start_timeout_s": deadline_s / 2, "generate_timeout_s": deadline_s / 4, "restart_backoff_max_s": 0},
+        cluster={
+            "start_timeout_s": deadline_s / 8,
+            "publish_timeout_s": deadline_s / 8,
+            "generate_timeout_s": deadline_s / 8,
+            "heartbeat_timeout_s": deadline_s / 8,
+            "restart_backoff_max_s": 0,
+        },
     )
     assert config.group_deadline_s == pytest.approx(deadline_s)
     return Evaluator(config, pool, PROMPTS, on_event)

@@ -284,7 +284,13 @@ async def test_a_wait_without_progress_names_its_groups() -> None:
     stream = make_stream(
         pool,
         make_config(
-            cluster={"generate_timeout_s": 0.01, "start_timeout_s": 0.01, "restart_backoff_max_s": 0.0},
+            cluster={
+                "generate_timeout_s": 0.01,
+                "start_timeout_s": 0.01,
+                "publish_timeout_s": 0.01,
+                "heartbeat_timeout_s": 0.01,
+                "restart_backoff_max_s": 0.0,
+            },
             rollout={"max_attempts": 1},
         ),
     )

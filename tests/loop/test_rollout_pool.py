@@ -172,14 +172,19 @@ async def test_poison_prompts_do_not_use_up_the_restarts_of_a_place() -> None:
 async def test_groups_that_are_tried_alone_wait_for_each_other_however_long_the_queue_is() -> None:
     """Each takes 30 ms on the only worker; all together take longer than a worker may take to come."""
     factory = ScriptedFactory(seconds=0.03)
-    deadlines = {"restart_backoff_max_s": 0.01, "start_timeout_s": 0.05, "publish_timeout_s": 0.05}
+    deadlines = {
+        "restart_backoff_max_s": 0.01,
+        "start_timeout_s": 0.05,
+        "publish_timeout_s": 0.05,
+        "generate_timeout_s": 0.1,
+    }
     settings = config(workers=1, max_attempts=2, cluster=deadlines)
     async with running(factory, settings) as (pool, _):
         generating = asyncio.create_task(generate(pool, range(16)))
         await asyncio.sleep(0.01)
         factory.started[0].kill()
         reports = await generating
-    assert settings.cluster.serving_deadline_s < 16 * 0.03
+    assert settings.cluster.turn_deadline_s < 16 * 0.03
     assert {report.attempt for report in reports} == {1}
 
 
@@ -422,6 +427,38 @@ async def test_weights_that_are_gone_with_their_learner_cost_no_worker() -> None
         await until_serving(pool, 3)
     assert len(factory.started) == 3
     assert [event.kind for event in events] == ["scale"]
+
+
+async def test_a_publish_wakes_a_worker_that_waits_for_weights_when_none_serves() -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=1)) as (pool, _):
+
+        async def gone(worker: ScriptedWorker, subject: object) -> None:
+            raise LearnerLostError("the weights of policy version 0 are gone")
+
+        factory.hooks["publish"] = gone
+        factory.started[0].kill()
+        async with asyncio.timeout(5):
+            while [status.state for status in pool.status()] != ["joining"]:  # noqa: ASYNC110 (a condition of its parts)
+                await asyncio.sleep(0.001)
+            with pytest.raises(LearnerLostError, match="no rollout worker serves"):
+                await generate(pool, range(1))
+            del factory.hooks["publish"]
+            assert (await publish(pool, 0)).version == 0
+            await generate(pool, range(1))
+    assert len(factory.started) == 2
+
+
+async def test_a_time_out_in_a_worker_is_no_straggler() -> None:
+    factory = ScriptedFactory()
+
+    async def bug(worker: ScriptedWorker, subject: object) -> None:
+        raise TimeoutError("of its own")
+
+    factory.hooks["generate"] = bug
+    async with running(factory) as (pool, _):
+        with pytest.raises(TimeoutError, match="of its own"):
+            await pool.generate(request(0))
 
 
 async def test_an_engine_that_hangs_in_a_publish_is_found_by_its_ping() -> None:

@@ -135,7 +135,7 @@ class StragglerConfig(Section):
     #: Seconds from dispatch after which a group counts as a straggler; null: never.
     deadline_s: float | None = Field(None, gt=0)
     #: truncate ends its open responses there, requeue samples the group again (and drops it after
-    #: rollout.max_attempts), drop leaves it out.
+    #: rollout.max_attempts), drop leaves it out. The latter two train on fewer long responses than were sampled.
     action: Literal["truncate", "requeue", "drop"] = "truncate"
 
 

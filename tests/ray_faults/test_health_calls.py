@@ -39,9 +39,9 @@ def make(plain: type, *arguments: object) -> Any:
     return actor_class(plain).options(num_cpus=0, max_concurrency=_CALLS).remote(*arguments)
 
 
-async def until_busy(actor: Any) -> None:
+async def until_busy(actor: Any, calls: int = _CALLS) -> None:
     """Polls: an actor cannot call here."""
-    while await actor.taken.remote() < _CALLS:  # noqa: ASYNC110
+    while await actor.taken.remote() < calls:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 
@@ -58,6 +58,7 @@ async def test_a_verifier_whose_event_loop_hangs_answers_no_ping(tmp_path: Path)
     verifier = make(BusyVerifier, VerifierConfig(), tmp_path)
     await within(60, "ping", verifier.ping.remote())
     verifier.score.remote("1", "1", "hang")
+    await until_busy(verifier, calls=1)
     with pytest.raises(DeadlineError):
         await within(2, "ping", verifier.ping.remote())
 

@@ -14,8 +14,8 @@ version, so the next publish waits for it; so does its row of metrics. Responses
 learner by reference: this process sees their lengths, versions and verdicts only.
 
 Lost rollout workers are the pool's to replace; groups that lay in the memory of a lost node are sampled again. A
-lost learner ends a session: the group starts anew, and a
-new session goes on from the newest good checkpoint, exactly as a resumed run does.
+lost learner ends a session: the group starts anew, and a new session goes on from the newest good checkpoint,
+exactly as a resumed run does.
 """
 
 from __future__ import annotations

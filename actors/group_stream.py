@@ -112,8 +112,8 @@ class GroupStream:
         restored: StreamState | None = None,
         finished: Sequence[FinishedGroup] = (),
     ) -> None:
-        """`batches` are to be taken in all. `restored` and `finished` are what `snapshot` gave at
-        the checkpoint to go on from; `prompts` then stands where that says.
+        """`batches` are to be taken in all. `restored` and `finished` are what `snapshot` gave at the checkpoint to go
+        on from; `prompts` then stands where that says.
         """
         self._config = config
         self._pool = pool

@@ -19,8 +19,8 @@ from actors.deadline import within
 from maspo_dist.config import VerifierConfig
 from maspo_dist.errors import DeadlineError
 
-#: Ray's, in a process that joins a cluster again; they are closed when they are collected.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+#: Ray's own sockets and processes, in a process that joins a cluster again; they are closed when collected.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 _CALLS = 2
 

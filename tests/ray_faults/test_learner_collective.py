@@ -23,8 +23,8 @@ from actors.learner_group import RayLearnerGroup, by_rank
 from actors.on_node import free_address
 from maspo_dist.errors import LearnerLostError
 
-#: Ray's, in a process that joins a cluster again; they are closed when they are collected.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+#: Ray's own sockets and processes, in a process that joins a cluster again; they are closed when collected.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 RANKS = 2
 

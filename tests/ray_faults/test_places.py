@@ -12,8 +12,8 @@ from ray.cluster_utils import Cluster
 from actors.places import reserve
 from maspo_dist.placement import Bundle
 
-#: Ray's, in a process that joins a cluster again; they are closed when they are collected.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+#: Ray's own sockets and processes, in a process that joins a cluster again; they are closed when collected.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 @pytest.fixture(autouse=True)

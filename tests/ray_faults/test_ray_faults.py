@@ -9,8 +9,8 @@ from faulty_run import Outcome, Scene, faulty_config, occupy, play, score_while_
 
 from maspo_dist.run_folder import RunFolder
 
-#: Ray's, in a process that joins a cluster again and again; they are closed when they are collected.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+#: Ray's own sockets and processes, in a process that joins a cluster again; they are closed when collected.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 PROMPTS = 52
 #: What is told of a verifier process dies with the verifier: a fault that takes a while lies between.

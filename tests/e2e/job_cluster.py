@@ -41,7 +41,7 @@ def cluster(tmp_path: Path) -> Iterator[Mapping[str, str]]:
     """`ray start --head` with token authentication; gives the environment in which `ray` finds it."""
     (tmp_path / "token").write_text(secrets.token_hex(32))
     with ExitStack() as ports:
-        port, dashboard = (_free_port(ports) for _ in range(2))
+        port, dashboard, agent = (_free_port(ports) for _ in range(3))
     # The paths of Ray's sockets have to be short.
     session = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     environment = {
@@ -55,13 +55,15 @@ def cluster(tmp_path: Path) -> Iterator[Mapping[str, str]]:
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
         "RAY_TMPDIR": str(session),
     }
-    options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={session}", "--num-cpus=2", "--block"]
+    options = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    options += [f"--temp-dir={session}", "--num-cpus=2", "--block"]
     with subreaper(), (tmp_path / "head.out").open("wb") as out:
         head = subprocess.Popen(
             [BIN / "ray", "start", "--head", *options], env=environment, cwd=tmp_path, stdout=out, stderr=out
         )
         try:
             _wait_for_port(dashboard, head)
+            _wait_for_jobs(environment, tmp_path)
             yield environment
         finally:
             head.send_signal(signal.SIGTERM)
@@ -92,3 +94,11 @@ def _wait_for_port(port: int, head: subprocess.Popen[bytes], deadline_s: float =
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.2)
+
+
+def _wait_for_jobs(environment: Mapping[str, str], folder: Path, deadline_s: float = 90.0) -> None:
+    """The head listens some time before it has an agent that takes jobs."""
+    deadline = time.monotonic() + deadline_s
+    command = ["ray", "job", "submit", "--no-wait", "--", "true"]
+    while (done := run_on(command, folder, environment)).returncode != 0:
+        assert time.monotonic() < deadline, f"no job within {deadline_s:g} s: {done.stderr}"

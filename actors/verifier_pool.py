@@ -6,6 +6,7 @@ import asyncio
 import faulthandler
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import ray
@@ -18,8 +19,8 @@ from maspo_dist.types import Verdict
 
 
 class VerifierActor:
-    """Scores responses one by one, as they end. An async actor: give it as many concurrent calls as
-    responses may be in flight; the pool bounds what is queued and the callers wait.
+    """Scores responses as they end. An async actor: give it as many concurrent calls as responses may be in
+    flight; the pool bounds what is queued and the callers wait.
     """
 
     def __init__(self, config: VerifierConfig, logs_path: Path | None) -> None:
@@ -30,9 +31,12 @@ class VerifierActor:
         self._pool = VerifierPool(config)
         self._serving = asyncio.get_running_loop()
 
-    async def score(self, response: str, reference: str, source: str) -> Verdict:
-        """Raises VerifierError when the pool cannot be trusted any more; the run should stop."""
-        return await self._pool.verify(Sample(response=response, reference=reference, source=source))
+    async def score(self, samples: Sequence[Sample]) -> tuple[Verdict, ...]:
+        """One verdict each, in order, when all are there.
+
+        Raises VerifierError when the pool cannot be trusted any more; the run should stop.
+        """
+        return tuple(await asyncio.gather(*(self._pool.verify(sample) for sample in samples)))
 
     @health_call
     async def ping(self) -> int:

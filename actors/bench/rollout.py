@@ -1,7 +1,8 @@
 """The rollout path against bare vLLM: the same requests through stream, pool, worker and verifier, and without.
 
 A model of 25 million random weights, so that the engine and not its bookkeeping sets the pace; both engines are
-up, one works at a time, turn about.
+up, one works at a time, turn about. Both have all cores for their arithmetic, so whatever the loop does costs them
+time; its work is by the response, so short responses show it most.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from transformers import GenerationConfig
 
 from actors.bench.fakes import CountingPrompts
+from actors.boundaries import RolloutPool
 from actors.cluster import RunCluster, connect, disconnect
 from actors.engines.settings import engine_environment
 from actors.engines.vllm_direct import DirectEngine
@@ -31,9 +34,22 @@ from maspo_dist.model_folder import save_model_folder
 from maspo_dist.preflight import read_model_facts
 from maspo_dist.types import RolloutRequest, Sampling
 
-_GROUPS, _SAMPLES, _RESPONSE_TOKENS = 32, 8, 64
-#: The first only warms up; the best of the others counts, since a busy machine only ever slows a round down.
-_ROUNDS = 10
+_SAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """Rounds of `groups` groups. The first only warms up; the best of the others counts, since a busy machine only
+    ever slows a round down.
+    """
+
+    groups: int
+    response_tokens: int
+    rounds: int
+
+
+_CASES = (_Case(groups=32, response_tokens=64, rounds=10), _Case(groups=16, response_tokens=256, rounds=8))
+_LONGEST_RESPONSE_TOKENS = max(case.response_tokens for case in _CASES)
 _ENVIRONMENT = {
     **engine_environment("cpu", os.cpu_count() or 1),
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -43,37 +59,37 @@ _ENVIRONMENT = {
 
 
 def run() -> Iterator[BenchLine]:
-    """The line of the bench; a few minutes on two cores."""
+    """One line for each length of responses; five minutes on two cores."""
     os.environ.update(_ENVIRONMENT)
     logging.disable(logging.WARNING)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        config = _config(_make_model(folder / "model"))
-        ours, bare = asyncio.run(_measure(config, folder))
-    case = f"{_GROUPS} groups of {_SAMPLES} × {_RESPONSE_TOKENS} tokens through the loop, against bare AsyncLLM, CPU"
-    yield compare("rollout", case, ours, "tokens/s", bare)
+        rates = asyncio.run(_measure(_make_model(folder / "model"), folder))
+    for case, (ours, bare) in zip(_CASES, rates, strict=True):
+        what = f"{case.groups} groups of {_SAMPLES} × {case.response_tokens} tokens"
+        yield compare("rollout", f"{what} through the loop, against bare AsyncLLM, CPU", ours, "tokens/s", bare)
 
 
 def _make_model(folder: Path) -> Path:
     tokenizer = make_tokenizer()
     model = random_qwen3(len(tokenizer), layers=8, width=512)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model.config.update({"max_position_embeddings": 256, "bos_token_id": None, **ends})
+    model.config.update({"max_position_embeddings": 2 * _LONGEST_RESPONSE_TOKENS, "bos_token_id": None, **ends})
     model.generation_config = GenerationConfig(**ends)
     save_model_folder(folder, model, tokenizer)
     return folder
 
 
-def _config(model: Path) -> TrainConfig:
+def _config(model: Path, case: _Case) -> TrainConfig:
     return TrainConfig.model_validate(
         {
-            "run": {"name": "bench", "max_steps": _ROUNDS},
+            "run": {"name": "bench", "max_steps": case.rounds},
             "model": {"path": str(model), "dtype": "float32", "device": "cpu"},
             "data": {"train": ["none"], "max_prompt_tokens": 16},
             "rollout": {
                 "group_size": _SAMPLES,
-                "prompts_per_step": _GROUPS,
-                "max_response_tokens": _RESPONSE_TOKENS,
+                "prompts_per_step": case.groups,
+                "max_response_tokens": case.response_tokens,
             },
             "reward": {"default": "exact", "workers": 1},
             "learner": {"threads": 1},
@@ -81,48 +97,57 @@ def _config(model: Path) -> TrainConfig:
     )
 
 
-async def _measure(config: TrainConfig, folder: Path) -> tuple[float, float]:
-    """Tokens a second of each way, the best round of several; the first only warms up."""
+async def _measure(model: Path, folder: Path) -> list[tuple[float, float]]:
+    """Tokens a second of each way, for each case."""
+    # Made for the longest responses, the workers take all others too.
+    config = _config(model, max(_CASES, key=lambda case: case.response_tokens))
     device = await asyncio.to_thread(connect, "cpu")
     facts = read_model_facts(config.model)
     # Its start holds the event loop, which nothing else may need meanwhile.
-    direct = DirectEngine(config.model.path, config.data.max_prompt_tokens + _RESPONSE_TOKENS + 1)
+    direct = DirectEngine(config.model.path, config.data.max_prompt_tokens + _LONGEST_RESPONSE_TOKENS + 1)
     cluster = RunCluster(config, facts.size, device, folder, waiting_for=lambda _: None, on_event=lambda _: None)
     try:
         await cluster.start()
         probes = probe_sequences([[1, 2, 3, 4, 5]], 1, 5)
         expected = await cluster.learners.probe(probes)
         await cluster.rollout.publish(await cluster.learners.export_weights(0), probes, expected)
-        stream = GroupStream(
-            config,
-            cluster.rollout,
-            CountingPrompts(),
-            Ledger(),
-            batches=_ROUNDS,
-            on_progress=lambda _: None,
-            on_event=lambda _: None,
-        )
-        rates: list[tuple[float, float]] = []
-        for number in range(_ROUNDS):
-            started_s = time.perf_counter()
-            batch = await stream.take(0)
-            ours_s = time.perf_counter() - started_s
-            tokens = sum(int(group.scored.report.response_tokens.sum()) for group in batch.groups)
-            started_s = time.perf_counter()
-            bare_tokens = await direct.sample(_requests(config, number))
-            rates.append((tokens / ours_s, bare_tokens / (time.perf_counter() - started_s)))
-        return max(rate for rate, _ in rates[1:]), max(rate for _, rate in rates[1:])
+        return [await _turn_about(_config(model, case), cluster.rollout, direct) for case in _CASES]
     finally:
         direct.close()
         await cluster.stop()
         disconnect()
 
 
+async def _turn_about(config: TrainConfig, pool: RolloutPool, direct: DirectEngine) -> tuple[float, float]:
+    """Tokens a second of the loop and of the bare engine, each in its best round."""
+    rounds = config.run.max_steps
+    stream = GroupStream(
+        config,
+        pool,
+        CountingPrompts(),
+        Ledger(),
+        batches=rounds,
+        on_progress=lambda _: None,
+        on_event=lambda _: None,
+    )
+    rates: list[tuple[float, float]] = []
+    for number in range(rounds):
+        started_s = time.perf_counter()
+        batch = await stream.take(0)
+        ours_s = time.perf_counter() - started_s
+        tokens = sum(int(group.scored.report.response_tokens.sum()) for group in batch.groups)
+        started_s = time.perf_counter()
+        bare_tokens = await direct.sample(_requests(config, number))
+        rates.append((tokens / ours_s, bare_tokens / (time.perf_counter() - started_s)))
+    return max(rate for rate, _ in rates[1:]), max(rate for _, rate in rates[1:])
+
+
 def _requests(config: TrainConfig, number: int) -> list[RolloutRequest]:
     """What the stream sends in round `number`."""
+    groups = config.rollout.prompts_per_step
     prompts = CountingPrompts()
-    prompts.take(number * _GROUPS)
-    sampling = Sampling(temperature=config.rollout.temperature, max_response_tokens=_RESPONSE_TOKENS)
+    prompts.take(number * groups)
+    sampling = Sampling(temperature=config.rollout.temperature, max_response_tokens=config.rollout.max_response_tokens)
     return [
         RolloutRequest(
             group_id=group_id,
@@ -132,5 +157,5 @@ def _requests(config: TrainConfig, number: int) -> list[RolloutRequest]:
             sampling=sampling,
             seed=group_seed(config.run.seed, group_id),
         )
-        for group_id, prompt in enumerate(prompts.take(_GROUPS), start=number * _GROUPS)
+        for group_id, prompt in enumerate(prompts.take(groups), start=number * groups)
     ]

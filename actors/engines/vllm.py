@@ -21,6 +21,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
+from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -68,6 +69,8 @@ class VllmEngine:
         self._engine = AsyncLLM.from_engine_args(engine_args)
         self._tokenizer = self._engine.get_tokenizer()
         self._version = AS_LOADED
+        # A full collection over all that vLLM and torch have loaded would hold the event loop for a third of a second.
+        freeze_gc_heap()
 
     async def connect(self) -> None:
         """Makes the engine ready to receive weights."""

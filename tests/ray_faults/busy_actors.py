@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 from faulty_actors import FaultyRolloutActor
 
 from actors.health import health_call
 from actors.verifier_pool import VerifierActor
+from maspo_dist.reward import Sample
 from maspo_dist.types import GroupReport, RolloutGroup, RolloutRequest, Verdict
 
 _FOR_EVER_S = 3600
 
 
 class BusyVerifier(VerifierActor):
-    """The source of a response says how it is busy."""
+    """The source of the first response says how it is busy."""
 
     _taken = 0
 
-    async def score(self, response: str, reference: str, source: str) -> Verdict:
+    async def score(self, samples: Sequence[Sample]) -> tuple[Verdict, ...]:
         self._taken += 1
-        if source == "hang":
+        if samples[0].source == "hang":
             time.sleep(_FOR_EVER_S)  # noqa: ASYNC251
         await asyncio.sleep(_FOR_EVER_S)
         raise AssertionError

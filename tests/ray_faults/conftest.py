@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 _TESTS = Path(__file__).parents[1]
 #: The doubles of the loop's tests and the means of the e2e tests serve here too.
@@ -38,6 +39,16 @@ def ray_cluster() -> Iterator[Cluster]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 gc.collect()
+
+
+@pytest.fixture
+def joined(ray_cluster: Cluster) -> Iterator[None]:
+    """This process is in the cluster while a test runs."""
+    ray.init(ray_cluster.address, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

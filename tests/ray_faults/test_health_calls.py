@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,17 @@ import pytest
 import ray
 from busy_actors import BusyRolloutActor, BusyVerifier
 from loop_fakes import make_config
-from ray.cluster_utils import Cluster
 
 from actors.cluster import actor_class
 from actors.deadline import within
 from maspo_dist.config import VerifierConfig
 from maspo_dist.errors import DeadlineError
+from maspo_dist.reward import Sample
 
 #: Ray's own sockets and processes, in a process that joins a cluster again; they are closed when collected.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.usefixtures("joined")]
 
 _CALLS = 2
-
-
-@pytest.fixture(autouse=True)
-def joined(ray_cluster: Cluster) -> Iterator[None]:
-    ray.init(ray_cluster.address, log_to_driver=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def make(plain: type, *arguments: object) -> Any:
@@ -47,7 +37,7 @@ async def until_busy(actor: Any, calls: int = _CALLS) -> None:
 
 async def test_a_verifier_without_a_free_call_answers_its_watch(tmp_path: Path) -> None:
     verifier = make(BusyVerifier, VerifierConfig(), tmp_path)
-    waiting = [verifier.score.remote("1", "1", "wait") for _ in range(2 * _CALLS)]
+    waiting = [verifier.score.remote([Sample(response="1", reference="1", source="wait")]) for _ in range(2 * _CALLS)]
     await until_busy(verifier)
     assert await within(10, "ping", verifier.ping.remote()) != os.getpid()
     assert await within(10, "deaths", verifier.take_deaths.remote()) == ()
@@ -57,7 +47,7 @@ async def test_a_verifier_without_a_free_call_answers_its_watch(tmp_path: Path) 
 async def test_a_verifier_whose_event_loop_hangs_answers_no_ping(tmp_path: Path) -> None:
     verifier = make(BusyVerifier, VerifierConfig(), tmp_path)
     await within(60, "ping", verifier.ping.remote())
-    verifier.score.remote("1", "1", "hang")
+    verifier.score.remote([Sample(response="1", reference="1", source="hang")])
     await until_busy(verifier, calls=1)
     with pytest.raises(DeadlineError):
         await within(2, "ping", verifier.ping.remote())

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 
 from actors.places import reserve
 from maspo_dist.placement import Bundle
 
 #: Ray's own sockets and processes, in a process that joins a cluster again; they are closed when collected.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def joined(ray_cluster: Cluster) -> Iterator[None]:
-    ray.init(ray_cluster.address, log_to_driver=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.usefixtures("joined")]
 
 
 def processes(count: int, cpus: float) -> list[Bundle]:

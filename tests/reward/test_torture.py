@@ -180,7 +180,8 @@ def from_an_actor(config: VerifierConfig, samples: list[Sample]) -> list[Verdict
     async def life() -> list[Verdict]:
         actor = VerifierActor(config, None)
         try:
-            return await asyncio.gather(*(actor.score(s.response, s.reference, s.source) for s in samples))
+            calls = await asyncio.gather(*(actor.score([sample]) for sample in samples))
+            return [verdict for verdicts in calls for verdict in verdicts]
         finally:
             await actor.stop()
 

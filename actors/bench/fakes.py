@@ -47,7 +47,7 @@ class CountingPrompts:
         return prompts
 
     def at(self, state: CursorState) -> Prompt:
-        return Prompt(prompt_id=f"p{state.position}", token_ids=_PROMPT, reference="1", source="bench")
+        return Prompt(prompt_id=f"p{state.position}", token_ids=_PROMPT, reference=str(state.position), source="bench")
 
 
 class TimedWorker:

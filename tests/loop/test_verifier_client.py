@@ -1,4 +1,4 @@
-"""Responses on their way to the verifier: siblings share a call, and each gets its own verdict."""
+"""Responses on their way to the verifier: those that end together share a call, and each gets its own verdict."""
 
 from __future__ import annotations
 
@@ -46,32 +46,39 @@ def make_client(verifier: Verifier) -> VerifierClient:
     return VerifierClient(verifier, 60)  # type: ignore[arg-type]
 
 
-async def test_siblings_that_end_together_share_a_call_and_each_gets_its_verdict() -> None:
+async def test_responses_that_end_together_share_a_call_and_each_gets_its_verdict() -> None:
     verifier = Verifier()
     client = make_client(verifier)
-    verdicts = await asyncio.gather(*(client.score(response, "2", "") for response in ("1", "2", "3")))
+    references = {"1": "2", "2": "2", "3": "3"}
+    verdicts = await asyncio.gather(*(client.score(*sample, "") for sample in references.items()))
     assert [verdict.extracted for verdict in verdicts] == ["1", "2", "3"]
-    assert [verdict.reward for verdict in verdicts] == [0, 1, 0]
+    assert [verdict.reward for verdict in verdicts] == [0, 1, 1]
     assert verifier.calls == [["1", "2", "3"]]
 
 
-async def test_no_response_waits_for_those_of_another_reference_or_for_a_later_sibling() -> None:
+async def test_a_call_takes_a_bounded_number_of_responses() -> None:
     verifier = Verifier()
     client = make_client(verifier)
+    responses = [str(number) for number in range(70)]
+    verdicts = await asyncio.gather(*(client.score(response, "", "") for response in responses))
+    assert [verdict.extracted for verdict in verdicts] == responses
+    assert [len(call) for call in verifier.calls] == [32, 32, 6]
+
+
+async def test_a_response_that_ends_later_does_not_wait_for_an_earlier_call() -> None:
+    verifier = Verifier()
     verifier.answers.clear()
-    waiting = [
-        asyncio.create_task(client.score(*sample)) for sample in (("1", "1", ""), ("1", "1", "x"), ("2", "2", ""))
-    ]
-    for _ in waiting:
+    client = make_client(verifier)
+    waiting: list[asyncio.Task[Verdict]] = []
+    for response in ("1", "2"):
+        waiting.append(asyncio.create_task(client.score(response, "1", "")))
         await verifier.came.acquire()
-    later = asyncio.create_task(client.score("3", "1", ""))
-    await verifier.came.acquire()
-    assert verifier.calls == [["1"], ["1"], ["2"], ["3"]]
+    assert verifier.calls == [["1"], ["2"]]
     verifier.answers.set()
-    assert [(await task).extracted for task in (*waiting, later)] == ["1", "1", "2", "3"]
+    assert [(await task).extracted for task in waiting] == ["1", "2"]
 
 
-async def test_a_response_that_is_called_back_leaves_its_siblings_their_verdicts() -> None:
+async def test_a_response_that_is_called_back_leaves_the_others_their_verdicts() -> None:
     verifier = Verifier()
     verifier.answers.clear()
     client = make_client(verifier)

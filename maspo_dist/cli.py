@@ -55,19 +55,24 @@ def train(
 
     if "RAY_ADDRESS" in os.environ:
         present_token()
-    from actors.training import train as run_training
     from maspo_dist.config import load_config
 
-    run_training(load_config(config, overrides or ()), allow_config_change=allow_config_change)
+    loaded = load_config(config, overrides or ())
+    # Only now, since it takes seconds: a mistake in the configuration is told at once.
+    from actors.training import train as run_training
+
+    run_training(loaded, allow_config_change=allow_config_change)
 
 
 @app.command()
 def check(config: ConfigPath, overrides: Overrides = None) -> None:
     """Validate CONFIG; print it resolved, with placement and memory. Starts nothing."""
-    from maspo_dist.check import check_run
     from maspo_dist.config import load_config
 
-    check_run(load_config(config, overrides or ()), Console(soft_wrap=True))
+    loaded = load_config(config, overrides or ())
+    from maspo_dist.check import check_run
+
+    check_run(loaded, Console(soft_wrap=True))
 
 
 @app.command("eval")
@@ -89,7 +94,6 @@ def evaluate(
     to: Annotated[Path | None, typer.Option(help="Output folder; default evals/<model>-<settings>.")] = None,
 ) -> None:
     """Score MODEL on held-out sets: avg@k, pass@k, majority@k. Run again, it goes on where it stopped."""
-    from actors.evaluation_run import evaluate as run_evaluation
     from maspo_dist.evaluation.options import EvalOptions, eval_config
 
     options = EvalOptions(
@@ -108,7 +112,11 @@ def evaluate(
         dtype=dtype,
         overrides=overrides or (),
     )
-    run_evaluation(eval_config(options), to)
+    settings = eval_config(options)
+    # As in `train`: after the configuration's mistakes.
+    from actors.evaluation_run import evaluate as run_evaluation
+
+    run_evaluation(settings, to)
 
 
 @app.command()

@@ -26,7 +26,7 @@ class ClusterConfig(Section):
     publish_timeout_s: float = Field(600.0, gt=0)
     #: One checkpoint.
     save_timeout_s: float = Field(1800.0, gt=0)
-    #: One response at the verifier, its wait in the queue included; past it the response is sent again.
+    #: A call to the verifier, its wait in the queue included; past it its responses (32 at most) are sent again.
     verify_timeout_s: float = Field(600.0, gt=0)
     #: Seconds between pings of the verifier and each rollout worker, and how long verifier or engine may take to
     #: answer one, in the middle of loading weights too; past it the process is killed and starts anew.

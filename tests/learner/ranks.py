@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
+import os
 import socket
+import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import closing
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 #: Importing torch, transformers and DeepSpeed takes most of it on a busy machine.
 DEADLINE_S = 420.0
+#: Of what a rank printed, what a failure shows.
+_SHOWN_CHARACTERS = 4000
 
 
 class Ranks:
@@ -20,28 +28,56 @@ class Ranks:
     def __init__(self, world_size: int, work: Callable[..., None], *arguments: Any) -> None:
         address = f"tcp://127.0.0.1:{_free_port()}"
         context = multiprocessing.get_context("spawn")
+        self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
+        self._logs = [Path(self._folder.name) / f"rank{rank}.log" for rank in range(world_size)]
         self._processes: list[BaseProcess] = [
-            context.Process(target=work, args=(rank, world_size, address, *arguments)) for rank in range(world_size)
+            context.Process(target=_logged, args=(log, work, rank, world_size, address, *arguments))
+            for rank, log in enumerate(self._logs)
         ]
         for process in self._processes:
             process.start()
 
     def join(self) -> None:
-        """Waits for all; fails, and ends the rest, as soon as one has failed or time is up."""
+        """Waits for all; fails with what they printed, and ends the rest, once one has failed or time is up."""
         deadline = time.monotonic() + DEADLINE_S
         try:
             while any(process.is_alive() for process in self._processes):
-                codes = [process.exitcode for process in self._processes]
-                assert not any(codes), f"exit codes of the ranks: {codes}"
-                assert time.monotonic() < deadline, f"ranks still at work after {DEADLINE_S:g} s"
+                assert not any(process.exitcode for process in self._processes), self._story()
+                assert time.monotonic() < deadline, f"still at work after {DEADLINE_S:g} s: {self._story()}"
                 time.sleep(0.05)
-            codes = [process.exitcode for process in self._processes]
-            assert codes == [0] * len(codes), f"exit codes of the ranks: {codes}"
+            assert not any(process.exitcode for process in self._processes), self._story()
         finally:
             for process in self._processes:
                 if process.is_alive():
                     process.kill()
                 process.join()
+            self._folder.cleanup()
+
+    def _story(self) -> str:
+        codes = [process.exitcode for process in self._processes]
+        printed = [log.read_text(errors="replace")[-_SHOWN_CHARACTERS:] if log.exists() else "" for log in self._logs]
+        return f"exit codes of the ranks: {codes}" + "".join(
+            f"\n--- rank {rank} printed:\n{text}" for rank, text in enumerate(printed)
+        )
+
+
+def _logged(log: Path, work: Callable[..., None], *arguments: Any) -> None:
+    """In the rank: what it prints, native threads and a fatal signal's stacks included, goes to `log`."""
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    faulthandler.enable()
+    code = 1
+    try:
+        work(*arguments)
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        # At once, as a learner's process ends: DeepSpeed keeps the threads of a process group that was left, and the
+        # interpreter's exit would take down under them what they work on.
+        os._exit(code)
 
 
 def _free_port() -> int:

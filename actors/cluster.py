@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from actors.actor_classes import ActorClasses
 from actors.boundaries import ActorProcess, Body
 from actors.control import NAMESPACE, RunControl, control_name
-from actors.deadline import all_ready, ray_errors, within
+from actors.deadline import all_ready, within
 from actors.engines.settings import EngineSettings, engine_environment
 from actors.evaluation_actor import EvaluationActor
 from actors.health import CONCURRENCY_GROUPS
@@ -237,8 +237,7 @@ class RunCluster:
         name = f"rollout worker {index}"
         worker = RayRolloutWorker(name, handle, release=lambda: self._released(name, group))
         try:
-            with ray_errors(f"{name}: start"):
-                self._processes[name] = await handle.start.remote()
+            self._processes[name] = await worker.start()
         except BaseException:
             worker.kill()
             raise

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from actors.boundaries import Body, ProbeSequence, WeightSnapshot, WorkerPublish
+from actors.boundaries import ActorProcess, Body, ProbeSequence, WeightSnapshot, WorkerPublish
 from actors.deadline import ray_errors
 from maspo_dist.types import FloatArray, GroupReport, RolloutRequest
 
@@ -25,10 +25,18 @@ class RayRolloutWorker:
         self._name = name
         self._handle = handle
         self._release = release
+        self._node_id = ""
 
     @property
     def name(self) -> str:
         return self._name
+
+    async def start(self) -> ActorProcess:
+        """Starts the engine."""
+        with ray_errors(f"{self._name}: start"):
+            process: ActorProcess = await self._handle.start.remote()
+        self._node_id = process.node_id
+        return process
 
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
         """The report and a reference to the group itself, which stays in the object store.
@@ -56,6 +64,9 @@ class RayRolloutWorker:
         with ray_errors(self._name):
             await self._handle.ping.remote()
 
+    async def is_gone_with_its_node(self) -> bool:
+        return self._node_id not in await asyncio.to_thread(_living_nodes)
+
     async def stop(self) -> None:
         with ray_errors(self._name):
             await self._handle.stop.remote()
@@ -63,3 +74,8 @@ class RayRolloutWorker:
     def kill(self) -> None:
         ray.kill(self._handle, no_restart=True)
         self._release()
+
+
+def _living_nodes() -> set[str]:
+    with ray_errors("the cluster: its nodes"):
+        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}

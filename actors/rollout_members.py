@@ -33,6 +33,9 @@ class RolloutWorkerHandle(Protocol):
     async def ping(self) -> None:
         """Answers when the engine itself does."""
 
+    async def is_gone_with_its_node(self) -> bool:
+        """Whether the node that it was started on is no longer part of the cluster, as far as that is known by now."""
+
     async def stop(self) -> None:
         """Ends the engine's processes gently."""
 
@@ -111,6 +114,13 @@ class Member:
             await within(timeout_s, f"{self.worker.name}: ping", self.worker.ping())
         except (ActorDiedError, DeadlineError) as error:
             self.end(error)
+
+    async def is_gone_with_its_node(self, timeout_s: float) -> bool:
+        """See the worker's; False where the cluster does not say."""
+        try:
+            return await within(timeout_s, f"{self.worker.name}: its node", self.worker.is_gone_with_its_node())
+        except (ActorDiedError, DeadlineError):
+            return False
 
     async def until_ended(self, heartbeat_s: float, timeout_s: float) -> MaspoError | None:
         """Pings until it has ended, by a ping or otherwise; None when it is to leave."""

@@ -46,13 +46,11 @@ _A_WORKER = "a worker that serves"
 
 
 class _GoneError(MaspoError):
-    """The worker on `place` ended with a call aboard: lost for `cause`, or left on request (None). Never leaves this
-    module.
-    """
+    """`member` ended with a call aboard: lost for `cause`, or left on request (None). Never leaves this module."""
 
-    def __init__(self, place: int, cause: MaspoError | None) -> None:
+    def __init__(self, member: Member, cause: MaspoError | None) -> None:
         super().__init__(str(cause))
-        self.place = place
+        self.member = member
         self.cause = cause
 
 
@@ -148,7 +146,7 @@ class ElasticRolloutPool:
         the request's `give_up_after_s`, ActorDiedError when no worker is left, and LearnerLostError when none serves
         and the weights are gone with the learner.
         """
-        lost_on: list[int] = []
+        lost_with: list[Member] = []
         alone = False
         attempt = request.attempt
         while True:
@@ -158,13 +156,13 @@ class ElasticRolloutPool:
                 attempt += 1
                 if gone.cause is None:
                     continue
-                lost_on.append(gone.place)
-                fate = after_loss(len(lost_on), alone, self._rollout.max_attempts)
+                lost_with = await self._not_with_their_nodes([*lost_with, gone.member])
+                fate = after_loss(len(lost_with), alone and gone.member in lost_with, self._rollout.max_attempts)
                 if fate == "set_aside":
-                    self._forgive(lost_on)
+                    self._forgive(lost_with)
                     what = f"prompt {request.prompt.prompt_id} (group {request.group_id})"
                     raise PoisonPromptError(
-                        f"{what} was aboard {len(lost_on)} rollout workers that died; set aside ({gone.cause})"
+                        f"{what} was aboard {len(lost_with)} rollout workers that died; set aside ({gone.cause})"
                     ) from None
                 alone = fate == "retry_alone"
 
@@ -240,11 +238,11 @@ class ElasticRolloutPool:
         except asyncio.CancelledError:
             if member.ended.done() and not _is_cancelled():
                 # A worker that was lost before the request reached it does not speak against the prompt.
-                raise _GoneError(member.index, member.ended.result() if aboard.is_set() else None) from None
+                raise _GoneError(member, member.ended.result() if aboard.is_set() else None) from None
             raise
         except (ActorDiedError, DeadlineError) as error:
             member.end(error)
-            raise _GoneError(member.index, error) from None
+            raise _GoneError(member, error) from None
         finally:
             member.calls.pop(call, None)
             member.load -= request.num_samples
@@ -432,10 +430,19 @@ class ElasticRolloutPool:
                 return None
             raise
 
-    def _forgive(self, lost_on: Sequence[int]) -> None:
+    async def _not_with_their_nodes(self, lost: Sequence[Member]) -> list[Member]:
+        """Those of `lost` whose nodes are still there: no prompt takes a node down.
+
+        A cluster takes some seconds to miss a node, so it is asked about the earlier ones again.
+        """
+        timeout_s = self._cluster.heartbeat_timeout_s
+        gone = await asyncio.gather(*(member.is_gone_with_its_node(timeout_s) for member in lost))
+        return [member for member, is_gone in zip(lost, gone, strict=True) if not is_gone]
+
+    def _forgive(self, lost: Sequence[Member]) -> None:
         """Workers that a prompt ended do not count against their places."""
-        for index in lost_on:
-            if (place := self._places.get(index)) is not None:
+        for member in lost:
+            if (place := self._places.get(member.index)) is not None:
                 place.budget.forgive()
 
     def _unfollowed(self, follower: asyncio.Task[None]) -> None:

@@ -104,6 +104,9 @@ class TimedWorker:
     async def ping(self) -> None:
         pass
 
+    async def is_gone_with_its_node(self) -> bool:
+        return False
+
     async def stop(self) -> None:
         pass
 

@@ -19,7 +19,8 @@ def after_loss(losses: int, was_alone: bool, max_attempts: int) -> GroupFate:
     """What becomes of a group whose worker died while it was aboard, for the `losses`-th time.
 
     A worker takes all its groups along, so being aboard proves little; the last of `max_attempts` is
-    therefore made with no other group on the worker. One that dies then was killed by this prompt.
+    therefore made with no other group on the worker. One that dies then was killed by this prompt. Workers
+    that went with their nodes prove nothing and are not among `losses`.
     """
     if was_alone or losses >= max_attempts:
         return "set_aside"

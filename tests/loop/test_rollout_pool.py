@@ -169,6 +169,22 @@ async def test_poison_prompts_do_not_use_up_the_restarts_of_a_place() -> None:
     assert report.group_id == 3
 
 
+async def test_workers_that_went_with_their_nodes_do_not_speak_against_their_groups() -> None:
+    """The first node is missed only when the second is lost: its worker counts until then, and not after."""
+    factory = ScriptedFactory()
+
+    async def lose_the_node(worker: ScriptedWorker, subject: object) -> None:
+        if len(factory.started) == 2:
+            factory.lost_nodes.add(worker.index)
+        if len(factory.started) < 6:
+            worker.kill()
+
+    factory.hooks["generate"] = lose_the_node
+    async with running(factory, config(workers=1, max_attempts=3)) as (pool, _):
+        reports = await generate(pool, range(2))
+    assert [report.attempt for report in reports] == [5, 5]
+
+
 async def test_groups_that_are_tried_alone_wait_for_each_other_however_long_the_queue_is() -> None:
     """Each takes 30 ms on the only worker; all together take longer than a worker may take to come."""
     factory = ScriptedFactory(seconds=0.03)

@@ -84,6 +84,9 @@ class ScriptedWorker:
     async def ping(self) -> None:
         await self._alive("ping", None)
 
+    async def is_gone_with_its_node(self) -> bool:
+        return self.index in self.factory.lost_nodes
+
     async def stop(self) -> None:
         self.stopped = True
 
@@ -120,6 +123,8 @@ class ScriptedFactory:
     started: list[ScriptedWorker] = field(default_factory=list)
     requests: list[tuple[int, RolloutRequest]] = field(default_factory=list)
     published: list[tuple[int, int]] = field(default_factory=list)
+    #: Places whose workers' nodes the cluster misses.
+    lost_nodes: set[int] = field(default_factory=set)
 
     async def start_worker(self, index: int) -> ScriptedWorker:
         await asyncio.sleep(self.start_s)

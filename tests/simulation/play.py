@@ -165,7 +165,7 @@ async def _trouble(world: World, pool: ElasticRolloutPool, faults: Faults) -> No
             pool.scale(world.rng.randint(1, 4))
         elif event == "node":
             for worker in sorted(world.living, key=lambda worker: worker.name)[: world.rng.randint(1, 3)]:
-                worker.kill()
+                worker.lose_node(missed_in_s=world.rng.uniform(0, 60))
             world.capacity = max(1, len(world.living))
             await asyncio.sleep(world.rng.uniform(1, 600))
             world.capacity = 8

@@ -160,6 +160,7 @@ class SimulatedWorker:
         self._index = index
         self._version = -1
         self._hung = asyncio.Event()
+        self._missed_at_s = float("inf")
         self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -200,8 +201,16 @@ class SimulatedWorker:
     async def ping(self) -> None:
         await self._work(0.01)
 
+    async def is_gone_with_its_node(self) -> bool:
+        return asyncio.get_running_loop().time() >= self._missed_at_s
+
     async def stop(self) -> None:
         await self._work(0.1)
+
+    def lose_node(self, missed_in_s: float) -> None:
+        """Dies; the cluster misses its node only `missed_in_s` later."""
+        self._missed_at_s = asyncio.get_running_loop().time() + missed_in_s
+        self.kill()
 
     def kill(self) -> None:
         if not self._dead.done():

@@ -30,7 +30,7 @@ from actors.evaluation_actor import EvaluationActor
 from actors.health import CONCURRENCY_GROUPS
 from actors.learner_group import RayLearnerGroup, by_rank
 from actors.on_node import ask_for_stacks, free_address, remove_segments
-from actors.places import reserve, resources_of
+from actors.places import reserve, room_for
 from actors.ray_worker import RayRolloutWorker
 from actors.reachable import no_ray_at
 from actors.rollout_members import RolloutWorkerHandle
@@ -254,8 +254,7 @@ class RunCluster:
     async def room(self) -> int:
         """How many more rollout workers fit into what is free now."""
         [bundle] = [bundle for bundle in self._bundles if bundle.role == "rollout"]
-        free = await asyncio.to_thread(ray.available_resources)
-        return int(min(free.get(name, 0.0) // need for name, need in resources_of(bundle).items()))
+        return await asyncio.to_thread(room_for, bundle)
 
     async def fetch(self, body: Body) -> RolloutGroup:
         group: RolloutGroup = await body

@@ -17,7 +17,7 @@ _FIRST_PAUSE_S = 0.05
 _PAUSE_S = 1.6
 
 
-def resources_of(bundle: Bundle) -> dict[str, float]:
+def _resources_of(bundle: Bundle) -> dict[str, float]:
     """What one process of `bundle` takes, in Ray's names."""
     return {"CPU": bundle.cpus, **({"GPU": float(bundle.gpus)} if bundle.gpus else {})}
 
@@ -29,7 +29,7 @@ async def reserve(
 
     Holds no thread while it waits. Raises PlacementError past `timeout_s`.
     """
-    resources = [resources_of(bundle) for bundle in bundles for _ in range(bundle.count)]
+    resources = [_resources_of(bundle) for bundle in bundles for _ in range(bundle.count)]
     group = placement_group(resources, strategy="PACK")
     deadline_s = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
@@ -48,6 +48,14 @@ async def reserve(
         remove_placement_group(group)
         raise
     return group
+
+
+def room_for(bundle: Bundle) -> int:
+    """How many more processes of `bundle` fit into what is free now, node by node: none lies on two."""
+    needs = _resources_of(bundle).items()
+    # Ray tells it by node nowhere else; vLLM relies on it too.
+    nodes = ray._private.state.available_resources_per_node().values()
+    return sum(int(min(free.get(name, 0.0) // need for name, need in needs)) for free in nodes)
 
 
 def _state(group: PlacementGroup) -> str | None:

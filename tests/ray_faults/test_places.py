@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 
-from actors.places import reserve
+from actors.places import reserve, room_for
 from maspo_dist.placement import Bundle
 
 #: Ray's own sockets and processes, in a process that joins a cluster again; they are closed when collected.
@@ -25,6 +26,15 @@ async def test_a_place_is_given_as_soon_as_there_is_room() -> None:
     assert await told.get() == "a place for 1 processes; free now: 0 CPU, 0 GPU"
     ray.util.remove_placement_group(first)
     assert (await second).bundle_specs == [{"CPU": 2.0}]
+
+
+def test_room_is_counted_by_node(ray_cluster: Cluster) -> None:
+    """Two of the three cores that are free lie together."""
+    node = ray_cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    try:
+        assert [room_for(*processes(1, cpus)) for cpus in (1, 1.5, 2, 3)] == [3, 1, 1, 0]
+    finally:
+        ray_cluster.remove_node(node)
 
 
 async def test_many_who_wait_for_a_place_leave_the_threads_to_others() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from fixtures import make_config, make_groups, score
-from ranks import Ranks
+from ranks import Ranks, join
 from torch import Tensor
 
 from maspo_dist.algorithm.logprobs import Foretold
@@ -98,9 +98,7 @@ def relative_distance(change: np.ndarray, wanted: np.ndarray) -> float:
 
 def train(folder: Path, layouts: list[Layout]) -> Trained:
     """Trains every layout, on a group of one process and one of two, side by side."""
-    groups = [Ranks(ranks, _train, folder, [layout for layout in layouts if layout.ranks == ranks]) for ranks in (1, 2)]
-    for group in groups:
-        group.join()
+    join(*(Ranks(ranks, _train, folder, [layout for layout in layouts if layout.ranks == ranks]) for ranks in (1, 2)))
     return Trained(folder)
 
 

@@ -37,28 +37,42 @@ class Ranks:
         for process in self._processes:
             process.start()
 
-    def join(self) -> None:
-        """Waits for all; fails with what they printed, and ends the rest, once one has failed or time is up."""
-        deadline = time.monotonic() + DEADLINE_S
-        try:
-            while any(process.is_alive() for process in self._processes):
-                assert not any(process.exitcode for process in self._processes), self._story()
-                assert time.monotonic() < deadline, f"still at work after {DEADLINE_S:g} s: {self._story()}"
-                time.sleep(0.05)
-            assert not any(process.exitcode for process in self._processes), self._story()
-        finally:
-            for process in self._processes:
-                if process.is_alive():
-                    process.kill()
-                process.join()
-            self._folder.cleanup()
+    def is_alive(self) -> bool:
+        return any(process.is_alive() for process in self._processes)
 
-    def _story(self) -> str:
+    def check(self) -> None:
+        """Fails with what the ranks printed where one of them has."""
+        assert not any(process.exitcode for process in self._processes), self.story()
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._folder.cleanup()
+
+    def story(self) -> str:
+        """How far each rank came."""
         codes = [process.exitcode for process in self._processes]
         printed = [log.read_text(errors="replace")[-_SHOWN_CHARACTERS:] if log.exists() else "" for log in self._logs]
         return f"exit codes of the ranks: {codes}" + "".join(
             f"\n--- rank {rank} printed:\n{text}" for rank, text in enumerate(printed)
         )
+
+
+def join(*groups: Ranks) -> None:
+    """Waits for all ranks of all `groups`; ends the rest, and fails, once one has failed or time is up."""
+    deadline = time.monotonic() + DEADLINE_S
+    try:
+        while any(group.is_alive() for group in groups):
+            for group in groups:
+                group.check()
+                assert time.monotonic() < deadline, f"still at work after {DEADLINE_S:g} s: {group.story()}"
+            time.sleep(0.05)
+        for group in groups:
+            group.check()
+    finally:
+        for group in groups:
+            group.end()
 
 
 def _logged(log: Path, work: Callable[..., None], *arguments: Any) -> None:

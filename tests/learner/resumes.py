@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from fixtures import make_config, make_groups, score
-from ranks import DEADLINE_S, Ranks
+from ranks import DEADLINE_S, Ranks, join
 
 from maspo_dist.config import TrainConfig
 
@@ -51,9 +51,7 @@ def save_and_resume(folder: Path, layouts: list[Layout], resumes: list[tuple[Lay
     Then loads each (saved, other) pair, saves at once as `SAVED-to-OTHER`, and goes on likewise.
     """
     barrier = multiprocessing.get_context("spawn").Barrier(3)
-    groups = [Ranks(ranks, _work, folder, layouts, resumes, barrier) for ranks in (1, 2)]
-    for group in groups:
-        group.join()
+    join(*(Ranks(ranks, _work, folder, layouts, resumes, barrier) for ranks in (1, 2)))
 
 
 def _work(

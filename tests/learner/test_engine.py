@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures import VOCABULARY, make_config, make_groups, make_model, score
-from ranks import Ranks
+from ranks import Ranks, join
 from transformers import AutoModelForCausalLM
 
 from maspo_dist.config import TrainConfig
@@ -94,7 +94,7 @@ def _fill_the_disk_of_one_rank(engine: Any, rank: int, folder: Path) -> None:
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     make_model(folder / "model")
-    Ranks(2, _save_and_go_on_twice, folder).join()
+    join(Ranks(2, _save_and_go_on_twice, folder))
     return folder
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from exported_runs import make_folder, probes, train_and_export
-from ranks import Ranks
+from ranks import Ranks, join
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     make_folder(folder / "model", tied=False)
     make_folder(folder / "tied-model", tied=True)
-    Ranks(2, train_and_export, folder).join()
+    join(Ranks(2, train_and_export, folder))
     return folder
 
 

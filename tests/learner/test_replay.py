@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fixtures import make_config, make_groups, make_model, score
-from ranks import Ranks
+from ranks import Ranks, join
 
 from actors.replay import ReplayedNumber, merged_shards, replay_step
 from maspo_dist import cli
@@ -60,7 +60,7 @@ def _record_the_second_batch(rank: int, world_size: int, address: str, folder: P
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("replay")
     make_model(folder / "model")
-    Ranks(2, _record_the_second_batch, folder).join()
+    join(Ranks(2, _record_the_second_batch, folder))
     return folder / "run"
 
 

@@ -21,8 +21,9 @@ from maspo_dist.data.rows import HUB_PREFIX, RowFields, read_rows
 from maspo_dist.errors import HubUnreachableError
 from maspo_dist.hub import KNOWN_SIZES, hub_is_reachable
 from maspo_dist.metrics import require_sinks
+from maspo_dist.model_path import is_hub_name
 from maspo_dist.placement import Device, ModelSize, gibibytes, plan_bundles
-from maspo_dist.preflight import ModelFacts, inspect_model, is_hub_name, load_data, require_context
+from maspo_dist.preflight import ModelFacts, inspect_model, load_data, require_context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

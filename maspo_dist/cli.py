@@ -56,8 +56,10 @@ def train(
     if "RAY_ADDRESS" in os.environ:
         present_token()
     from maspo_dist.config import load_config
+    from maspo_dist.model_path import require_model
 
     loaded = load_config(config, overrides or ())
+    require_model(loaded.model.path)
     # Only now, since it takes seconds: a mistake in the configuration is told at once.
     from actors.training import train as run_training
 
@@ -95,6 +97,7 @@ def evaluate(
 ) -> None:
     """Score MODEL on held-out sets: avg@k, pass@k, majority@k. Run again, it goes on where it stopped."""
     from maspo_dist.evaluation.options import EvalOptions, eval_config
+    from maspo_dist.model_path import require_model
 
     options = EvalOptions(
         model=model,
@@ -113,6 +116,7 @@ def evaluate(
         overrides=overrides or (),
     )
     settings = eval_config(options)
+    require_model(settings.model.path)
     # As in `train`: after the configuration's mistakes.
     from actors.evaluation_run import evaluate as run_evaluation
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -16,6 +14,7 @@ from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.errors import ConfigError, HubUnreachableError, ModelError
 from maspo_dist.hub import hub_is_reachable
 from maspo_dist.metrics import require_sinks
+from maspo_dist.model_path import is_hub_name, require_model
 from maspo_dist.placement import ModelSize, plan_bundles, require_fit
 
 
@@ -68,7 +67,7 @@ def read_model_facts(config: ModelConfig) -> ModelFacts:
     HubUnreachableError for a hub name that nobody here can look up.
     """
     path = config.path
-    _require_model(path)
+    require_model(path)
     offline = is_hub_name(path) and not hub_is_reachable()
     options = {"trust_remote_code": config.trust_remote_code, "local_files_only": offline}
     try:
@@ -116,28 +115,6 @@ def load_data(config: TrainConfig, data_sets: Sequence[str], model: ModelFacts) 
     """The prompts of `data_sets`, checked against what the model can hold. Raises as `load_prompts` does."""
     limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=config.rollout.max_response_tokens)
     return load_prompts(data_sets, config.data, model.tokenizer, limit)
-
-
-def is_hub_name(path: str) -> bool:
-    """`org/name`, where `org` is no folder here."""
-    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).parent.exists()
-
-
-def _require_model(path: str) -> None:
-    """A path that is meant as a folder must be one."""
-    folder = Path(path)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path {path} holds no config.json, so it is not a Hugging Face model folder")
-        return
-    if is_hub_name(path):
-        return
-    siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-    near = difflib.get_close_matches(path, siblings, n=1)
-    hint = (
-        f"did you mean {near[0]}?" if near else "set model.path to a Hugging Face folder (`maspo-dist demo` makes one)"
-    )
-    raise ModelError(f"model.path {path} does not exist; {hint}")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,30 @@
+"""What `model.path` names: a folder here, or a model of the hub. Apart from the reading, whose imports take seconds."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from maspo_dist.errors import ModelError
+
+
+def is_hub_name(path: str) -> bool:
+    """`org/name`, where `org` is no folder here."""
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).parent.exists()
+
+
+def require_model(path: str) -> None:
+    """Raises ModelError where `path` is meant as a model folder and is none."""
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model.path {path} holds no config.json, so it is not a Hugging Face model folder")
+        return
+    if is_hub_name(path):
+        return
+    siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    near = difflib.get_close_matches(path, siblings, n=1)
+    hint = (
+        f"did you mean {near[0]}?" if near else "set model.path to a Hugging Face folder (`maspo-dist demo` makes one)"
+    )
+    raise ModelError(f"model.path {path} does not exist; {hint}")

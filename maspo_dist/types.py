@@ -22,7 +22,10 @@ Arrays inside a record are never written to after construction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -252,3 +255,71 @@ class UpdateReport:
     step: int
     policy_version: int
     metrics: dict[str, float]
+
+
+DropReason = Literal["zero_variance", "unverifiable", "masked", "too_old"]
+
+
+#: Why a group could not be sampled.
+LossReason = Literal["poison", "straggler"]
+Scalar = str | int | float | bool | None
+
+
+GroupOutcome = Literal["trained", "dropped", "pending"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened beside the loop, for people: a fault, a restart, a change of scale.
+
+    time      wall clock, seconds since the epoch
+    kind      a word to filter by, such as worker_died
+    details   further fields of the row; a number that is not finite is written as null
+    """
+
+    kind: str
+    message: str
+    details: tuple[tuple[str, Scalar], ...] = ()
+    time: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        for name, _ in self.details:
+            if name in ("time", "kind", "message"):
+                raise ValueError(f"event {self.kind}: a detail cannot be called {name}")
+
+    def row(self) -> dict[str, Scalar]:
+        row: dict[str, Scalar] = {"time": self.time, "kind": self.kind, "message": self.message}
+        for name, value in self.details:
+            row[name] = None if isinstance(value, float) and not math.isfinite(value) else value
+        return row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    """The end of one prompt group; `step` is the batch that it was trained in or dropped before."""
+
+    group_id: int
+    prompt_id: str
+    step: int
+    outcome: GroupOutcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRow:
+    """One response as people read it. `seconds` is what its verdict took, `components` the parts of its reward."""
+
+    step: int
+    group_id: int
+    prompt_id: str
+    source: str
+    prompt: str
+    response: str
+    reference: str
+    reward: float
+    status: str
+    extracted: str | None
+    seconds: float
+    reason: str
+    finish_reason: str
+    components: Mapping[str, float] = field(default_factory=dict)

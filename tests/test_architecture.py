@@ -1,4 +1,4 @@
-"""Imports point one way; the pure library never loads an engine."""
+"""The layout of the two packages: who may import whom, where Ray and the engines are used, and how large a file is."""
 
 import ast
 import subprocess
@@ -10,20 +10,28 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-#: Who may import whom: a package may import those of lower rank and itself.
-RANKS = {
-    "maspo_dist.errors": 0,
-    "maspo_dist.types": 0,
-    "maspo_dist.config": 1,
-    "maspo_dist.metrics": 2,
-    "maspo_dist.algorithm": 3,
-    "maspo_dist.reward": 3,
-    "maspo_dist.data": 3,
-    "maspo_dist.flow": 3,
-    "actors.engines": 5,
-}
-SIBLINGS = ("maspo_dist.algorithm", "maspo_dist.reward", "maspo_dist.data", "maspo_dist.flow")
-ENGINES = {"ray", "vllm", "deepspeed"}
+#: The layers of each package, lowest first. A room imports rooms of lower layers only, and no room of its own layer.
+LIBRARY = (
+    ("errors", "types"),
+    ("config", "flow"),
+    ("algorithm", "data", "models", "reward"),
+    ("demo", "runs"),
+    ("evaluation", "planning", "views"),
+    ("compare",),
+)
+APPLICATION = (
+    ("interfaces",),
+    ("ray", "weights"),
+    ("engines", "verifier"),
+    ("learner", "rollout"),
+    ("controller", "evaluation"),
+    ("processes",),
+    ("bench", "commands"),
+    ("cli",),
+)
+LAYERS = {"maspo_dist": LIBRARY, "actors": APPLICATION}
+#: Where a plain class or function becomes a Ray actor or task.
+MAKES_ACTORS = {"actors.processes", "actors.evaluation.cluster"}
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:
@@ -42,44 +50,45 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def rank(module: str) -> int | None:
-    matches = [value for name, value in RANKS.items() if module == name or module.startswith(name + ".")]
-    return matches[0] if matches else None
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
 
 
-@pytest.mark.parametrize("package", ["maspo_dist", "actors"])
-def test_only_the_engines_folder_imports_vllm_and_deepspeed(package: str) -> None:
+def layer(package: str, name: str) -> int:
+    return next(number for number, rooms in enumerate(LAYERS[package]) if name in rooms)
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_room_has_a_layer(package: str) -> None:
+    known = {name for rooms in LAYERS[package] for name in rooms}
+    assert {room(module) for module, _ in modules(package)} - {""} == known
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_imports_point_from_higher_to_lower_layers(package: str) -> None:
     for module, path in modules(package):
+        for name in imports(path):
+            inside = name.startswith(package + ".") and room(name) != room(module)
+            if inside and room(module):
+                assert layer(package, room(name)) < layer(package, room(module)), f"{module} imports {name}"
+
+
+def test_the_library_imports_neither_the_application_nor_an_engine() -> None:
+    for module, path in modules("maspo_dist"):
         roots = {name.partition(".")[0] for name in imports(path)}
-        if not module.startswith("actors.engines"):
+        assert not roots & {"actors", "ray", "vllm", "deepspeed"}, module
+
+
+def test_only_the_engines_and_their_bench_import_vllm_and_deepspeed() -> None:
+    for module, path in modules("actors"):
+        roots = {name.partition(".")[0] for name in imports(path)}
+        if room(module) not in ("engines", "bench"):
             assert not roots & {"vllm", "deepspeed"}, module
 
 
-def test_the_library_imports_actors_only_in_its_command_line() -> None:
-    for module, path in modules("maspo_dist"):
-        roots = {name.partition(".")[0] for name in imports(path)}
-        assert not roots & ENGINES, module
-        if module != "maspo_dist.cli":
-            assert "actors" not in roots, module
-
-
-def test_imports_point_from_higher_to_lower_layers() -> None:
-    for module, path in [*modules("maspo_dist"), *modules("actors")]:
-        own = rank(module)
-        if own is None:
-            continue
-        for name in imports(path):
-            other = rank(name)
-            if other is not None:
-                assert other <= own, f"{module} imports {name}"
-            sibling = next((package for package in SIBLINGS if name.startswith(package)), None)
-            if sibling and any(module.startswith(package) for package in SIBLINGS):
-                assert module.startswith(sibling), f"{module} imports its sibling {name}"
-
-
-def test_only_cluster_makes_ray_actors() -> None:
+def test_ray_actors_are_made_in_few_places() -> None:
     for module, path in modules("actors"):
-        if module != "actors.cluster":
+        if module not in MAKES_ACTORS and room(module) not in ("ray", "bench"):
             assert "ray.remote(" not in path.read_text(), module
 
 

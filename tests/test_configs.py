@@ -12,12 +12,12 @@ from huggingface_hub import constants
 from rich.console import Console
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from maspo_dist.check import check_run
 from maspo_dist.config import TrainConfig, load_config
 from maspo_dist.data.rows import RowFields, read_rows
 from maspo_dist.errors import DataError, HubUnreachableError, ModelError
-from maspo_dist.hub import KNOWN_SIZES, hub_is_reachable
-from maspo_dist.preflight import inspect_model
+from maspo_dist.models.hub import KNOWN_SIZES, hub_is_reachable
+from maspo_dist.planning.check import check_run
+from maspo_dist.planning.preflight import inspect_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*.yaml") if not path.stem.startswith("compare_"))
@@ -66,7 +66,7 @@ def without_loss_and_name(config: TrainConfig) -> dict[str, object]:
 @pytest.fixture
 def bare_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The configurations alone, where nothing has been made yet and no hub answers."""
-    monkeypatch.setattr("maspo_dist.preflight.hub_is_reachable", lambda: False)
+    monkeypatch.setattr("maspo_dist.models.facts.hub_is_reachable", lambda: False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(CONFIGS)
     return tmp_path

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from maspo_dist.cli import app
+from actors.cli import app
 from maspo_dist.compare.options import CompareOptions, make_settings
 from maspo_dist.config import load_config
 

@@ -1,1 +1,1 @@
-"""Measurements that need actors or engines, behind `maspo-dist bench NAME`; see `maspo_dist.bench`."""
+"""Measurements that need actors or engines, behind `maspo-dist bench NAME`; see `actors.bench.lines`."""

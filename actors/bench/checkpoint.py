@@ -20,16 +20,16 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from actors.engines.deepspeed import DeepSpeedEngine
-from actors.engines.deepspeed_import import import_deepspeed
-from actors.engines.learner_state import QUANTITIES, open_learner_state
-from maspo_dist.bench import BenchLine, compare
-from maspo_dist.bench.models import random_qwen3
-from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, StreamState
+from actors.bench.lines import BenchLine, compare
+from actors.bench.models import random_qwen3
+from actors.engines.deepspeed.engine import DeepSpeedEngine
+from actors.engines.deepspeed.imports import import_deepspeed
+from actors.engines.deepspeed.state import QUANTITIES, open_learner_state
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.demo.model import make_model, make_tokenizer
+from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, StreamState
 from maspo_dist.types import GroupReport, Prompt, Rollout, RolloutGroup, ScoredGroup, Verdict
 
 _REPEATS = 3

@@ -11,25 +11,25 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from actors.bench.fakes import (
+from actors.bench.doubles import (
     CountedRecord,
     CountingPrompts,
     PlainDecoder,
     TimedLearners,
     TimedWorkers,
 )
-from actors.controller import Controller, Session
-from actors.evaluator import Evaluator
-from actors.group_stream import GroupStream
-from actors.rollout_pool import ElasticRolloutPool
-from maspo_dist.bench import BenchLine, compare
-from maspo_dist.checkpoint import CheckpointStore, FinishedGroup, RunState
-from maspo_dist.checkpoint_writer import CheckpointWriter
+from actors.bench.lines import BenchLine, compare
+from actors.controller.controller import Controller, Session
+from actors.controller.evaluator import Evaluator
+from actors.controller.group_stream import GroupStream
+from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.config import TrainConfig
-from maspo_dist.console import PlainConsole
 from maspo_dist.flow.ledger import Ledger
-from maspo_dist.metrics import MetricFanout
-from maspo_dist.progress import Progress
+from maspo_dist.runs.checkpoint import CheckpointStore, FinishedGroup, RunState
+from maspo_dist.runs.checkpoint_writer import CheckpointWriter
+from maspo_dist.runs.metrics import MetricFanout
+from maspo_dist.runs.progress import Progress
+from maspo_dist.views.console import PlainConsole
 
 _WORKERS = 256
 _IN_FLIGHT = 20_000

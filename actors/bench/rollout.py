@@ -18,20 +18,21 @@ from tempfile import TemporaryDirectory
 
 from transformers import GenerationConfig
 
-from actors.bench.fakes import CountingPrompts
-from actors.boundaries import RolloutPool
-from actors.cluster import RunCluster, connect, disconnect
-from actors.engines.settings import engine_environment
-from actors.engines.vllm_direct import DirectEngine
-from actors.group_stream import GroupStream, group_seed
-from actors.weight_sync import probe_sequences
-from maspo_dist.bench import BenchLine, compare
-from maspo_dist.bench.models import random_qwen3
+from actors.bench.doubles import CountingPrompts
+from actors.bench.lines import BenchLine, compare
+from actors.bench.models import random_qwen3
+from actors.bench.vllm_direct import DirectEngine
+from actors.controller.group_stream import GroupStream, group_seed
+from actors.engines.vllm.settings import engine_environment
+from actors.interfaces import RolloutPool
+from actors.processes import RunCluster
+from actors.ray.connection import connect, disconnect
+from actors.weights.probes import probe_sequences
 from maspo_dist.config import TrainConfig
 from maspo_dist.demo.model import make_tokenizer
 from maspo_dist.flow.ledger import Ledger
-from maspo_dist.model_folder import save_model_folder
-from maspo_dist.preflight import read_model_facts
+from maspo_dist.models.facts import read_model_facts
+from maspo_dist.models.folder import save_model_folder
 from maspo_dist.types import RolloutRequest, Sampling
 
 _SAMPLES = 8

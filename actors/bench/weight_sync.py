@@ -19,13 +19,13 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from actors.boundaries import ProbeSequence, WeightSnapshot, WorkerPublish
-from actors.cluster import actor_class
-from actors.rollout_actor import RolloutActor
-from actors.rollout_worker import Engine
-from actors.staged_weights import Entries, read_tensors
-from actors.weight_buckets import BucketWriter
-from maspo_dist.bench import BenchLine, compare
+from actors.bench.lines import BenchLine, compare
+from actors.interfaces import ProbeSequence, WeightSnapshot, WorkerPublish
+from actors.ray.actor_options import actor_class
+from actors.rollout.actor import RolloutActor
+from actors.rollout.worker import Engine
+from actors.weights.staged_weights import Entries, read_tensors
+from actors.weights.weight_buckets import BucketWriter
 from maspo_dist.config import TrainConfig
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
 

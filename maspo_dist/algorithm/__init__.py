@@ -11,11 +11,12 @@ totals.py       statistics that add up                   sequences.py     per-re
 
 from maspo_dist.algorithm.advantages import entropy_advantages, group_advantages
 from maspo_dist.algorithm.aggregate import aggregate
-from maspo_dist.algorithm.bapo import BapoBounds, bapo_contributions, select_bounds
 from maspo_dist.algorithm.correction import Correction, correction_metrics, correction_weights, empty_correction
 from maspo_dist.algorithm.diagnostics import empty_trust_region, trust_region_metrics, trust_region_totals
 from maspo_dist.algorithm.extremes import RatioExtremes, TokenExtreme, empty_extremes, ratio_extremes
-from maspo_dist.algorithm.loss import token_loss
+from maspo_dist.algorithm.losses.bapo import BapoBounds, bapo_contributions, select_bounds
+from maspo_dist.algorithm.losses.registry import token_loss
+from maspo_dist.algorithm.losses.terms import TokenLoss
 from maspo_dist.algorithm.objective import (
     Objective,
     TokenBatch,
@@ -24,7 +25,6 @@ from maspo_dist.algorithm.objective import (
     token_cotangents,
 )
 from maspo_dist.algorithm.regularisers import kl_penalty, overlong_penalty, response_kl
-from maspo_dist.algorithm.terms import TokenLoss
 from maspo_dist.algorithm.totals import Totals
 
 __all__ = [

@@ -13,8 +13,8 @@ from enum import IntEnum, auto
 import torch
 from torch import Tensor
 
-from maspo_dist.algorithm.maspo import trust_region
-from maspo_dist.algorithm.terms import LOG_RATIO_LIMIT, log_ratio
+from maspo_dist.algorithm.losses.maspo import trust_region
+from maspo_dist.algorithm.losses.terms import LOG_RATIO_LIMIT, log_ratio
 from maspo_dist.algorithm.totals import Totals
 from maspo_dist.config import LossConfig, MaspoLoss
 

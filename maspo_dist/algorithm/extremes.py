@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maspo_dist.algorithm.terms import log_ratio
+from maspo_dist.algorithm.losses.terms import log_ratio
 
 #: Tokens kept at each end.
 KEPT = 8

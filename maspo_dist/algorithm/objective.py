@@ -19,10 +19,10 @@ from torch import Tensor
 
 from maspo_dist.algorithm.advantages import entropy_advantages
 from maspo_dist.algorithm.aggregate import aggregate
-from maspo_dist.algorithm.bapo import BapoBounds
 from maspo_dist.algorithm.correction import correction_weights
 from maspo_dist.algorithm.diagnostics import trust_region_totals
-from maspo_dist.algorithm.loss import token_loss
+from maspo_dist.algorithm.losses.bapo import BapoBounds
+from maspo_dist.algorithm.losses.registry import token_loss
 from maspo_dist.algorithm.regularisers import kl_penalty
 from maspo_dist.algorithm.totals import Totals
 from maspo_dist.config import AlgorithmConfig, GspoLoss

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
-from maspo_dist import humanize
 from maspo_dist.compare.plan import Plan, PlannedRun
 from maspo_dist.compare.statistics import Estimate, area_under_curve, first_step_at, mean_over_seeds, sign_flip_test
-from maspo_dist.run_folder import RunFolder
+from maspo_dist.runs.folder import RunFolder
+from maspo_dist.views import format as humanize
 
 #: Figures of a run that are averaged over seeds, and what they are called.
 MEASURES = {

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from maspo_dist.compare.statistics import MAX_PAIRS
 from maspo_dist.config import CompareConfig, TrainConfig, build_config, load_config, parse_seeds, read_tree
 from maspo_dist.errors import ConfigError
-from maspo_dist.json_log import last_row
-from maspo_dist.run_folder import RunFolder
+from maspo_dist.runs.folder import RunFolder
+from maspo_dist.runs.jsonl import last_row
 
 #: What may differ between the calls that make up one run: none of it changes what is learned.
 _FREE = ("checkpoint", "logging", "cluster", "run.dir")

@@ -29,7 +29,7 @@ def train_command(run: PlannedRun, launcher: Sequence[str]) -> list[str]:
     """The run's command line, behind `launcher`, which must become the command (nice -n 10, flock -F FILE) or pass
     signals on to it (srun).
     """
-    return [*launcher, sys.executable, "-m", "maspo_dist.cli", "train", str(run.base), *run.overrides]
+    return [*launcher, sys.executable, "-m", "actors.cli", "train", str(run.base), *run.overrides]
 
 
 async def run_command(command: Sequence[str], log: Path) -> int:

@@ -16,15 +16,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from maspo_dist import humanize
 from maspo_dist.compare.outcome import comparison_tables, comparison_tree, summarise
+from maspo_dist.compare.page import render_comparison
 from maspo_dist.compare.plan import Plan, PlannedRun, is_finished
 from maspo_dist.compare.processes import last_line, run_all, train_command
 from maspo_dist.errors import ConfigError, RunsFailedError
-from maspo_dist.folder_lock import lock_folder
-from maspo_dist.interrupt import until_signal
-from maspo_dist.report.comparison import render_comparison
-from maspo_dist.whole_file import replace_text
+from maspo_dist.runs.folder_lock import lock_folder
+from maspo_dist.runs.interrupt import until_signal
+from maspo_dist.runs.whole_file import replace_text
+from maspo_dist.views import format as humanize
 
 #: Exit code of a run whose input cannot run; the next run's could not either.
 _USER_ERROR = 2

@@ -15,7 +15,7 @@ import numpy as np
 from maspo_dist.demo.model import make_model, make_tokenizer
 from maspo_dist.demo.task import SOURCE, Addition, draw_problems
 from maspo_dist.demo.warm_start import WarmStart, warm_start
-from maspo_dist.model_folder import save_model_folder
+from maspo_dist.models.folder import save_model_folder
 
 DEFAULT_FOLDER = Path(".cache/demo")
 

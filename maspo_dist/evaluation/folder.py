@@ -25,9 +25,9 @@ from maspo_dist.config import EvalConfig
 from maspo_dist.data.rows import HUB_PREFIX
 from maspo_dist.errors import ConfigError
 from maspo_dist.evaluation.results import Outcome
-from maspo_dist.folder_lock import lock_folder
-from maspo_dist.json_log import JsonLog, finite, read_rows
-from maspo_dist.whole_file import replace_text
+from maspo_dist.runs.folder_lock import lock_folder
+from maspo_dist.runs.jsonl import JsonLog, finite, read_rows
+from maspo_dist.runs.whole_file import replace_text
 
 #: What no score depends on: it may change between the calls that make up one evaluation.
 _FREE = ("model.path", "data.sets", "rollout.workers", "rollout.samples_in_flight", "reward.workers", "cluster")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
-from maspo_dist.run_folder import GroupOutcome, LedgerRow
+from maspo_dist.types import GroupOutcome, LedgerRow
 
 GroupState = Literal["admitted", "finished"]
 

@@ -8,9 +8,9 @@ Importing this package is light: verifiers' own dependencies load where a verifi
 """
 
 from maspo_dist.config.verifier import VerifierConfig
-from maspo_dist.reward.math import verify_math
-from maspo_dist.reward.pool import VerifierPool
+from maspo_dist.reward.math.scorer import verify_math
+from maspo_dist.reward.pool.slot import ProcessDeath
+from maspo_dist.reward.pool.verifier_pool import VerifierPool
 from maspo_dist.reward.sample import Sample
-from maspo_dist.reward.slot import ProcessDeath
 
 __all__ = ["ProcessDeath", "Sample", "VerifierConfig", "VerifierPool", "verify_math"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import DataError
-from maspo_dist.reward.pool import VerifierPool
+from maspo_dist.reward.pool.verifier_pool import VerifierPool
 from maspo_dist.reward.sample import Sample
 from maspo_dist.types import Verdict
 

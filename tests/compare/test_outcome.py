@@ -12,11 +12,11 @@ from rich.console import Console
 
 from maspo_dist.compare import run as compare_run
 from maspo_dist.compare.outcome import Comparison, summarise
+from maspo_dist.compare.page import over_seeds, render_comparison
 from maspo_dist.compare.plan import Plan, PlannedRun, make_plan
 from maspo_dist.config import CompareConfig, dump_config
 from maspo_dist.errors import ConfigError, RunsFailedError
-from maspo_dist.report.comparison import over_seeds, render_comparison
-from maspo_dist.run_folder import RunFolder
+from maspo_dist.runs.folder import RunFolder
 
 SMOKE = Path(__file__).parents[2] / "configs" / "local_smoke.yaml"
 SCORE = "eval/addition/avg@1"

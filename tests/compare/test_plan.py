@@ -9,7 +9,7 @@ from maspo_dist.compare.options import CompareOptions, make_settings
 from maspo_dist.compare.plan import Plan, is_finished, make_plan, named_variant, vary
 from maspo_dist.config import dump_config, parse_seeds
 from maspo_dist.errors import ConfigError
-from maspo_dist.run_folder import RunFolder
+from maspo_dist.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "local_smoke.yaml"

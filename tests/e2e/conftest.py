@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from doubles.live_run import ROOT, Launcher, LiveRun, subreaper
 from job_cluster import clone, cluster  # noqa: F401 (fixtures)
-from live_run import ROOT, Launcher, LiveRun, subreaper
 from tiny_recipe import TINY
 
 from maspo_dist.demo import DemoFiles, make_demo

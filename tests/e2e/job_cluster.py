@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from live_run import ROOT, descendants, subreaper
+from doubles.live_run import ROOT, descendants, subreaper
 
 from maspo_dist.demo import DemoFiles
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 
 import psutil
-from live_run import LiveRun, command
+from doubles.live_run import LiveRun, command
 
-from maspo_dist.live import LiveStatus, read_live
+from maspo_dist.runs.live import LiveStatus, read_live
 
 #: A fault is noticed within seconds, so that the test is over in minutes.
 QUICK = ("cluster.heartbeat_s=1", "cluster.heartbeat_timeout_s=10", "cluster.restart_backoff_s=0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from live_run import command
+from doubles.live_run import command
 
 from maspo_dist.demo import DemoFiles
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from doubles.live_run import Launcher
 from live_faults import QUICK, events, finish_whole, processes, until
-from live_run import Launcher
 
-from maspo_dist.checkpoint import CheckpointStore, read_state
+from maspo_dist.runs.checkpoint import CheckpointStore, read_state
 
 
 def test_a_killed_worker_a_frozen_engine_and_a_killed_learner_cost_no_step(launcher: Launcher) -> None:

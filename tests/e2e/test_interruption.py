@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from live_run import Launcher, LiveRun, comparable
+from doubles.live_run import Launcher, LiveRun, comparable
 
 
 def test_equal_seeds_give_equal_metrics_and_a_terminated_run_leaves_nothing(

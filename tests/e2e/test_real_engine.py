@@ -6,17 +6,17 @@ import os
 import subprocess
 import sys
 
-from live_run import ROOT
+from doubles.live_run import ROOT
 
-from actors.engines.settings import engine_environment
+from actors.engines.vllm.settings import engine_environment
 from maspo_dist.demo import DemoFiles
 
 REACHED_ITS_END = 42
 SCRIPT = """
 import asyncio, os, signal, sys
 import numpy as np, psutil
-from actors.engines.settings import EngineSettings
-from actors.engines.vllm import VllmEngine
+from actors.engines.vllm.settings import EngineSettings
+from actors.engines.vllm.engine import VllmEngine
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import ActorDiedError
 from maspo_dist.types import Sampling

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live_run import Launcher
+from doubles.live_run import Launcher
 from tiny_recipe import TINY
 from transformers import Qwen3ForCausalLM
 
 from maspo_dist.demo import DemoFiles, draw_problems
 from maspo_dist.demo.model import make_model, make_tokenizer
 from maspo_dist.demo.warm_start import warm_start
-from maspo_dist.model_folder import save_model_folder
+from maspo_dist.models.folder import save_model_folder
 
 PLANTS = Path(__file__).parent / "plants"
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 import yaml
-from live_run import LiveRun
+from doubles.live_run import LiveRun
 
 
 def test_a_run_trains_publishes_evaluates_and_leaves_only_its_folder(whole_run: LiveRun) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.evaluation_run import Problem, list_problems, problem_seed, sample_problems, score_sets
+from actors.commands.evaluation import Problem, list_problems, problem_seed, sample_problems, score_sets
 from maspo_dist.config import EvalConfig, build_config
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.errors import ActorDiedError, ConfigError

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from maspo_dist.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, StreamState
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.data.cursor import CursorState
+from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, StreamState
 
 
 def make_folder(folder: Path, *, tied: bool) -> Path:
@@ -42,8 +42,8 @@ def probes() -> list[np.ndarray]:
 
 def train_and_export(rank: int, world_size: int, address: str, folder: Path) -> None:
     """Runs untied, tied and bf16 of one batch each; then `again`, of none, from untied's export."""
-    from actors.engines.deepspeed import DeepSpeedEngine
-    from actors.export import export_run
+    from actors.commands.export import export_run
+    from actors.engines.deepspeed.engine import DeepSpeedEngine
     from maspo_dist.data.batching import lay_out_batch
 
     groups = make_groups()

@@ -120,7 +120,7 @@ def layout_config(folder: Path, layout: Layout) -> TrainConfig:
 
 
 def _train(rank: int, world_size: int, address: str, folder: Path, layouts: list[Layout]) -> None:
-    from actors.engines.deepspeed import DeepSpeedEngine
+    from actors.engines.deepspeed.engine import DeepSpeedEngine
     from maspo_dist.data.batching import lay_out_batch
 
     groups = make_groups()

@@ -63,7 +63,7 @@ def _work(
     resumes: list[tuple[Layout, Layout]],
     barrier: Any,
 ) -> None:
-    from actors.engines.deepspeed import DeepSpeedEngine
+    from actors.engines.deepspeed.engine import DeepSpeedEngine
 
     for layout in layouts:
         if layout.ranks == world_size:

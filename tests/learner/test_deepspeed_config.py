@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fixtures import make_config
 
-from actors.engines.deepspeed_config import deepspeed_config, reference_config
+from actors.engines.deepspeed.config import deepspeed_config, reference_config
 
 
 def told(dtype: str = "float32", **learner: Any) -> dict[str, Any]:

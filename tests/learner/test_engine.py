@@ -40,7 +40,7 @@ def probes() -> list[np.ndarray]:
 
 
 def _save_and_go_on_twice(rank: int, world_size: int, address: str, folder: Path) -> None:
-    from actors.engines.deepspeed import DeepSpeedEngine
+    from actors.engines.deepspeed.engine import DeepSpeedEngine
     from maspo_dist.data.batching import lay_out_batch
     from maspo_dist.errors import ConfigError
 

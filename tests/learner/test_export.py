@@ -18,11 +18,11 @@ from ranks import Ranks, join
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.export import export_run
-from maspo_dist.checkpoint import CheckpointStore, Score
+from actors.commands.export import export_run
 from maspo_dist.errors import ConfigError, ModelError
-from maspo_dist.manifest import damage_of, write_manifest
-from maspo_dist.run_folder import RunFolder
+from maspo_dist.runs.checkpoint import CheckpointStore, Score
+from maspo_dist.runs.folder import RunFolder
+from maspo_dist.runs.manifest import damage_of, write_manifest
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import pytest
 from fixtures import make_config, make_groups, make_model, score
 from ranks import Ranks, join
 
-from actors.replay import ReplayedNumber, merged_shards, replay_step
-from maspo_dist import cli
-from maspo_dist.checkpoint import LEARNER_FOLDER
+from actors import cli
+from actors.commands.replay import ReplayedNumber, merged_shards, replay_step
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.errors import ConfigError
-from maspo_dist.step_record import StepRecord, StepRecords
+from maspo_dist.runs.checkpoint import LEARNER_FOLDER
+from maspo_dist.runs.step_record import StepRecord, StepRecords
 
 
 def _config(folder: Path) -> TrainConfig:
@@ -32,7 +32,7 @@ def _config(folder: Path) -> TrainConfig:
 def _record_the_second_batch(rank: int, world_size: int, address: str, folder: Path) -> None:
     import torch.distributed
 
-    from actors.engines.deepspeed import DeepSpeedEngine
+    from actors.engines.deepspeed.engine import DeepSpeedEngine
 
     config = _config(folder)
     engine = DeepSpeedEngine(config, rank, world_size, address)
@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_step_of_two_ranks_replays_on_one_process_to_the_same_numbers(run: Path) -> None:
-    arguments = ["-m", "maspo_dist.cli", "replay", str(run), "--step", "2"]
+    arguments = ["-m", "actors.cli", "replay", str(run), "--step", "2"]
     result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stdout + result.stderr
     lines = result.stdout.splitlines()
@@ -114,7 +114,7 @@ def test_numbers_agree_relative_to_their_size_and_near_zero_absolutely() -> None
 def test_a_difference_is_marked_and_exits_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("actors.replay.replay_step", lambda run, step: [number(1.0, 1.0), number(1.0, 2.0)])
+    monkeypatch.setattr("actors.commands.replay.replay_step", lambda run, step: [number(1.0, 1.0), number(1.0, 2.0)])
     with pytest.raises(cli.typer.Exit) as ended:
         cli.replay(tmp_path, 3)
     assert ended.value.exit_code == 1

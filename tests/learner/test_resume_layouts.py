@@ -11,7 +11,7 @@ import torch
 from fixtures import make_model
 from resumes import Layout, save_and_resume
 
-from actors.engines.learner_state import QUANTITIES, LearnerState, open_learner_state
+from actors.engines.deepspeed.state import QUANTITIES, LearnerState, open_learner_state
 from maspo_dist.errors import ConfigError
 
 ZERO_2 = Layout(ranks=2, zero_stage=2)

@@ -94,7 +94,7 @@ def test_the_command_takes_the_configuration_of_the_run_and_what_is_said_beside_
     )
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        call = [sys.executable, "-m", "maspo_dist.cli", "rescore", str(tmp_path), *arguments]
+        call = [sys.executable, "-m", "actors.cli", "rescore", str(tmp_path), *arguments]
         return subprocess.run(call, capture_output=True, text=True, timeout=120, cwd=ROOT)
 
     by_math = command()

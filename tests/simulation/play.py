@@ -1,6 +1,6 @@
 """Plays a story to its end and checks what must hold however it went.
 
-python tests/simulation/play.py 1234     tells one seed again
+PYTHONPATH=tests python tests/simulation/play.py 1234     tells one seed again
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-# As a script it finds the doubles of the loop's tests by itself.
-sys.path.insert(0, str(Path(__file__).parents[1] / "loop"))
-
-from loop_fakes import make_controller
+from doubles.loop import make_controller
 from virtual_clock import run_virtually
 from world import LIMIT_S, Faults, SimulatedLearners, SimulatedWorkers, Story, World, make_story
 
-from actors.rollout_pool import ElasticRolloutPool
-from actors.services import beside
-from actors.watchdog import watch
-from maspo_dist.checkpoint import CheckpointStore, read_state
-from maspo_dist.console import PlainConsole
+from actors.controller.run_services import beside
+from actors.controller.watchdog import watch
+from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.flow.ledger import Ledger
-from maspo_dist.json_log import read_rows
-from maspo_dist.progress import Progress
-from maspo_dist.run_folder import Event, LedgerRow, RunFolder, SampleRow
+from maspo_dist.runs.checkpoint import CheckpointStore, read_state
+from maspo_dist.runs.folder import RunFolder
+from maspo_dist.runs.jsonl import read_rows
+from maspo_dist.runs.progress import Progress
+from maspo_dist.types import Event, LedgerRow, SampleRow
+from maspo_dist.views.console import PlainConsole
 
 Row = dict[str, Any]
 #: How a life of the controller ends before its time.

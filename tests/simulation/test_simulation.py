@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from play import failure_of, failures_of
 
-import actors.group_stream
-from actors.group_stream import GroupStream
-from actors.rollout_pool import ElasticRolloutPool
+import actors.controller.group_stream
+from actors.controller.group_stream import GroupStream
+from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.flow.admission import open_slots
 
 
@@ -46,7 +46,10 @@ async def _joins_without_weights(self: ElasticRolloutPool, member: object) -> No
 @pytest.mark.parametrize(
     ("plant", "said"),
     [
-        (lambda patch: patch.setattr(actors.group_stream, "open_slots", _one_batch_more), "old|sampled|in flight"),
+        (
+            lambda patch: patch.setattr(actors.controller.group_stream, "open_slots", _one_batch_more),
+            "old|sampled|in flight",
+        ),
         (lambda patch: patch.setattr(GroupStream, "_restore", _forgets_pending), "lost"),
         (lambda patch: patch.setattr(ElasticRolloutPool, "_join", _joins_without_weights), "serves without weights"),
     ],

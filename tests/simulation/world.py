@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from loop_fakes import make_config, make_snapshot
-from worker_fakes import make_result
+from doubles.loop import make_config, make_snapshot
+from doubles.workers import make_result
 
-from actors.boundaries import Body, ProbeSequence, WeightSnapshot, WorkerPublish
+from actors.interfaces import Body, ProbeSequence, WeightSnapshot, WorkerPublish
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, BodyLostError, LearnerLostError, PlacementError
 from maspo_dist.types import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
+from doubles.live_run import Launcher
 from live_faults import QUICK, events, finish_whole, processes, scale, serving, until
-from live_run import Launcher
 
 
 def test_workers_come_and_go_while_one_is_killed(launcher: Launcher) -> None:

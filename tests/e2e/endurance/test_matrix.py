@@ -6,7 +6,7 @@ import math
 import signal
 
 import pytest
-from live_run import Launcher
+from doubles.live_run import Launcher
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import time
 from itertools import takewhile
 from pathlib import Path
 
-from live_run import Launcher, LiveRun, command, comparable
+from doubles.live_run import Launcher, LiveRun, command, comparable
 from safetensors.torch import load_file
 
 STEPS = 6

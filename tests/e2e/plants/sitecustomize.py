@@ -1,6 +1,6 @@
 """Python runs this at start-up in every process of a run whose PYTHONPATH has this folder.
 
-It plants vLLM's stale LM head: once `actors.engines.vllm_weights` has been imported, what re-packs the head
+It plants vLLM's stale LM head: once `actors.engines.vllm.weights` has been imported, what re-packs the head
 after an update does nothing.
 """
 
@@ -26,7 +26,7 @@ class _Planted(importlib.abc.Loader):
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
-        if name != "actors.engines.vllm_weights":
+        if name != "actors.engines.vllm.weights":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -1,0 +1,298 @@
+"""The command line: `maspo-dist`.
+
+Exit codes: 0 done, 1 the run failed, 2 the user's input cannot run, 130 interrupted (Ctrl-C), 143 terminated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from maspo_dist.errors import MaspoError, UserError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Reinforcement learning with verifiable rewards by MASPO, on Ray, vLLM and DeepSpeed.",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as configs/local_smoke.yaml.")]
+Texts = list[str] | None
+Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value.")]
+
+#: What `bench` knows: the module of each name, imported when asked for; its `run()` gives the lines.
+BENCHES = {
+    "controller": "actors.bench.controller",
+    "checkpoint": "actors.bench.checkpoint",
+    "rollout": "actors.bench.rollout",
+    "weight-sync": "actors.bench.weight_sync",
+    "learner": "actors.bench.learner",
+    "verifier": "actors.bench.verifier",
+    "reasoning_gym": "actors.bench.reasoning_gym",
+}
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    allow_config_change: Annotated[
+        bool, typer.Option(help="Resume a checkpoint even where CONFIG now trains something else.")
+    ] = False,
+) -> None:
+    """Train as CONFIG says; joins the Ray cluster at RAY_ADDRESS, or starts one here."""
+    from actors.ray.token import present_token
+
+    if "RAY_ADDRESS" in os.environ:
+        present_token()
+    from maspo_dist.config import load_config
+    from maspo_dist.models.path import require_model
+
+    loaded = load_config(config, overrides or ())
+    require_model(loaded.model.path)
+    # Only now, since it takes seconds: a mistake in the configuration is told at once.
+    from actors.commands.training import train as run_training
+
+    run_training(loaded, allow_config_change=allow_config_change)
+
+
+@app.command()
+def check(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Validate CONFIG; print it resolved, with placement and memory. Starts nothing."""
+    from maspo_dist.config import load_config
+
+    loaded = load_config(config, overrides or ())
+    from maspo_dist.planning.check import check_run
+
+    check_run(loaded, Console(soft_wrap=True))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Option(help="Folder of the model (or a hub name).")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value of EvalConfig.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="A held-out set: FILE or NAME=FILE; may be repeated.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Known sets, found in --data-dir: paper (six benchmarks).")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of --preset.")] = None,
+    samples: Annotated[int, typer.Option(help="Responses a problem.")] = 1,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; default 0 for 1 sample, else 1.")] = None,
+    top_p: Annotated[float, typer.Option(help="Share of probability drawn from, likeliest first.")] = 1.0,
+    max_response_tokens: Annotated[int | None, typer.Option(help="Longest response; default 2048.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all sampling.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="vLLM engines; default: all GPUs, or 1 without any.")] = None,
+    template: Annotated[str | None, typer.Option(help="chat (default), none, or text with {problem}.")] = None,
+    verifier: Annotated[str | None, typer.Option(help="What scores; default math.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 (default) or float32.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Output folder; default evals/<model>-<settings>.")] = None,
+) -> None:
+    """Score MODEL on held-out sets: avg@k, pass@k, majority@k. Run again, it goes on where it stopped."""
+    from maspo_dist.evaluation.options import EvalOptions, eval_config
+    from maspo_dist.models.path import require_model
+
+    options = EvalOptions(
+        model=model,
+        data=data or (),
+        preset=preset,
+        data_dir=data_dir,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        max_response_tokens=max_response_tokens,
+        seed=seed,
+        workers=workers,
+        template=template,
+        verifier=verifier,
+        dtype=dtype,
+        overrides=overrides or (),
+    )
+    settings = eval_config(options)
+    require_model(settings.model.path)
+    # As in `train`: after the configuration's mistakes.
+    from actors.commands.evaluation import evaluate as run_evaluation
+
+    run_evaluation(settings, to)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the model and data go.")] = Path(".cache/demo"),
+    seed: Annotated[int, typer.Option(help="Of data, initial weights and warm start.")] = 0,
+) -> None:
+    """Make the demo: a small model that adds a little, and problems it has not seen."""
+    from maspo_dist.demo import make_demo
+
+    files = make_demo(folder, seed)
+    print(f"model {files.model}, greedy held-out accuracy {files.start_accuracy:.3f}")
+    print(f"train {files.train}")
+    print(f"held out {files.heldout}")
+
+
+@app.command()
+def status(run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")]) -> None:
+    """Show how far RUN is: its last step, its prompts and its events."""
+    from maspo_dist.runs.folder import RunFolder
+    from maspo_dist.views.status import render_status
+
+    Console().print(render_status(RunFolder.open_for_reading(run)))
+
+
+@app.command()
+def scale(
+    run: Annotated[str, typer.Argument(help="A live run: its folder, or its name on the cluster at RAY_ADDRESS.")],
+    rollout_workers: Annotated[int, typer.Option(min=1, help="How many there are to be.")],
+) -> None:
+    """Change the number of rollout workers of a live RUN; nothing else restarts."""
+    from actors.ray.token import present_token
+
+    present_token()
+    from actors.commands.scaling import request_workers
+
+    request_workers(run, rollout_workers, print)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="One run folder, or several to compare.")],
+    to: Annotated[Path | None, typer.Option(help="The HTML file; by default report.html of the first run.")] = None,
+) -> None:
+    """Write report.html of one or more runs."""
+    from maspo_dist.views.report import write_report
+
+    out = to or runs[0] / "report.html"
+    write_report(runs, out)
+    print(out)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
+    to: Annotated[Path, typer.Option(help="The folder to write: empty, or not there yet.")],
+    step: Annotated[str | None, typer.Option(help="Step of a checkpoint, or best; by default the newest.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; by default model.dtype of the run.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest weights file.")] = "5GB",
+) -> None:
+    """Write a checkpoint of RUN as a Hugging Face folder, for transformers and vLLM."""
+    from actors.commands.export import export_run
+
+    print(export_run(run, to, step=step, dtype=dtype, max_shard_size=max_shard_size), "→", to)
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
+    step: Annotated[int, typer.Option(help="A step that logging.record_steps kept.")],
+) -> None:
+    """Recompute one recorded step of RUN on one CPU process; exit code 1 where its numbers differ."""
+    from actors.commands.replay import replay_lines, replay_step
+
+    numbers = replay_step(run, step)
+    for line in replay_lines(numbers):
+        print(line)
+    if not all(number.agrees for number in numbers):
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}.")]) -> None:
+    """Measure NAME on this machine; one JSON object a line, each as soon as it is known."""
+    from actors.bench.lines import BenchLine
+
+    if name not in BENCHES:
+        raise UserError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
+    lines: Iterator[BenchLine] = import_module(BENCHES[name]).run()
+    for line in lines:
+        print(line.to_json(), flush=True)
+
+
+@app.command()
+def rescore(
+    run: Annotated[Path, typer.Argument(help="A run folder with samples.jsonl.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="What to score with, such as reward.default=exact.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="By default samples-rescored.jsonl of the run.")] = None,
+) -> None:
+    """Score the samples of RUN again, by its configuration with other verifiers."""
+    from maspo_dist.config import load_config
+    from maspo_dist.reward.rescore import rescore as score_again
+    from maspo_dist.runs.folder import RunFolder
+
+    folder = RunFolder.open_for_reading(run)
+    out = to or run / "samples-rescored.jsonl"
+    print(score_again(folder.samples_path, out, load_config(folder.config_path, overrides or ()).reward))
+    print(out)
+
+
+@app.command()
+def reasoning_gym(
+    task: Annotated[str, typer.Argument(help="A task of the package, such as chain_sum.")],
+    to: Annotated[Path, typer.Argument(help="The JSON Lines file to write.")],
+    size: Annotated[int, typer.Option(min=1, help="Problems.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed gives other problems.")] = 0,
+) -> None:
+    """Write problems of a reasoning_gym TASK, for data.train; their source, and verifier, is reasoning_gym."""
+    from maspo_dist.reward.verifiers.gym import generate_rows
+
+    lines = [json.dumps(row) + "\n" for row in generate_rows(task, size, seed)]
+    to.write_text("".join(lines), encoding="utf-8")
+    print(f"{len(lines)} problems: {to}")
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="A configuration, or a file of variants (configs/compare_demo.yaml).")],
+    overrides: Annotated[Texts, typer.Argument(help="dotted.key=value of every run, {seed} being its seed.")] = None,
+    vary: Annotated[Texts, typer.Option(help="dotted.key=value,value: a variant each.")] = None,
+    variant: Annotated[Texts, typer.Option(help="'NAME: dotted.key=value …'; may be repeated.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Such as 0-4 or 0,3,7; default 0-4, or the file's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Folder of all runs, under run.dir.")] = None,
+    score: Annotated[str | None, typer.Option(help="Metric; default avg@k of the first held-out set.")] = None,
+    reach: Annotated[float | None, typer.Option(help="Score whose first step is compared.")] = None,
+    against: Annotated[str | None, typer.Option(help="The others are tested against it; default the first.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    launcher: Annotated[str, typer.Option(help="Put before each run's command, such as 'nice -n 10'.")] = "",
+) -> None:
+    """Train variants × seeds at equal samples, into one report with paired tests. Run again, it goes on."""
+    from maspo_dist.compare.options import CompareOptions, make_settings
+    from maspo_dist.compare.plan import make_plan
+    from maspo_dist.compare.run import compare as run_comparison
+
+    options = CompareOptions(
+        config=config,
+        overrides=overrides or (),
+        vary=vary or (),
+        variants=variant or (),
+        seeds=seeds,
+        name=name,
+        score=score,
+        reach=reach,
+        against=against,
+    )
+    plan = make_plan(*make_settings(options))
+    run_comparison(plan, jobs, shlex.split(launcher), Console(soft_wrap=True))
+
+
+def main() -> None:
+    """The entry point: users' mistakes and expected failures are one line, bugs keep their traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except MaspoError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

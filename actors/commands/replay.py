@@ -1,0 +1,156 @@
+"""A recorded step again, on one CPU process: what was recorded beside what comes out now.
+
+The same functions run on the same batch from the same weights and optimizer state; how the work was split
+over ranks, ZeRO stages and micro-batches does not show, rounding aside.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from actors.engines.deepspeed.engine import DeepSpeedEngine
+from maspo_dist.config import TrainConfig, load_config
+from maspo_dist.runs.checkpoint import CONFIG_FILE, LEARNER_FOLDER
+from maspo_dist.runs.folder import RunFolder
+from maspo_dist.runs.step_record import ResponseLogprobs, StepRecord, StepRecords
+from maspo_dist.types import MiniBatch, TrainingBatch
+
+#: Accepted difference, |recorded − recomputed| / max(|recorded|, 0.01), by dtype of the model.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+_SMALL = 0.01
+
+#: Speeds are of the machine, not of the step.
+_OF_THE_MACHINE = ("learner/tokens_per_s",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayedNumber:
+    """One number of a step. NaN where only one side has it."""
+
+    name: str
+    recorded: float
+    recomputed: float
+    tolerance: float
+
+    @property
+    def difference(self) -> float:
+        """Relative to what was recorded, or to 0.01 where that is smaller."""
+        if math.isnan(self.recorded) and math.isnan(self.recomputed):
+            return 0.0
+        return abs(self.recomputed - self.recorded) / max(abs(self.recorded), _SMALL)
+
+    @property
+    def agrees(self) -> bool:
+        return self.difference <= self.tolerance
+
+
+def replay_step(run: Path, step: int) -> list[ReplayedNumber]:
+    """Recomputes `step` of `run`: every metric of the learner, then the widest gaps of the frozen logprobs.
+
+    Raises ConfigError where the step was not recorded. For a process that has no process group yet.
+    """
+    folder = RunFolder.open_for_reading(run)
+    records = StepRecords(folder.steps_path)
+    record = records.read(step)
+    config = _on_one_cpu(load_config(records.path(step) / CONFIG_FILE))
+    engine = DeepSpeedEngine(config, 0, 1, f"tcp://127.0.0.1:{_free_port()}")
+    try:
+        engine.load(records.path(step) / LEARNER_FOLDER)
+        metrics = engine.update(
+            merged_shards(record.batch),
+            record.batch.loss_tokens,
+            record.batch.loss_sequences,
+            {group.group_id: group for group in record.groups},
+        )
+        logprobs = engine.frozen_logprobs()
+    finally:
+        engine.close()
+    tolerance = TOLERANCE[config.model.dtype]
+    names = sorted((record.metrics.keys() | metrics.keys()) - set(_OF_THE_MACHINE))
+    numbers = [
+        ReplayedNumber(
+            name=name,
+            recorded=record.metrics.get(name, math.nan),
+            recomputed=metrics.get(name, math.nan),
+            tolerance=tolerance,
+        )
+        for name in names
+    ]
+    return numbers + list(_logprob_gaps(record, logprobs, tolerance))
+
+
+def merged_shards(batch: TrainingBatch) -> tuple[MiniBatch, ...]:
+    """All ranks' micro-batches as those of one rank, mini-batch by mini-batch."""
+    return tuple(
+        tuple(micro for shard in batch.shards for micro in shard[index] if micro)
+        for index in range(len(batch.loss_tokens))
+    )
+
+
+def replay_lines(numbers: Sequence[ReplayedNumber]) -> Iterator[str]:
+    """What `maspo-dist replay` prints: a line a number, those that differ marked, and a last line that sums up."""
+    width = max(len(number.name) for number in numbers)
+    yield f"{'':{width}}{'recorded':>15}{'recomputed':>15}{'difference':>12}"
+    for number in numbers:
+        mark = "" if number.agrees else "  differs"
+        values = f"{number.recorded:15.7g}{number.recomputed:15.7g}{number.difference:12.1e}"
+        yield f"{number.name:{width}}{values}{mark}"
+    differing = sum(not number.agrees for number in numbers)
+    worst = max(numbers, key=lambda number: math.inf if math.isnan(number.difference) else number.difference)
+    yield (
+        f"{len(numbers) - differing} of {len(numbers)} numbers agree within {worst.tolerance:g}; "
+        f"furthest apart is {worst.name}, by {worst.difference:.1e}"
+    )
+
+
+def _logprob_gaps(
+    record: StepRecord, logprobs: Sequence[ResponseLogprobs], tolerance: float
+) -> Iterator[ReplayedNumber]:
+    """The token whose logprob is furthest from what was recorded, for logπ_old and logπ_ref."""
+    recomputed = {(entry.group_id, entry.sample): entry for entry in logprobs}
+    for name in ("old", "ref"):
+        pairs = [
+            (getattr(entry, name), getattr(recomputed[entry.group_id, entry.sample], name))
+            for entry in record.logprobs
+            if getattr(entry, name) is not None
+        ]
+        if pairs:
+            before, now = (np.concatenate(side) for side in zip(*pairs, strict=True))
+            worst = int(np.abs(before - now).argmax())
+            yield ReplayedNumber(
+                name=f"logprobs/{name}, token furthest apart",
+                recorded=float(before[worst]),
+                recomputed=float(now[worst]),
+                tolerance=tolerance,
+            )
+
+
+def _on_one_cpu(config: TrainConfig) -> TrainConfig:
+    learner = config.learner.model_copy(
+        update={
+            "ranks": 1,
+            "zero_stage": 0,
+            "threads": None,
+            "offload_optimizer": "none",
+            "offload_parameters": "none",
+            "deepspeed": {},
+        }
+    )
+    attention = "auto" if config.model.attention == "flash_attention_2" else config.model.attention
+    logging = config.logging.model_copy(update={"record_steps": "all"})
+    model = config.model.model_copy(update={"device": "cpu", "attention": attention})
+    return config.model_copy(update={"learner": learner, "model": model, "logging": logging})
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,240 @@
+"""One run, from a configuration to an exit: prepares, starts the processes, drives the loop, ends everything."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from actors.controller.controller import Controller, Session
+from actors.controller.evaluator import Evaluator
+from actors.controller.group_stream import GroupStream
+from actors.controller.recording import RecordingLearners
+from actors.controller.run_services import beside, follow_requests, write_live
+from actors.controller.watchdog import watch
+from actors.interfaces import LearnerGroup, RolloutPool
+from actors.processes import REAL_CLASSES, ActorClasses, RunCluster
+from actors.ray.connection import cluster_address, connect, disconnect, open_control
+from actors.weights.probes import probe_sequences
+from maspo_dist.config import TrainConfig, config_differences, dump_config
+from maspo_dist.data.cursor import PromptCursor
+from maspo_dist.errors import ConfigError, MaspoError
+from maspo_dist.flow.ledger import Ledger
+from maspo_dist.planning.preflight import Prepared, prepare
+from maspo_dist.runs.checkpoint import CheckpointStore, FinishedGroup, RunState, read_config_yaml, read_state
+from maspo_dist.runs.checkpoint_writer import CheckpointWriter
+from maspo_dist.runs.folder import RunFolder
+from maspo_dist.runs.interrupt import WatchSignals, until_signal
+from maspo_dist.runs.logs import LogContext, LogStream, configure_logging
+from maspo_dist.runs.manifest import damage_of
+from maspo_dist.runs.metrics import open_metrics
+from maspo_dist.runs.step_record import StepRecords
+from maspo_dist.types import Event
+from maspo_dist.views.console import RunConsole, open_console
+from maspo_dist.views.report import write_report
+
+logger = logging.getLogger(__name__)
+
+_PROBE_TOKENS = 64
+
+
+def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
+    """Runs to the end. Leaves no process behind, whatever happens; exits 130 or 143 when interrupted.
+
+    Raises ConfigError where a checkpoint is resumed under a configuration that would train something else,
+    unless `allow_config_change`.
+    """
+    prepared = prepare(config)
+    path = config.run.dir / config.run.name
+    fresh = config.checkpoint.resume == "never"
+    with RunFolder.create(path) if fresh else RunFolder.resume(path) as folder:
+        context = LogContext("controller")
+        configure_logging(context, folder.logs_path, sys.stderr)
+        resume = _resume_point(config, folder)
+        if resume is not None:
+            _compare_config(config, resume, folder, allow_config_change)
+        folder.write_config(dump_config(config))
+        resumed_step = read_state(resume).step if resume else -1
+        folder.rewind(resumed_step)
+        for name in CheckpointStore(folder.checkpoints_path).rewind(resumed_step):
+            logger.warning("checkpoint set aside: %s is newer than the step this run goes on from", name)
+        console = open_console(config.run.name, config.run.max_steps, folder.read_metrics())
+        # Ray prints its errors whatever it is told; the console keeps the screen to itself.
+        with console, redirect_stdout(LogStream()):
+            run = Run(config, prepared, folder, console, resume)
+            interrupted = asyncio.run(until_signal(run.drive, run.request_stop))
+    if interrupted is not None:
+        raise SystemExit(128 + interrupted)
+
+
+def _resume_point(config: TrainConfig, folder: RunFolder) -> Path | None:
+    """The checkpoint to go on from, as `checkpoint.resume` says; None starts anew.
+
+    Raises ConfigError where a checkpoint that was named cannot be used.
+    """
+    wanted = config.checkpoint.resume
+    if wanted == "never":
+        return None
+    if wanted != "auto":
+        damage = damage_of(Path(wanted))
+        if damage is not None:
+            raise ConfigError(f"checkpoint.resume {wanted} is not a good checkpoint: {damage}")
+        return Path(wanted)
+    newest, passed_over = CheckpointStore(folder.checkpoints_path).newest()
+    for reason in passed_over:
+        folder.write_event(Event(kind="checkpoint_damaged", message=reason))
+        logger.warning("checkpoint passed over: %s", reason)
+    return newest
+
+
+def _compare_config(config: TrainConfig, checkpoint: Path, folder: RunFolder, allow_config_change: bool) -> None:
+    """Lists what differs from the checkpoint's configuration. Raises ConfigError as `train` says."""
+    saved = read_config_yaml(checkpoint)
+    differences = [] if saved is None else config_differences(saved, config)
+    if not differences:
+        return
+    message = f"the configuration differs from that of {checkpoint.name}: {'; '.join(map(str, differences))}"
+    folder.write_event(Event(kind="config_changed", message=message))
+    logger.warning("%s", message)
+    refused = [str(difference) for difference in differences if difference.matters]
+    if refused and not allow_config_change:
+        raise ConfigError(
+            f"checkpoint {checkpoint} would go on to train something else: {'; '.join(refused)}: "
+            "set it back, or pass --allow-config-change"
+        )
+
+
+class Run:
+    """The processes and the loop of one run."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        prepared: Prepared,
+        folder: RunFolder,
+        console: RunConsole,
+        resume: Path | None,
+        classes: ActorClasses = REAL_CLASSES,
+    ) -> None:
+        self._config = config
+        self._classes = classes
+        self._prepared = prepared
+        self._folder = folder
+        self._console = console
+        self._resume = resume
+        self._controller: Controller | None = None
+
+    def request_stop(self) -> bool:
+        """Asks the loop to end with its state saved; False when there is none yet."""
+        if self._controller is None:
+            return False
+        self._controller.request_stop()
+        return True
+
+    async def drive(self, watch_signals: WatchSignals) -> None:
+        """Starts, trains, writes the report; ends every process and leaves the cluster on any way out."""
+        config = self._config
+        self._console.waiting_for("Ray")
+        try:
+            device = await asyncio.to_thread(connect, config.model.device)
+            # Ray takes the signals for itself when it starts.
+            watch_signals()
+            control = open_control(config.run.name)
+            self._folder.write_address(cluster_address())
+            cluster = RunCluster(
+                config,
+                self._prepared.model.size,
+                device,
+                self._folder.logs_path,
+                waiting_for=self._console.waiting_for,
+                on_event=self._event,
+                classes=self._classes,
+            )
+            try:
+                await cluster.start()
+                controller = self._controller = self._make_controller(cluster)
+                finished = await beside(
+                    controller.run(self._resume),
+                    watch(config.cluster, lambda: controller.progress, cluster.dump_stacks, self._event),
+                    write_live(self._folder.live_path, lambda: controller.standing, cluster.rollout),
+                    follow_requests(control, cluster.rollout),
+                    cluster.watch_verifier(),
+                )
+            finally:
+                await asyncio.shield(cluster.stop())
+        except MaspoError as error:
+            self._event(Event(kind="run_failed", message=str(error)))
+            raise
+        finally:
+            disconnect()
+        if not finished:
+            self._event(Event(kind="run_stopped", message="as asked; resume with checkpoint.resume=auto"))
+            return
+        self._event(Event(kind="run_finished", message=f"{config.run.max_steps} steps done"))
+        write_report([self._folder.path], self._folder.report_path)
+        self._console.finished(self._folder.report_path)
+
+    def _make_controller(self, cluster: RunCluster) -> Controller:
+        config, prepared, folder = self._config, self._prepared, self._folder
+        held_out = {name: prompts.prompts for name, prompts in prepared.evaluation.items()}
+        probes = probe_sequences(
+            [prompt.token_ids.tolist() for prompt in prepared.train.prompts[:256]],
+            config.sync.probe_prompts,
+            _PROBE_TOKENS,
+        )
+        checkpoints = CheckpointStore(folder.checkpoints_path)
+        return Controller(
+            config,
+            pool=cluster.rollout,
+            learners=self._learners(cluster),
+            sessions=lambda state, finished: self._session(cluster.rollout, state, finished),
+            evaluator=Evaluator(config, cluster.rollout, held_out, self._event),
+            checkpoints=checkpoints,
+            writer=CheckpointWriter(checkpoints, config.checkpoint, dump_config(config), self._checkpoint_failed),
+            probes=probes,
+            decoder=prepared.model.tokenizer,
+            record=folder,
+            console=self._console,
+            clock=time.time,
+        )
+
+    def _learners(self, cluster: RunCluster) -> LearnerGroup:
+        kept = self._config.logging.recorded_steps
+        if kept == 0:
+            return cluster.learners
+        records = StepRecords(self._folder.steps_path, kept)
+        return RecordingLearners(
+            cluster.learners, records, dump_config(self._config), cluster.rollout.fetch, self._event
+        )
+
+    def _session(self, pool: RolloutPool, state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:
+        config = self._config
+        if state is not None:
+            self._event(Event(kind="resumed", message=f"after step {state.step}"))
+        ledger = Ledger()
+        cursor = PromptCursor(self._prepared.train.prompts, config.run.seed, state.stream.cursor if state else None)
+        stream = GroupStream(
+            config,
+            pool,
+            cursor,
+            ledger,
+            batches=config.run.max_steps - (state.step if state else 0),
+            on_progress=self._console.phase,
+            on_event=self._event,
+            restored=state.stream if state else None,
+            finished=finished,
+        )
+        first_step = state.step + 1 if state else 0
+        metrics = open_metrics(self._folder, config.logging, config.model_dump(mode="json"), first_step)
+        return Session(stream=stream, ledger=ledger, metrics=metrics)
+
+    def _checkpoint_failed(self, step: int, reason: str) -> None:
+        self._event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}", details=(("step", step),)))
+
+    def _event(self, event: Event) -> None:
+        self._folder.write_event(event)
+        self._console.event(event)

@@ -1,0 +1,483 @@
+"""The loop.
+
+    prompts ──admit──► rollout workers ──score──► verifier pool
+                             │  ▲                      │
+             RolloutGroup    │  │                      │ verdicts
+             (by reference)  │  └── WeightSnapshot ◄─┐ ▼
+                             ▼        (publish)      │ GroupReport ──► controller: TrainingBatch
+                       object store ──────────► learner ranks ◄──────────┘  (who trains what)
+
+One step: take the groups that the age bound says → lay them out → update → publish, prove, stamp →
+evaluation starts when due → metrics → checkpoint when due. Generation of later groups goes on beside all of it
+as far as `algorithm.max_policy_age` allows; with 0 it waits for the publish. An evaluation is of one policy
+version, so the next publish waits for it; so does its row of metrics. Responses travel from worker to
+learner by reference: this process sees their lengths, versions and verdicts only.
+
+Lost rollout workers are the pool's to replace; groups that lay in the memory of a lost node are sampled again. A
+lost learner ends a session: the group starts anew, and a new session goes on from the newest good checkpoint,
+exactly as a resumed run does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from actors.controller.evaluator import Evaluator
+from actors.controller.group_stream import Batch, CollectedGroup, GroupStream
+from actors.controller.samples import Decoder, sample_rows
+from actors.controller.step_metrics import batch_metrics, generation_times, publish_metrics
+from actors.interfaces import LearnerGroup, ProbeSequence, PublishReport, RolloutPool
+from actors.ray.waits import within
+from maspo_dist.config import TrainConfig
+from maspo_dist.data.batching import lay_out_batch
+from maspo_dist.errors import BodyLostError, LearnerLostError, PolicyAgeError
+from maspo_dist.flow.failures import RestartBudget
+from maspo_dist.flow.ledger import Ledger
+from maspo_dist.runs.checkpoint import (
+    LEARNER_FOLDER,
+    CheckpointStore,
+    FinishedGroup,
+    RunState,
+    read_finished,
+    read_state,
+)
+from maspo_dist.runs.checkpoint_writer import CheckpointWriter
+from maspo_dist.runs.live import Standing
+from maspo_dist.runs.metrics import MetricFanout
+from maspo_dist.types import Event, LedgerRow, SampleRow
+from maspo_dist.views.console import RunConsole
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: How long a run that is asked to end waits for an evaluation.
+_LAST_SCORES_S = 5.0
+
+
+class RunRecord(Protocol):
+    """What a run leaves behind; see `RunFolder`."""
+
+    @property
+    def last_step(self) -> int | None: ...
+
+    def write_event(self, event: Event) -> None: ...
+
+    def write_ledger(self, rows: Sequence[LedgerRow]) -> None: ...
+
+    def write_samples(self, rows: Sequence[SampleRow]) -> None: ...
+
+    def rewind(self, step: int) -> int: ...
+
+    def sync(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What is made anew when a run goes on from a checkpoint."""
+
+    stream: GroupStream
+    ledger: Ledger
+    metrics: MetricFanout
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Metrics of a step that wait for the scores of its evaluation."""
+
+    step: int
+    metrics: Mapping[str, float]
+
+
+#: From the state to go on from (None: the start) and its finished groups to a session.
+SessionFactory = Callable[[RunState | None, Sequence[FinishedGroup]], Session]
+
+
+class Controller:
+    """Drives one run. Owns no process: whoever made the pools ends them."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        pool: RolloutPool,
+        learners: LearnerGroup,
+        sessions: SessionFactory,
+        evaluator: Evaluator,
+        checkpoints: CheckpointStore,
+        writer: CheckpointWriter,
+        probes: Sequence[ProbeSequence],
+        decoder: Decoder,
+        record: RunRecord,
+        console: RunConsole,
+        clock: Callable[[], float],
+    ) -> None:
+        """`clock` is the wall clock that reports carry, time.time in a real run."""
+        self._config = config
+        self._pool = pool
+        self._learners = learners
+        self._sessions = sessions
+        self._evaluator = evaluator
+        self._checkpoints = checkpoints
+        self._writer = writer
+        self._probes = probes
+        self._decoder = decoder
+        self._record = record
+        self._console = console
+        self._clock = clock
+        self._stop_requested = asyncio.Event()
+        self._session: Session | None = None
+        self._version = 0
+        self._step = 0
+        self._saved_step: int | None = None
+        self._scored_start = False
+        self._achieved = 0
+        self._phase = "starting"
+        self._late: dict[str, float] = {}
+        self._open_row: _Row | None = None
+        self._taken_s: float | None = None
+        self._budget = RestartBudget(
+            limit=config.cluster.max_learner_restarts,
+            window_s=config.cluster.restart_window_s,
+            backoff_s=config.cluster.restart_backoff_s,
+            backoff_max_s=config.cluster.restart_backoff_max_s,
+        )
+
+    async def run(self, resume: Path | None) -> bool:
+        """Trains to `run.max_steps`, from the checkpoint at `resume` or the start.
+
+        False when `request_stop` ended it early, with a checkpoint if checkpoints are kept.
+        """
+        first = resume
+        lost_s: float | None = None
+        while True:
+            try:
+                await self._open_session(resume)
+                if lost_s is not None:
+                    self._recovered(lost_s)
+                    lost_s = None
+                return await self._steps()
+            except LearnerLostError as lost:
+                lost_s = asyncio.get_running_loop().time() if lost_s is None else lost_s
+                await self._close_session()
+                resume = await self._restart_learners(lost, first)
+            finally:
+                await self._close_session()
+
+    def request_stop(self) -> None:
+        """Ends the run as soon as its state is whole: soon while it waits for groups or scores, else after the step."""
+        self._stop_requested.set()
+
+    @property
+    def progress(self) -> object:
+        """Changes whenever anything has been achieved, the start of a worker included."""
+        workers = tuple((worker.name, worker.state, worker.version) for worker in self._pool.status())
+        session = self._session
+        return self._achieved, self._evaluator.achieved, session.ledger.achieved if session else 0, workers
+
+    @property
+    def standing(self) -> Standing:
+        """How the run stands now, for `maspo-dist status`."""
+        session = self._session
+        return Standing(
+            step=self._step,
+            phase=self._phase,
+            policy_version=self._version,
+            groups_in_flight=session.stream.in_flight if session else 0,
+            groups_finished=session.stream.finished if session else 0,
+            outcomes=tuple(sorted(session.ledger.counts.items())) if session else (),
+        )
+
+    # Sessions.
+
+    async def _open_session(self, resume: Path | None) -> None:
+        state = None if resume is None else read_state(resume)
+        finished: Sequence[FinishedGroup] = ()
+        if resume is not None:
+            self._enter("load checkpoint")
+            await self._learners.load((resume / LEARNER_FOLDER).resolve())
+            finished = await asyncio.to_thread(read_finished, resume)
+        self._saved_step = state.step if state else None
+        self._step = self._saved_step or 0
+        self._version = state.policy_version if state else 0
+        session = self._session = self._sessions(state, finished)
+        self._enter("publish")
+        await self._publish()
+        session.stream.resend(self._version)
+        if state is None and self._config.evaluation.every is not None and not self._scored_start:
+            self._enter("evaluate")
+            scores = await self._unless_stopped(self._evaluator.evaluate(self._version))
+            if scores is not None:
+                session.metrics.write(0, scores)
+                self._console.step(0, scores)
+                self._scored_start = True
+        if state is not None and state.row is not None and self._record.last_step != state.step:
+            self._open_row = _Row(state.step, state.row)
+            self._evaluator.start(self._version)
+
+    async def _close_session(self) -> None:
+        """Calls back what is in flight and enters open groups as pending; a session that goes on forgets those rows."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        self._open_row = self._taken_s = None
+        await self._evaluator.cancel()
+        await session.stream.stop()
+        session.ledger.close(self._step)
+        self._record.write_ledger(session.ledger.take_rows())
+        session.metrics.close()
+
+    async def _restart_learners(self, lost: LearnerLostError, first: Path | None) -> Path | None:
+        """A new learner group; returns the checkpoint to go on from. Raises `lost` when it was lost too often."""
+        pause_s = self._budget.lost(asyncio.get_running_loop().time())
+        if pause_s is None:
+            raise lost
+        await self._saved()
+        newest, passed_over = await asyncio.to_thread(self._checkpoints.newest)
+        resume = newest or first
+        step = read_state(resume).step if resume else 0
+        self._event(
+            "learner_lost",
+            f"{lost}; starts anew from {'step ' + str(step) if step else 'the start'}, {self._step - step} steps again",
+            step=self._step,
+            steps_lost=self._step - step,
+        )
+        for reason in passed_over:
+            self._event("checkpoint_damaged", reason)
+        await asyncio.sleep(pause_s)
+        self._enter("restart learners")
+        while True:
+            try:
+                await self._learners.restart()
+                break
+            except LearnerLostError as again:
+                pause_s = self._budget.lost(asyncio.get_running_loop().time())
+                if pause_s is None:
+                    raise again from lost
+                await asyncio.sleep(pause_s)
+        self._record.rewind(step)
+        await asyncio.to_thread(self._checkpoints.rewind, step)
+        return resume
+
+    def _recovered(self, lost_s: float) -> None:
+        seconds = asyncio.get_running_loop().time() - lost_s
+        self._event("learner_recovered", f"the learner group trains again after {seconds:.1f} s", seconds=seconds)
+
+    # Steps.
+
+    async def _steps(self) -> bool:
+        session = self._current
+        while self._step < self._config.run.max_steps:
+            if self._stop_requested.is_set():
+                await self._leave()
+                return False
+            self._enter("generate")
+            started_s = self._clock()
+            batch = await self._unless_stopped(session.stream.take(self._version))
+            if batch is None:
+                await self._leave()
+                return False
+            is_done = await self._one_step(batch, self._step + 1, started_s)
+            if is_done and self._checkpoint_is_due(self._step) and await self._close_row():
+                await self._save()
+        if not await self._close_row():
+            await self._leave()
+            return False
+        await self._save_unless_saved()
+        await self._saved()
+        return True
+
+    async def _leave(self) -> None:
+        """Ends early: where an evaluation is given up, its row waits for another in the checkpoint."""
+        if not await self._close_row() and self._config.checkpoint.every is None:
+            await self._write_row({})
+        if self._step > 0:
+            await self._save_unless_saved()
+        await self._saved()
+
+    async def _one_step(self, batch: Batch, step: int, started_s: float) -> bool:
+        """False where groups of `batch` are gone with a node: it is given back, and the policy is as it was."""
+        session = self._current
+        consumed_version = self._version
+        taken_s = self._clock()
+        metrics = batch_metrics(batch, consumed_version)
+        metrics |= generation_times(batch, started_s, taken_s, self._taken_s)
+        self._taken_s = taken_s
+        self._enter("update")
+        try:
+            metrics |= await self._update(step, batch)
+        except BodyLostError as error:
+            self._event("batch_taken_back", f"step {step}: {error}", step=step)
+            await session.stream.take_back()
+            return False
+        updated_s = self._clock()
+        if not await self._close_row():
+            self._event("evaluation_given_up", f"of step {step - 1}, since the run is to end", step=step - 1)
+            await self._write_row({})
+        if self._version > consumed_version:
+            self._enter("publish")
+            metrics |= publish_metrics(await self._publish())
+        published_s = self._clock()
+        session.stream.pump(self._version)
+        metrics |= {
+            "time/update_s": updated_s - taken_s,
+            "time/publish_s": published_s - updated_s,
+            "policy/version": float(self._version),
+        }
+        if self._evaluation_is_due(step):
+            self._evaluator.start(self._version)
+        metrics["time/step_s"] = self._clock() - started_s
+        metrics |= self._late
+        self._late = {}
+        kept = batch.groups[: self._config.logging.sample_groups]
+        self._record.write_samples(await sample_rows(step, kept, self._pool.fetch, self._decoder))
+        self._record.write_ledger(session.ledger.take_rows())
+        self._step = step
+        self._open_row = _Row(step, metrics)
+        if self._evaluator.version is None:
+            await self._write_row({})
+        return True
+
+    async def _close_row(self) -> bool:
+        """Writes the row that is open, with the scores of its evaluation, which are waited for.
+
+        False, with the row left open, where the run is asked to end and they are not in soon: the evaluation is given
+        up then.
+        """
+        if self._open_row is None:
+            return True
+        if self._evaluator.version is None:
+            return False
+        self._enter("evaluate")
+        scores = await self._unless_stopped(self._evaluator.result(), _LAST_SCORES_S)
+        if scores is None:
+            return False
+        await self._write_row(scores)
+        return True
+
+    async def _write_row(self, scores: Mapping[str, float]) -> None:
+        row, self._open_row = self._open_row, None
+        if row is None:
+            return
+        metrics = {**row.metrics, **scores}
+        self._current.metrics.write(row.step, metrics)
+        self._console.step(row.step, metrics)
+        await self._writer.score(row.step, metrics)
+
+    async def _update(self, step: int, batch: Batch) -> dict[str, float]:
+        """One batch on the learners. A batch with nothing to train leaves the policy as it is."""
+        training = [group for group in batch.groups if group.dropped is None]
+        metrics = {
+            "rollout/groups_trained": float(len(training)),
+            "rollout/groups_dropped": float(len(batch.groups) - len(training) + len(batch.lost)),
+        }
+        if training:
+            for group in training:
+                self._require_young(group)
+            layout = lay_out_batch(
+                step,
+                [group.scored for group in training],
+                mini_batches=self._config.algorithm.mini_batches,
+                ranks=self._config.learner.ranks,
+                micro_batch_tokens=self._config.learner.micro_batch_tokens,
+            )
+            report = await self._learners.update(layout, {group.group_id: group.body for group in training})
+            self._version = report.policy_version
+            metrics |= report.metrics
+        else:
+            logger.warning("step %d: no group can teach anything, the policy stays as it is", step)
+        self._enter_in_ledger(step, batch)
+        return metrics
+
+    def _enter_in_ledger(self, step: int, batch: Batch) -> None:
+        """What became of the batch, once it is done."""
+        ledger = self._current.ledger
+        for group in batch.groups:
+            if group.dropped is None:
+                ledger.train(group.group_id, step)
+            else:
+                ledger.drop(group.group_id, step, group.dropped)
+        for lost in batch.lost:
+            ledger.drop(lost.group_id, step, lost.reason)
+
+    def _require_young(self, group: CollectedGroup) -> None:
+        """The proof of the age bound, at the last place before the learner."""
+        bound = self._config.algorithm.max_policy_age
+        oldest = int(group.scored.report.oldest_version.min())
+        if self._version - oldest > bound:
+            raise PolicyAgeError(
+                f"group {group.group_id} holds tokens of policy version {oldest}, {self._version - oldest} "
+                f"behind the learner's {self._version}; algorithm.max_policy_age is {bound}"
+            )
+
+    async def _publish(self) -> PublishReport:
+        """The learner's weights to every engine, proven; see `rollout_worker`."""
+        expected = await self._learners.probe(self._probes)
+        snapshot = await self._learners.export_weights(self._version)
+        return await self._pool.publish(snapshot, self._probes, expected)
+
+    async def _save(self) -> None:
+        """A checkpoint of the run as it stands between two steps; completed beside training."""
+        self._enter("checkpoint")
+        await self._saved()
+        stream = self._current.stream
+        self._record.sync()
+        row = self._open_row.metrics if self._open_row else None
+        stream_state, finished = await stream.snapshot()
+        state = RunState(step=self._step, policy_version=self._version, stream=stream_state, row=row)
+        self._late["time/checkpoint_s"] = await self._writer.save(state, finished, self._learners.save)
+        self._saved_step = self._step
+
+    async def _save_unless_saved(self) -> None:
+        if self._config.checkpoint.every is not None and self._saved_step != self._step:
+            await self._save()
+
+    async def _saved(self) -> None:
+        """Waits for the last checkpoint to be complete."""
+        await within(self._config.cluster.save_timeout_s, "checkpoint: its completion", self._writer.drain())
+
+    def _checkpoint_is_due(self, step: int) -> bool:
+        every = self._config.checkpoint.every
+        return every is not None and step % every == 0
+
+    def _evaluation_is_due(self, step: int) -> bool:
+        every = self._config.evaluation.every
+        return every is not None and (step % every == 0 or step == self._config.run.max_steps)
+
+    # Small parts.
+
+    @property
+    def _current(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    def _enter(self, phase: str) -> None:
+        self._achieved += 1
+        self._phase = phase
+        self._console.phase(phase)
+
+    def _event(self, kind: str, message: str, **details: float | int) -> None:
+        event = Event(kind=kind, message=message, details=tuple(details.items()))
+        self._record.write_event(event)
+        self._console.event(event)
+
+    async def _unless_stopped(self, work: Awaitable[T], grace_s: float = 0.0) -> T | None:
+        """The result of `work`; None when it is not done `grace_s` after the run was asked to stop. It is cancelled
+        then.
+        """
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stop_requested.wait())
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await asyncio.wait((task,), timeout=grace_s)
+            return task.result() if task.done() else None
+        finally:
+            for waiting in (task, stop):
+                waiting.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)

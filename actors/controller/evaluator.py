@@ -1,0 +1,213 @@
+"""Scores of the policy on held-out problems while it trains, through the same workers and verifiers.
+
+An evaluation belongs to one policy version, and does not stop training:
+
+    publish v ──► start(v) ──► held-out groups generate on v ──────────────┐
+         └──────► training groups of the next step, update ──► result() ──► publish v + 1
+
+Weights change under running requests, so that an evaluation is of one version only if it has ended before
+the next publish: `result` is awaited there. It generates beside the next step's generation and beside the
+update, where engines would idle, and holds training up only for as long as it takes longer than those.
+Started after the next step's groups are admitted, it stands behind them in the engines' queues. Whatever
+workers come and go meanwhile, all hold v, and every response is checked to be of v alone.
+
+The row of step s in metrics.jsonl carries the scores of the policy that step s made. It is therefore
+written when they are in, before the publish of step s + 1 and so before the row of step s + 1: rows keep
+their order and hold the same numbers in every run, wherever the evaluation ended in wall-clock time. Where
+a checkpoint is due after the same step, `result` is awaited first. A run that is killed while a row waits goes
+on from a checkpoint before that step, takes the step again, and makes the same requests again; one that is asked
+to end leaves the row in its last checkpoint, and the run that goes on from there evaluates first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.controller.group_stream import group_seed
+from actors.interfaces import RolloutPool
+from maspo_dist.config import TrainConfig
+from maspo_dist.errors import DeadlineError, PoisonPromptError, PolicyAgeError
+from maspo_dist.evaluation import avg_at_k, pass_at_k
+from maspo_dist.types import Event, GroupReport, Prompt, RolloutRequest, Sampling
+
+#: Evaluation groups are numbered below zero: they are in no ledger.
+_FIRST_GROUP = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """An evaluation that is on: its requests, by set, and when they were made (wall clock)."""
+
+    version: int
+    sets: Mapping[str, Sequence[asyncio.Task[GroupReport | None]]]
+    started_s: float
+
+    @property
+    def tasks(self) -> list[asyncio.Task[GroupReport | None]]:
+        return [task for tasks in self.sets.values() for task in tasks]
+
+
+class Evaluator:
+    """Evaluates every held-out set on one policy version at a time.
+
+    start ──► result      the scores
+          └─► cancel      none; also right when nothing is on
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        pool: RolloutPool,
+        prompts: Mapping[str, Sequence[Prompt]],
+        on_event: Callable[[Event], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` is the wall clock that reports carry."""
+        self._config = config
+        self._pool = pool
+        self._prompts = prompts
+        self._on_event = on_event
+        self._clock = clock
+        self._sampling = Sampling(
+            temperature=config.evaluation.temperature,
+            max_response_tokens=config.evaluation.max_response_tokens or config.rollout.max_response_tokens,
+        )
+        self._running: _Running | None = None
+        groups = config.rollout.prompts_per_step * config.rollout.group_size // config.evaluation.samples
+        #: As many responses at once as a training step has: more would wait within their deadlines.
+        self._room = asyncio.Semaphore(max(1, groups))
+        #: Problems ended so far, in all evaluations.
+        self.achieved = 0
+
+    @property
+    def version(self) -> int | None:
+        """The policy version under evaluation; None when none is."""
+        return self._running.version if self._running else None
+
+    def start(self, version: int) -> None:
+        """Sends the requests, as many at once as a training step has responses; the pool must serve `version`, and
+        go on to until `result` is in.
+
+        Raises RuntimeError while another evaluation is on.
+        """
+        if self._running is not None:
+            raise RuntimeError(f"evaluation of policy version {self._running.version} has not ended")
+        group_id = _FIRST_GROUP
+        sets: dict[str, list[asyncio.Task[GroupReport | None]]] = {}
+        for name, prompts in self._prompts.items():
+            sets[name] = []
+            for prompt in prompts:
+                what = f"{name}: prompt {prompt.prompt_id}"
+                sets[name].append(asyncio.create_task(self._sample(group_id, prompt), name=what))
+                group_id -= 1
+        self._running = _Running(version=version, sets=sets, started_s=self._clock())
+
+    async def result(self) -> dict[str, float]:
+        """Scores of the evaluation that is on: eval/<name>/avg@k, pass@k, response_tokens_mean, truncated_share and
+        unverifiable_share, k = samples, and time/evaluate_s from the first request to the last verdict.
+
+        A response without a verdict, or a problem set aside because workers died of it, counts as not solved
+        here, since every problem must count once; their share is reported.
+
+        Raises DeadlineError naming what it waits for when no problem ends within its deadline,
+        PolicyAgeError when a response is of another version, RuntimeError when no evaluation is on, and
+        whatever ended a request; nothing is on afterwards.
+        """
+        running = self._running
+        if running is None:
+            raise RuntimeError("no evaluation was started")
+        try:
+            await self._all_ended(running)
+            metrics: dict[str, float] = {}
+            scored_at_s = running.started_s
+            for name, tasks in running.sets.items():
+                reports = [report for task in tasks if (report := task.result()) is not None]
+                for report in reports:
+                    _require_version(name, report, running.version)
+                    scored_at_s = max(scored_at_s, report.scored_at_s)
+                metrics |= _metrics(f"eval/{name}", reports, len(tasks), self._config.evaluation.samples)
+        finally:
+            await self.cancel()
+        return {**metrics, "time/evaluate_s": scored_at_s - running.started_s}
+
+    async def evaluate(self, version: int) -> dict[str, float]:
+        """`start` and `result` in one, for when there is nothing to train beside."""
+        self.start(version)
+        return await self.result()
+
+    async def cancel(self) -> None:
+        """Ends the evaluation that is on, if any; its requests go to waste."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        for task in running.tasks:
+            task.cancel()
+        await asyncio.gather(*running.tasks, return_exceptions=True)
+
+    async def _all_ended(self, running: _Running) -> None:
+        deadline_s = self._config.group_deadline_s
+        pending = set(running.tasks)
+        while pending:
+            done, pending = await asyncio.wait(pending, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if not done:
+                waiting = ", ".join(sorted(task.get_name() for task in pending)[:4])
+                raise DeadlineError(
+                    f"evaluation of policy version {running.version}: no problem ended within {deadline_s:g} s; "
+                    f"{len(pending)} are open, it waits for {waiting}"
+                )
+
+    async def _sample(self, group_id: int, prompt: Prompt) -> GroupReport | None:
+        """None when workers died of the prompt, so that it was set aside."""
+        request = RolloutRequest(
+            group_id=group_id,
+            attempt=0,
+            prompt=prompt,
+            num_samples=self._config.evaluation.samples,
+            sampling=self._sampling,
+            seed=group_seed(self._config.run.seed, -group_id),
+        )
+        async with self._room:
+            try:
+                report, _ = await self._pool.generate(request)
+            except PoisonPromptError as error:
+                self._on_event(Event(kind="prompt_set_aside", message=f"evaluation: {error}"))
+                return None
+            finally:
+                self.achieved += 1
+        return report
+
+
+def _require_version(name: str, report: GroupReport, version: int) -> None:
+    others = [other for other, _ in report.version_tokens if other != version]
+    if others:
+        raise PolicyAgeError(
+            f"evaluation of policy version {version} on {name}: group {report.group_id} holds tokens of version "
+            f"{others[0]}; weights were published before the evaluation had ended"
+        )
+
+
+def _metrics(prefix: str, reports: Sequence[GroupReport], problems: int, samples: int) -> dict[str, float]:
+    """Of `problems` problems, those without a report being neither solved nor verifiable."""
+    correct = np.zeros((problems, samples), np.bool_)
+    verifiable = np.zeros((problems, samples), np.bool_)
+    for place, report in enumerate(reports):
+        correct[place] = [verdict.status == "correct" for verdict in report.verdicts]
+        verifiable[place] = [verdict.verifiable for verdict in report.verdicts]
+    metrics = {
+        f"{prefix}/avg@{samples}": avg_at_k(correct),
+        f"{prefix}/pass@{samples}": pass_at_k(correct, samples),
+        f"{prefix}/unverifiable_share": float(1.0 - verifiable.mean()),
+    }
+    if reports:
+        metrics |= {
+            f"{prefix}/response_tokens_mean": float(np.concatenate([r.response_tokens for r in reports]).mean()),
+            f"{prefix}/truncated_share": float(np.concatenate([r.truncated for r in reports]).mean()),
+        }
+    return metrics

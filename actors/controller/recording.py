@@ -1,0 +1,91 @@
+"""Learners whose steps are recorded, for `maspo-dist replay`: see `maspo_dist.runs.step_record`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from actors.interfaces import Body, LearnerGroup, ProbeSequence, WeightSnapshot
+from maspo_dist.errors import BodyLostError
+from maspo_dist.runs.checkpoint import LEARNER_FOLDER
+from maspo_dist.runs.step_record import ResponseLogprobs, StepRecord, StepRecords
+from maspo_dist.types import Event, FloatArray, RolloutGroup, TrainingBatch, UpdateReport
+
+logger = logging.getLogger(__name__)
+
+
+class RecordableLearners(LearnerGroup, Protocol):
+    async def frozen_logprobs(self) -> list[ResponseLogprobs]: ...
+
+
+class RecordingLearners:
+    """A `LearnerGroup` that hands every call on, and keeps what an update was made from.
+
+    A record that cannot be written (a full disk, a group gone with its node) costs the record, not the run.
+    """
+
+    def __init__(
+        self,
+        learners: RecordableLearners,
+        records: StepRecords,
+        config_yaml: str,
+        fetch: Callable[[Body], Awaitable[RolloutGroup]],
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._learners = learners
+        self._records = records
+        self._config_yaml = config_yaml
+        self._fetch = fetch
+        self._on_event = on_event
+
+    async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
+        """See RayLearnerGroup.update."""
+        part = await self._begin(batch.step)
+        report = await self._learners.update(batch, bodies)
+        if part is not None:
+            logprobs = tuple(await self._learners.frozen_logprobs())
+            try:
+                groups = tuple([await self._fetch(body) for body in bodies.values()])
+                record = StepRecord(batch=batch, groups=groups, logprobs=logprobs, metrics=report.metrics)
+                await asyncio.to_thread(self._records.commit, part, record, self._config_yaml)
+            except (OSError, BodyLostError) as error:
+                await self._failed(batch.step, part, error)
+        return report
+
+    async def export_weights(self, version: int) -> WeightSnapshot:
+        return await self._learners.export_weights(version)
+
+    async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
+        return await self._learners.probe(sequences)
+
+    async def save(self, folder: Path) -> None:
+        await self._learners.save(folder)
+
+    async def load(self, folder: Path) -> None:
+        await self._learners.load(folder)
+
+    async def restart(self) -> None:
+        await self._learners.restart()
+
+    async def stop(self) -> None:
+        await self._learners.stop()
+
+    async def _begin(self, step: int) -> Path | None:
+        part: Path | None = None
+        try:
+            part = await asyncio.to_thread(self._records.begin, step)
+            await self._learners.save((part / LEARNER_FOLDER).resolve())
+        except OSError as error:
+            await self._failed(step, part, error)
+            return None
+        return part
+
+    async def _failed(self, step: int, part: Path | None, error: OSError | BodyLostError) -> None:
+        if part is not None:
+            await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
+        self._on_event(Event(kind="record_failed", message=f"step {step}: {error}"))
+        logger.warning("step %d was not recorded: %s", step, error)

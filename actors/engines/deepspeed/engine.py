@@ -1,0 +1,396 @@
+"""The learner engine: one rank of a DeepSpeed ZeRO group. The only import of deepspeed.
+
+    update   old logprobs of every micro-batch (no gradient)
+             → for each mini-batch: micro-batches forward and backward → one optimizer step
+
+Losses are sums divided by the mini-batch's counts over all ranks, so neither the number of ranks nor
+the packing shows in the result. All methods but the constructor's checks are collective: every rank
+calls them in the same order, with the same number of micro-batches.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from actors.engines.deepspeed.config import deepspeed_config, reference_config
+from actors.engines.deepspeed.imports import import_deepspeed
+from actors.engines.deepspeed.micro_batch import (
+    ForwardTensors,
+    MicroBatchTensors,
+    forward_tensors,
+    micro_batch_tensors,
+    with_response_advantages,
+)
+from actors.engines.deepspeed.policy import Policy, load_policy
+from actors.engines.deepspeed.random_state import fresh_seed, random_states, seed_everything, set_random_states
+from actors.engines.deepspeed.shared_writes import SharedWrites
+from actors.engines.deepspeed.state import LAYOUT_FILE, TAG, open_learner_state, read_layout
+from actors.engines.deepspeed.state_loading import load_state
+from actors.engines.deepspeed.statistics import BatchStatistics
+from maspo_dist.algorithm import (
+    BapoBounds,
+    bapo_contributions,
+    entropy_advantages,
+    loss_is_separable,
+    micro_batch_objective,
+    response_kl,
+    select_bounds,
+    token_cotangents,
+)
+from maspo_dist.algorithm.kl_reward import advantages_after_kl
+from maspo_dist.algorithm.logprobs import Cotangents, TokenLogprobs
+from maspo_dist.algorithm.schedule import learning_rate
+from maspo_dist.config import BapoLoss, TrainConfig
+from maspo_dist.data.packing import pack_micro_batch, pack_sequences
+from maspo_dist.errors import ConfigError, MaspoError
+from maspo_dist.runs.logs import LogStream
+from maspo_dist.runs.step_record import ResponseLogprobs
+from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
+
+_LOG = logging.getLogger(__name__)
+#: Parameters gathered at a time while weights are exported under ZeRO-3.
+_GATHERED_ELEMENTS = 1 << 28
+
+
+class DeepSpeedEngine:
+    """One rank. Builds the process group, the model, the optimizer and, where the KL needs it, the reference."""
+
+    def __init__(self, config: TrainConfig, rank: int, world_size: int, init_address: str) -> None:
+        """Joins the group at `init_address` ("tcp://host:port" of rank 0); blocks until all ranks are there.
+
+        Raises ModelError where the model does not load.
+        """
+        self._config = config
+        self._rank = rank
+        self._world_size = world_size
+        self._device = _device(config)
+        self._batches = 0
+        if self._device.type == "cpu":
+            torch.set_num_threads(config.learner.threads or max(1, (os.cpu_count() or 1) // world_size))
+        seed_everything(config.run.seed)
+        with redirect_stdout(LogStream()):
+            self._deepspeed = import_deepspeed(self._device)
+            self._deepspeed.init_distributed(
+                dist_backend="gloo" if self._device.type == "cpu" else "nccl",
+                auto_mpi_discovery=False,
+                timeout=timedelta(seconds=config.cluster.update_timeout_s),
+                init_method=init_address,
+                rank=rank,
+                world_size=world_size,
+            )
+            self._engine = self._load_trained()
+            self._reference = self._load_reference() if config.algorithm.kl.coefficient > 0 else None
+        self._frozen_of_batch: list[ResponseLogprobs] = []
+        self._files = SharedWrites()
+        self._files.take_over(self._engine)
+        self._policy: Policy = self._engine.module
+
+    @property
+    def policy_version(self) -> int:
+        """Batches trained on since the weights were loaded from `model.path`, over all resumes."""
+        return self._batches
+
+    def update(
+        self,
+        shard: tuple[MiniBatch, ...],
+        loss_tokens: Sequence[int],
+        loss_sequences: Sequence[int],
+        groups: Mapping[int, RolloutGroup],
+    ) -> dict[str, float]:
+        """One optimizer step for each mini-batch of this rank's `shard`; metrics agreed over all ranks.
+
+        `loss_tokens` and `loss_sequences` count each mini-batch over all ranks; `groups` holds at least the
+        groups that `shard` refers to. Raises MaspoError where a gradient is not finite: the weights are
+        then lost, and the run goes on from a checkpoint.
+        """
+        started_s = time.perf_counter()
+        rate = learning_rate(self._config.learner, self._batches, self._config.run.max_steps)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+        statistics = BatchStatistics(self._config.algorithm, self._device)
+        minis = [
+            [micro_batch_tensors(pack_micro_batch(micro, groups), self._device) for micro in mini] for mini in shard
+        ]
+        minis = self._with_kl_in_reward([[self._with_frozen(m, statistics) for m in mini] for mini in minis], shard)
+        if self._config.logging.recorded_steps != 0:
+            self._frozen_of_batch = [entry for mini in minis for micro in mini for entry in micro.response_logprobs()]
+        grad_norms = []
+        for index, mini in enumerate(minis):
+            counts = loss_tokens if self._config.algorithm.aggregate == "token-mean" else loss_sequences
+            grad_norms.append(self._optimizer_step(index, mini, float(counts[index]), statistics))
+        self._batches += 1
+        packed_tokens = self._summed(sum(micro.packed_tokens for mini in minis for micro in mini))
+        metrics = statistics.metrics(len(minis))
+        seconds = time.perf_counter() - started_s
+        return metrics | {
+            "learner/grad_norm": sum(grad_norms) / len(grad_norms),
+            "learner/grad_norm_max": max(grad_norms),
+            "learner/lr": rate,
+            "learner/tokens": packed_tokens,
+            "learner/tokens_per_s": packed_tokens / seconds,
+            "learner/optimizer_steps": float(len(minis)),
+        }
+
+    def frozen_logprobs(self) -> list[ResponseLogprobs]:
+        """logπ_old and logπ_ref of this rank's responses of the last batch; empty unless steps are recorded."""
+        return self._frozen_of_batch
+
+    def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
+        """Log-probability of tokens 1 … L−1 of each sequence i32[L], at temperature 1; the same on every rank."""
+        results = []
+        for sequence in sequences:
+            tensors = forward_tensors(pack_sequences([sequence], [1]), self._device)
+            with torch.no_grad():
+                logprobs, _ = self._engine(**_arguments(tensors), temperature=1.0)
+            results.append(logprobs.float().cpu().numpy())
+        return results
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, whole tensor in the model's dtype), tied tensors once.
+
+        A tensor is good until the next update. Under ZeRO-3 all ranks iterate in step.
+        """
+        waiting: list[tuple[str, torch.nn.Parameter]] = []
+        elements = 0
+        for name, parameter in self._policy.hugging_face_parameters():
+            waiting.append((name, parameter))
+            elements += getattr(parameter, "ds_numel", parameter.numel())
+            if elements >= _GATHERED_ELEMENTS:
+                yield from self._gathered(waiting)
+                waiting, elements = [], 0
+        yield from self._gathered(waiting)
+
+    def save(self, folder: Path) -> None:
+        """Weights, optimizer state, schedule and random generators into `folder`, made if missing.
+
+        Raises OSError on every rank where one could not write, as on a full disk; the engine goes on as before.
+        """
+        files = self._files
+        files.run(folder, lambda: (folder / TAG).mkdir(parents=True, exist_ok=True))
+        files.agree()
+        with redirect_stdout(LogStream()):
+            self._engine.save_checkpoint(
+                str(folder), tag=TAG, client_state={"batches": self._batches}, save_latest=False
+            )
+        files.write(random_states(self._device), folder / f"random_rank{self._rank}.pt")
+        if self._rank == 0:
+            layout = folder / LAYOUT_FILE
+            files.run(layout, lambda: layout.write_text(json.dumps(self._layout()), encoding="utf-8"))
+        files.agree()
+
+    def load(self, folder: Path) -> None:
+        """What `save` left. Under the layout that wrote it, training goes on as if never interrupted.
+
+        Under another number of ranks or another ZeRO stage, weights and optimizer state are the same to the
+        last bit; the random generators are seeded afresh, by rank and batch, since those saved belong to
+        other processes. Raises ConfigError where another dtype was trained, or the checkpoint is not whole.
+        """
+        layout = read_layout(folder)
+        if layout["dtype"] != self._config.model.dtype:
+            raise ConfigError(
+                f"checkpoint {folder} was trained in {layout['dtype']}, but model.dtype is {self._config.model.dtype}: "
+                f"set model.dtype={layout['dtype']}, or export the checkpoint and start a new run from it"
+            )
+        with redirect_stdout(LogStream()):
+            if layout != self._layout():
+                state = open_learner_state(folder)
+                load_state(self._engine, state)
+                self._batches = state.batches
+                seed_everything(fresh_seed(self._config.run.seed, self._batches, self._rank))
+                return
+            path, client_state = self._engine.load_checkpoint(str(folder), tag=TAG)
+        if path is None:
+            raise ConfigError(f"checkpoint {folder} has no tag {TAG}")
+        self._batches = client_state["batches"]
+        set_random_states(torch.load(folder / f"random_rank{self._rank}.pt", weights_only=False), self._device)
+
+    def close(self) -> None:
+        """Leaves the process group, all ranks together; the engine cannot be used after."""
+        self._engine.destroy()
+        # Rank 0 serves the group's store: it must not go while another is still leaving.
+        dist.barrier()
+        dist.destroy_process_group()
+
+    # Parts of `update`.
+
+    def _with_frozen(self, micro: MicroBatchTensors, statistics: BatchStatistics) -> MicroBatchTensors:
+        """Adds logπ_old and, where used, logπ_ref."""
+        if self._config.algorithm.old_logprobs == "rollout":
+            # Its entropy is not known; nothing asks for it before the first forward with gradient.
+            old = TokenLogprobs(micro.behavior_logprobs, torch.zeros_like(micro.behavior_logprobs))
+        else:
+            old = self._frozen(self._engine, micro.forward)
+            statistics.add_mismatch(micro, old.logprobs)
+        ref = None if self._reference is None else self._frozen(self._reference, micro.forward).logprobs
+        return replace(micro, old=old, ref_logprobs=ref)
+
+    def _frozen(self, model: Any, tensors: ForwardTensors) -> TokenLogprobs:
+        with torch.no_grad():
+            return TokenLogprobs(*model(**_arguments(tensors), temperature=self._config.rollout.temperature))
+
+    def _with_kl_in_reward(
+        self, minis: list[list[MicroBatchTensors]], shard: tuple[MiniBatch, ...]
+    ) -> list[list[MicroBatchTensors]]:
+        algorithm = self._config.algorithm
+        if algorithm.kl.coefficient == 0 or algorithm.kl.place != "reward":
+            return minis
+        mine = []
+        for micro in (micro for mini in minis for micro in mini if micro.samples):
+            assert micro.old is not None
+            assert micro.ref_logprobs is not None
+            kl = response_kl(micro.old.logprobs, micro.ref_logprobs, micro.sequence_ids, algorithm.kl.estimator)
+            mine += list(zip(micro.samples, kl.tolist(), strict=True))
+        everyone: list[Any] = [None] * self._world_size
+        dist.all_gather_object(everyone, mine)
+        advantages = advantages_after_kl([pair for part in everyone for pair in part], algorithm)
+        return [
+            [
+                replace(
+                    micro,
+                    advantages=with_response_advantages(
+                        micro, [advantages[ref.group_id, ref.sample] for ref in micro.samples]
+                    ),
+                )
+                for micro in mini
+            ]
+            for mini in minis
+        ]
+
+    def _optimizer_step(
+        self, index: int, mini: list[MicroBatchTensors], denominator: float, statistics: BatchStatistics
+    ) -> float:
+        """Accumulates the mini-batch, steps, returns the gradient norm before clipping."""
+        algorithm = self._config.algorithm
+        bounds = self._bapo_bounds(index, mini)
+        for number, micro in enumerate(mini):
+            self._engine.set_gradient_accumulation_boundary(number == len(mini) - 1)
+            current = TokenLogprobs(
+                *self._engine(
+                    **_arguments(micro.forward),
+                    temperature=self._config.rollout.temperature,
+                    cotangents=self._cotangents(micro, denominator, bounds),
+                )
+            )
+            tokens = micro.token_batch(current, entropy_gradient=algorithm.entropy_bonus > 0)
+            objective = micro_batch_objective(algorithm, tokens, denominator, bounds)
+            # DeepSpeed averages over ranks; the loss is already divided by counts over all of them.
+            self._engine.backward(objective.loss * self._world_size)
+            statistics.add(micro, objective, current.logprobs)
+        grad_norm = self._local_grad_norm()
+        self._engine.step()
+        if grad_norm is None:
+            grad_norm = float(self._engine.get_global_grad_norm())
+        if not math.isfinite(grad_norm):
+            raise MaspoError(
+                f"gradient norm {grad_norm} in mini-batch {index} of batch {self._batches}: the weights are lost; "
+                "resume from the last checkpoint"
+            )
+        return grad_norm
+
+    def _cotangents(self, micro: MicroBatchTensors, denominator: float, bounds: BapoBounds | None) -> Cotangents | None:
+        """What backward will bring the head, where a token's own values tell it."""
+        if not loss_is_separable(self._config.algorithm):
+            return None
+        assert micro.old is not None
+        stand_in = micro.token_batch(micro.old, entropy_gradient=False)
+
+        def told(part: slice, values: TokenLogprobs) -> tuple[Tensor, Tensor | None]:
+            share = denominator / self._world_size
+            return token_cotangents(self._config.algorithm, stand_in, share, bounds, part, *values)
+
+        return told
+
+    def _bapo_bounds(self, index: int, mini: list[MicroBatchTensors]) -> BapoBounds | None:
+        algorithm = self._config.algorithm
+        if not isinstance(algorithm.loss, BapoLoss):
+            return None
+        total: Tensor | None = None
+        for micro in mini:
+            assert micro.old is not None
+            # Before the first optimizer step logπ is logπ_old, where the learner computed it.
+            known = index == 0 and algorithm.old_logprobs == "recompute"
+            current = micro.old if known else self._frozen(self._engine, micro.forward)
+            advantages = micro.advantages
+            if algorithm.advantage.entropy is not None:
+                advantages = entropy_advantages(algorithm.advantage.entropy, advantages, current.entropy)
+            part = bapo_contributions(algorithm.loss, current.logprobs, micro.old.logprobs, advantages)
+            total = part if total is None else total + part
+        assert total is not None
+        dist.all_reduce(total)
+        return select_bounds(algorithm.loss, total)
+
+    def _local_grad_norm(self) -> float | None:
+        """At ZeRO 0 in float32 DeepSpeed clips without telling the norm; elsewhere it does, and this is None."""
+        if self._config.learner.zero_stage > 0 or self._config.model.dtype != "float32":
+            return None
+        gradients = [p.grad for p in self._policy.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients).item()
+
+    # Construction and plumbing.
+
+    def _load_trained(self) -> Any:
+        learner = self._config.learner
+        policy = load_policy(self._config.model, gradient_checkpointing=learner.gradient_checkpointing).train()
+        optimizer = torch.optim.AdamW(
+            policy.parameters(), lr=learner.lr, betas=learner.betas, eps=learner.eps, weight_decay=learner.weight_decay
+        )
+        engine, *_ = self._deepspeed.initialize(
+            model=policy, optimizer=optimizer, config=deepspeed_config(self._config)
+        )
+        return engine
+
+    def _load_reference(self) -> Any:
+        reference = load_policy(self._config.model).requires_grad_(False).eval()
+        if self._config.learner.zero_stage < 3:
+            return reference.to(self._device)
+        partitioned, *_ = self._deepspeed.initialize(model=reference, config=reference_config(self._config))
+        return partitioned
+
+    def _gathered(self, parameters: list[tuple[str, torch.nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
+        if self._config.learner.zero_stage < 3:
+            yield from ((name, parameter.data) for name, parameter in parameters)
+            return
+        with self._deepspeed.zero.GatheredParameters([parameter for _, parameter in parameters]):
+            yield from ((name, parameter.data) for name, parameter in parameters)
+
+    def _summed(self, value: float) -> float:
+        total = torch.tensor(value, dtype=torch.float64, device=self._device)
+        dist.all_reduce(total)
+        return total.item()
+
+    def _layout(self) -> dict[str, Any]:
+        return {
+            "ranks": self._world_size,
+            "dtype": self._config.model.dtype,
+            "zero_optimization": deepspeed_config(self._config)["zero_optimization"],
+        }
+
+
+def _arguments(tensors: ForwardTensors) -> dict[str, Tensor]:
+    return {
+        "input_ids": tensors.input_ids,
+        "position_ids": tensors.position_ids,
+        "predictors": tensors.predictors,
+        "targets": tensors.targets,
+    }
+
+
+def _device(config: TrainConfig) -> torch.device:
+    wanted = config.model.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted, 0) if wanted == "cuda" else torch.device("cpu")

@@ -1,0 +1,214 @@
+"""The rollout engine: vLLM's AsyncLLM behind a small, typed surface.
+
+Logprobs come from the distribution that was sampled (`processed_logprobs`), so that at any
+temperature they are the learner's logπ of the same tokens with logits divided alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from vllm import SamplingParams
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs import TokensPrompt
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.utils.gc_utils import freeze_gc_heap
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from actors.engines.vllm.settings import AS_LOADED, EngineSettings
+from actors.engines.vllm.weights import BACKEND
+from actors.weights.staged_weights import Entries
+from maspo_dist.errors import ActorDiedError
+from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
+
+#: Engine arguments on a machine without a GPU; rollout.engine overrides them. A chunked prefill rewinds
+#: the request's random generator, which torch cannot do on CPU: the engine would die of it.
+_CPU_ARGUMENTS: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False}
+
+#: Within a placement group vLLM would take the group's bundles for its own actors; the worker's GPUs are in one.
+_PARALLEL_ARGUMENTS: dict[str, Any] = {"distributed_executor_backend": "mp"}
+
+_SHUTDOWN_TIMEOUT_S = 10.0
+_AS_LOADED_LABEL = "default"
+
+
+class VllmEngine:
+    """One engine. All methods are coroutines of one event loop."""
+
+    def __init__(self, settings: EngineSettings, *, on_gpu: bool) -> None:
+        """Starts the engine's processes and loads the model; takes 7 to 60 s."""
+        arguments: dict[str, Any] = {
+            "max_model_len": settings.max_model_len,
+            "disable_log_stats": True,
+            **({} if on_gpu else _CPU_ARGUMENTS),
+            **({} if settings.tensor_parallel == 1 else _PARALLEL_ARGUMENTS),
+            **settings.arguments,
+        }
+        engine_args = AsyncEngineArgs(
+            model=settings.model.path,
+            runner="generate",
+            dtype=settings.model.dtype,
+            tensor_parallel_size=settings.tensor_parallel,
+            seed=settings.seed,
+            trust_remote_code=settings.model.trust_remote_code,
+            logprobs_mode="processed_logprobs",
+            weight_transfer_config={"backend": BACKEND},
+            worker_extension_cls="actors.engines.vllm.weights.WeightProofs",
+            **arguments,
+        )
+        self._engine = AsyncLLM.from_engine_args(engine_args)
+        self._tokenizer = self._engine.get_tokenizer()
+        self._version = AS_LOADED
+        # A full collection over all that vLLM and torch have loaded would hold the event loop for a third of a second.
+        freeze_gc_heap()
+
+    async def connect(self) -> None:
+        """Makes the engine ready to receive weights."""
+        await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+
+    async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
+        """One response to one prompt. Equal seeds give equal responses, up to batch-dependent rounding.
+
+        One still open after `cut_after_s` ends there as truncated; with no token yet it gets one more chance.
+        """
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            repetition_penalty=sampling.repetition_penalty,
+            max_tokens=sampling.max_response_tokens,
+            seed=None if sampling.temperature == 0 else seed,
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        while True:
+            result = await self._final(token_ids, parameters, cut_after_s)
+            if result.outputs[0].token_ids:
+                return self._rollout(result.outputs[0])
+
+    async def prompt_logprobs(self, token_ids: IntArray) -> FloatArray:
+        """Raw logprobs f32[L−1] of tokens 1 to L−1 of a whole sequence, past any prefix cache."""
+        parameters = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        result = await self._final(token_ids, parameters)
+        if result.prompt_logprobs is None:
+            raise RuntimeError("vLLM returned no prompt logprobs for a probe")
+        values = [
+            position[int(token)].logprob
+            for position, token in zip(result.prompt_logprobs[1:], token_ids[1:], strict=True)
+            if position is not None
+        ]
+        return np.asarray(values, np.float32)
+
+    async def load_weights(self, path: str, size_bytes: int, entries: Entries, version: int) -> float:
+        """Swaps in a snapshot under running requests, which are kept and go on; returns the pause in seconds.
+
+        The prefix cache, whose keys and values belong to the old weights, is cleared.
+        """
+        started_s = time.perf_counter()
+        update = WeightTransferUpdateRequest(
+            update_info={"path": path, "size_bytes": size_bytes, "entries": entries},
+        )
+        with _engine_death():
+            await self._engine.pause_generation(mode="keep", clear_cache=True)
+            await self._engine.start_weight_update()
+            await self._engine.update_weights(update)
+            await self._engine.finish_weight_update(str(version))
+        self._version = version
+        return time.perf_counter() - started_s
+
+    async def resume(self) -> None:
+        """Lets held requests go on after `load_weights`."""
+        with _engine_death():
+            await self._engine.resume_generation()
+
+    async def ping(self) -> None:
+        """Comes back when the engine's processes answer between two of their steps."""
+        await self._rpc("alive", ())
+
+    async def lm_head_gap(self, path: str, size_bytes: int, entries: Entries) -> float:
+        """Relative gap of the LM head against the published weight, see `WeightProofs`."""
+        return max(await self._rpc("lm_head_gap", (path, size_bytes, entries)))
+
+    async def _rpc(self, method: str, arguments: tuple[Any, ...]) -> Sequence[float]:
+        with _engine_death():
+            answers: Sequence[float] = await self._engine.collective_rpc(method, args=arguments)
+        return answers
+
+    def close(self) -> None:
+        """Ends the engine's processes, with time to take their shared memory down."""
+        self._engine.shutdown(timeout=_SHUTDOWN_TIMEOUT_S)
+
+    async def _final(
+        self, token_ids: IntArray, parameters: SamplingParams, cut_after_s: float | None = None
+    ) -> RequestOutput:
+        prompt = TokensPrompt(prompt_token_ids=token_ids.tolist())
+        request_id = uuid.uuid4().hex
+        cut: asyncio.TimerHandle | None = None
+        cutting: list[asyncio.Task[None]] = []
+        if cut_after_s is not None:
+            loop = asyncio.get_running_loop()
+            cut = loop.call_later(cut_after_s, lambda: cutting.append(loop.create_task(self._engine.abort(request_id))))
+        last: RequestOutput | None = None
+        try:
+            with _engine_death():
+                async for output in self._engine.generate(prompt, parameters, request_id=request_id):
+                    last = output
+        finally:
+            if cut is not None:
+                cut.cancel()
+            await asyncio.gather(*cutting)
+        if last is None or not last.finished:
+            raise asyncio.CancelledError
+        return last
+
+    def _rollout(self, output: CompletionOutput) -> Rollout:
+        token_ids = list(output.token_ids)
+        # An abort is ours: a straggler was cut.
+        if output.logprobs is None or output.finish_reason not in ("stop", "length", "abort"):
+            raise RuntimeError(f"vLLM ended a request with {output.finish_reason!r} instead of a response")
+        logprobs = [position[token].logprob for position, token in zip(output.logprobs, token_ids, strict=True)]
+        spans = output.weight_versions or []
+        versions = tuple((_version_number(span.version), span.end - span.start) for span in spans)
+        return Rollout(
+            response_ids=np.asarray(token_ids, np.int32),
+            behavior_logprobs=np.asarray(logprobs, np.float32),
+            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            finish_reason="stop" if output.finish_reason == "stop" else "length",
+            token_versions=versions,
+        )
+
+
+@contextmanager
+def _engine_death() -> Iterator[None]:
+    """The engine's death by the name that the pool knows."""
+    try:
+        yield
+    except EngineDeadError as error:
+        raise ActorDiedError("the engine's process is dead") from error
+
+
+def _version_number(label: str) -> int:
+    """vLLM labels weights by text, those it started with by a word of its own."""
+    return AS_LOADED if label == _AS_LOADED_LABEL else int(label)
+
+
+def gpu_is_available() -> bool:
+    """Whether this process sees a CUDA device."""
+    return torch.cuda.is_available()

@@ -1,0 +1,130 @@
+"""One learner rank as an actor: resolves what arrives by reference and hands it to the engine."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import ray
+from torch import Tensor
+
+from actors.interfaces import ActorProcess, Body, ProbeSequence, WeightSnapshot
+from actors.weights.fingerprint import ByteArray
+from actors.weights.weight_buckets import BucketWriter
+from maspo_dist.config import TrainConfig
+from maspo_dist.runs.logs import LogContext, configure_logging, redirect_output
+from maspo_dist.runs.step_record import ResponseLogprobs
+from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
+
+Put = Callable[[Sequence[ByteArray]], Body]
+
+
+class Engine(Protocol):
+    """What a rank needs of a training engine; see `engines.deepspeed.DeepSpeedEngine`."""
+
+    @property
+    def policy_version(self) -> int: ...
+
+    def update(
+        self,
+        shard: tuple[MiniBatch, ...],
+        loss_tokens: Sequence[int],
+        loss_sequences: Sequence[int],
+        groups: Mapping[int, RolloutGroup],
+    ) -> dict[str, float]: ...
+
+    def named_weights(self) -> Iterable[tuple[str, Tensor]]: ...
+
+    def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]: ...
+
+    def frozen_logprobs(self) -> list[ResponseLogprobs]: ...
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Learner:
+    """Rank `rank` of `ranks`. Methods are collective unless they say otherwise: the learner group calls them on all
+    ranks at once.
+    """
+
+    def __init__(self, config: TrainConfig, rank: int, ranks: int, logs_path: Path, put: Put = ray.put) -> None:
+        """Quick; `start` does the work. `put` places a bucket in the object store."""
+        redirect_output(configure_logging(LogContext("learner", rank), logs_path))
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        self._config = config
+        self._rank = rank
+        self._ranks = ranks
+        self._writer = BucketWriter(put)
+        self._running: Engine | None = None
+        self._groups: dict[int, RolloutGroup] = {}
+
+    def start(self, init_address: str) -> ActorProcess:
+        """Builds the engine; blocks until all ranks have joined `init_address` ("tcp://host:port")."""
+        self._running = self._start_engine(init_address)
+        return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
+
+    def receive(self, *groups: RolloutGroup) -> None:
+        """Takes what the next `update` trains on. One by one, so that Ray resolves their references; not collective,
+        so that a group which cannot be read any more leaves no rank waiting for another.
+        """
+        self._groups = {group.group_id: group for group in groups}
+
+    def update(
+        self, shard: tuple[MiniBatch, ...], loss_tokens: tuple[int, ...], loss_sequences: tuple[int, ...]
+    ) -> dict[str, float]:
+        """See DeepSpeedEngine.update; on the groups last received."""
+        groups, self._groups = self._groups, {}
+        return self._engine.update(shard, loss_tokens, loss_sequences, groups)
+
+    def export_weights(self, version: int) -> WeightSnapshot | None:
+        """Weights in buckets of the object store, from rank 0; None from the others, which only take part."""
+        writer = self._writer
+        for name, tensor in self._engine.named_weights():
+            if self._rank == 0:
+                writer.add(name, tensor)
+        if self._rank > 0:
+            return None
+        return writer.finish(version)
+
+    def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
+        """Raw log-probabilities of tokens 1 … L−1 of each sequence."""
+        return self._engine.logprobs([np.asarray(sequence.token_ids, dtype=np.int32) for sequence in sequences])
+
+    def frozen_logprobs(self) -> list[ResponseLogprobs]:
+        """See DeepSpeedEngine.frozen_logprobs."""
+        return self._engine.frozen_logprobs()
+
+    def save(self, folder: Path) -> None:
+        """See DeepSpeedEngine.save."""
+        self._engine.save(folder)
+
+    def load(self, folder: Path) -> int:
+        """See DeepSpeedEngine.load; returns the policy version that was saved."""
+        self._engine.load(folder)
+        return self._engine.policy_version
+
+    def stop(self) -> None:
+        """Leaves the process group."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _start_engine(self, init_address: str) -> Engine:
+        from actors.engines.deepspeed.engine import DeepSpeedEngine  # seconds of imports, which are part of the start
+
+        return DeepSpeedEngine(self._config, self._rank, self._ranks, init_address)
+
+    @property
+    def _engine(self) -> Engine:
+        if self._running is None:
+            raise RuntimeError(f"learner rank {self._rank} has not been started")
+        return self._running

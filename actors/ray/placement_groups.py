@@ -1,0 +1,69 @@
+"""Places in the cluster: placement groups, and the wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+
+from maspo_dist.errors import PlacementError
+from maspo_dist.planning.placement import Bundle
+
+#: Between looks: an idle cluster gives a place at once; many who wait must not wear a busy one out.
+_FIRST_PAUSE_S = 0.05
+_PAUSE_S = 1.6
+
+
+def _resources_of(bundle: Bundle) -> dict[str, float]:
+    """What one process of `bundle` takes, in Ray's names."""
+    return {"CPU": bundle.cpus, **({"GPU": float(bundle.gpus)} if bundle.gpus else {})}
+
+
+async def reserve(
+    bundles: Sequence[Bundle], timeout_s: float, waiting_for: Callable[[str], None] | None
+) -> PlacementGroup:
+    """A placement group with a place for each process of `bundles`; tells `waiting_for` where that takes a while.
+
+    Holds no thread while it waits. Raises PlacementError past `timeout_s`.
+    """
+    resources = [_resources_of(bundle) for bundle in bundles for _ in range(bundle.count)]
+    group = placement_group(resources, strategy="PACK")
+    deadline_s = time.monotonic() + timeout_s
+    pause_s = _FIRST_PAUSE_S
+    try:
+        while await asyncio.to_thread(_state, group) != "CREATED":
+            if waiting_for is not None and pause_s == _PAUSE_S:
+                waiting_for(f"a place for {len(resources)} processes; {await asyncio.to_thread(_free)}")
+            if time.monotonic() > deadline_s:
+                raise PlacementError(
+                    f"{len(resources)} processes found no room within {timeout_s:g} s "
+                    f"({await asyncio.to_thread(_free)}): the cluster is busy with other jobs, or a node is gone"
+                )
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _PAUSE_S)
+    except BaseException:
+        remove_placement_group(group)
+        raise
+    return group
+
+
+def room_for(bundle: Bundle) -> int:
+    """How many more processes of `bundle` fit into what is free now, node by node: none lies on two."""
+    needs = _resources_of(bundle).items()
+    # Ray tells it by node nowhere else; vLLM relies on it too.
+    nodes = ray._private.state.available_resources_per_node().values()
+    return sum(int(min(free.get(name, 0.0) // need for name, need in needs)) for free in nodes)
+
+
+def _state(group: PlacementGroup) -> str | None:
+    # group.wait() would hold a thread, group.ready() needs a task of the group.
+    state: str | None = placement_group_table(group).get("state")
+    return state
+
+
+def _free() -> str:
+    free = ray.available_resources()
+    return f"free now: {free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU"

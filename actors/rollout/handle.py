@@ -1,0 +1,81 @@
+"""A rollout actor as the pool sees it: calls by reference, cancelled calls called back, ended for good."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from actors.interfaces import ActorProcess, Body, ProbeSequence, WeightSnapshot, WorkerPublish
+from actors.ray.errors import ray_errors
+from maspo_dist.types import FloatArray, GroupReport, RolloutRequest
+
+
+class RayRolloutWorker:
+    """Implements `rollout_members.RolloutWorkerHandle`; the pool sets the deadlines.
+
+    `release` gives the worker's place in the cluster back.
+    """
+
+    def __init__(self, name: str, handle: ActorHandle[Any], release: Callable[[], None]) -> None:
+        self._name = name
+        self._handle = handle
+        self._release = release
+        self._node_id = ""
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def start(self) -> ActorProcess:
+        """Starts the engine."""
+        with ray_errors(f"{self._name}: start"):
+            process: ActorProcess = await self._handle.start.remote()
+        self._node_id = process.node_id
+        return process
+
+    async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
+        """The report and a reference to the group itself, which stays in the object store.
+
+        Cancelling it ends the requests in the engine.
+        """
+        report_ref, body = self._handle.generate.options(num_returns=2).remote(request)
+        try:
+            with ray_errors(self._name):
+                report: GroupReport = await report_ref
+        except asyncio.CancelledError:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.cancel(report_ref)
+            raise
+        return report, body
+
+    async def publish(
+        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
+    ) -> WorkerPublish:
+        with ray_errors(self._name):
+            part: WorkerPublish = await self._handle.publish.remote(snapshot, probes, expected)
+        return part
+
+    async def ping(self) -> None:
+        with ray_errors(self._name):
+            await self._handle.ping.remote()
+
+    async def is_gone_with_its_node(self) -> bool:
+        return self._node_id not in await asyncio.to_thread(_living_nodes)
+
+    async def stop(self) -> None:
+        with ray_errors(self._name):
+            await self._handle.stop.remote()
+
+    def kill(self) -> None:
+        ray.kill(self._handle, no_restart=True)
+        self._release()
+
+
+def _living_nodes() -> set[str]:
+    with ray_errors("the cluster: its nodes"):
+        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}

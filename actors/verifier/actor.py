@@ -1,0 +1,59 @@
+"""The Ray side of the verifier pool: one actor that owns one `VerifierPool`."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from actors.interfaces import ActorProcess
+from actors.ray.health import answered_by, health_call
+from maspo_dist.reward import ProcessDeath, Sample, VerifierConfig, VerifierPool
+from maspo_dist.runs.logs import LogContext, configure_logging, redirect_output
+from maspo_dist.types import Verdict
+
+
+class VerifierActor:
+    """Scores responses as they end. An async actor: give it as many concurrent calls as responses may be in
+    flight; the pool bounds what is queued and the callers wait.
+    """
+
+    def __init__(self, config: VerifierConfig, logs_path: Path | None) -> None:
+        """Without `logs_path` output stays where it goes: for an owner that is not a process of its own."""
+        if logs_path is not None:
+            redirect_output(configure_logging(LogContext("verifier"), logs_path))
+            faulthandler.register(signal.SIGUSR1, all_threads=True)
+        self._pool = VerifierPool(config)
+        self._serving = asyncio.get_running_loop()
+
+    async def score(self, samples: Sequence[Sample]) -> tuple[Verdict, ...]:
+        """One verdict each, in order, when all are there.
+
+        Raises VerifierError when the pool cannot be trusted any more; the run should stop.
+        """
+        return tuple(await asyncio.gather(*(self._pool.verify(sample) for sample in samples)))
+
+    @health_call
+    async def ping(self) -> int:
+        """The process id of this actor. Answers when the event loop that takes samples does."""
+        await answered_by(self._serving, asyncio.sleep(0))
+        return os.getpid()
+
+    @health_call
+    async def process(self) -> ActorProcess:
+        """This actor's process. Answers even when the event loop that takes samples hangs."""
+        return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
+
+    @health_call
+    async def take_deaths(self) -> tuple[ProcessDeath, ...]:
+        """Verifier processes that died and have been replaced; each is told once."""
+        return self._pool.take_deaths()
+
+    async def stop(self) -> None:
+        """Kills the verifier processes."""
+        await asyncio.to_thread(self._pool.close)

@@ -1,0 +1,194 @@
+"""Runs an untrusted program under limits and brings back what it wrote.
+
+What holds where, of what a program may do:
+
+                        user namespaces allowed        elsewhere
+    CPU, memory, files  limited, always                limited, always
+    wall time           killed with all it started     the same
+    processes           its own namespace, a few       none but itself (seccomp)
+    network             none                           no socket (seccomp)
+    file system         interpreter and libraries,     the same where the kernel has Landlock (Linux ≥ 5.13);
+                        read-only; a scratch folder    else whatever this user may read
+    other processes     not there                      no signal, no tracing (seccomp)
+
+seccomp is on every Linux on x86-64 and aarch64. Expected results are in neither place, whatever can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal
+
+from maspo_dist.reward.code import sandbox_launcher
+from maspo_dist.reward.pool.kill import kill_tree
+
+#: What a dynamically linked interpreter needs to start.
+_SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime")
+_READ_BYTES = 1 << 16
+
+#: See the table above: its left column, or its right one.
+Isolation = Literal["namespaces", "calls"]
+End = Literal["exited", "signalled", "wall_time", "cpu_time", "output", "sandbox"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of one program; all processes it starts count together only for wall time."""
+
+    wall_s: float
+    cpu_s: int
+    memory_mb: int = 1024
+    file_mb: int = 16
+    processes: int = 32
+    output_bytes: int = 4 << 20
+    isolation: Isolation = "namespaces"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a program ended. `code` is the exit code, or the signal where `end` is signalled."""
+
+    end: End
+    code: int
+    stdout: bytes
+
+    @property
+    def failure(self) -> str | None:
+        """What went wrong in a few words; None for exit code 0."""
+        if self.end == "exited":
+            return None if self.code == 0 else f"exit code {self.code}"
+        texts = {
+            "signalled": f"killed by signal {self.code}",
+            "wall_time": "wall time limit",
+            "cpu_time": "CPU time limit",
+            "output": "too much output",
+            "sandbox": "the sandbox could not be made",
+        }
+        return texts[self.end]
+
+
+class Program:
+    """A running program: the two ends of a conversation with it. Kills it, whole, on exit."""
+
+    def __init__(self, source: str, arguments: tuple[str, ...], limits: Limits, stdin: int | IO[bytes]) -> None:
+        self.limits = limits
+        self.started = time.monotonic()
+        self._scratch = tempfile.TemporaryDirectory(prefix="candidate-", ignore_cleanup_errors=True)
+        program = tempfile.TemporaryFile()  # noqa: SIM115 - handed to the child by descriptor
+        with program:
+            program.write(source.encode("utf-8", "replace"))
+            program.seek(0)
+            launch = {
+                **asdict(limits),
+                "argv": [sys.executable, "-I", "-S", "-B", *arguments],
+                "program_fd": program.fileno(),
+                "scratch": self._scratch.name,
+                "scratch_mb": 64,
+                "namespaces": limits.isolation == "namespaces",
+                "readable": list(_readable_folders()),
+            }
+            self.process = _launch(launch, program.fileno(), stdin)
+
+    def remaining_s(self) -> float:
+        return self.limits.wall_s - (time.monotonic() - self.started)
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        kill_tree(self.process.pid)
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream:
+                stream.close()
+        self.process.wait()
+        self._scratch.cleanup()
+
+
+def run_program(source: str, stdin: bytes, limits: Limits) -> Outcome:
+    """Runs Python `source` with `stdin`, to its end or to a limit. Raises OSError when it cannot be started."""
+    with tempfile.TemporaryFile() as input_file:
+        input_file.write(stdin)
+        input_file.seek(0)
+        with Program(source, (sandbox_launcher.PROGRAM_NAME,), limits, input_file) as program:
+            return _watch(program)
+
+
+def _watch(program: Program) -> Outcome:
+    output = bytearray()
+    stream = program.process.stdout
+    assert stream is not None
+    os.set_blocking(stream.fileno(), False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while program.remaining_s() > 0:
+            if not selector.select(program.remaining_s()):
+                break
+            data = stream.read(_READ_BYTES)
+            if not data:
+                return _ended(program, bytes(output))
+            output += data
+            if len(output) > program.limits.output_bytes:
+                return Outcome(end="output", code=0, stdout=bytes(output))
+    return Outcome(end="wall_time", code=0, stdout=bytes(output))
+
+
+def _ended(program: Program, output: bytes) -> Outcome:
+    """Output has ended; the program should, too."""
+    try:
+        code = program.process.wait(timeout=max(program.remaining_s(), 0.0))
+    except subprocess.TimeoutExpired:
+        return Outcome(end="wall_time", code=0, stdout=output)
+    if code == sandbox_launcher.SANDBOX_FAILED:
+        return Outcome(end="sandbox", code=code, stdout=output)
+    if code > 128:
+        by_cpu = code - 128 in (24, 9) and time.monotonic() - program.started >= program.limits.cpu_s
+        return Outcome(end="cpu_time" if by_cpu else "signalled", code=code - 128, stdout=output)
+    return Outcome(end="exited", code=code, stdout=output)
+
+
+def _launch(launch: dict[str, object], program_fd: int, stdin: int | IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", sandbox_launcher.__file__, str(os.getpid()), json.dumps(launch)],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(program_fd,),
+        env={},
+        start_new_session=True,
+    )
+
+
+@lru_cache(maxsize=1)
+def _readable_folders() -> tuple[str, ...]:
+    """The system's libraries and the interpreter's own; not this package, not the working folder."""
+    paths = sysconfig.get_paths()
+    interpreter = (sys.base_prefix, str(Path(sys.executable).resolve().parent), paths["stdlib"], paths["platstdlib"])
+    folders = [folder for folder in interpreter if not folder.startswith("/usr/")]
+    binary = Path(sys.executable)
+    outside = (
+        ()
+        if str(binary).startswith((*folders, "/usr/"))
+        else (str(binary.parent), str(binary.parent.parent / "pyvenv.cfg"))
+    )
+    return tuple(dict.fromkeys((*_SYSTEM_FOLDERS, *folders, *outside)))
+
+
+@lru_cache(maxsize=1)
+def best_isolation() -> Isolation:
+    """Namespaces where this machine lets us have them; tried once, by doing it."""
+    limits = Limits(wall_s=10.0, cpu_s=5)
+    with Program("print('ok')", (sandbox_launcher.PROGRAM_NAME,), limits, subprocess.DEVNULL) as trial:
+        return "namespaces" if _watch(trial).stdout == b"ok\n" else "calls"

@@ -1,0 +1,139 @@
+"""`reasoning_gym`: procedural tasks with their own scorers, from the package of that name (optional).
+
+Rows come from `generate_rows`; the reference carries the task and its entry, so that the scorer needs nothing
+else. Scores below 1 are kept as rewards. Of the package's scorers (0.1.25)
+    some raise on answers they cannot read       such an answer is wrong; an error only where the scorer cannot
+                                                 read the entry's own answer either
+    three take what they should not for right    there only the entry's own answer, or its equal, earns anything
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from typing import Any, Protocol
+
+from maspo_dist.errors import ConfigError
+from maspo_dist.reward.math.scorer import verify_math
+from maspo_dist.reward.safety import one_line
+from maspo_dist.reward.sample import Sample
+from maspo_dist.reward.verifiers.matching import plain_answer
+from maspo_dist.types import Verdict
+
+SOURCE = "reasoning_gym"
+#: game_of_life_halting takes any text, coin_flip the first digits, complex_arithmetic "nan".
+_TAKE_TOO_MUCH = frozenset({"game_of_life_halting", "coin_flip", "complex_arithmetic"})
+
+ScoreAnswer = Callable[..., float]
+
+
+class Package(Protocol):
+    """What is used of the package `reasoning_gym`."""
+
+    def create_dataset(self, name: str, /, *, size: int, seed: int) -> Iterable[dict[str, Any]]: ...
+
+    def get_score_answer_fn(self, name: str, /) -> ScoreAnswer: ...
+
+
+def generate_rows(task: str, size: int, seed: int, package: Package | None = None) -> Iterator[dict[str, str]]:
+    """`size` problems of `task` as rows with problem, answer (the reference) and source.
+
+    Raises ConfigError when the package is missing or has no such task.
+    """
+    package = package or load_package()
+    try:
+        dataset = package.create_dataset(task, size=size, seed=seed)
+    except ValueError as error:
+        raise ConfigError(f"reasoning_gym has no task {task!r}: {error}") from None
+    for entry in dataset:
+        reference = json.dumps({"task": task, "entry": _encode(entry)})
+        yield {"problem": entry["question"], "answer": reference, "source": SOURCE}
+
+
+class ReasoningGymScorer:
+    """The `reasoning_gym` verifier: the task's own scorer on the box, `<answer>`, or whole visible text."""
+
+    def __init__(self, package: Package | None = None) -> None:
+        """Raises ConfigError when the package is missing."""
+        # Making a scorer can take a second: a task's data are loaded.
+        self._scorer_of = lru_cache(maxsize=None)((package or load_package()).get_score_answer_fn)
+
+    def score(self, sample: Sample) -> Verdict:
+        """Raises ValueError for a reference or a score that cannot be used."""
+        started = time.monotonic()
+        reference = json.loads(sample.reference)
+        task, entry = reference["task"], _decode(reference["entry"])
+        answer = plain_answer(sample.response)
+        if answer is None:
+            seconds = time.monotonic() - started
+            return Verdict(reward=0.0, status="unparsed", extracted=None, seconds=seconds, reason="no answer found")
+        reward, reason = self._reward(task, entry, answer)
+        return Verdict(
+            reward=reward,
+            status="correct" if reward >= 1.0 else "wrong",
+            extracted=answer[:500],
+            seconds=time.monotonic() - started,
+            reason=reason,
+        )
+
+    def _reward(self, task: str, entry: dict[str, Any], answer: str) -> tuple[float, str]:
+        own = entry.get("answer")
+        if task in _TAKE_TOO_MUCH:
+            return float(_same(answer, str(own))), ""
+        score = self._scorer_of(task)
+        try:
+            reward = float(score(answer=answer, entry=entry))
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a task's scorer raises on text that it did not foresee
+            if own is None or float(score(answer=str(own), entry=entry)) < 1.0:
+                raise
+            return 0.0, f"the task's scorer cannot read it: {one_line(error)}"[:300]
+        if not math.isfinite(reward):
+            raise ValueError(f"task {task} scored {reward}")
+        return reward, ""
+
+
+def load_package() -> Package:
+    """Raises ConfigError that says how to install it."""
+    try:
+        package: Package = importlib.import_module("reasoning_gym")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"verifier reasoning_gym needs its package ({error}): pip install 'maspo-dist[reasoning-gym]'"
+        ) from None
+    return package
+
+
+def _same(answer: str, own: str) -> bool:
+    return answer.strip().casefold() == own.strip().casefold() or (
+        verify_math(f"\\boxed{{{answer}}}", own).status == "correct"
+    )
+
+
+def _encode(value: Any) -> Any:
+    """An entry as JSON: scorers compare tuples with tuples and look up numbers as keys, so both survive."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list):
+        return [_encode(item) for item in value]
+    if isinstance(value, tuple | set | frozenset):
+        return {type(value).__name__: [_encode(item) for item in value]}
+    if isinstance(value, dict):
+        return {"dict": [[_encode(key), _encode(item)] for key, item in value.items()]}
+    return str(value)
+
+
+def _decode(data: Any) -> Any:
+    if isinstance(data, list):
+        return [_decode(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    ((kind, items),) = data.items()
+    if kind == "dict":
+        return {_decode(key): _decode(item) for key, item in items}
+    return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](map(_decode, items))

@@ -1,0 +1,238 @@
+"""The folder that a run leaves behind.
+
+    runs/<name>/
+        config.yaml       the resolved configuration
+        metrics.jsonl     one object a step: `step` and flat `group/name` numbers
+        ledger.jsonl      what became of every prompt group
+        samples.jsonl     prompts, responses, verdicts
+        events.jsonl      faults, restarts, scaling
+        live.json         how the run stands this second; ray_address   the cluster that it is on
+        checkpoints/      step-000040/ …
+        steps/            recorded ones, for replay
+        tensorboard/      event files
+        logs/             one file a process
+        report.html
+
+One process writes at a time, held by a lock; anyone may read meanwhile.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Self
+
+import yaml
+
+from maspo_dist.types import Event, LedgerRow, SampleRow
+from maspo_dist.errors import ConfigError, DataError
+from maspo_dist.runs.folder_lock import lock_folder
+from maspo_dist.runs.jsonl import JsonLog, finite, last_row, read_rows
+from maspo_dist.runs.whole_file import replace_text
+
+
+
+
+
+
+
+
+
+class RunFolder:
+    """Owns the paths of one run folder and the appends to its files."""
+
+    def __init__(self, path: Path) -> None:
+        """Names a folder, for reading; `create` and `resume` make one that may be written."""
+        self.path = path
+        self.config_path = path / "config.yaml"
+        self.metrics_path = path / "metrics.jsonl"
+        self.ledger_path = path / "ledger.jsonl"
+        self.samples_path = path / "samples.jsonl"
+        self.events_path = path / "events.jsonl"
+        self.live_path = path / "live.json"
+        self.address_path = path / "ray_address"
+        self.checkpoints_path = path / "checkpoints"
+        self.steps_path = path / "steps"
+        self.tensorboard_path = path / "tensorboard"
+        self.logs_path = path / "logs"
+        self.report_path = path / "report.html"
+        self._metrics = JsonLog(self.metrics_path)
+        self._ledger = JsonLog(self.ledger_path)
+        self._samples = JsonLog(self.samples_path)
+        self._events = JsonLog(self.events_path)
+        self._lock: BinaryIO | None = None
+        self._last_step: int | None = None
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """Makes the folder of a new run and takes its lock.
+
+        A folder whose run never got as far as a metric or a checkpoint is taken over; its events
+        stay. Raises ConfigError for one that was used, is in use, or cannot be made.
+        """
+        folder = cls(path)
+        if folder.used:
+            raise ConfigError(
+                f"run folder {path} exists already: choose another run.name, "
+                "or set checkpoint.resume=auto to go on with it"
+            )
+        folder._take()
+        for log in (folder._metrics, folder._ledger, folder._samples):
+            log.keep(lambda _: False)
+        return folder
+
+    @classmethod
+    def resume(cls, path: Path) -> RunFolder:
+        """Takes the folder of an interrupted run, or makes a new one; `rewind` says from which step.
+
+        Raises ConfigError if the folder is in use or cannot be written.
+        """
+        folder = cls(path)
+        folder._take()
+        row = last_row(folder.metrics_path)
+        folder._last_step = int(row["step"]) if row else None
+        return folder
+
+    @classmethod
+    def open_for_reading(cls, path: Path) -> RunFolder:
+        """Raises ConfigError if there is no run folder at `path`."""
+        folder = cls(path)
+        if not folder.config_path.is_file() and not folder.metrics_path.is_file():
+            raise ConfigError(f"{path} is not a run folder: it holds neither config.yaml nor metrics.jsonl")
+        return folder
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def used(self) -> bool:
+        """Whether a run has left metrics or checkpoints here."""
+        has_metrics = self.metrics_path.is_file() and self.metrics_path.stat().st_size > 0
+        return has_metrics or (self.checkpoints_path.is_dir() and any(self.checkpoints_path.iterdir()))
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process is writing here. Not for the writing process, whose lock it could drop."""
+        if self._lock is not None:
+            return True
+        try:
+            # Append mode makes files; a reader must not.
+            with (self.path / ".lock").open("r+b") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:
+            return False
+        return False
+
+    def write_config(self, config_yaml: str) -> None:
+        """Replaces config.yaml; call it once the run is sure to go by it."""
+        replace_text(self.config_path, config_yaml)
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.checkpoints_path / f"step-{step:06d}"
+
+    @property
+    def last_step(self) -> int | None:
+        """The step of the newest row of metrics, None if there is none."""
+        return self._last_step
+
+    def write_metrics(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Appends the line of `step`. Raises ValueError unless steps rise."""
+        if self._last_step is not None and step <= self._last_step:
+            raise ValueError(f"metrics of step {step} after those of step {self._last_step}")
+        self._metrics.append([{"step": step, **metrics}])
+        self._last_step = step
+
+    def write_ledger(self, rows: Iterable[LedgerRow]) -> None:
+        self._ledger.append(asdict(row) for row in rows)
+
+    def write_samples(self, rows: Iterable[SampleRow]) -> None:
+        self._samples.append(finite(asdict(row)) for row in rows)
+
+    def write_event(self, event: Event) -> None:
+        self._events.append([event.row()])
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        return read_rows(self.metrics_path)
+
+    def read_ledger(self) -> Iterator[dict[str, Any]]:
+        return read_rows(self.ledger_path)
+
+    def read_samples(self) -> Iterator[dict[str, Any]]:
+        return read_rows(self.samples_path)
+
+    def read_events(self) -> Iterator[dict[str, Any]]:
+        return read_rows(self.events_path)
+
+    def read_config(self) -> dict[str, Any]:
+        """config.yaml as plain values, unvalidated, since another version may have written it.
+
+        Empty if there is none. Raises DataError for one that is not YAML.
+        """
+        if not self.config_path.is_file():
+            return {}
+        try:
+            config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise DataError(f"{self.config_path} is not YAML: {error}") from None
+        return config if isinstance(config, dict) else {}
+
+    def rewind(self, step: int) -> int:
+        """Forgets what came after `step`, so that a resumed run writes it once; returns the steps forgotten.
+
+        Pending ledger rows go whatever their step: their groups are admitted again and end anew.
+        Events stay, since they happened.
+        """
+
+        def happened(row: dict[str, Any]) -> bool:
+            return int(row["step"]) <= step
+
+        steps = self._metrics.keep(happened)
+        self._samples.keep(happened)
+        self._ledger.keep(lambda row: happened(row) and row["outcome"] != "pending")
+        row = last_row(self.metrics_path)
+        self._last_step = int(row["step"]) if row else None
+        return steps
+
+    def write_address(self, address: str) -> None:
+        """Notes the Ray cluster that the run is on."""
+        self.address_path.write_text(address, encoding="utf-8")
+
+    def read_address(self) -> str | None:
+        """The Ray cluster that the run was last on; None if it never said."""
+        return self.address_path.read_text(encoding="utf-8") if self.address_path.is_file() else None
+
+    def sync(self) -> None:
+        """Makes what was written so far outlive a crash of the machine."""
+        for log in (self._metrics, self._ledger, self._samples, self._events):
+            log.sync()
+
+    def close(self) -> None:
+        """Closes all files and gives the lock back. Harmless when called twice."""
+        for log in (self._metrics, self._ledger, self._samples, self._events):
+            log.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _take(self) -> None:
+        try:
+            for folder in (self.path, self.checkpoints_path, self.tensorboard_path, self.logs_path):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_folder(
+                self.path, f"run folder {self.path} is in use by a running job: choose another run.name"
+            )
+        except OSError as error:
+            raise ConfigError(f"run folder {self.path} cannot be written: {error.strerror}; set run.dir") from None

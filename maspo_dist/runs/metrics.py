@@ -1,0 +1,168 @@
+"""From a step's numbers to the places that keep them: metrics.jsonl, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from tensorboard.compat.proto.event_pb2 import Event as TensorBoardEvent
+from tensorboard.compat.proto.event_pb2 import SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from maspo_dist.config import LoggingConfig, WandbConfig
+from maspo_dist.errors import ConfigError
+from maspo_dist.types import Event
+from maspo_dist.runs.folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+_METRIC_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9._@-]+)+")
+
+try:
+    import wandb as _wandb
+except ImportError:
+    _wandb = None
+
+
+class MetricSink(Protocol):
+    """A place that keeps metrics. Values are finite, or None where a number was NaN or infinite."""
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonlSink:
+    """metrics.jsonl of the run folder, which stays open: its owner closes it."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        self._folder.write_metrics(step, metrics)
+
+    def close(self) -> None:
+        pass
+
+
+class TensorBoardSink:
+    """TensorBoard event files. `first_step` on resume hides what an earlier process wrote from there on."""
+
+    def __init__(self, path: Path, first_step: int = 0) -> None:
+        self._writer = EventFileWriter(str(path))
+        if first_step > 0:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.add_event(TensorBoardEvent(wall_time=time.time(), step=first_step, session_log=start))
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items() if value is not None]
+        self._writer.add_event(TensorBoardEvent(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    """A Weights & Biases run named like the run folder. Raises ConfigError if wandb is not installed."""
+
+    def __init__(self, settings: WandbConfig, folder: RunFolder, config: Mapping[str, object]) -> None:
+        self._run = _require_wandb().init(
+            project=settings.project,
+            entity=settings.entity,
+            mode=settings.mode,
+            name=folder.name,
+            # The same id on resume, so that the curves go on where they stopped.
+            id=re.sub(r"[^A-Za-z0-9_-]", "-", folder.name),
+            resume="allow",
+            dir=str(folder.logs_path),
+            config=dict(config),
+        )
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        self._run.log({name: value for name, value in metrics.items() if value is not None}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MetricFanout:
+    """Checks a step's metrics and hands them to every sink.
+
+    A number that is not finite becomes None, with one event a step that names it. A sink that
+    cannot write (disk full) costs its line and a warning, not the run.
+    """
+
+    def __init__(self, sinks: Sequence[MetricSink], on_event: Callable[[Event], None]) -> None:
+        self._sinks = tuple(sinks)
+        self._on_event = on_event
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Raises ValueError for a name that is not of the form group/name."""
+        checked = check_metrics(metrics)
+        lost = [f"{name} ({metrics[name]})" for name, value in checked.items() if value is None]
+        if lost:
+            self._on_event(
+                Event(kind="metric_not_finite", message=f"not finite: {', '.join(lost)}", details=(("step", step),))
+            )
+        for sink in self._sinks:
+            try:
+                sink.write(step, checked)
+            except OSError as error:
+                logger.warning("metrics of step %d not written by %s: %s", step, type(sink).__name__, error)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+
+def check_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Metrics as JSON can hold them: plain floats, None for NaN and infinities, in the given order.
+
+    Raises ValueError for a name that is not of the form group/name, TypeError for a value that is
+    not a number.
+    """
+    checked: dict[str, float | None] = {}
+    for name, value in metrics.items():
+        if not _METRIC_NAME.fullmatch(name):
+            raise ValueError(f"metric name {name!r} is not of the form group/name")
+        number = float(value)
+        checked[name] = number if math.isfinite(number) else None
+    return checked
+
+
+def require_sinks(settings: LoggingConfig) -> None:
+    """Raises ConfigError where a configured sink cannot be had; call it before anything starts."""
+    if settings.wandb is not None:
+        _require_wandb()
+
+
+def open_metrics(
+    folder: RunFolder, settings: LoggingConfig, config: Mapping[str, object], first_step: int = 0
+) -> MetricFanout:
+    """The sinks that `settings` asks for, over `folder`.
+
+    `config` is the resolved configuration as plain values; `first_step` the first step that this
+    process writes. Raises ConfigError if Weights & Biases is configured and not installed.
+    """
+    sinks: list[MetricSink] = [JsonlSink(folder)]
+    if settings.tensorboard:
+        sinks.append(TensorBoardSink(folder.tensorboard_path, first_step))
+    if settings.wandb is not None:
+        sinks.append(WandbSink(settings.wandb, folder, config))
+    return MetricFanout(sinks, folder.write_event)
+
+
+def _require_wandb() -> ModuleType | Any:
+    if _wandb is None:
+        raise ConfigError(
+            "logging.wandb is set but wandb is not installed: pip install 'maspo-dist[wandb]', or unset it"
+        )
+    return _wandb

@@ -1,0 +1,65 @@
+"""What the user sees while an evaluation is on: a line that is redrawn in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+
+from maspo_dist.views import format as humanize
+
+_PLAIN_EVERY_S = 10.0
+
+
+class EvaluationConsole:
+    """Progress on `stream`, usually standard error. Use it as a context manager."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = Console(file=stream, soft_wrap=True, highlight=False)
+        self._status = self._console.status("starting")
+        self._clock = clock
+        self._started_s: float | None = None
+        self._said: tuple[str, float] = ("", 0.0)
+        self._tokens = 0
+        self._ended = 0
+
+    def waiting_for(self, what: str) -> None:
+        """Start-up stands still until `what`."""
+        now = self._clock()
+        if self._said[0] != what:
+            self._say(f"waiting for {what}", now)
+            self._said = (what, now)
+
+    def sampling(self, done: int, total: int) -> None:
+        """Sampling begins, with `done` of `total` problems finished earlier."""
+        self._started_s = self._clock()
+        self._say(f"{done} of {total} problems were finished before" if done else f"{total} problems", self._started_s)
+
+    def ended(self, done: int, total: int, tokens: int) -> None:
+        """One more problem has ended, with `tokens` of responses."""
+        now = self._clock()
+        self._tokens += tokens
+        self._ended += 1
+        seconds = max(now - (self._started_s or now), 1e-3)
+        left = humanize.duration(seconds / self._ended * (total - done))
+        text = f"{done}/{total} problems, {humanize.count(self._tokens / seconds)} tokens/s, about {left} left"
+        if self._console.is_terminal or done == total or now - self._said[1] >= _PLAIN_EVERY_S:
+            self._say(text, now)
+
+    def _say(self, text: str, now: float) -> None:
+        self._said = (text, now)
+        if self._console.is_terminal:
+            self._status.update(escape(text))
+        else:
+            self._console.print(text, markup=False)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._status.stop()

@@ -1,0 +1,85 @@
+"""From verdicts to rewards, advantages and what is trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.controller.group_stream import Batch, CollectedGroup
+from actors.controller.step_metrics import batch_metrics
+from maspo_dist.algorithm.scoring import score_group
+from maspo_dist.config import AlgorithmConfig
+from maspo_dist.types import GroupReport, ScoredGroup, Verdict, VerdictStatus
+
+LIMIT = 100
+
+
+def scored(verdicts: list[tuple[float, VerdictStatus]], tokens: list[int], **algorithm: Any) -> ScoredGroup:
+    """Responses of LIMIT tokens are truncated."""
+    lengths = np.array(tokens, dtype=np.int32)
+    report = GroupReport(
+        group_id=0,
+        attempt=0,
+        worker="w",
+        prompt_tokens=3,
+        response_tokens=lengths,
+        truncated=lengths == LIMIT,
+        oldest_version=np.zeros(lengths.size, dtype=np.int32),
+        version_tokens=((0, int(lengths.sum())),),
+        version_runs=np.ones(lengths.size, dtype=np.int32),
+        verdicts=tuple(
+            Verdict(reward=reward, status=status, extracted=None, seconds=0.0) for reward, status in verdicts
+        ),
+        generated_at_s=0.0,
+        scored_at_s=0.0,
+    )
+    return score_group(report, AlgorithmConfig.model_validate(algorithm), LIMIT)
+
+
+RIGHT: tuple[float, VerdictStatus] = (1.0, "correct")
+WRONG: tuple[float, VerdictStatus] = (0.0, "wrong")
+
+
+def test_advantages_are_relative_to_the_group() -> None:
+    group = scored([RIGHT, WRONG], [5, 6])
+    assert group.rewards.tolist() == [1, 0]
+    assert group.advantages == pytest.approx([0.7071, -0.7071], abs=1e-4)
+    assert group.trainable.tolist() == [True, True]
+    assert scored([RIGHT, WRONG], [5, 6], advantage={"normalize_std": False}).advantages.tolist() == [0.5, -0.5]
+
+
+def test_a_long_response_pays_before_advantages_are_taken() -> None:
+    group = scored([RIGHT, RIGHT], [90, 10], overlong={"buffer_tokens": 20, "penalty": 0.5})
+    assert group.rewards.tolist() == [0.75, 1.0]
+    assert group.advantages[0] < 0 < group.advantages[1]
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_truncated_responses_are_masked_where_asked_and_keep_their_place_in_the_mean(mask: bool) -> None:
+    group = scored([RIGHT, WRONG], [5, LIMIT], overlong={"mask_truncated": mask})
+    assert group.trainable.tolist() == [True, not mask]
+    assert group.advantages == pytest.approx([0.7071, -0.7071], abs=1e-4)
+
+
+@pytest.mark.parametrize("status", ["timeout", "error"])
+def test_what_could_not_be_verified_neither_trains_nor_counts(status: VerdictStatus) -> None:
+    group = scored([RIGHT, WRONG, (1.0, status)], [5, 6, 7], advantage={"normalize_std": False})
+    assert group.trainable.tolist() == [True, True, False]
+    assert group.advantages.tolist() == [0.5, -0.5, 0]
+    assert group.rewards[2] == 0
+
+
+def test_the_overlong_penalty_stays_visible_among_the_components_of_the_reward() -> None:
+    group = scored([RIGHT, RIGHT], [50, 90], overlong={"buffer_tokens": 20, "penalty": 1.0})
+    assert [dict(verdict.components) for verdict in group.report.verdicts] == [{"overlong": 0.0}, {"overlong": -0.5}]
+    collected = CollectedGroup(group_id=0, scored=group, body=None, dropped=None, sent_at_s=0.0)
+    metrics = batch_metrics(Batch(groups=(collected,), lost=()), policy_version=0)
+    assert metrics["reward/component/overlong"] == pytest.approx(-0.25)
+
+
+def test_without_a_buffer_nothing_is_added() -> None:
+    group = scored([RIGHT], [LIMIT])
+    assert group.rewards.tolist() == [1.0]
+    assert group.report.verdicts[0].components == ()

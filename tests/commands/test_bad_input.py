@@ -1,0 +1,240 @@
+"""Bad input is one sentence that names the key, the value and the fix; exit code 2; nothing has started."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import yaml
+
+from actors.cli import main
+from actors.ray.on_node import free_address
+from maspo_dist.demo.model import make_model, make_tokenizer
+from maspo_dist.errors import PlacementError
+from maspo_dist.models.folder import save_model_folder
+from maspo_dist.runs.folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Input:
+    """A configuration that can run, in a folder of its own."""
+
+    folder: Path
+    model: Path
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def train(self) -> Path:
+        return self.folder / "train.jsonl"
+
+    def but(self, *overrides: str) -> Input:
+        return replace(self, overrides=(*self.overrides, *overrides))
+
+    def with_rows(self, *lines: str) -> Input:
+        self.train.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        return self
+
+
+Mistake = Callable[[Input], Input]
+
+
+def row(**fields: object) -> str:
+    return json.dumps(fields)
+
+
+def without_chat_template(given: Input) -> Input:
+    plain = given.folder / "plain"
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    save_model_folder(plain, make_model(tokenizer, 0), tokenizer)
+    return given.but(f"model.path={plain}")
+
+
+def used_folder(given: Input) -> Input:
+    with RunFolder.create(given.folder / "runs" / "bad") as folder:
+        folder.write_metrics(1, {"reward/mean": 0.5})
+    return given
+
+
+#: name → what is done to a good input, and what the sentence must say: key or file, value, fix.
+MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
+    "unknown key": (
+        lambda given: given.but("rollout.group_sise=8"),
+        ("rollout.group_sise", "no such key", "8", "did you mean group_size?"),
+    ),
+    "unknown section": (lambda given: given.but("rolout.workers=3"), ("rolout", "did you mean rollout?")),
+    "key of another loss": (
+        lambda given: given.but("algorithm.loss.kind=clip", "algorithm.loss.alpha=0.3"),
+        ("algorithm.loss.alpha", "0.3", "known keys here: dual_clip, epsilon_high, epsilon_low, kind"),
+    ),
+    "unknown loss": (
+        lambda given: given.but("algorithm.loss.kind=ppo"),
+        ("algorithm.loss", "'ppo'", "'maspo'", "'clip'"),
+    ),
+    "wrong type": (lambda given: given.but("learner.ranks=two"), ("learner.ranks", "'two'", "integer")),
+    "not an override": (lambda given: given.but("learner.ranks"), ("'learner.ranks'", "dotted.key=value")),
+    "out of range": (lambda given: given.but("learner.lr=-1"), ("learner.lr", "greater than 0", "-1")),
+    "not a choice": (lambda given: given.but("learner.zero_stage=4"), ("learner.zero_stage", "0, 1, 2 or 3", "4")),
+    "missing key": (lambda given: given.but("rollout.prompts_per_step=null"), ("rollout.prompts_per_step", "None")),
+    "inert trust region": (
+        lambda given: given.but("algorithm.mini_batches=1"),
+        ("mini_batches is 1", "the ratio is exactly 1", "set mini_batches to 2 or more"),
+    ),
+    "more mini-batches than groups": (
+        lambda given: given.but("algorithm.mini_batches=9"),
+        ("algorithm.mini_batches (9)", "rollout.prompts_per_step (4)", "needs at least one group"),
+    ),
+    "missing model": (
+        lambda given: given.but("model.path=./nowhere/model"),
+        ("model.path ./nowhere/model does not exist", "set model.path to a Hugging Face folder"),
+    ),
+    "misspelt model": (
+        lambda given: given.but(f"model.path={given.folder}/modle"),
+        ("modle does not exist", "did you mean {folder}/model?"),
+    ),
+    "not a model": (
+        lambda given: given.but(f"model.path={given.folder}"),
+        ("model.path {folder}", "holds no config.json"),
+    ),
+    "missing data file": (
+        lambda given: given.but(f"data.train=[{given.folder}/trian.jsonl]"),
+        ("{folder}/trian.jsonl does not exist", "did you mean {folder}/train.jsonl?"),
+    ),
+    "missing data folder": (
+        lambda given: given.but("data.eval.far=nowhere/at/all.jsonl"),
+        ("nowhere/at/all.jsonl does not exist", "there is no folder nowhere/at"),
+    ),
+    "row without its answer": (
+        lambda given: given.with_rows(row(problem="1+1", answer="2"), row(problem="1+2", solution="3")),
+        ("{folder}/train.jsonl, line 2", "no field 'answer'", "it has problem, solution", "set data.answer_field"),
+    ),
+    "not JSON": (
+        lambda given: given.with_rows(row(problem="1+1", answer="2"), "1+2,3"),
+        ("{folder}/train.jsonl, line 2", "one object a line is wanted"),
+    ),
+    "empty data set": (lambda given: given.with_rows(), ("{folder}/train.jsonl holds no rows",)),
+    "prompt over its limit": (
+        lambda given: given.with_rows(row(problem="1+" * 40, answer="2")),
+        ("line 1", "82 tokens, over data.max_prompt_tokens (32)", "set data.overlong_prompts to drop"),
+    ),
+    "prompt longer than the model": (
+        lambda given: given.but("data.max_prompt_tokens=250"),
+        ("data.max_prompt_tokens (250)", "rollout.max_response_tokens (20)", "holds 256", "lower one of them"),
+    ),
+    "no chat template": (
+        without_chat_template,
+        ("data.template is chat", "no chat template", "set data.template to none, or to text with {problem}"),
+    ),
+    "template without the problem": (
+        lambda given: given.but("data.template=Question"),
+        ("data.template", "'Question'", "text that holds {problem}"),
+    ),
+    "unknown verifier": (
+        lambda given: given.but("reward.default=maths"),
+        ("reward.default", "'maths'", "did you mean math?"),
+    ),
+    "more processes than this machine can place": (
+        lambda given: given.but("rollout.workers=1000"),
+        ("the run needs", "where the cluster has", "1000 × rollout", "lower learner.ranks or rollout.workers"),
+    ),
+    "run folder exists": (
+        used_folder,
+        ("run folder {folder}/runs/bad exists already", "choose another run.name", "checkpoint.resume=auto"),
+    ),
+    "checkpoint that is none": (
+        lambda given: given.but(f"checkpoint.resume={given.folder}/step-000040"),
+        ("checkpoint.resume {folder}/step-000040", "not a good checkpoint"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model"
+    tokenizer = make_tokenizer()
+    save_model_folder(path, make_model(tokenizer, 0), tokenizer)
+    return path
+
+
+@pytest.fixture
+def given(model: Path, tmp_path: Path) -> Input:
+    tree = yaml.safe_load((ROOT / "configs/local_smoke.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "model").symlink_to(model)
+    tree["run"] |= {"name": "bad", "dir": str(tmp_path / "runs")}
+    tree["model"] |= {"path": str(tmp_path / "model")}
+    tree["data"] |= {"train": [str(tmp_path / "train.jsonl")], "eval": {}}
+    tree["rollout"] |= {"prompts_per_step": 4, "max_response_tokens": 20}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return Input(tmp_path, model).with_rows(row(problem="1+1", answer="2"))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence_within_seconds(
+    name: str, given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, fragments = MISTAKES[name]
+    bad = make(given)
+    children = psutil.Process().children(recursive=True)
+    started_s = time.monotonic()
+
+    code = call(monkeypatch, "train", str(bad.folder / "config.yaml"), *bad.overrides)
+
+    printed = capsys.readouterr()
+    assert code == 2
+    sentence = printed.err.removesuffix("\n")
+    assert sentence.startswith("error: ")
+    assert "\n" not in sentence
+    for fragment in fragments:
+        assert fragment.replace("{folder}", str(bad.folder)) in sentence
+    assert printed.out == ""
+    assert time.monotonic() - started_s < 10
+    assert not ray.is_initialized()
+    assert psutil.Process().children(recursive=True) == children
+
+
+def test_an_address_where_no_cluster_answers(
+    given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert call(monkeypatch, "train", str(given.folder / "config.yaml")) == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith(f"error: RAY_ADDRESS is {address}, but no Ray cluster answers there")
+    assert "start one with `ray start --head`, or unset RAY_ADDRESS" in sentence
+
+
+def test_a_port_in_use() -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PlacementError, match=rf"cluster\.learner_port {port} is in use on .*: choose another"):
+            free_address(port, release_s=0.0)
+    assert free_address(port, release_s=0.0).endswith(f":{port}")
+
+
+def test_the_input_of_these_tests_is_good_but_for_the_mistake(
+    given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "check", str(given.folder / "config.yaml")) == 0
+    assert "the configuration is valid, model and data are here" in capsys.readouterr().out
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of `maspo-dist ARGUMENTS…`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["maspo-dist", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return int(exit_.value.code or 0)

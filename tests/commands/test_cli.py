@@ -1,0 +1,80 @@
+"""A user's mistake is one sentence on standard error and exit code 2, before anything starts."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from actors import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "actors.cli", *arguments], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["configs/local_smok.yaml"], "configs/local_smok.yaml does not exist"),
+        (["configs/local_smoke.yaml", "rolout.workers=3"], "did you mean rollout?"),
+        (["configs/local_smoke.yaml", "algorithm.mini_batches=1"], "the ratio is exactly 1"),
+        (["configs/local_smoke.yaml", "model.path=./nowhere/model"], "model.path ./nowhere/model does not exist"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], fragment: str) -> None:
+    result = run("train", *arguments)
+    assert result.returncode == 2
+    assert fragment in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["eval", "--model", "./nowhere/model", "--data", "x.jsonl"], "model.path ./nowhere/model does not exist"),
+        (["compare", "configs/local_smoke.yaml"], "nothing to compare: give --vary"),
+    ],
+)
+def test_a_mistake_in_another_command_is_one_sentence_too(arguments: list[str], fragment: str) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert fragment in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_an_unknown_bench_is_refused_with_the_known_ones() -> None:
+    result = run("bench", "learners")
+    assert result.returncode == 2
+    assert result.stderr == f"error: there is no bench 'learners': choose one of {', '.join(cli.BENCHES)}\n"
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("module", cli.BENCHES.values())
+def test_every_bench_that_is_listed_exists(module: str) -> None:
+    assert find_spec(module) is not None
+
+
+def test_a_bench_prints_one_object_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bench_of_two_lines.py").write_text(
+        "from actors.bench.lines import compare\n"
+        "def run():\n"
+        "    yield compare('two', 'fast', 3.0, 's', 1.5)\n"
+        "    yield compare('two', 'slow', 1.0, 's', 4.0)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(cli.BENCHES, "two", "bench_of_two_lines")
+    cli.bench("two")
+    fast, slow = map(json.loads, capsys.readouterr().out.splitlines())
+    assert fast == {"bench": "two", "case": "fast", "value": 3.0, "unit": "s", "against": 1.5, "ratio": 2.0}
+    assert slow["ratio"] == 0.25

@@ -1,0 +1,171 @@
+"""A stall: what is told, what ends, and what happens when things move on while stacks are written."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import pytest
+
+from actors.controller.run_services import beside
+from actors.controller.watchdog import watch
+from actors.ray.waits import open_waits, within
+from maspo_dist.config import ClusterConfig
+from maspo_dist.errors import DeadlineError, StallError
+from maspo_dist.types import Event
+
+STALL_S = 0.05
+
+OnStall = Literal["restart", "fail", "report"]
+
+
+class Stage:
+    """Two waits that nothing ends, the older for `group 7`, and a watchdog over them."""
+
+    def __init__(self) -> None:
+        self.progress = 0
+        self.told: asyncio.Queue[Event] = asyncio.Queue()
+        self.dumps = 0
+        self.dumped = asyncio.Event()
+        self.answers = [asyncio.Event(), asyncio.Event()]
+        self.waits = [
+            asyncio.ensure_future(within(60, what, answer.wait()))
+            for what, answer in zip(("group 7", "update"), self.answers, strict=True)
+        ]
+
+    async def while_watched(
+        self, on_stall: OnStall, work: Awaitable[object], during_dump: Callable[[], None] = lambda: None
+    ) -> None:
+        """Watches until `work` ends. Raises what the watchdog does."""
+
+        async def dump_stacks() -> None:
+            during_dump()
+            self.dumps += 1
+            self.dumped.set()
+            # What ended has the time to go.
+            await asyncio.sleep(STALL_S / 5)
+
+        async def guarded() -> None:
+            async with asyncio.timeout(10):
+                await work
+
+        config = ClusterConfig(stall_timeout_s=STALL_S, on_stall=on_stall)
+        try:
+            await beside(guarded(), watch(config, lambda: self.progress, dump_stacks, self.told.put_nowait))
+        finally:
+            self.outcomes = [wait.exception() if wait.done() else "waits" for wait in self.waits]
+            for wait in self.waits:
+                wait.cancel()
+            await asyncio.gather(*self.waits, return_exceptions=True)
+
+    async def stalls(self, times: int) -> None:
+        """Until as many stalls are dealt with."""
+        for _ in range(times):
+            await self.dumped.wait()
+            self.dumped.clear()
+        await asyncio.sleep(STALL_S)
+
+
+async def test_a_stall_names_the_oldest_wait_and_counts_the_others() -> None:
+    stage = Stage()
+    await stage.while_watched("report", stage.dumped.wait())
+    event = stage.told.get_nowait()
+    assert event.kind == "stalled"
+    assert event.message == "no progress for 0 s; waits for group 7 (and 1 more); stacks of all processes are in logs/"
+    assert dict(event.details)["action"] == "report"
+
+
+async def test_restart_ends_the_oldest_wait_as_its_deadline_would() -> None:
+    stage = Stage()
+    await stage.while_watched("restart", asyncio.wait(stage.waits[:1]))
+    [group, update] = stage.outcomes
+    assert isinstance(group, DeadlineError)
+    assert str(group).startswith("group 7: no answer within")
+    assert update == "waits"
+
+
+async def test_fail_ends_the_run_with_what_it_waits_for() -> None:
+    stage = Stage()
+    with pytest.raises(StallError, match=r"waits for group 7 \(and 1 more\)"):
+        await stage.while_watched("fail", asyncio.Event().wait())
+    assert stage.outcomes == ["waits", "waits"]
+
+
+async def test_report_only_tells_again_and_again() -> None:
+    stage = Stage()
+    await stage.while_watched("report", stage.stalls(2))
+    assert stage.told.qsize() >= 2
+    assert stage.outcomes == ["waits", "waits"]
+
+
+async def test_without_an_open_wait_there_is_nothing_to_restart() -> None:
+    stage = Stage()
+    for answer in stage.answers:
+        answer.set()
+    with pytest.raises(StallError, match="nothing is waited for"):
+        await stage.while_watched("restart", asyncio.Event().wait())
+
+
+async def test_while_there_is_progress_the_run_goes_on() -> None:
+    stage = Stage()
+
+    async def achieve() -> None:
+        for _ in range(40):
+            stage.progress += 1
+            await asyncio.sleep(STALL_S / 10)
+
+    await stage.while_watched("fail", achieve())
+    assert stage.outcomes == ["waits", "waits"]
+
+
+@pytest.mark.parametrize("on_stall", ["restart", "fail"])
+async def test_progress_while_stacks_are_written_ends_the_stall(on_stall: OnStall) -> None:
+    stage = Stage()
+
+    def move_on() -> None:
+        stage.progress += 1
+
+    await stage.while_watched(on_stall, stage.stalls(2), during_dump=move_on)
+    assert stage.dumps >= 2
+    assert stage.outcomes == ["waits", "waits"]
+
+
+async def test_a_wait_that_ends_while_stacks_are_written_leaves_the_next_one_to_be_ended() -> None:
+    stage = Stage()
+    await stage.while_watched("restart", asyncio.wait(stage.waits), during_dump=stage.answers[0].set)
+    [group, update] = stage.outcomes
+    assert group is None
+    assert isinstance(update, DeadlineError)
+
+
+async def test_when_all_waits_end_while_stacks_are_written_the_run_goes_on() -> None:
+    stage = Stage()
+
+    def answer_all() -> None:
+        for answer in stage.answers:
+            answer.set()
+        # The next stall, with nothing left to wait for, would end the run.
+        stage.progress += stage.dumps
+
+    await stage.while_watched("restart", stage.stalls(1), during_dump=answer_all)
+    assert stage.outcomes == [None, None]
+
+
+async def test_ending_a_wait_that_has_ended_is_harmless() -> None:
+    answer = asyncio.Event()
+    task = asyncio.ensure_future(within(60, "group 7", answer.wait()))
+    await asyncio.sleep(0)
+    [wait] = open_waits()
+    answer.set()
+    assert await task
+    wait.expire()
+
+
+async def test_ending_a_wait_twice_is_harmless() -> None:
+    task = asyncio.ensure_future(within(60, "group 7", asyncio.Event().wait()))
+    await asyncio.sleep(0)
+    [wait] = open_waits()
+    with pytest.raises(DeadlineError):
+        while not task.done():
+            wait.expire()
+            await asyncio.sleep(0)
+        await task

@@ -1,0 +1,198 @@
+"""Actors with quick engines, whose processes are struck as the prompts say."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import hashlib
+import os
+import signal
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from actors.learner.actor import Learner
+from actors.processes import ActorClasses
+from actors.rollout.actor import RolloutActor
+from doubles.fault_script import strikes
+from doubles.loop import FakeEngine
+from maspo_dist.errors import ActorDiedError
+from maspo_dist.runs.step_record import ResponseLogprobs
+from maspo_dist.types import (
+    FloatArray,
+    GroupReport,
+    IntArray,
+    MiniBatch,
+    Rollout,
+    RolloutGroup,
+    RolloutRequest,
+    Sampling,
+)
+
+#: Whether this process is on the node that is to be lost. Its responses are large: Ray would keep small ones with the
+#: driver, and nothing would be lost with it.
+_ON_LOST_NODE = "MASPO_TEST_NODE" in os.environ
+_LARGE = 200_000
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+class EchoEngine(FakeEngine):
+    """Every response, and every ping, goes through another process, as with a real engine; `cat` is enough."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self._process = process
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    async def start(cls) -> EchoEngine:
+        return cls(
+            await asyncio.create_subprocess_exec(
+                "cat", stdin=PIPE, stdout=PIPE, preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            )
+        )
+
+    async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
+        await self._round_trip()
+        rollout = await super().generate(token_ids, sampling, seed, cut_after_s)
+        return replace(rollout, text=rollout.text.rjust(_LARGE)) if _ON_LOST_NODE else rollout
+
+    async def ping(self) -> None:
+        await self._round_trip()
+
+    def strike(self, which: signal.Signals) -> None:
+        self._process.send_signal(which)
+
+    def close(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def _round_trip(self) -> None:
+        async with self._turn:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            if not self._process.stdin.is_closing():
+                self._process.stdin.write(b"\n")
+            if await self._process.stdout.readline() != b"\n":
+                raise ActorDiedError("the engine's process died")
+
+
+class FaultyRolloutActor(RolloutActor):
+    """Struck when a prompt arrives, before it is answered."""
+
+    @property
+    def _start_fails(self) -> Path:
+        """A file beside the script; while it is there, the next engine does not start."""
+        return Path(self._config.data.train[0]).with_name("start-fails")
+
+    async def generate(self, request: RolloutRequest) -> tuple[GroupReport, RolloutGroup]:
+        reference = request.prompt.reference
+        if strikes(reference, "kill_worker") or strikes(reference, "poison"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if strikes(reference, "kill_worker_and_its_start"):
+            self._start_fails.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if strikes(reference, "freeze_worker"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if _ON_LOST_NODE and strikes(reference, "kill_node"):
+            # A worker's parent is the raylet; without it, nothing of the node lives on.
+            os.kill(os.getppid(), signal.SIGKILL)
+        if strikes(reference, "stall"):
+            await asyncio.Event().wait()
+        if strikes(reference, "kill_engine"):
+            self._echo.strike(signal.SIGKILL)
+        if strikes(reference, "freeze_engine"):
+            self._echo.strike(signal.SIGSTOP)
+        return await super().generate(request)
+
+    async def _start_engine(self) -> EchoEngine:
+        if self._start_fails.exists():
+            self._start_fails.unlink()
+            raise RuntimeError("no memory left on the device")
+        self._echo = await EchoEngine.start()
+        return self._echo
+
+
+class DigestEngine:
+    """Weights that are a digest of all that was trained, in its order."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._weight = 1.0
+        self.policy_version = 0
+
+    def update(
+        self,
+        shard: tuple[MiniBatch, ...],
+        loss_tokens: Sequence[int],
+        loss_sequences: Sequence[int],
+        groups: Mapping[int, RolloutGroup],
+    ) -> dict[str, float]:
+        for group in groups.values():
+            if strikes(group.prompt.reference, "kill_learner"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if strikes(group.prompt.reference, "freeze_learner"):
+                os.kill(os.getpid(), signal.SIGSTOP)
+        texts = [(key, group.prompt.prompt_id, [r.text for r in group.rollouts]) for key, group in groups.items()]
+        digest = hashlib.sha256(repr((self._weight, shard, texts)).encode()).digest()
+        # 24 bits: exact in float32.
+        self._weight = int.from_bytes(digest[:3], "big") / 2**24
+        self.policy_version += 1
+        return {"learner/digest": self._weight}
+
+    def named_weights(self) -> Iterable[tuple[str, torch.Tensor]]:
+        yield "lm_head.weight", torch.full((4, 4), self._weight)
+
+    def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
+        return [np.full(sequence.size - 1, -self._weight, np.float32) for sequence in sequences]
+
+    def frozen_logprobs(self) -> list[ResponseLogprobs]:
+        return []
+
+    def save(self, folder: Path) -> None:
+        if self._rank == 0:
+            folder.mkdir()
+            np.save(folder / "weight.npy", np.asarray([self._weight, self.policy_version]))
+
+    def load(self, folder: Path) -> None:
+        weight, version = np.load(folder / "weight.npy")
+        self._weight, self.policy_version = float(weight), int(version)
+
+    def close(self) -> None:
+        pass
+
+
+class FaultyLearner(Learner):
+    """Ranks do not meet: each is struck for itself."""
+
+    def _start_engine(self, init_address: str) -> DigestEngine:
+        return DigestEngine(self._rank)
+
+
+class MeetingEngine(DigestEngine):
+    """Ranks meet, in the process group at the init address; a probe does so as often as its first token says."""
+
+    def __init__(self, rank: int, ranks: int, init_address: str) -> None:
+        super().__init__(rank)
+        dist.init_process_group("gloo", init_method=init_address, rank=rank, world_size=ranks)
+
+    def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
+        present = torch.ones(1)
+        for _ in range(sequences[0][0]):
+            present = torch.ones(1)
+            dist.all_reduce(present)
+        return [present.numpy()]
+
+
+class MeetingLearner(Learner):
+    def _start_engine(self, init_address: str) -> MeetingEngine:
+        return MeetingEngine(self._rank, self._ranks, init_address)
+
+
+CLASSES = ActorClasses(rollout=FaultyRolloutActor, learner=FaultyLearner)

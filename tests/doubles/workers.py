@@ -1,0 +1,146 @@
+"""Rollout workers without engines, for the real pool: scripted by event, deterministic, on any clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from actors.interfaces import Body, ProbeSequence, WeightSnapshot, WorkerPublish
+from doubles.loop import verdict
+from maspo_dist.errors import ActorDiedError
+from maspo_dist.types import FloatArray, GroupReport, Rollout, RolloutGroup, RolloutRequest
+
+#: A step of a script: runs before the call of that name is answered.
+Hook = Callable[["ScriptedWorker", object], Awaitable[None]]
+
+
+def make_result(request: RolloutRequest, worker: str, version: int) -> tuple[GroupReport, RolloutGroup]:
+    """Responses that depend on the seed alone, as those of the policy of one version would."""
+    rng = np.random.default_rng([request.seed, version])
+    lengths = rng.integers(1, request.sampling.max_response_tokens + 1, request.num_samples)
+    rewards = rng.integers(0, 2, request.num_samples)
+    rollouts = tuple(
+        Rollout(
+            response_ids=np.full(tokens, 5, np.int32),
+            behavior_logprobs=np.full(tokens, -0.5, np.float32),
+            text="5",
+            finish_reason="stop",
+            token_versions=((version, int(tokens)),),
+        )
+        for tokens in lengths
+    )
+    report = GroupReport(
+        group_id=request.group_id,
+        attempt=request.attempt,
+        worker=worker,
+        prompt_tokens=request.prompt.token_ids.size,
+        response_tokens=lengths.astype(np.int32),
+        truncated=np.zeros(request.num_samples, np.bool_),
+        oldest_version=np.full(request.num_samples, version, np.int32),
+        version_tokens=((version, int(lengths.sum())),),
+        version_runs=np.ones(request.num_samples, np.int32),
+        verdicts=tuple(verdict(float(reward)) for reward in rewards),
+        generated_at_s=0.0,
+        scored_at_s=0.0,
+    )
+    group = RolloutGroup(group_id=request.group_id, attempt=request.attempt, prompt=request.prompt, rollouts=rollouts)
+    return report, group
+
+
+class ScriptedWorker:
+    """Answers unless it is dead or hung. `seconds` is what a group takes; hooks may kill it in mid-call."""
+
+    def __init__(self, index: int, factory: ScriptedFactory) -> None:
+        self.index = index
+        self.factory = factory
+        self.version = -1
+        self.hung = False
+        self.stopped = False
+        self.answered: list[int] = []
+        self.dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def name(self) -> str:
+        return f"rollout worker {self.index}"
+
+    async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
+        self.factory.requests.append((self.index, request))
+        result = await self._alive("generate", request)
+        self.answered.append(request.group_id)
+        assert result is request
+        return make_result(request, self.name, self.version)
+
+    async def publish(
+        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
+    ) -> WorkerPublish:
+        await self._alive("publish", snapshot)
+        self.version = snapshot.version
+        self.factory.published.append((self.index, snapshot.version))
+        return WorkerPublish(max_logprob_gap=1e-6, transfer_s=0.0, pause_s=0.0)
+
+    async def ping(self) -> None:
+        await self._alive("ping", None)
+
+    async def is_gone_with_its_node(self) -> bool:
+        return self.index in self.factory.lost_nodes
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    def kill(self) -> None:
+        """As SIGKILL: every call that is on fails now."""
+        if not self.dead.done():
+            self.dead.set_result(None)
+        self.factory.living.discard(self)
+
+    async def _alive(self, call: str, subject: object) -> object:
+        if hook := self.factory.hooks.get(call):
+            await hook(self, subject)
+        seconds = self.factory.seconds if call == "generate" else 0.0
+        work = asyncio.ensure_future(asyncio.Event().wait() if self.hung else asyncio.sleep(seconds))
+        try:
+            await asyncio.wait((work, self.dead), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            work.cancel()
+        if self.dead.done():
+            raise ActorDiedError(f"{self.name}: the process behind it died (scripted)")
+        return subject
+
+
+@dataclass(eq=False)
+class ScriptedFactory:
+    """Starts scripted workers, `free` at a time; keeps what they saw."""
+
+    seconds: float = 0.0
+    free: int = 1000
+    start_s: float = 0.0
+    hooks: dict[str, Hook] = field(default_factory=dict)
+    start_failures: list[Exception] = field(default_factory=list)
+    living: set[ScriptedWorker] = field(default_factory=set)
+    started: list[ScriptedWorker] = field(default_factory=list)
+    requests: list[tuple[int, RolloutRequest]] = field(default_factory=list)
+    published: list[tuple[int, int]] = field(default_factory=list)
+    #: Places whose workers' nodes the cluster misses.
+    lost_nodes: set[int] = field(default_factory=set)
+
+    async def start_worker(self, index: int) -> ScriptedWorker:
+        await asyncio.sleep(self.start_s)
+        if self.start_failures:
+            raise self.start_failures.pop(0)
+        worker = ScriptedWorker(index, self)
+        self.living.add(worker)
+        self.started.append(worker)
+        return worker
+
+    async def room(self) -> int:
+        return self.free - len(self.living)
+
+    async def fetch(self, body: Body) -> RolloutGroup:
+        assert isinstance(body, RolloutGroup)
+        return body
+
+    def store(self, group: RolloutGroup) -> Body:
+        return group

@@ -1,0 +1,94 @@
+"""Places in a cluster, the wait for one where it is full, and workers whose nodes go."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+import ray
+from faulty_run import until
+from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.interfaces import ActorProcess
+from actors.ray.placement_groups import reserve, room_for
+from actors.rollout.handle import RayRolloutWorker
+from maspo_dist.errors import ActorDiedError
+from maspo_dist.planning.placement import Bundle
+
+#: Ray's own sockets and processes, in a process that joins a cluster again; they are closed when collected.
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.usefixtures("joined")]
+
+
+def processes(count: int, cpus: float) -> list[Bundle]:
+    return [Bundle(role="rollout", count=count, cpus=cpus, gpus=0, memory_bytes=0, what="")]
+
+
+async def test_a_place_is_given_as_soon_as_there_is_room() -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+    first = await reserve(processes(2, cpus=1), 10, told.put_nowait)
+    second = asyncio.ensure_future(reserve(processes(1, cpus=2), 30, told.put_nowait))
+    assert await told.get() == "a place for 1 processes; free now: 0 CPU, 0 GPU"
+    ray.util.remove_placement_group(first)
+    assert (await second).bundle_specs == [{"CPU": 2.0}]
+
+
+async def test_room_is_counted_by_node(ray_cluster: Cluster) -> None:
+    """Two of the three cores that are free lie together; it takes Ray a moment to know of all."""
+    node = ray_cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    try:
+        async with asyncio.timeout(60):
+            await until(lambda: [room_for(*processes(1, cpus)) for cpus in (1, 1.5, 2, 3)] == [3, 1, 1, 0])
+    finally:
+        ray_cluster.remove_node(node)
+
+
+async def test_many_who_wait_for_a_place_leave_the_threads_to_others() -> None:
+    waiting = [asyncio.ensure_future(reserve(processes(1, cpus=100), 3, None)) for _ in range(200)]
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(2):
+        for _ in range(10):
+            await asyncio.to_thread(lambda: None)
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {repr(error) for error in ended} == {
+        "PlacementError('1 processes found no room within 3 s (free now: 2 CPU, 0 GPU): "
+        "the cluster is busy with other jobs, or a node is gone')"
+    }
+    assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
+
+
+class Somewhere:
+    """As much of a rollout actor as tells where it is."""
+
+    def start(self) -> ActorProcess:
+        return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
+
+    def ping(self) -> None:
+        pass
+
+
+async def started_on(node_id: str) -> tuple[RayRolloutWorker, ActorProcess]:
+    place = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    handle: Any = ray.remote(Somewhere).options(num_cpus=0, scheduling_strategy=place).remote()
+    worker = RayRolloutWorker("rollout worker 0", handle, release=lambda: None)
+    return worker, await worker.start()
+
+
+async def test_a_worker_that_was_killed_is_not_taken_for_one_whose_node_is_gone(ray_cluster: Cluster) -> None:
+    worker, process = await started_on(ray_cluster.head_node.node_id)
+    os.kill(process.pid, 9)
+    with pytest.raises(ActorDiedError):
+        await worker.ping()
+    assert not await worker.is_gone_with_its_node()
+
+
+async def test_a_worker_is_known_to_be_gone_with_its_node(ray_cluster: Cluster) -> None:
+    node = ray_cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    worker, _ = await started_on(node.node_id)
+    assert not await worker.is_gone_with_its_node()
+    ray_cluster.remove_node(node)
+    async with asyncio.timeout(60):
+        while not await worker.is_gone_with_its_node():  # noqa: ASYNC110 (the cluster tells nobody)
+            await asyncio.sleep(0.2)

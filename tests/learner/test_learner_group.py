@@ -1,0 +1,59 @@
+"""One call on all ranks: whose failure it is that ends it."""
+
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+from ray.exceptions import ActorDiedError as RayActorDiedError
+
+from actors.learner import group as learner_group
+from actors.learner.group import by_rank
+from maspo_dist.errors import ActorDiedError, DeadlineError, WeightSyncError
+
+PEER_CLOSED = RuntimeError("Connection closed by peer")
+
+
+async def fails(error: Exception, after_s: float = 0) -> None:
+    await asyncio.sleep(after_s)
+    raise error
+
+
+async def is_stuck() -> None:
+    await asyncio.Event().wait()
+
+
+async def answers(value: int) -> int:
+    return value
+
+
+@pytest.fixture(autouse=True)
+def short_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner_group, "_NOTICE_S", 0.2)
+
+
+async def test_results_come_by_rank() -> None:
+    assert await by_rank([answers(7), answers(8)], "probe", 1) == [7, 8]
+
+
+async def test_of_a_lost_rank_and_peers_that_failed_with_it_the_lost_one_is_named() -> None:
+    calls = [fails(PEER_CLOSED), fails(PEER_CLOSED, 0.02), is_stuck(), fails(RayActorDiedError(), 0.05)]
+    with pytest.raises(ActorDiedError, match=r"^learner rank 3: update"):
+        await by_rank(calls, "update", 10)
+
+
+async def test_a_failure_that_no_death_explains_is_raised_as_it_was() -> None:
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        await by_rank([is_stuck(), fails(PEER_CLOSED)], "update", 10)
+
+
+@pytest.mark.parametrize("error", [WeightSyncError("raised on purpose"), OSError("disk full")], ids=repr)
+async def test_what_no_death_can_cause_is_not_held_up(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner_group, "_NOTICE_S", 3600)
+    with pytest.raises(type(error)):
+        await asyncio.wait_for(by_rank([fails(error), is_stuck()], "save", 10), 5)
+
+
+async def test_every_silent_rank_is_named() -> None:
+    calls: list[Awaitable[object]] = [is_stuck(), answers(1), is_stuck()]
+    with pytest.raises(DeadlineError, match=r"^learner rank 0, 2: update: no answer within 0.05 s"):
+        await by_rank(calls, "update", 0.05)

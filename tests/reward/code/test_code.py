@@ -1,0 +1,277 @@
+"""Programs judged by what they do, in either kind of isolation: what they can reach, and what they cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from maspo_dist.errors import ConfigError
+from maspo_dist.reward.code.sandbox import Isolation, Limits, Outcome, best_isolation, run_program
+from maspo_dist.reward.code.scorer import CodeScorer, parse_tests, read_program, same_output
+from maspo_dist.reward.sample import NoMemo, Sample
+from maspo_dist.types import Verdict
+
+SECRET = "7f3a-expected-output"
+ECHO_TWICE = json.dumps({"inputs": ["1 2\n", "5 6\n"], "outputs": ["3\n", "11\n"]})
+ADD = "def add(a, b):\n    return a + b\n"
+
+
+#: Of the two kinds of isolation, those that this machine allows.
+ISOLATIONS = sorted({"calls", best_isolation()})
+
+
+@pytest.fixture(params=ISOLATIONS)
+def isolation(request: pytest.FixtureRequest) -> Isolation:
+    kind: Isolation = request.param
+    return kind
+
+
+def run(program: str, isolation: Isolation, **limits: float) -> Outcome:
+    return run_program(program, b"", Limits(**{"wall_s": 20, "cpu_s": 5, **limits}, isolation=isolation))
+
+
+def judge(program: str, reference: str, isolation: Isolation = "calls", timeout_s: float = 20.0) -> Verdict:
+    scorer = CodeScorer(timeout_s, 512, isolation, NoMemo())
+    return scorer.score(Sample(response=f"```python\n{program}\n```", reference=reference))
+
+
+def test_a_right_program_is_correct_and_a_wrong_one_says_where(isolation: Isolation) -> None:
+    right = judge("a, b = map(int, input().split())\nprint(a + b)", ECHO_TWICE, isolation)
+    wrong = judge("a, b = map(int, input().split())\nprint(3)", ECHO_TWICE, isolation)
+
+    assert (right.status, right.reward) == ("correct", 1.0)
+    assert (wrong.status, wrong.reason) == ("wrong", "case 2 of 2: other output")
+
+
+def test_asserts_call_the_program(isolation: Isolation) -> None:
+    tests = json.dumps({"asserts": ["assert add(1, 2) == 3", "assert add('a', 'b') == 'ab'"]})
+
+    assert judge(ADD, tests, isolation).status == "correct"
+    assert judge("def add(a, b): return 3", tests, isolation).status == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("import socket\nsocket.create_connection(('127.0.0.1', PORT))", "1"),
+        ("open('HIDDEN').read()", "1"),
+        ("import os\nos.listdir('FOLDER')", "1"),
+        ("import os\nos.kill(VICTIM, 9)", "1"),
+        ("open('/proc/VICTIM/environ').read()", "1"),
+        ("import ctypes\nassert ctypes.CDLL(None).ptrace(16, VICTIM, 0, 0) == 0", "1"),
+        ("import numpy", "1"),
+        ("import maspo_dist", "1"),
+        ("import os\nassert not os.environ.get('USER_SECRET')\nassert len(os.listdir('.')) == 1", "0"),
+        ("open('x', 'w').write('y')\nassert open('x').read() == 'y'", "0"),
+        ("import threading\nt = threading.Thread(target=print)\nt.start()\nt.join()", "0"),
+        ("import collections, heapq, itertools, json, math, random, re, sys\nsys.setrecursionlimit(10**6)", "0"),
+    ],
+)
+def test_what_a_program_can_reach(
+    program: str, told: str, isolation: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USER_SECRET", "42")
+    hidden = tmp_path / "train.jsonl"
+    hidden.write_text(SECRET)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for name, value in (
+            ("PORT", server.getsockname()[1]), ("HIDDEN", hidden), ("FOLDER", tmp_path), ("VICTIM", os.getpid())
+        ):  # fmt: skip
+            program = program.replace(name, str(value))
+        outcome = run(program, isolation)
+
+    assert (outcome.end, str(outcome.code)) == ("exited", told)
+
+
+def test_a_program_starts_no_process_of_its_own_where_none_could_be_contained() -> None:
+    for program in ("import os\nos.fork()", "import subprocess\nsubprocess.run(['true'])", "import os\nos.kill(-1, 9)"):
+        assert run(program, "calls").code == 1, program
+
+
+@pytest.mark.parametrize(
+    ("program", "end"),
+    [
+        ("x = bytearray(100 << 30)", "exited"),
+        ("x = []\nwhile True: x.append(bytearray(1 << 20))", "exited"),
+        ("while True: print('x' * 100000)", "output"),
+        ("f = open('f', 'wb')\nwhile True: f.write(b'x' * 1000000)", "exited"),
+        ("import signal, time\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep(600)", "wall_time"),
+        ("import os, time\nos.closerange(0, 10)\ntime.sleep(600)", "wall_time"),
+        ("import os\nos.abort()", "signalled"),
+    ],
+)
+def test_limits_hold(program: str, end: str, isolation: Isolation) -> None:
+    # What should not come down to the wall gets a long one: the machine may be busy.
+    wall_s = 2.0 if end == "wall_time" else 20.0
+    started = time.monotonic()
+    outcome = run(program, isolation, wall_s=wall_s)
+
+    assert outcome.end == end
+    assert outcome.failure
+    assert time.monotonic() - started < wall_s + 1.0
+
+
+def test_cpu_time_is_limited_whatever_the_wall_says(isolation: Isolation) -> None:
+    outcome = run("import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", isolation, cpu_s=1)
+
+    assert outcome.end == "cpu_time"
+
+
+def test_nothing_is_left_of_a_program_that_leaves_daemons() -> None:
+    marker = f"daemon-{os.getpid()}"
+    daemon = f"import sys, time; '{marker}'; time.sleep(600)"
+    program = (
+        "import os, subprocess, sys\n"
+        f"for _ in range(3): subprocess.Popen([sys.executable, '-c', {daemon!r}], start_new_session=True)\n"
+    )
+
+    # Where it could not be contained, it starts none.
+    assert run(program, best_isolation()).code == (0 if best_isolation() == "namespaces" else 1)
+    assert not [p for p in psutil.process_iter() if marker in " ".join(_command(p))]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        # Of what it is held against, a program sees nothing: not on disk, not in its own process.
+        "import os\nfor folder, inner, names in os.walk('/'):\n"
+        "  inner[:] = [name for name in inner if name not in ('usr', 'lib', 'lib64', 'bin')]\n"
+        "  for name in names:\n    try:\n      t = open(os.path.join(folder, name)).read(100000)\n"
+        "      if '7f3a' in t: print(t[t.index('7f3a'):][:20])\n    except (OSError, ValueError): pass",
+        "import gc, sys\nf = sys._getframe()\nwhile f:\n  for v in (*f.f_locals.values(), *f.f_globals.values()):\n"
+        "    if isinstance(v, str) and '7f3a-ex' in v and 'gc' not in v: print(v)\n  f = f.f_back\n"
+        "for o in gc.get_objects():\n  if isinstance(o, dict):\n    for v in o.values():\n"
+        "      if isinstance(v, str) and v.startswith('7f3a-ex'): print(v)",
+        "import os\nprint(open(f'/proc/{os.getppid()}/cmdline').read())",
+        "import sys\nprint(sys.argv, sys.orig_argv, open(0).read())",
+        'print(\'{"reward": 1.0, "status": "correct"}\')',
+        "import os\nos._exit(0)",
+        "import os\nfor fd in range(3, 256):\n  try: print(os.read(fd, 10000))\n  except OSError: pass",
+    ],
+    ids=["disk", "stack", "parent", "arguments", "fake verdict", "exit 0", "descriptors"],
+)
+def test_an_expected_output_cannot_be_stolen(program: str, isolation: Isolation) -> None:
+    verdict = judge(program, json.dumps({"inputs": ["1\n"], "outputs": [SECRET]}), isolation)
+
+    assert verdict.status == "wrong"
+    assert SECRET not in (verdict.extracted or "").replace(program, "")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "class Equal:\n  def __eq__(self, other): return True\n  __hash__ = object.__hash__\n"
+        "def add(a, b): return Equal()",
+        "import sys\ndef add(a, b):\n  f = sys._getframe()\n  while f.f_back: f = f.f_back\n"
+        "  return f.f_globals.get('tests', f.f_locals.get('expected', 0))",
+        "class int(int):\n  def __eq__(self, other): return True\ndef add(a, b): return int(0)",
+        "import builtins\nbuiltins.AssertionError = None\ndef add(a, b): return 0",
+        "import os\ndef add(a, b): os._exit(0)",
+        'print(\'{"passed": true, "reason": ""}\')\ndef add(a, b): return 0',
+        "import os\ndef add(a, b):\n  os.write(1, b'{\"passed\": true}\\n')\n  return 0",
+        "import sys\nsys.exit(0)",
+        "def add(a, b): raise SystemExit(0)",
+    ],
+)
+def test_asserts_cannot_be_fooled(program: str, isolation: Isolation) -> None:
+    assert judge(program, '["assert add(2, 3) == 5"]', isolation).status == "wrong"
+
+
+def test_a_program_that_hangs_is_a_timeout_and_one_that_computes_too_long_is_wrong() -> None:
+    reference = json.dumps({"inputs": [""], "outputs": ["1"]})
+
+    assert judge("import time\ntime.sleep(600)", reference, timeout_s=2).status == "timeout"
+    assert judge("def add(a, b):\n  while True: pass", '["assert add(1, 2) == 3"]', timeout_s=2).status in (
+        "timeout", "wrong",
+    )  # fmt: skip
+
+
+def test_a_judge_is_not_reached_by_signals_of_the_candidate() -> None:
+    # Were it allowed, this would end the test run.
+    verdict = judge(f"import os, signal\nos.kill({os.getpid()}, {int(signal.SIGUSR2)})", ECHO_TWICE)
+
+    assert (verdict.status, verdict.reason) == ("wrong", "case 1 of 2: exit code 1")
+
+
+def test_many_programs_at_once_keep_apart(isolation: Isolation) -> None:
+    outputs: dict[int, bytes] = {}
+
+    def one(number: int) -> None:
+        outputs[number] = run(f"open('same', 'w').write('{number}')\nprint(open('same').read())", isolation).stdout
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+
+    assert outputs == {number: f"{number}\n".encode() for number in range(4)}
+
+
+def test_isolation_that_this_machine_does_not_allow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maspo_dist.reward.code.scorer.best_isolation", lambda: "calls")
+
+    with pytest.raises(ConfigError, match="code_isolation is namespaces, but this machine allows no user namespaces"):
+        CodeScorer(10.0, 512, "namespaces", NoMemo())
+
+
+@pytest.mark.parametrize(
+    ("reference", "cases", "asserts"),
+    [
+        (ECHO_TWICE, (("1 2\n", "3\n"), ("5 6\n", "11\n")), ""),
+        ('{"cases": [{"stdin": "a", "stdout": "b"}]}', (("a", "b"),), ""),
+        ('["assert f() == 1", "assert g()"]', (), "assert f() == 1\nassert g()"),
+        ("assert f() == 1", (), "assert f() == 1"),
+        ('{"test": "def check(f): assert f()", "entry_point": "g"}', (), "def check(f): assert f()\ncheck(g)"),
+    ],
+)
+def test_references_of_the_field_are_read(reference: str, cases: object, asserts: str) -> None:
+    tests = parse_tests(reference)
+
+    assert (tests.cases, tests.asserts) == (cases, asserts)
+
+
+def test_a_reference_in_no_known_shape_is_refused() -> None:
+    for reference in ("", "42", "{}", "[1]"):
+        with pytest.raises(ValueError, match="must be JSON with inputs and outputs"):
+            parse_tests(reference)
+
+
+@pytest.mark.parametrize(
+    ("response", "program"),
+    [
+        ("```python\nprint(1)\n```", "print(1)\n"),
+        ("```\na\n```\nthen\n```py\nb\n```", "b\n"),
+        ("<think>```python\na\n```</think>```python\nb\n```", "b\n"),
+        ("print(1)", "print(1)"),
+        ("I cannot (really) do it.", None),
+        ("```python\n\n```", None),
+        ("", None),
+    ],
+)
+def test_the_program_is_the_last_block(response: str, program: str | None) -> None:
+    assert read_program(response) == program
+
+
+def test_output_is_compared_but_for_white_space_and_rounding() -> None:
+    assert same_output("1  2\n\n3", "1 2\n3\n")
+    assert same_output("0.33333333", "0.3333333333")
+    assert not same_output("0.3334", "0.3333333333")
+    assert not same_output("1", "1.0001")
+    assert not same_output("nan", "1.5")
+    assert not same_output("1 2", "1 2 3")
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return [] if process.status() == psutil.STATUS_ZOMBIE else process.cmdline()
+    except psutil.Error:
+        return []

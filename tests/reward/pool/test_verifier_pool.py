@@ -1,0 +1,299 @@
+"""The pool: deadlines, deaths, order, back-pressure, memory, and who hears of what."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from maspo_dist.errors import VerifierError
+from maspo_dist.reward import Sample, VerifierConfig, VerifierPool
+from maspo_dist.types import Verdict
+
+HERE = Path(__file__).parent
+RIGHT = ("\\boxed{\\frac{x+2}{7}}", "\\frac{x}{7}+\\frac{2}{7}")
+
+
+def custom(function: str, **settings: object) -> VerifierConfig:
+    return VerifierConfig.model_validate(
+        {"default": f"python:doubles.sample_rewards:{function}", "workers": 1, "memory_mb": 512, **settings}
+    )
+
+
+@pytest.fixture(scope="module")
+def math_pool() -> Iterator[VerifierPool]:
+    with VerifierPool(VerifierConfig(workers=2, timeout_s=20)) as pool:
+        yield pool
+
+
+def test_verdicts_come_in_the_order_of_the_pairs(math_pool: VerifierPool) -> None:
+    pairs = [(f"\\boxed{{{number}}}", str(number % 7)) for number in range(200)]
+
+    verdicts = math_pool.verify_many(pairs)
+
+    assert [verdict.status == "correct" for verdict in verdicts] == [number < 7 for number in range(200)]
+
+
+def test_slow_and_fast_answers_in_one_batch_are_all_scored(math_pool: VerifierPool) -> None:
+    pairs = [(f"\\boxed{{{n}x + {n} - x}}", f"{n - 1}x + {n}") if n % 2 else RIGHT for n in range(1, 80)]
+
+    assert {verdict.status for verdict in math_pool.verify_many(pairs)} == {"correct"}
+
+
+def test_an_answer_seen_before_is_not_judged_again(math_pool: VerifierPool) -> None:
+    pair = ("\\boxed{\\sin^2 y + \\cos^2 y + z}", "z + 1")
+
+    first, second = math_pool.verify_many([pair])[0], math_pool.verify_many([pair])[0]
+
+    assert (first.status, second) == ("correct", first)
+
+
+async def test_it_serves_coroutines(math_pool: VerifierPool) -> None:
+    samples = [Sample(response=f"\\boxed{{{n}}}", reference="3") for n in range(50)]
+
+    verdicts = await asyncio.gather(*map(math_pool.verify, samples))
+
+    assert [verdict.reward for verdict in verdicts] == [float(n == 3) for n in range(50)]
+
+
+def test_it_serves_threads_and_coroutines_at_once(math_pool: VerifierPool) -> None:
+    found: list[Verdict] = []
+    threads = [threading.Thread(target=lambda: found.extend(math_pool.verify_many([RIGHT] * 5))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+
+    async def from_a_loop() -> Verdict:
+        return await math_pool.verify(Sample(response="\\boxed{3}", reference="3"))
+
+    found.append(asyncio.run(from_a_loop()))
+    for thread in threads:
+        thread.join()
+
+    assert [verdict.status for verdict in found] == ["correct"] * 21
+
+
+def test_a_full_queue_holds_threads_back_until_there_is_room() -> None:
+    with VerifierPool(custom("hostile", queue_size=1, timeout_s=2)) as pool:
+        pool.verify_many([Sample(response="warm", reference="")])
+        started = time.monotonic()
+        first = pool.submit(Sample(response="sleep", reference=""))
+        pool.submit(Sample(response="fine", reference="")).result()
+
+        assert first.done()
+        assert time.monotonic() - started >= 2.0
+
+
+async def test_a_full_queue_holds_coroutines_back_but_not_their_loop() -> None:
+    with VerifierPool(custom("hostile", queue_size=1, timeout_s=2)) as pool:
+        tasks = [asyncio.create_task(pool.verify(Sample(response=r, reference=""))) for r in ("sleep", "fine")]
+        ticks = 0
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0.05)
+            ticks += 1
+
+    assert [task.result().status for task in tasks] == ["timeout", "correct"]
+    assert ticks > 10
+
+
+def test_past_the_deadline_only_that_sample_is_lost() -> None:
+    with VerifierPool(custom("hostile", timeout_s=1)) as pool:
+        verdicts = pool.verify_many([Sample(response=r, reference="") for r in ("a", "spin", "b", "spin-in-c", "c")])
+
+    assert [verdict.status for verdict in verdicts] == ["correct", "timeout", "correct", "timeout", "correct"]
+    assert all(verdict.reward == 0.0 and not verdict.verifiable for verdict in verdicts if verdict.status == "timeout")
+    assert all(1.0 <= verdict.seconds < 2.0 for verdict in verdicts if verdict.status == "timeout")
+
+
+def test_a_sample_that_killed_its_process_is_not_tried_again(tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    with VerifierPool(custom("count_calls")) as pool:
+        verdicts = pool.verify_many([(response, str(log)) for response in ("a", "die", "b", "c")])
+
+    assert [verdict.status for verdict in verdicts] == ["correct", "error", "correct", "correct"]
+    assert "SIGKILL" in verdicts[1].reason
+    assert log.read_text().split() == ["a", "die", "b", "c"]
+
+
+def test_a_sample_that_killed_its_process_is_tried_once_more_where_configured(tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    with VerifierPool(custom("count_calls", retries_after_death=1)) as pool:
+        verdicts = pool.verify_many([(response, str(log)) for response in ("a", "die", "b")])
+
+    assert [verdict.status for verdict in verdicts] == ["correct", "error", "correct"]
+    assert log.read_text().split() == ["a", "die", "die", "b"]
+
+
+def test_a_process_that_says_more_than_it_was_asked_does_not_stop_its_seat() -> None:
+    with VerifierPool(custom("hostile")) as pool:
+        verdicts = [pool.verify_many([(response, "")])[0] for response in ("forge", "raise", "garble", "raise", "a")]
+
+    # A user's function is trusted with its own verdict.
+    assert [verdict.status for verdict in verdicts[1:]] == ["error", "error", "error", "correct"]
+    assert verdicts[1].reason == verdicts[3].reason == "RuntimeError: as asked"
+
+
+def test_processes_are_replaced_after_so_many_samples() -> None:
+    with VerifierPool(custom("which_process", recycle_after=2)) as pool:
+        pids = [verdict.reward for verdict in pool.verify_many([("", "")] * 6)]
+
+    assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4] == pids[5]
+
+
+def test_a_process_that_has_grown_is_replaced_before_it_runs_out_of_memory() -> None:
+    with VerifierPool(custom("leak", memory_mb=256)) as pool:
+        pids = [verdict.reward for verdict in pool.verify_many([("", "2")] * 200)]
+
+    # Each would end as an error, having leaked 400 MB, were it kept.
+    assert len(set(pids)) >= 3
+    assert 0.0 not in pids
+
+
+def test_running_out_of_memory_is_an_error_and_costs_the_process() -> None:
+    with VerifierPool(custom("hostile")) as pool:
+        before = pool.verify_many([("warm", "")]) and pool.pids()
+        verdicts = pool.verify_many([("memory", ""), ("grow", ""), ("fine", "")])
+
+        assert pool.pids() != before
+    assert [verdict.status for verdict in verdicts] == ["error", "error", "correct"]
+    assert verdicts[0].reason == "out of memory"
+
+
+def test_a_close_wakes_everyone_who_waits() -> None:
+    pool = VerifierPool(custom("hostile", timeout_s=600))
+    future = pool.submit(Sample(response="sleep", reference=""))
+    pool.close()
+
+    with pytest.raises(VerifierError, match="closed"):
+        future.result(timeout=10)
+    with pytest.raises(VerifierError, match="closed"):
+        pool.verify_many([("a", "b")])
+    pool.close()
+
+
+def test_a_close_is_quick_however_many_wait_for_work() -> None:
+    pool = VerifierPool(custom("length_reward", workers=4))
+    pool.verify_many([("a", "1")] * 8)
+    started = time.monotonic()
+    pool.close()
+
+    # A thread that missed its end would be waited for for ten seconds.
+    assert time.monotonic() - started < 8
+
+
+def test_no_process_outlives_a_close() -> None:
+    pool = VerifierPool(custom("hostile", timeout_s=600))
+    marker = f"marker-{os.getpid()}"
+    pool.submit(Sample(response="children", reference=marker))
+    within(20, lambda: len(processes_with(marker)) == 4)
+    pids = pool.pids()
+    pool.close()
+
+    within(5, lambda: not processes_with(marker))
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_no_process_outlives_an_owner_that_is_killed() -> None:
+    code = (
+        "from maspo_dist.reward import *\n"
+        "import time\n"
+        "pool = VerifierPool(VerifierConfig(default='python:doubles.sample_rewards:hostile', timeout_s=600))\n"
+        "pool.verify_many([('warm', ''), ('warm', '')])\n"
+        "futures = [pool.submit(Sample(response=r, reference='')) for r in ('spin-in-c', 'ignore-signals')]\n"
+        "while len(pool.pids()) < 2: time.sleep(0.05)\n"
+        "print(*pool.pids(), flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(HERE)}
+    )
+    with owner:
+        assert owner.stdout is not None
+        pids = [int(pid) for pid in owner.stdout.readline().split()]
+        owner.send_signal(signal.SIGKILL)
+
+    assert len(pids) == 2
+    within(5, lambda: not any(psutil.pid_exists(pid) for pid in pids))
+
+
+def test_too_many_unverifiable_samples_stop_the_run_and_name_the_verifier() -> None:
+    with VerifierPool(custom("hostile", unverifiable_window=4, max_unverifiable_share=0.5)) as pool:
+        pool.verify_many([(response, "") for response in ("raise", "a", "raise", "raise")])
+
+        with pytest.raises(
+            VerifierError, match=r"'python:doubles.sample_rewards:hostile' left 75% of its last 4 samples"
+        ):
+            pool.submit(Sample(response="a", reference=""))
+
+
+def test_a_window_that_is_not_full_stops_nothing() -> None:
+    with VerifierPool(custom("hostile", unverifiable_window=4, max_unverifiable_share=0.5)) as pool:
+        pool.verify_many([("raise", "")] * 3)
+
+        assert pool.submit(Sample(response="a", reference="")).result().status == "correct"
+
+
+@pytest.mark.parametrize(
+    ("default", "sentence"),
+    [
+        ("python:no_such_module:score", "must be importable where the job runs"),
+        ("python:doubles.sample_rewards:no_such_function", "has no function no_such_function"),
+        ("python:doubles.sample_rewards:one_argument", r"must take \(response, reference, source\)"),
+    ],
+)
+def test_a_verifier_that_cannot_start_fails_the_first_verdict_in_one_sentence(default: str, sentence: str) -> None:
+    with VerifierPool(VerifierConfig(default=default, workers=1)) as pool, pytest.raises(VerifierError, match=sentence):
+        pool.verify_many([("a", "b")])
+
+
+def test_functions_may_be_sync_or_async_and_must_return_a_reward() -> None:
+    rewards = {"sync": "length_reward", "async": "async_reward", "bad": "not_a_number"}
+    config = VerifierConfig(verifiers={k: f"python:doubles.sample_rewards:{v}" for k, v in rewards.items()}, workers=1)
+    with VerifierPool(config) as pool:
+        sync, slow, bad = pool.verify_many(
+            [
+                Sample(response="abc", reference="3", source="sync"),
+                Sample(response="abc", reference="abc", source="async"),
+                Sample(response="abc", reference="abc", source="bad"),
+            ]
+        )
+
+    assert (sync.reward, sync.status) == (1.0, "correct")
+    assert (slow.reward, slow.status) == (0.25, "wrong")
+    assert (bad.status, "nan" in bad.reason) == ("error", True)
+
+
+def test_parts_of_a_weighted_reward_are_told_apart() -> None:
+    config = VerifierConfig(default="0.9*math + 0.1*format", workers=1)
+    with VerifierPool(config) as pool:
+        (verdict,) = pool.verify_many([("\\boxed{5}", "4")])
+
+    assert verdict.components == (("math", 0.0), ("format", 1.0))
+    assert (verdict.reward, verdict.status) == (pytest.approx(0.1), "wrong")
+
+
+def processes_with(marker: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if marker in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def within(limit_s: float, condition: object) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.05)

@@ -1,0 +1,96 @@
+"""A worker serves only what it has proven to hold."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from doubles.loop import FakeEngine, ParityScorer, make_prompt, make_snapshot
+
+from actors.interfaces import ProbeSequence
+from actors.rollout.worker import RolloutWorker
+from maspo_dist.errors import WeightSyncError
+from maspo_dist.types import RolloutRequest, Sampling
+
+PROBES = [ProbeSequence(token_ids=np.arange(5, dtype=np.int32))]
+
+
+def make_worker(engine: FakeEngine) -> RolloutWorker:
+    return RolloutWorker("rollout worker 0", engine, ParityScorer(), max_logprob_gap=1e-3)
+
+
+def request(seed: int = 10) -> RolloutRequest:
+    sampling = Sampling(temperature=1.0, max_response_tokens=8)
+    return RolloutRequest(group_id=7, attempt=0, prompt=make_prompt(1), num_samples=3, sampling=sampling, seed=seed)
+
+
+def expected(weight: float) -> list[np.ndarray]:
+    return [np.full(4, -weight, np.float32)]
+
+
+async def publish(worker: RolloutWorker, version: int, weight: float) -> float:
+    snapshot, buckets = make_snapshot(version, weight)
+    return (await worker.publish(snapshot, buckets, PROBES, expected(weight))).max_logprob_gap
+
+
+async def test_a_group_carries_its_responses_verdicts_and_versions() -> None:
+    worker = make_worker(FakeEngine())
+    await publish(worker, 3, 0.25)
+    report, group = await worker.generate(request())
+    assert [rollout.text for rollout in group.rollouts] == ["10", "11", "12"]
+    assert [verdict.reward for verdict in report.verdicts] == [1.0, 0.0, 1.0]
+    assert report.response_tokens.tolist() == [rollout.response_ids.size for rollout in group.rollouts]
+    assert report.version_tokens == ((3, int(report.response_tokens.sum())),)
+    assert report.oldest_version.tolist() == [3, 3, 3]
+
+
+async def test_nothing_is_served_before_the_first_proof() -> None:
+    worker = make_worker(FakeEngine())
+    serving = asyncio.create_task(worker.generate(request()))
+    await asyncio.sleep(0.01)
+    assert not serving.done()
+    await publish(worker, 0, 0.5)
+    report, _ = await serving
+    assert report.group_id == 7
+
+
+async def test_an_engine_that_kept_old_weights_is_refused_and_serves_nothing() -> None:
+    engine = FakeEngine()
+    worker = make_worker(engine)
+    await publish(worker, 0, 0.5)
+    engine.stale = True
+    with pytest.raises(WeightSyncError, match=r"rollout worker 0 does not hold policy version 1: .* by 0\.25") as error:
+        await publish(worker, 1, 0.75)
+    assert "a layer below it kept old weights" in str(error.value)
+    serving = asyncio.create_task(worker.generate(request()))
+    await asyncio.sleep(0.01)
+    assert not serving.done()
+    engine.stale = False
+    await publish(worker, 1, 0.75)
+    await serving
+
+
+async def test_a_stale_lm_head_is_named() -> None:
+    engine = FakeEngine()
+    worker = make_worker(engine)
+    await publish(worker, 0, 0.5)
+    engine.stale, engine.head_gap = True, 0.3
+    with pytest.raises(WeightSyncError, match=r"stale copy of lm_head\.weight \(logits off by 30\.0%\)"):
+        await publish(worker, 1, 0.75)
+
+
+async def test_bytes_that_changed_on_the_way_are_noticed_before_they_are_loaded() -> None:
+    engine = FakeEngine()
+    worker = make_worker(engine)
+    snapshot, buckets = make_snapshot(0, 0.5)
+    damaged = buckets[0][0].copy()
+    damaged[17] ^= 1
+    with pytest.raises(WeightSyncError, match="received other bytes than were exported"):
+        await worker.publish(snapshot, [[damaged]], PROBES, expected(0.5))
+    assert engine.version == -1
+
+
+async def test_stopping_ends_the_engine() -> None:
+    engine = FakeEngine()
+    worker = make_worker(engine)
+    worker.stop()
+    assert engine.closed

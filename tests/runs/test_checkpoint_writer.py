@@ -1,0 +1,150 @@
+"""Saving goes on beside training; a failed one is told and costs nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from maspo_dist.runs.checkpoint import CheckpointStore, FinishedGroup, RunState, StreamState, read_config_yaml
+from maspo_dist.runs.checkpoint_writer import CheckpointWriter
+from maspo_dist.config import CheckpointConfig
+from maspo_dist.data.cursor import CursorState
+from maspo_dist.runs.manifest import damage_of
+
+
+def state(step: int) -> RunState:
+    cursor = CursorState(seed=0, epoch=0, position=0, data_digest="")
+    return RunState(step=step, policy_version=step, stream=StreamState(next_group=0, cursor=cursor))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def write_learners(folder: Path) -> None:
+    def write() -> None:
+        folder.mkdir()
+        (folder / "weights.bin").write_bytes(b"weights")
+
+    await asyncio.to_thread(write)
+
+
+class HeldStore(CheckpointStore):
+    """Commits when it is let."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.go = threading.Event()
+        self.commits = 0
+
+    def commit(
+        self,
+        part: Path,
+        state: RunState,
+        finished: Sequence[FinishedGroup],
+        keep: int,
+        config_yaml: str | None = None,
+    ) -> Path:
+        assert self.go.wait(30)
+        self.commits += 1
+        return super().commit(part, state, finished, keep, config_yaml)
+
+
+class Failures:
+    def __init__(self) -> None:
+        self.told: list[tuple[int, str]] = []
+
+    def __call__(self, step: int, message: str) -> None:
+        self.told.append((step, message))
+
+
+def make_writer(store: CheckpointStore, failures: Failures, **settings: object) -> CheckpointWriter:
+    return CheckpointWriter(store, CheckpointConfig(every=1, **settings), "run: {}\n", failures)  # type: ignore[arg-type]
+
+
+async def test_training_goes_on_while_a_checkpoint_is_completed(tmp_path: Path) -> None:
+    store, failures = HeldStore(tmp_path), Failures()
+    writer = make_writer(store, failures)
+    await writer.save(state(1), (), write_learners)
+    assert store.steps() == []
+    second = asyncio.create_task(writer.save(state(2), (), write_learners))
+    await asyncio.sleep(0.01)
+    assert not (tmp_path / ".part-000002").exists(), "the second save began before the first was in place"
+    store.go.set()
+    await second
+    await writer.drain()
+    assert store.steps() == [1, 2]
+    assert failures.told == []
+    assert damage_of(store.path(2)) is None
+    assert read_config_yaml(store.path(2)) == "run: {}\n"
+
+
+async def test_a_cancelled_wait_lets_the_checkpoint_finish(tmp_path: Path) -> None:
+    store = HeldStore(tmp_path)
+    writer = make_writer(store, Failures())
+    await writer.save(state(1), (), write_learners)
+    waiting = asyncio.create_task(writer.drain())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    store.go.set()
+    await writer.drain()
+    assert store.steps() == [1]
+
+
+async def full_disk(folder: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_full_disk_is_told_and_leaves_the_older_ones_and_its_room(tmp_path: Path) -> None:
+    store, failures = CheckpointStore(tmp_path), Failures()
+    writer = make_writer(store, failures, keep=1)
+    await writer.save(state(1), (), write_learners)
+    await writer.save(state(2), (), full_disk)
+    assert failures.told == [(2, "[Errno 28] No space left on device")]
+    assert names(tmp_path) == ["step-000001"]
+    await writer.save(state(3), (), write_learners)
+    await writer.drain()
+    assert store.steps() == [3]
+
+
+async def test_a_disk_that_fails_during_completion_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, failures = CheckpointStore(tmp_path), Failures()
+    writer = make_writer(store, failures)
+    await writer.save(state(1), (), write_learners)
+    await writer.drain()
+
+    def fail(part: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("maspo_dist.runs.checkpoint.write_manifest", fail)
+    await writer.save(state(2), (), write_learners)
+    await writer.drain()
+    assert failures.told == [(2, "[Errno 5] Input/output error")]
+    assert names(tmp_path) == ["step-000001"]
+
+
+@pytest.mark.parametrize("scored_first", [True, False])
+async def test_the_best_is_kept_whether_scored_before_or_after_its_save(tmp_path: Path, scored_first: bool) -> None:
+    store = CheckpointStore(tmp_path)
+    writer = make_writer(store, Failures(), keep=1)
+
+    def score(step: int, value: float) -> Callable[[], Awaitable[None]]:
+        return lambda: writer.score(step, {"eval/x/avg@1": value, "reward/mean": 0.0})
+
+    for step, value in ((1, 0.1), (2, 0.9), (3, 0.3), (4, 0.2)):
+        if scored_first:
+            await score(step, value)()
+            await writer.save(state(step), (), write_learners)
+        else:
+            await writer.save(state(step), (), write_learners)
+            await score(step, value)()
+    await writer.score(4, {"reward/mean": 5.0})
+    await writer.drain()
+    assert store.steps() == [2, 4]

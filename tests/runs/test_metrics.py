@@ -1,0 +1,101 @@
+"""Metrics: names and values checked once, then the same numbers everywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from maspo_dist.runs import metrics
+from maspo_dist.config import LoggingConfig, WandbConfig
+from maspo_dist.errors import ConfigError
+from maspo_dist.runs.metrics import MetricFanout, TensorBoardSink, check_metrics, open_metrics, require_sinks
+from maspo_dist.types import Event
+from maspo_dist.runs.folder import RunFolder
+
+
+class FullDisk:
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        raise OSError("no space left on device")
+
+    def close(self) -> None:
+        pass
+
+
+class Memory:
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float | None]]] = []
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        self.rows.append((step, dict(metrics)))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", ["reward", "Reward/mean", "reward/", "/mean", "reward/a b", "reward//mean"])
+def test_a_name_outside_the_form_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="not of the form group/name"):
+        check_metrics({name: 1.0})
+
+
+def test_names_of_this_project_pass() -> None:
+    names = ["eval/aime-24/avg@4", "gate/share_below_0.99", "trust_region/pos/1e-4/token_share", "policy/kl_k3"]
+    assert list(check_metrics(dict.fromkeys(names, 1.0))) == names
+
+
+def test_numpy_numbers_become_plain_and_nan_becomes_null(folder: RunFolder) -> None:
+    fanout = open_metrics(folder, LoggingConfig(tensorboard=False), {})
+    fanout.write(3, {"reward/mean": np.float32(0.5), "learner/grad_norm": math.nan, "ratio/max": math.inf})  # type: ignore[dict-item]
+    fanout.close()
+    assert folder.metrics_path.read_text() == (
+        '{"step": 3, "reward/mean": 0.5, "learner/grad_norm": null, "ratio/max": null}\n'
+    )
+    (event,) = folder.read_events()
+    assert event["kind"] == "metric_not_finite"
+    assert event["message"] == "not finite: learner/grad_norm (nan), ratio/max (inf)"
+    assert event["step"] == 3
+
+
+def test_a_sink_that_cannot_write_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    memory, events = Memory(), list[Event]()
+    MetricFanout([FullDisk(), memory], events.append).write(1, {"reward/mean": 0.5})
+    assert memory.rows == [(1, {"reward/mean": 0.5})]
+    assert "metrics of step 1 not written by FullDisk: no space left on device" in caplog.text
+
+
+def scalars(path: Path, tag: str) -> list[tuple[int, float]]:
+    accumulator = EventAccumulator(str(path))
+    accumulator.Reload()
+    return [(point.step, point.value) for point in accumulator.Scalars(tag)]
+
+
+def test_tensorboard_holds_the_same_numbers(folder: RunFolder) -> None:
+    fanout = open_metrics(folder, LoggingConfig(), {})
+    for step in range(4):
+        fanout.write(step, {"reward/mean": step / 4, "ratio/max": math.nan})
+    fanout.close()
+    assert scalars(folder.tensorboard_path, "reward/mean") == [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75)]
+    assert [row["reward/mean"] for row in folder.read_metrics()] == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_tensorboard_hides_what_a_resumed_run_writes_again(tmp_path: Path) -> None:
+    first = TensorBoardSink(tmp_path)
+    for step in range(4):
+        first.write(step, {"reward/mean": 0.0})
+    first.close()
+    second = TensorBoardSink(tmp_path, first_step=2)
+    second.write(2, {"reward/mean": 1.0})
+    second.close()
+    assert scalars(tmp_path, "reward/mean") == [(0, 0.0), (1, 0.0), (2, 1.0)]
+
+
+def test_wandb_that_is_not_installed_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_wandb", None)
+    require_sinks(LoggingConfig())
+    with pytest.raises(ConfigError, match=r"logging\.wandb is set but wandb is not installed: pip install"):
+        require_sinks(LoggingConfig(wandb=WandbConfig(project="maspo")))

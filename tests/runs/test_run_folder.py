@@ -1,0 +1,213 @@
+"""The run folder: whole lines whatever happens, one writer, and a clean rewind."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maspo_dist.errors import ConfigError, DataError
+from maspo_dist.runs.jsonl import JsonLog, last_row, read_rows
+from maspo_dist.types import Event, LedgerRow, SampleRow
+from maspo_dist.runs.folder import RunFolder
+
+
+def sample(step: int, response: str = "5", reward: float = 1.0) -> SampleRow:
+    return SampleRow(
+        step=step,
+        group_id=step,
+        prompt_id=f"p{step}",
+        source="demo",
+        prompt="2+3=",
+        response=response,
+        reference="5",
+        reward=reward,
+        status="correct",
+        extracted="5",
+        seconds=0.01,
+        reason="",
+        finish_reason="stop",
+    )
+
+
+@pytest.mark.parametrize("tail", [b'{"step": 2, "rew', b"\x00" * 70_000, b'{"step": 2}'])
+def test_a_torn_last_line_is_skipped_by_readers_and_cut_by_the_next_writer(tmp_path: Path, tail: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"step": 0}\n{"step": 1}\n' + tail)
+    assert [row["step"] for row in read_rows(path)] == [0, 1]
+    assert last_row(path) == {"step": 1}
+
+    log = JsonLog(path)
+    log.append([{"step": 2}])
+    log.close()
+    assert path.read_bytes() == b'{"step": 0}\n{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_file_that_is_only_a_torn_line_counts_as_empty(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"step": 0')
+    assert list(read_rows(path)) == []
+    assert last_row(path) is None
+    with JsonLog(path) as log:
+        log.append([{"step": 1}])
+    assert last_row(path) == {"step": 1}
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"step": 0}\nnonsense\n{"step": 2}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2: not a JSON object"):
+        list(read_rows(path))
+
+
+def test_rows_are_readable_as_soon_as_append_returns(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with JsonLog(path) as log:
+        for step in range(3):
+            log.append([{"step": step}])
+            assert last_row(path) == {"step": step}
+
+
+def test_last_row_may_be_longer_than_a_block(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with JsonLog(path) as log:
+        log.append([{"text": "a"}, {"text": "b" * 200_000}])
+    row = last_row(path)
+    assert row is not None
+    assert len(row["text"]) == 200_000
+
+
+@pytest.mark.parametrize("text", ["line\nbreak\u2028\x85\x00", "half a pair: \ud83d", "∑ 数学"])
+def test_any_response_survives_the_round_trip(folder: RunFolder, text: str) -> None:
+    folder.write_samples([sample(1, response=text)])
+    assert [row["response"] for row in folder.read_samples()] == [text]
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
+    """Under a file size limit, a write fails halfway as it does on a full disk."""
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from maspo_dist.runs.jsonl import JsonLog
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+log = JsonLog(Path(sys.argv[1]))
+log.append([{"step": 0}])
+try:
+    log.append([{"text": "x" * 5000}])
+except OSError:
+    log.append([{"step": 1}])
+"""
+    path = tmp_path / "rows.jsonl"
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=60)
+    assert path.read_bytes() == b'{"step": 0}\n{"step": 1}\n'
+
+
+def test_a_used_folder_is_refused_with_the_fix(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    folder = RunFolder.create(path)
+    folder.write_metrics(0, {"eval/add/avg@1": 0.3})
+    folder.close()
+    with pytest.raises(ConfigError, match=r"exists already: choose another run\.name, or set checkpoint\.resume=auto"):
+        RunFolder.create(path)
+
+
+def test_a_folder_that_never_trained_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    first = RunFolder.create(path)
+    first.write_event(Event(kind="start", message="engines did not start"))
+    first.write_ledger([LedgerRow(group_id=0, prompt_id="a", step=1, outcome="pending", reason="")])
+    first.close()
+    with RunFolder.create(path) as second:
+        second.write_config("second: true\n")
+        assert path.joinpath("config.yaml").read_text() == "second: true\n"
+        assert list(second.read_ledger()) == []
+        assert [row["kind"] for row in second.read_events()] == ["start"]
+
+
+def test_a_folder_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    script = (
+        "import sys; from pathlib import Path; from maspo_dist.runs.folder import RunFolder\n"
+        "folder = RunFolder.create(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="is in use by a running job"):
+            RunFolder.resume(path)
+        holder.kill()
+    RunFolder.resume(path).close()
+
+
+def test_a_folder_that_cannot_be_made_names_the_key(tmp_path: Path) -> None:
+    tmp_path.joinpath("file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot be written: .*; set run\.dir"):
+        RunFolder.create(tmp_path / "file" / "run")
+
+
+def test_rewind_forgets_later_steps_and_open_groups(folder: RunFolder) -> None:
+    for step in range(5):
+        folder.write_metrics(step, {"reward/mean": step / 10})
+        folder.write_samples([sample(step)])
+        folder.write_ledger([LedgerRow(group_id=step, prompt_id=f"p{step}", step=step, outcome="trained", reason="")])
+    folder.write_ledger([LedgerRow(group_id=9, prompt_id="p9", step=2, outcome="pending", reason="run ended")])
+    folder.write_event(Event(kind="stop", message="SIGTERM"))
+    folder.close()
+
+    with RunFolder.resume(folder.path) as resumed:
+        assert resumed.rewind(2) == 2
+        assert [row["step"] for row in resumed.read_metrics()] == [0, 1, 2]
+        assert [row["step"] for row in resumed.read_samples()] == [0, 1, 2]
+        assert [row["group_id"] for row in resumed.read_ledger()] == [0, 1, 2]
+        assert len(list(resumed.read_events())) == 1
+        resumed.write_metrics(3, {"reward/mean": 0.3})
+        assert last_row(resumed.metrics_path) == {"step": 3, "reward/mean": 0.3}
+
+
+def test_a_step_is_written_once(folder: RunFolder) -> None:
+    folder.write_metrics(1, {"reward/mean": 0.1})
+    with pytest.raises(ValueError, match="step 1 after those of step 1"):
+        folder.write_metrics(1, {"reward/mean": 0.1})
+    folder.close()
+    with RunFolder.resume(folder.path) as resumed, pytest.raises(ValueError, match="step 0 after those of step 1"):
+        resumed.write_metrics(0, {})
+
+
+def test_an_event_is_one_flat_row(folder: RunFolder) -> None:
+    details = (("worker", "rollout-1"), ("lost_tokens", 120), ("recovery_s", math.nan))
+    folder.write_event(Event(kind="worker_died", message="rollout-1 died", details=details, time=5.0))
+    assert json.loads(folder.events_path.read_text()) == {
+        "time": 5.0,
+        "kind": "worker_died",
+        "message": "rollout-1 died",
+        "worker": "rollout-1",
+        "lost_tokens": 120,
+        "recovery_s": None,
+    }
+    with pytest.raises(ValueError, match="cannot be called time"):
+        Event(kind="x", message="", details=(("time", 1.0),))
+
+
+def test_names_and_places(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert folder.checkpoint_path(40) == tmp_path / "run" / "checkpoints" / "step-000040"
+    assert folder.name == "run"
+    with pytest.raises(ConfigError, match="is not a run folder"):
+        RunFolder.open_for_reading(tmp_path / "run")
+
+
+def test_the_configuration_is_read_back_as_plain_values(folder: RunFolder) -> None:
+    folder.config_path.write_text("run: {max_steps: 3}\n")
+    assert folder.read_config() == {"run": {"max_steps": 3}}
+    folder.config_path.write_text("run: [")
+    with pytest.raises(DataError, match=r"config\.yaml is not YAML"):
+        folder.read_config()
+    folder.config_path.unlink()
+    assert folder.read_config() == {}

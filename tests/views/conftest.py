@@ -1,0 +1,1 @@
+from doubles.run_folders import finished_run, folder  # noqa: F401 (fixtures)

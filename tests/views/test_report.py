@@ -1,0 +1,271 @@
+"""The report: one safe, self-contained page for whatever a run left behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from maspo_dist.errors import ConfigError
+from maspo_dist.runs.folder import RunFolder
+from maspo_dist.runs.jsonl import JsonLog, tail_rows
+from maspo_dist.types import Event, LedgerRow, SampleRow
+from maspo_dist.views.report import write_report
+from maspo_dist.views.report.charts import Line, binned, heat_chart, line_chart, running_mean, stacked_chart
+from maspo_dist.views.report.markup import escape, shorten
+from maspo_dist.views.report.runs import config_differences, read_run
+from maspo_dist.views.report.scale import linear_scale, log_scale, log_ticks, round_ticks, step_scale, tick_label
+
+VOID_TAGS = {"meta", "br", "hr", "img", "link", "input"}
+FinishedRun = Callable[..., RunFolder]
+
+
+class Page(HTMLParser):
+    """A page read back: its text, its tags, and whether they close in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID_TAGS:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += f"{data} "
+
+
+def report(*folders: RunFolder) -> Page:
+    out = folders[0].path / "report.html"
+    write_report([folder.path for folder in folders], out)
+    return Page(out.read_text(encoding="utf-8"))
+
+
+def test_a_finished_run_shows_everything(tmp_path: Path, finished_run: FinishedRun) -> None:
+    page = report(finished_run(tmp_path / "demo", steps=30))
+    for part in (
+        "Training reward",
+        "Held-out: add",
+        "Response length",
+        "Cut off or unverifiable",
+        "Policy entropy",
+        "Distance from π_old",
+        "Probability ratio",
+        "Mean gate",
+        "Gated tokens",
+        "by plain PPO clipping, for comparison",
+        "Mass clamps that bind",
+        "Risk clamps that bind",
+        "PPO clip would cut",
+        "mass at σ_max",
+        "Gradient norm",
+        "Engine against learner",
+        "Policy age",
+        "Time",
+        "Throughput",
+        "A > 0: tokens to make likelier",
+        "A < 0: tokens to make rarer",
+        "all rewards equal 0",
+        "rollout-1 was killed",
+        "config.yaml of demo",
+        "mean of 5 steps",
+    ):
+        assert part in page.text, part
+    assert "NaN" not in page.text
+    assert "nan" not in page.text
+
+
+def test_tokens_with_the_extreme_ratios_are_shown_with_where_they_stood(
+    tmp_path: Path, finished_run: FinishedRun
+) -> None:
+    folder = finished_run(tmp_path / "demo", steps=3)
+    last = list(folder.read_metrics())[-1]
+    text = report(folder).text
+    table = text[text.index("Tokens with the extreme ratios") :]
+    for part in ("largest", f"{last['ratio/max']:.4g}", "smallest", f"{last['ratio/min']:.4g}", "4321", "17", "-1.250"):
+        assert part in table, part
+
+
+def test_the_page_needs_nothing_else(tmp_path: Path, finished_run: FinishedRun) -> None:
+    page = report(finished_run(tmp_path / "demo", steps=3))
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name in ("src", "href") or name.startswith("on")]
+    assert "http" not in (tmp_path / "demo" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_short_runs(tmp_path: Path, finished_run: FinishedRun, steps: int) -> None:
+    page = report(finished_run(tmp_path / "demo", steps=steps))
+    assert f"{steps} of {steps} steps" in page.text
+    assert "Held-out: add" in page.text
+
+
+def test_a_run_that_only_began(folder: RunFolder) -> None:
+    assert "No metrics yet." in report(folder).text
+
+
+def test_metrics_that_are_missing_or_null_leave_gaps(folder: RunFolder) -> None:
+    folder.write_metrics(1, {"reward/mean": None, "gate/mean": 0.9, "trust_region/pos/0.1/token_share": None})
+    folder.write_metrics(2, {"reward/mean": None, "sync/max_logprob_gap": 0.0, "custom/thing": 3.0})
+    page = report(folder)
+    assert "Mean gate" in page.text
+    assert "Training reward" not in page.text
+    assert "custom/thing" in page.text, "what has no chart of its own is shown with the rest"
+
+
+def test_text_from_outside_stays_text(folder: RunFolder) -> None:
+    evil = "<script>alert(1)</script>\"'&\x00\ud83d\x1b[31m"
+    folder.config_path.write_text("note: '<script>alert(1)</script>'\n")
+    folder.write_metrics(1, {"reward/mean": 0.5})
+    folder.write_event(Event(kind=evil, message=evil, details=(("text", evil),)))
+    folder.write_ledger([LedgerRow(group_id=1, prompt_id=evil, step=1, outcome="dropped", reason=evil)])
+    folder.write_samples(
+        [
+            SampleRow(
+                step=1,
+                group_id=1,
+                prompt_id=evil,
+                source=evil,
+                prompt=evil,
+                response=evil * 1000,
+                reference=evil,
+                reward=math.nan,
+                status=evil,
+                extracted=None,
+                seconds=0.1,
+                reason=evil,
+                finish_reason="length",
+            )
+        ]
+    )
+    page = report(folder)
+    assert "script" not in page.tags
+    assert page.text.count("<script>alert(1)</script>") > 5
+    assert "no answer found" in page.text
+    assert "cut off at the token limit" in page.text
+    assert "characters left out" in page.text
+
+
+def test_several_runs_are_compared(tmp_path: Path, finished_run: FinishedRun) -> None:
+    maspo = finished_run(tmp_path / "maspo", steps=20)
+    clip = finished_run(tmp_path / "clip", steps=10, loss="clip", seed=1)
+    page = report(maspo, clip)
+    assert "2 runs compared" in page.text
+    assert "differs in" in page.text
+    assert "Time: clip" in page.text
+    assert "solid avg@4, dashed pass@4" in page.text
+    differences = dict(config_differences([read_run(maspo.path), read_run(clip.path)]))
+    assert differences == {
+        "run.max_steps": (20, 10),
+        "run.seed": (0, 1),
+        "algorithm.loss.kind": ("maspo", "clip"),
+    }
+
+
+def test_a_long_run_makes_a_page_of_bounded_size(tmp_path: Path, folder: RunFolder) -> None:
+    names = ("reward/mean", "policy/entropy", "gate/mean", "time/generate_s", "time/step_s")
+    with JsonLog(folder.metrics_path) as log:
+        log.append({"step": step, **{name: math.sin(step) for name in names}} for step in range(20_000))
+    report(folder)
+    assert folder.report_path.stat().st_size < 500_000
+
+
+def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a run folder"):
+        write_report([tmp_path], tmp_path / "report.html")
+    with pytest.raises(ConfigError, match="no run folder given"):
+        write_report([], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_bins_keep_extremes_and_gaps() -> None:
+    bins = binned([(0, 1.0), (1, 3.0), (2, None), (3, None), (4, 5.0)], limit=3)
+    assert bins[1] is None
+    first, last = bins[0], bins[2]
+    assert first is not None
+    assert last is not None
+    assert (first.first, first.last, first.mean, first.low, first.high) == (0, 1, 2.0, 1.0, 3.0)
+    assert (last.first, last.mean) == (4, 5.0)
+
+
+def test_a_running_mean_looks_back_only() -> None:
+    assert running_mean([(1, 1.0), (2, 3.0), (3, None), (4, 5.0)], 2) == [(1, 1.0), (2, 2.0), (3, 2.0), (4, 4.0)]
+
+
+def test_a_curve_breaks_where_values_are_missing() -> None:
+    line = Line(label="x", points=[(0, 1.0), (1, 2.0), (2, None), (3, 1.0)], color=0)
+    svg = line_chart([line], "unit")
+    assert svg.count('<path class="line') == 1
+    assert svg.count('<circle class="f0') == 1, "a lone point is a dot"
+
+
+def test_charts_without_data_are_left_out() -> None:
+    empty = Line(label="x", points=[(0, None)], color=0)
+    assert line_chart([empty], "unit") == ""
+    assert stacked_chart([empty], None, "unit") == ""
+    assert heat_chart([empty], "unit") == ""
+
+
+def test_strips_of_a_heat_map_share_their_steps() -> None:
+    full = Line(label="full", points=[(step, 1.0) for step in range(4)], color=0)
+    late = Line(label="late", points=[(2, 0.5), (3, 0.5)], color=0)
+    svg = heat_chart([full, late], "share")
+    places = [part.split('x="')[1].split('"')[0] for part in svg.split("<rect")[1:]]
+    assert places[:4][2:] == places[4:]
+
+
+def test_a_logarithmic_chart_takes_zeros() -> None:
+    svg = line_chart([Line(label="gap", points=[(0, 0.0), (1, 1e-6), (2, 1e-4)], color=0)], "nats", log=True)
+    assert "step 0: 0<" in svg
+    assert ">1e-5<" in svg
+
+
+def test_scales() -> None:
+    scale = linear_scale([0.0, 10.0], 100, 0)
+    assert scale(0.0) == 100.0
+    assert 0 < scale(10.0) < 10
+    assert linear_scale([5.0], 100, 0)(5.0) == pytest.approx(50)
+    assert log_scale([1e-6, 1e-2], 0, 100)(1e-4) == pytest.approx(50)
+    assert step_scale(3, 3, 0, 100)(3) == pytest.approx(50)
+
+
+def test_ticks_are_round() -> None:
+    assert round_ticks(0.0, 1.0, 4) == (0.0, 0.5, 1.0)
+    assert round_ticks(0.31, 0.66, 4) == (0.4, 0.5, 0.6)
+    assert log_ticks(1e-7, 1e-5, 4) == pytest.approx((1e-7, 1e-6, 1e-5))
+    assert log_ticks(0.7, 6.0, 4) == pytest.approx((1, 2, 5))
+    assert [tick_label(value) for value in (0.0, 0.25, 1500.0, 2e4, 1e-6)] == ["0", "0.25", "1500", "20k", "1e-6"]
+
+
+def test_markup() -> None:
+    assert escape("a<b>&\"'\x00\n") == "a&lt;b&gt;&amp;&quot;&#x27;�\n"
+    assert shorten("a" * 100, 10, 10).startswith("a" * 10 + "\n… 80 characters left out")
+    assert shorten("abc", 2, 1) == "abc"
+
+
+def test_tail_rows_reads_the_end_only(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(100)) + '{"torn')
+    assert tail_rows(path, 40) == [{"step": 97}, {"step": 98}, {"step": 99}]
+    assert len(tail_rows(path)) == 100
+    assert tail_rows(path, 3) == [{"step": 99}]
+    assert tail_rows(tmp_path / "none.jsonl") == []

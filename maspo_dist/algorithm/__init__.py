@@ -14,6 +14,7 @@ from maspo_dist.algorithm.aggregate import aggregate
 from maspo_dist.algorithm.correction import Correction, correction_metrics, correction_weights, empty_correction
 from maspo_dist.algorithm.diagnostics import empty_trust_region, trust_region_metrics, trust_region_totals
 from maspo_dist.algorithm.extremes import RatioExtremes, TokenExtreme, empty_extremes, ratio_extremes
+from maspo_dist.algorithm.logprobs import token_logprobs
 from maspo_dist.algorithm.losses.bapo import BapoBounds, bapo_contributions, select_bounds
 from maspo_dist.algorithm.losses.registry import token_loss
 from maspo_dist.algorithm.losses.terms import TokenLoss
@@ -53,6 +54,7 @@ __all__ = [
     "response_kl",
     "select_bounds",
     "token_cotangents",
+    "token_logprobs",
     "token_loss",
     "trust_region_metrics",
     "trust_region_totals",

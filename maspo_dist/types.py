@@ -257,15 +257,39 @@ class UpdateReport:
     metrics: dict[str, float]
 
 
+#: Why a sampled group does not train.
 DropReason = Literal["zero_variance", "unverifiable", "masked", "too_old"]
-
-
 #: Why a group could not be sampled.
 LossReason = Literal["poison", "straggler"]
-Scalar = str | int | float | bool | None
-
-
 GroupOutcome = Literal["trained", "dropped", "pending"]
+
+#: Every kind of event of events.jsonl.
+EventKind = Literal[
+    "batch_taken_back",
+    "checkpoint_damaged",
+    "checkpoint_failed",
+    "config_changed",
+    "evaluation_given_up",
+    "group_lost",
+    "learner_lost",
+    "learner_recovered",
+    "metric_not_finite",
+    "prompt_set_aside",
+    "record_failed",
+    "resumed",
+    "run_failed",
+    "run_finished",
+    "run_stopped",
+    "scale",
+    "stalled",
+    "verifier_lost",
+    "verifier_process_lost",
+    "verifier_recovered",
+    "worker_lost",
+    "worker_recovered",
+    "worker_waits",
+]
+Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,11 +297,10 @@ class Event:
     """Something that happened beside the loop, for people: a fault, a restart, a change of scale.
 
     time      wall clock, seconds since the epoch
-    kind      a word to filter by, such as worker_died
     details   further fields of the row; a number that is not finite is written as null
     """
 
-    kind: str
+    kind: EventKind
     message: str
     details: tuple[tuple[str, Scalar], ...] = ()
     time: float = field(default_factory=time.time)

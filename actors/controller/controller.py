@@ -49,7 +49,7 @@ from maspo_dist.runs.checkpoint import (
 from maspo_dist.runs.checkpoint_writer import CheckpointWriter
 from maspo_dist.runs.live import Standing
 from maspo_dist.runs.metrics import MetricFanout
-from maspo_dist.types import Event, LedgerRow, SampleRow
+from maspo_dist.types import Event, EventKind, LedgerRow, SampleRow
 from maspo_dist.views.console import RunConsole
 
 logger = logging.getLogger(__name__)
@@ -461,7 +461,7 @@ class Controller:
         self._phase = phase
         self._console.phase(phase)
 
-    def _event(self, kind: str, message: str, **details: float | int) -> None:
+    def _event(self, kind: EventKind, message: str, **details: float | int) -> None:
         event = Event(kind=kind, message=message, details=tuple(details.items()))
         self._record.write_event(event)
         self._console.event(event)

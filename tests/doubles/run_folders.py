@@ -59,7 +59,7 @@ def write_run(path: Path, steps: int = 60, seed: int = 0, loss: str = "maspo", s
                 write_step_rows(folder, rng, step, progress)
         folder.write_event(
             Event(
-                kind="worker_died",
+                kind="worker_lost",
                 message="rollout-1 was killed; 12 requests sent again",
                 details=(("worker", "rollout-1"), ("recovery_s", 14.2)),
                 time=1.7e9 + 90,

@@ -182,10 +182,10 @@ def test_a_step_is_written_once(folder: RunFolder) -> None:
 
 def test_an_event_is_one_flat_row(folder: RunFolder) -> None:
     details = (("worker", "rollout-1"), ("lost_tokens", 120), ("recovery_s", math.nan))
-    folder.write_event(Event(kind="worker_died", message="rollout-1 died", details=details, time=5.0))
+    folder.write_event(Event(kind="worker_lost", message="rollout-1 died", details=details, time=5.0))
     assert json.loads(folder.events_path.read_text()) == {
         "time": 5.0,
-        "kind": "worker_died",
+        "kind": "worker_lost",
         "message": "rollout-1 died",
         "worker": "rollout-1",
         "lost_tokens": 120,

@@ -64,7 +64,7 @@ def test_a_job_log_reads_line_by_line() -> None:
         for row in ROWS:
             clock.now += 3
             tell(console, [row])
-        console.event(Event(kind="worker_died", message="rollout-1 was killed [137]"))
+        console.event(Event(kind="worker_lost", message="rollout-1 was killed [137]"))
         console.finished(Path("runs/demo/report.html"))
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     assert lines[:4] == [
@@ -80,7 +80,7 @@ def test_a_job_log_reads_line_by_line() -> None:
         ["2/10", "0.500", "0.500", "+0.139", "6.91k", "20.5k", "1.5", "2.0", "0.9", "–", "0.7", "–", "24s"]
     )
     assert len(header) == len(second) <= 120
-    assert lines[7] == "worker_died: rollout-1 was killed [137]"
+    assert lines[7] == "worker_lost: rollout-1 was killed [137]"
     assert any("held-out add, avg@1" in line and "+0.139" in line for line in lines)
     assert any("training reward" in line and "+0.200" in line for line in lines)
     assert lines[-2:] == ["2 of 10 steps, 44s", "report: runs/demo/report.html"]
@@ -118,7 +118,7 @@ def test_the_live_console_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyboardInterrupt), console:
         tell(console, ROWS)
         console.phase("update [1/4]")
-        console.event(Event(kind="worker_died", message="rollout-1 [137]"))
+        console.event(Event(kind="worker_lost", message="rollout-1 [137]"))
         raise KeyboardInterrupt
     assert "update [1/4]" in out.getvalue()
     assert "rollout-1 [137]" in out.getvalue()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures import make_groups, score
+from doubles.tiny_learner import make_groups, score
 
 from actors.learner.group import RayLearnerGroup
 from actors.weights.fingerprint import combine, fingerprint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fixtures import make_groups, make_model, score
+from doubles.tiny_learner import make_groups, make_model, score
 from layouts import LONGEST, Layout, Trained, layout_config, relative_distance, train
 from plain_update import plain_update
 

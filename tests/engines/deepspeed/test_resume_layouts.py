@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures import make_model
+from doubles.tiny_learner import make_model
 from resumes import Layout, save_and_resume
 
 from actors.engines.deepspeed.state import QUANTITIES, LearnerState, open_learner_state

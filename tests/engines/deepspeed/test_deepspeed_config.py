@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures import make_config
+from doubles.tiny_learner import make_config
 
 from actors.engines.deepspeed.config import deepspeed_config, reference_config
 

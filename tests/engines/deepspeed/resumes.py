@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from fixtures import make_config, make_groups, score
-from ranks import DEADLINE_S, Ranks, join
+from doubles.ranks import DEADLINE_S, Ranks, join
+from doubles.tiny_learner import make_config, make_groups, score
 
 from maspo_dist.config import TrainConfig
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fixtures import VOCABULARY, make_config, make_groups, make_model, score
+from doubles.tiny_learner import VOCABULARY, make_config, make_groups, make_model, score
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixtures import make_config, make_groups, make_model, score
-from ranks import Ranks, join
+from doubles.ranks import Ranks, join
+from doubles.tiny_learner import make_config, make_groups, make_model, score
 
 from actors import cli
 from actors.commands.replay import ReplayedNumber, merged_shards, replay_step

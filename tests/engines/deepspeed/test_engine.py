@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures import VOCABULARY, make_config, make_groups, make_model, score
-from ranks import Ranks, join
+from doubles.ranks import Ranks, join
+from doubles.tiny_learner import VOCABULARY, make_config, make_groups, make_model, score
 from transformers import AutoModelForCausalLM
 
 from maspo_dist.config import TrainConfig

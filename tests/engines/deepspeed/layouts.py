@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fixtures import make_config, make_groups, score
-from ranks import Ranks, join
+from doubles.ranks import Ranks, join
+from doubles.tiny_learner import make_config, make_groups, score
 from torch import Tensor
 
 from maspo_dist.algorithm.logprobs import Foretold

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from doubles.ranks import Ranks, join
 from exported_runs import make_folder, probes, train_and_export
-from ranks import Ranks, join
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from maspo_dist.data.cursor import CursorState
-from maspo_dist.types import DropReason, LossReason
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.manifest import damage_of, sync, write_manifest
-from maspo_dist.types import RolloutGroup, ScoredGroup
+from maspo_dist.types import DropReason, LossReason, RolloutGroup, ScoredGroup
 
 #: The learners' part of a checkpoint.
 LEARNER_FOLDER = "learner"

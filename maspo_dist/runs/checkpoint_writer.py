@@ -13,8 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, FinishedGroup, RunState, score_of
 from maspo_dist.config import CheckpointConfig
+from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, FinishedGroup, RunState, score_of
 
 
 class CheckpointWriter:

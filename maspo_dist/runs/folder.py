@@ -19,27 +19,18 @@ One process writes at a time, held by a lock; anyone may read meanwhile.
 from __future__ import annotations
 
 import fcntl
-import math
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Self
 
 import yaml
 
-from maspo_dist.types import Event, LedgerRow, SampleRow
 from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.runs.folder_lock import lock_folder
 from maspo_dist.runs.jsonl import JsonLog, finite, last_row, read_rows
 from maspo_dist.runs.whole_file import replace_text
-
-
-
-
-
-
-
+from maspo_dist.types import Event, LedgerRow, SampleRow
 
 
 class RunFolder:

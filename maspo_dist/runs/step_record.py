@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maspo_dist.runs.checkpoint import CONFIG_FILE
 from maspo_dist.errors import ConfigError
+from maspo_dist.runs.checkpoint import CONFIG_FILE
 from maspo_dist.runs.manifest import damage_of, write_manifest
 from maspo_dist.types import FloatArray, RolloutGroup, TrainingBatch
 

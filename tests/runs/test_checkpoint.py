@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from maspo_dist.data.cursor import CursorState
+from maspo_dist.errors import ConfigError
 from maspo_dist.runs import checkpoint
 from maspo_dist.runs.checkpoint import (
     CheckpointStore,
@@ -17,8 +19,6 @@ from maspo_dist.runs.checkpoint import (
     read_state,
     score_of,
 )
-from maspo_dist.data.cursor import CursorState
-from maspo_dist.errors import ConfigError
 from maspo_dist.runs.manifest import damage_of
 
 

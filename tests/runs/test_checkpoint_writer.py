@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from maspo_dist.runs.checkpoint import CheckpointStore, FinishedGroup, RunState, StreamState, read_config_yaml
-from maspo_dist.runs.checkpoint_writer import CheckpointWriter
 from maspo_dist.config import CheckpointConfig
 from maspo_dist.data.cursor import CursorState
+from maspo_dist.runs.checkpoint import CheckpointStore, FinishedGroup, RunState, StreamState, read_config_yaml
+from maspo_dist.runs.checkpoint_writer import CheckpointWriter
 from maspo_dist.runs.manifest import damage_of
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from maspo_dist.runs import metrics
 from maspo_dist.config import LoggingConfig, WandbConfig
 from maspo_dist.errors import ConfigError
+from maspo_dist.runs import metrics
+from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.metrics import MetricFanout, TensorBoardSink, check_metrics, open_metrics, require_sinks
 from maspo_dist.types import Event
-from maspo_dist.runs.folder import RunFolder
 
 
 class FullDisk:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from maspo_dist.errors import ConfigError, DataError
+from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import JsonLog, last_row, read_rows
 from maspo_dist.types import Event, LedgerRow, SampleRow
-from maspo_dist.runs.folder import RunFolder
 
 
 def sample(step: int, response: str = "5", reward: float = 1.0) -> SampleRow:

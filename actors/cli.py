@@ -174,6 +174,14 @@ def report(
 
 
 @app.command()
+def metrics() -> None:
+    """Explain every metric of metrics.jsonl and every kind of event of events.jsonl."""
+    from maspo_dist.views.catalogue import catalogue_tables
+
+    Console().print(catalogue_tables())
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
     to: Annotated[Path, typer.Option(help="The folder to write: empty, or not there yet.")],

@@ -78,3 +78,10 @@ def test_a_bench_prints_one_object_a_line(
     fast, slow = map(json.loads, capsys.readouterr().out.splitlines())
     assert fast == {"bench": "two", "case": "fast", "value": 3.0, "unit": "s", "against": 1.5, "ratio": 2.0}
     assert slow["ratio"] == 0.25
+
+
+def test_metrics_explains_every_metric_and_event() -> None:
+    result = run("metrics")
+    assert result.returncode == 0
+    assert "unverifiable_share" in result.stdout
+    assert "worker_recovered" in result.stdout

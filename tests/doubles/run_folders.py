@@ -51,7 +51,7 @@ def write_run(path: Path, steps: int = 60, seed: int = 0, loss: str = "maspo", s
     rng = random.Random(seed)
     with RunFolder.create(path) as folder:
         folder.write_config(CONFIG.format(name=path.name, steps=steps, seed=seed, loss=loss))
-        folder.write_event(Event(kind="start", message=f"run {path.name} starts", time=1.7e9))
+        folder.write_event(Event(kind="resumed", message=f"run {path.name} starts", time=1.7e9))
         for step in range(steps + 1):
             progress = 1 - math.exp(-2.2 * speed * step / max(1, steps))
             folder.write_metrics(step, step_metrics(rng, step, steps, progress))

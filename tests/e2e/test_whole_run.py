@@ -8,6 +8,8 @@ from collections import Counter
 import yaml
 from doubles.live_run import LiveRun
 
+from maspo_dist.runs.catalogue import find_metric
+
 
 def test_a_run_trains_publishes_evaluates_and_leaves_only_its_folder(whole_run: LiveRun) -> None:
     first, *steps = whole_run.metrics
@@ -18,6 +20,8 @@ def test_a_run_trains_publishes_evaluates_and_leaves_only_its_folder(whole_run: 
         assert row["sync/max_logprob_gap"] < 1e-4
         assert row["policy/age_max"] == 0
         assert "eval/addition/avg@1" in row
+    names = {name for row in (first, *steps) for name in row if name != "step"}
+    assert {name for name in names if find_metric(name) is None} == set(), "a name is not in the catalogue"
     assert steps[-1]["policy/version"] == 2
     assert steps[-1]["ratio/max"] > 1
 

@@ -24,6 +24,7 @@ from actors.controller.run_services import beside
 from actors.controller.watchdog import watch
 from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.flow.ledger import Ledger
+from maspo_dist.runs.catalogue import EVENTS, find_metric
 from maspo_dist.runs.checkpoint import CheckpointStore, read_state
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import read_rows
@@ -178,6 +179,8 @@ def check(world: World, path: Path) -> None:
     per_step, age = config.rollout.prompts_per_step, config.algorithm.max_policy_age
     first = 1 if config.evaluation.every is None else 0
     assert [row["step"] for row in metrics] == list(range(first, config.run.max_steps + 1)), "a step is lost or doubled"
+    assert {name for row in metrics for name in row if name != "step" and find_metric(name) is None} == set()
+    assert {row["kind"] for row in _rows(path / "events.jsonl")} <= EVENTS.keys()
     metrics = metrics[1 - first :]
 
     ids = sorted(row["group_id"] for row in ledger)

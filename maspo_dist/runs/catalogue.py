@@ -1,0 +1,200 @@
+"""Every metric of metrics.jsonl and every kind of event of events.jsonl, with its meaning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from maspo_dist.types import EventKind
+
+#: What stands for a part of a metric's name, and its meaning.
+PLACEHOLDERS: Mapping[str, str] = {
+    "<set>": "name of a held-out set in data.eval",
+    "<k>": "responses per problem",
+    "<part>": "name of a part of a weighted reward",
+    "<end>": "max or min: the token with the largest or the smallest ratio",
+    "<sign>": "pos or neg: sign of the token's advantage",
+    "<bucket>": "upper bound of the token's probability under π_old: 1e-4, 1e-2, 0.1, 0.5, 0.9 or 1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric, or all metrics whose names differ in a placeholder only.
+
+    type   counter: an amount per step, whose sum over steps is meaningful; gauge: any other number
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    type: Literal["gauge", "counter"] = "gauge"
+
+
+_BUCKET = "trust_region/<sign>/<bucket>"
+
+METRICS = (
+    Metric("reward/mean", "reward", "mean reward of the verifiable responses"),
+    Metric("reward/unverifiable_share", "share of responses", "responses whose verifier failed or ran out of time"),
+    Metric("reward/unparsed_share", "share of responses", "responses without an answer that the verifier can read"),
+    Metric("reward/component/<part>", "reward", "mean of one part of a weighted reward"),
+    Metric("eval/<set>/avg@<k>", "share solved", "share of right responses, each problem weighing the same"),
+    Metric("eval/<set>/pass@<k>", "share solved", "share of problems with a right response among k"),
+    Metric("eval/<set>/unverifiable_share", "share of responses", "responses whose verifier failed or ran out of time"),
+    Metric("eval/<set>/response_tokens_mean", "tokens per response", "mean length of the responses"),
+    Metric("eval/<set>/truncated_share", "share of responses", "responses that were cut off at the token limit"),
+    Metric("rollout/tokens", "tokens", "tokens of all sampled responses", "counter"),
+    Metric("rollout/tokens_per_s", "tokens/s", "response tokens per second of sampling, over all workers"),
+    Metric("rollout/response_tokens_mean", "tokens per response", "mean length of the sampled responses"),
+    Metric("rollout/response_tokens_max", "tokens per response", "length of the longest response"),
+    Metric("rollout/trained_tokens_mean", "tokens per response", "mean length of the responses that are trained on"),
+    Metric("rollout/truncated_share", "share of responses", "responses that were cut off at the token limit"),
+    Metric("rollout/zero_variance_share", "share of groups", "groups whose advantages are all 0"),
+    Metric("rollout/groups_trained", "groups", "groups that are trained on", "counter"),
+    Metric("rollout/groups_dropped", "groups", "groups that were dropped or lost", "counter"),
+    Metric("policy/version", "policy versions", "version of the learner's weights after the step"),
+    Metric("policy/age_mean", "policy versions", "mean age of a token: versions between sampling and training"),
+    Metric("policy/age_min", "policy versions", "age of the youngest token"),
+    Metric("policy/age_max", "policy versions", "age of the oldest token"),
+    Metric("policy/versions_per_response_mean", "policy versions", "mean number of versions that sampled a response"),
+    Metric("policy/versions_per_response_max", "policy versions", "largest number of versions that sampled a response"),
+    Metric("policy/entropy", "nats per token", "mean entropy of the policy"),
+    Metric("policy/kl_k1", "nats per token", "estimate of KL(π_old ‖ π): mean of −log ρ"),
+    Metric("policy/kl_k3", "nats per token", "estimate of KL(π_old ‖ π): mean of ρ − 1 − log ρ"),
+    Metric("ratio/max", "π / π_old", "largest ratio ρ of a token"),
+    Metric("ratio/min", "π / π_old", "smallest ratio ρ of a token"),
+    Metric("ratio/mean", "π / π_old", "mean ratio ρ"),
+    Metric("ratio/share_outside_ppo_clip", "share of tokens", "tokens with ρ outside of [0.8, 1.2]"),
+    Metric("ratio/share_at_limit", "share of tokens", "tokens with |log ρ| ≥ 20, where no gradient flows"),
+    Metric("ratio/<end>_token/ratio", "π / π_old", "ratio of the token"),
+    Metric("ratio/<end>_token/old_probability", "probability", "probability of the token under π_old"),
+    Metric("ratio/<end>_token/advantage", "advantage", "advantage of the token"),
+    Metric("ratio/<end>_token/gate", "weight, 1 is ungated", "gate of the token"),
+    Metric("ratio/<end>_token/token_id", "id", "id of the token in the vocabulary"),
+    Metric("ratio/<end>_token/position", "tokens", "position of the token in its response, from 0"),
+    Metric("ratio/<end>_token/group_id", "id", "group of the token"),
+    Metric("gate/mean", "weight, 1 is ungated", "mean gate"),
+    Metric("gate/share_below_0.99", "share of tokens", "tokens with a gate below 0.99"),
+    Metric("gate/share_below_0.5", "share of tokens", "tokens with a gate below 0.5"),
+    Metric(
+        "gate/share_gated", "share of tokens", "maspo: tokens on the gated side, ρ > 1 for A > 0 and ρ < 1 for A < 0"
+    ),
+    Metric("gate/share_capped", "share of tokens", "maspo: tokens at negative_ratio_cap"),
+    Metric(
+        "gate/share_mass_at_sigma_base", "share of gated tokens", "maspo: tokens whose mass is σ_base, its lower bound"
+    ),
+    Metric(
+        "gate/share_mass_at_sigma_max", "share of gated tokens", "maspo: tokens whose mass is σ_max, its upper bound"
+    ),
+    Metric("gate/share_risk_at_min", "share of gated tokens", "maspo: tokens whose risk is risk_min, its lower bound"),
+    Metric("gate/share_risk_at_max", "share of gated tokens", "maspo: tokens whose risk is risk_max, its upper bound"),
+    Metric("gradient/weight_kept", "share of Σ|A|·ρ", "gradient weight that the loss lets pass"),
+    Metric("gradient/weight_lost", "share of Σ|A|·ρ", "gradient weight that the loss takes away"),
+    Metric("gradient/weight_kept_by_ppo_clip", "share of Σ|A|·ρ", "gradient weight that PPO clipping would let pass"),
+    Metric("gradient/share_cut_by_ppo_clip", "share of tokens", "tokens whose gradient PPO clipping at 0.2 would cut"),
+    Metric(f"{_BUCKET}/token_share", "share of tokens", "tokens with this sign and in this bucket, of all tokens"),
+    Metric(f"{_BUCKET}/ratio_mean", "π / π_old", "mean ratio ρ in the bucket"),
+    Metric(f"{_BUCKET}/gate_mean", "weight, 1 is ungated", "mean gate in the bucket"),
+    Metric(f"{_BUCKET}/share_gate_below_0.99", "share of the bucket", "tokens with a gate below 0.99"),
+    Metric(f"{_BUCKET}/share_gate_below_0.5", "share of the bucket", "tokens with a gate below 0.5"),
+    Metric(f"{_BUCKET}/weight_kept", "share of Σ|A|·ρ", "gradient weight that the loss lets pass"),
+    Metric(f"{_BUCKET}/weight_lost", "share of Σ|A|·ρ", "gradient weight that the loss takes away"),
+    Metric(
+        f"{_BUCKET}/share_cut_by_ppo_clip", "share of the bucket", "tokens whose gradient PPO clipping at 0.2 would cut"
+    ),
+    Metric(f"{_BUCKET}/kl_k1", "nats per token", "mean of −log ρ in the bucket"),
+    Metric(f"{_BUCKET}/kl_k3", "nats per token", "mean of ρ − 1 − log ρ in the bucket"),
+    Metric(f"{_BUCKET}/entropy", "nats per token", "mean entropy in the bucket"),
+    Metric(f"{_BUCKET}/share_gated", "share of the bucket", "maspo: tokens on the gated side"),
+    Metric(
+        f"{_BUCKET}/share_mass_at_sigma_base",
+        "share of gated tokens",
+        "maspo: tokens whose mass is σ_base, its lower bound",
+    ),
+    Metric(
+        f"{_BUCKET}/share_mass_at_sigma_max",
+        "share of gated tokens",
+        "maspo: tokens whose mass is σ_max, its upper bound",
+    ),
+    Metric(
+        f"{_BUCKET}/share_risk_at_min", "share of gated tokens", "maspo: tokens whose risk is risk_min, its lower bound"
+    ),
+    Metric(
+        f"{_BUCKET}/share_risk_at_max", "share of gated tokens", "maspo: tokens whose risk is risk_max, its upper bound"
+    ),
+    Metric("correction/weight_mean", "π_old / π_behavior", "mean importance weight, before truncation or masking"),
+    Metric("correction/weight_max", "π_old / π_behavior", "largest importance weight"),
+    Metric("correction/share_truncated", "share of tokens", "tis: tokens whose weight is truncated"),
+    Metric("correction/share_masked", "share of tokens", "icepop, sequence_mask: tokens whose weight is 0"),
+    Metric(
+        "correction/effective_sample_share",
+        "share of tokens",
+        "effective sample size per token: (Σ weight)² / (tokens · Σ weight²)",
+    ),
+    Metric("correction/mismatch_kl_k3", "nats per token", "estimate of KL(π_behavior ‖ π_old)"),
+    Metric("mismatch/abs_mean", "nats", "mean |logπ_old − logπ_behavior|: learner against rollout engine"),
+    Metric("mismatch/abs_max", "nats", "largest |logπ_old − logπ_behavior|"),
+    Metric("learner/loss", "loss", "mean loss of the optimizer steps"),
+    Metric("learner/policy_loss", "loss", "the policy's part of the loss"),
+    Metric("learner/kl_loss", "loss", "the KL penalty's part of the loss"),
+    Metric("learner/grad_norm", "L2 norm before clipping", "mean gradient norm of the optimizer steps"),
+    Metric("learner/grad_norm_max", "L2 norm before clipping", "largest gradient norm of the optimizer steps"),
+    Metric("learner/lr", "learning rate", "learning rate of the step"),
+    Metric("learner/tokens", "tokens", "prompt and response tokens of the update", "counter"),
+    Metric("learner/tokens_per_s", "tokens/s", "prompt and response tokens per second of the update, over all ranks"),
+    Metric("learner/optimizer_steps", "optimizer steps", "optimizer steps of the batch", "counter"),
+    Metric("sync/max_logprob_gap", "nats", "largest |Δ logprob| between engine and learner after the publish"),
+    Metric("sync/transfer_s", "seconds", "transfer of the weights to the slowest worker"),
+    Metric("sync/pause_s", "seconds", "longest pause of a rollout worker's requests for the publish"),
+    Metric("time/step_s", "seconds", "whole step"),
+    Metric("time/generate_s", "seconds", "from the start of the step to the last response of the batch"),
+    Metric("time/verify_s", "seconds", "from the last response to the last verdict"),
+    Metric("time/update_s", "seconds", "update of the learner"),
+    Metric("time/publish_s", "seconds", "publish of the weights to the rollout workers"),
+    Metric("time/evaluate_s", "seconds", "from the start of the evaluation to its last verdict"),
+    Metric("time/checkpoint_s", "seconds", "the training stood still for the last checkpoint"),
+)
+
+EVENTS: Mapping[EventKind, str] = {
+    "batch_taken_back": "a batch was lost with its node; its groups are sampled again",
+    "checkpoint_damaged": "a checkpoint is incomplete or damaged; the run resumes from an older one",
+    "checkpoint_failed": "a checkpoint could not be written; the run goes on without it",
+    "config_changed": "the run resumes with another configuration",
+    "evaluation_given_up": "the run was stopped before the evaluation had ended",
+    "group_lost": "a sampled group was lost with its node",
+    "learner_lost": "a learner process failed; the learner group restarts from a checkpoint",
+    "learner_recovered": "the learner group trains again",
+    "metric_not_finite": "a metric was NaN or infinite; metrics.jsonl holds null",
+    "prompt_set_aside": "a prompt made several workers fail; it is not sampled again",
+    "record_failed": "the record of a step for replay could not be written",
+    "resumed": "the run resumed from a checkpoint",
+    "run_failed": "the run failed",
+    "run_finished": "all steps are done",
+    "run_stopped": "the run was stopped by a signal; it can be resumed",
+    "scale": "the number of rollout workers changed",
+    "stalled": "nothing was achieved for cluster.stall_timeout_s; stacks of all processes are in logs/",
+    "verifier_lost": "the verifier actor failed or did not answer; it restarts",
+    "verifier_process_lost": "a process of the verifier pool died; another one replaces it",
+    "verifier_recovered": "the verifier answers again",
+    "worker_lost": "a rollout worker failed; its groups go to other workers",
+    "worker_recovered": "a rollout worker serves again in the place of the lost one",
+    "worker_waits": "the cluster has no room for a rollout worker; the run waits for room",
+}
+
+
+@cache
+def find_metric(name: str) -> Metric | None:
+    """The entry of the metric that is written as `name`; None for a name outside of the catalogue."""
+    return next((metric for metric, pattern in _PATTERNS if pattern.fullmatch(name)), None)
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """`<k>` stands for digits, any other placeholder for text without a slash."""
+    escaped = re.escape(name).replace("<k>", r"\d+")
+    return re.compile(re.sub(r"<\w+>", "[^/]+", escaped))
+
+
+_PATTERNS = tuple((metric, _pattern(metric.name)) for metric in METRICS)

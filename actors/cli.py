@@ -80,7 +80,9 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Option(help="Folder of the model (or a hub name).")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value of EvalConfig.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="dotted.key=value of EvaluationConfig, any number.")
+    ] = None,
     data: Annotated[list[str] | None, typer.Option(help="A held-out set: FILE or NAME=FILE; may be repeated.")] = None,
     preset: Annotated[str | None, typer.Option(help="Known sets, found in --data-dir: paper (six benchmarks).")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of --preset.")] = None,

@@ -27,7 +27,7 @@ from actors.controller.run_services import beside
 from actors.engines.vllm.settings import evaluation_engine
 from actors.evaluation.cluster import EvaluationCluster
 from actors.ray.connection import connect, disconnect
-from maspo_dist.config import EvalConfig
+from maspo_dist.config import EvaluationConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.errors import DataError
 from maspo_dist.evaluation.folder import (
@@ -69,7 +69,7 @@ class EvaluationPool(Protocol):
     async def sample(self, worker: int, request: RolloutRequest) -> Sequence[tuple[Rollout, Verdict]]: ...
 
 
-def evaluate(config: EvalConfig, to: Path | None) -> None:
+def evaluate(config: EvaluationConfig, to: Path | None) -> None:
     """Runs to the end and prints the table; leaves no process behind, whatever happens.
 
     Raises UserError where the input cannot run, before anything starts. Exits 130 or 143 when interrupted.
@@ -119,7 +119,7 @@ def problem_seed(seed: int, set_name: str, prompt_id: str) -> int:
 
 async def sample_problems(
     problems: Sequence[Problem],
-    config: EvalConfig,
+    config: EvaluationConfig,
     pool: EvaluationPool,
     on_ended: Callable[[Problem, Sequence[EvaluatedSample]], None],
 ) -> None:
@@ -170,7 +170,7 @@ class _Run:
     """The processes of one evaluation."""
 
     def __init__(
-        self, config: EvalConfig, facts: ModelFacts, folder: EvaluationFolder, progress: EvaluationConsole
+        self, config: EvaluationConfig, facts: ModelFacts, folder: EvaluationFolder, progress: EvaluationConsole
     ) -> None:
         self._config = config
         self._facts = facts
@@ -214,7 +214,7 @@ class _Run:
             disconnect()
 
 
-def _load_sets(config: EvalConfig, facts: ModelFacts) -> dict[str, PromptSet]:
+def _load_sets(config: EvaluationConfig, facts: ModelFacts) -> dict[str, PromptSet]:
     context = facts.size.context_tokens
     response = config.sampling.max_response_tokens
     if response >= context:

@@ -22,7 +22,7 @@ from actors.ray.placement_groups import reserve
 from actors.ray.waits import within
 from actors.verifier.actor import VerifierActor
 from actors.verifier.watch import watch_verifier
-from maspo_dist.config import EvalConfig
+from maspo_dist.config import EvaluationConfig
 from maspo_dist.planning.placement import Bundle, Device, Role, require_fit
 from maspo_dist.types import Event, Rollout, RolloutRequest, Verdict
 
@@ -34,7 +34,7 @@ _STOP_S = 30.0
 class EvaluationCluster:
     """Places, starts and ends the processes. Implements `evaluation_run.EvaluationPool`."""
 
-    def __init__(self, config: EvalConfig, bundles: tuple[Bundle, ...], device: Device, logs_path: Path) -> None:
+    def __init__(self, config: EvaluationConfig, bundles: tuple[Bundle, ...], device: Device, logs_path: Path) -> None:
         self._config = config
         self._bundles = bundles
         self._device: Device = device
@@ -116,7 +116,7 @@ def _log(event: Event) -> None:
 
 
 def make_evaluation_actors(
-    config: EvalConfig,
+    config: EvaluationConfig,
     settings: EngineSettings,
     device: Device,
     places: Mapping[Role, Sequence[Mapping[str, Any]]],

@@ -4,7 +4,7 @@ sections.py   TrainConfig and its sections
 algorithm.py  the algorithm section: losses, advantages, corrections, regularisers
 verifier.py   the reward section
 cluster.py    the cluster section
-evaluation.py EvalConfig, of `maspo-dist eval`
+evaluation.py EvaluationConfig, of `maspo-dist eval`
 compare.py    CompareConfig, of `maspo-dist compare`
 loading.py    YAML and dotted overrides → TrainConfig
 differences.py  which changes matter when a checkpoint is resumed
@@ -32,16 +32,16 @@ from maspo_dist.config.cluster import ClusterConfig
 from maspo_dist.config.compare import CompareConfig, parse_seeds
 from maspo_dist.config.differences import ConfigDifference, config_differences
 from maspo_dist.config.evaluation import (
-    EvalConfig,
-    EvalDataConfig,
-    EvalEnginesConfig,
-    EvalSamplingConfig,
+    EvaluationConfig,
+    EvaluationDataConfig,
+    EvaluationEnginesConfig,
+    EvaluationSamplingConfig,
 )
 from maspo_dist.config.loading import build_config, dump_config, load_config, read_tree
 from maspo_dist.config.sections import (
     CheckpointConfig,
     DataConfig,
-    EvaluationConfig,
+    HeldOutConfig,
     LearnerConfig,
     LoggingConfig,
     ModelConfig,
@@ -72,12 +72,12 @@ __all__ = [
     "DataConfig",
     "DynamicSamplingConfig",
     "EntropyAdvantage",
-    "EvalConfig",
-    "EvalDataConfig",
-    "EvalEnginesConfig",
-    "EvalSamplingConfig",
     "EvaluationConfig",
+    "EvaluationDataConfig",
+    "EvaluationEnginesConfig",
+    "EvaluationSamplingConfig",
     "GspoLoss",
+    "HeldOutConfig",
     "KlConfig",
     "LearnerConfig",
     "LoggingConfig",

@@ -18,7 +18,7 @@ from maspo_dist.config.sections import (
 from maspo_dist.config.verifier import VerifierConfig
 
 
-class EvalDataConfig(PromptConfig):
+class EvaluationDataConfig(PromptConfig):
     """The held-out sets."""
 
     #: JSONL or Parquet files, or `hf:NAME[:SPLIT]`, by name.
@@ -27,7 +27,7 @@ class EvalDataConfig(PromptConfig):
     max_prompt_tokens: int = Field(32_768, ge=1)
 
 
-class EvalSamplingConfig(Section):
+class EvaluationSamplingConfig(Section):
     """How responses are drawn."""
 
     #: Responses a problem.
@@ -42,7 +42,7 @@ class EvalSamplingConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
-    def _greedy_once(self) -> EvalSamplingConfig:
+    def _greedy_once(self) -> EvaluationSamplingConfig:
         if self.temperature == 0 and self.samples > 1:
             raise ValueError(
                 f"samples is {self.samples} at temperature 0, where all are equal: "
@@ -51,7 +51,7 @@ class EvalSamplingConfig(Section):
         return self
 
 
-class EvalEnginesConfig(Section):
+class EvaluationEnginesConfig(Section):
     """The vLLM engines. Scores do not depend on how many there are."""
 
     #: Engines; null takes every GPU of the cluster, or one where there is none.
@@ -69,12 +69,12 @@ class EvalEnginesConfig(Section):
         return refuse_keys("engine", value, {**MODEL_ENGINE_KEYS, "seed": "sampling.seed"})
 
 
-class EvalConfig(Section):
+class EvaluationConfig(Section):
     """The whole configuration of a standalone evaluation."""
 
     model: ModelConfig
-    data: EvalDataConfig
-    sampling: EvalSamplingConfig = EvalSamplingConfig()
-    rollout: EvalEnginesConfig = EvalEnginesConfig()
+    data: EvaluationDataConfig
+    sampling: EvaluationSamplingConfig = EvaluationSamplingConfig()
+    rollout: EvaluationEnginesConfig = EvaluationEnginesConfig()
     reward: VerifierConfig = VerifierConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -296,7 +296,7 @@ class CheckpointConfig(Section):
     resume: str = "never"
 
 
-class EvaluationConfig(Section):
+class HeldOutConfig(Section):
     """Scores on the held-out sets."""
 
     #: Batches between evaluations; the first and last step are always evaluated. null: never.
@@ -309,7 +309,7 @@ class EvaluationConfig(Section):
     max_response_tokens: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
-    def _greedy_once(self) -> EvaluationConfig:
+    def _greedy_once(self) -> HeldOutConfig:
         if self.temperature == 0 and self.samples > 1:
             raise ValueError(
                 f"samples is {self.samples} at temperature 0, where all are equal: "
@@ -364,7 +364,7 @@ class TrainConfig(Section):
     learner: LearnerConfig = LearnerConfig()
     sync: SyncConfig = SyncConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: HeldOutConfig = HeldOutConfig()
     logging: LoggingConfig = LoggingConfig()
     cluster: ClusterConfig = ClusterConfig()
 

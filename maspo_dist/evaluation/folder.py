@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Self
 
 import yaml
 
-from maspo_dist.config import EvalConfig
+from maspo_dist.config import EvaluationConfig
 from maspo_dist.data.rows import HUB_PREFIX
 from maspo_dist.errors import ConfigError
 from maspo_dist.evaluation.results import Outcome
@@ -166,7 +166,7 @@ class EvaluationFolder:
             )
 
 
-def evaluation_settings(config: EvalConfig) -> dict[str, Any]:
+def evaluation_settings(config: EvaluationConfig) -> dict[str, Any]:
     """Everything that the scores depend on, as settings.yaml holds it: the configuration, and what lies on disk.
 
     A hub name stands for itself. Raises OSError where a file cannot be read.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maspo_dist.config import EvalConfig, build_config
+from maspo_dist.config import EvaluationConfig, build_config
 from maspo_dist.data.rows import HUB_PREFIX
 from maspo_dist.errors import ConfigError
 from maspo_dist.evaluation.presets import PRESETS, preset_sets
@@ -33,7 +33,7 @@ class EvalOptions:
     overrides: Sequence[str] = ()
 
 
-def eval_config(options: EvalOptions) -> EvalConfig:
+def eval_config(options: EvalOptions) -> EvaluationConfig:
     """The configuration that `options` mean; `overrides` (dotted.key=value) come last.
 
     Without a temperature, one response is greedy and several are drawn at 1. Raises ConfigError or
@@ -58,7 +58,7 @@ def eval_config(options: EvalOptions) -> EvalConfig:
     }
     if options.preset is not None:
         tree["data"]["problem_suffix"] = PRESETS[options.preset].problem_suffix
-    return build_config(EvalConfig, tree, options.overrides)
+    return build_config(EvaluationConfig, tree, options.overrides)
 
 
 def _sets(options: EvalOptions) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from maspo_dist.config import EvalConfig, TrainConfig, VerifierConfig
+from maspo_dist.config import EvaluationConfig, TrainConfig, VerifierConfig
 from maspo_dist.errors import PlacementError
 from maspo_dist.models.size import ModelSize
 
@@ -59,7 +59,7 @@ def plan_bundles(config: TrainConfig, size: ModelSize, device: Device) -> tuple[
     )
 
 
-def plan_evaluation(config: EvalConfig, size: ModelSize, device: Device, gpus: int) -> tuple[Bundle, ...]:
+def plan_evaluation(config: EvaluationConfig, size: ModelSize, device: Device, gpus: int) -> tuple[Bundle, ...]:
     """The processes of a standalone evaluation, engines first; `gpus` is how many the cluster has."""
     on_gpu = device == "cuda"
     rollout = config.rollout

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from actors.commands.evaluation import Problem, list_problems, problem_seed, sample_problems, score_sets
-from maspo_dist.config import EvalConfig, build_config
+from maspo_dist.config import EvaluationConfig, build_config
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.errors import ActorDiedError, ConfigError
 from maspo_dist.evaluation.folder import EvaluatedSample, EvaluationFolder, default_folder
@@ -29,14 +29,14 @@ SETS = {
 }
 
 
-def config(**rollout: object) -> EvalConfig:
+def config(**rollout: object) -> EvaluationConfig:
     tree = {
         "model": {"path": "m"},
         "data": {"sets": {"a": "a.jsonl", "b": "b.jsonl"}},
         "sampling": {"samples": SAMPLES, "temperature": 1.0},
         "rollout": rollout,
     }
-    return build_config(EvalConfig, tree)
+    return build_config(EvaluationConfig, tree)
 
 
 class SeededPool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maspo_dist.config import EvalConfig, ModelConfig, TrainConfig
+from maspo_dist.config import EvaluationConfig, ModelConfig, TrainConfig
 from maspo_dist.planning.placement import Device
 
 #: Policy version of tokens from an engine that serves its model as it was loaded, none published to it.
@@ -56,7 +56,7 @@ def training_engine(config: TrainConfig) -> EngineSettings:
     )
 
 
-def evaluation_engine(config: EvalConfig, longest_prompt_tokens: int) -> EngineSettings:
+def evaluation_engine(config: EvaluationConfig, longest_prompt_tokens: int) -> EngineSettings:
     """The engine of a standalone evaluation."""
     return EngineSettings(
         model=config.model,

@@ -89,7 +89,7 @@ def _step() -> tuple[float, TokenBatch]:
 def _objective(tokens: TokenBatch) -> None:
     """All that a micro-batch asks of it: cotangents for the head, loss with statistics, backward, extremes."""
     config, denominator = AlgorithmConfig(), float(_RESPONSE_TOKENS)
-    token_cotangents(config, tokens, denominator, None, slice(0, _RESPONSE_TOKENS), tokens.logprobs, tokens.entropy)
+    token_cotangents(config, tokens, denominator, slice(0, _RESPONSE_TOKENS), tokens.logprobs, tokens.entropy)
     batch = replace(tokens, logprobs=tokens.logprobs.clone().requires_grad_())
     objective = micro_batch_objective(config, batch, denominator)
     torch.autograd.backward([objective.loss])

@@ -19,7 +19,7 @@ import numpy as np
 
 from actors.interfaces import Body, RolloutPool
 from actors.ray.waits import within
-from maspo_dist.algorithm.scoring import score_group
+from maspo_dist.algorithm import score_group
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.errors import BodyLostError, PoisonPromptError, StragglerError

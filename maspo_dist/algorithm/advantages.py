@@ -1,7 +1,10 @@
-"""Advantages: of a response against its group, and shaped by token entropy."""
+"""Rewards and advantages: of a response relative to its group, with the KL in the reward, shaped by token entropy."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import overload
 
 import numpy as np
@@ -9,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maspo_dist.config import EntropyAdvantage
+from maspo_dist.algorithm.regularisers import overlong_penalty
+from maspo_dist.config import AlgorithmConfig, EntropyAdvantage
+from maspo_dist.types import GroupReport, SampleRef, ScoredGroup
 
 _STD_EPSILON = 1e-6
 
@@ -25,7 +30,7 @@ def group_advantages(
 
     std is the unbiased one (G − 1). `normalize_std=False` leaves it out (Dr. GRPO, arXiv 2503.20783).
     Exactly 0 where all rewards are equal and for a group of one. Computed in float64, returned in
-    the array kind and floating dtype that came in.
+    the array kind and floating dtype of `rewards`.
     Raises ValueError unless rewards are [G], G ≥ 1, and finite.
     """
     if isinstance(rewards, Tensor):
@@ -42,12 +47,60 @@ def _advantages(rewards: NDArray[np.float64], normalize_std: bool) -> NDArray[np
         raise ValueError(f"rewards must be [G] with G ≥ 1, got shape {list(rewards.shape)}")
     if not np.isfinite(rewards).all():
         raise ValueError(f"rewards must be finite, got {rewards.tolist()}")
-    # Equal rewards are told apart by comparison: their mean may miss them by a rounding error.
+    # The mean of equal rewards may differ from them by a rounding error, so compare the rewards themselves.
     if (rewards == rewards[0]).all():
         return np.zeros_like(rewards)
     centred: NDArray[np.float64] = rewards - rewards.mean()
     scale = float(rewards.std(ddof=1)) + _STD_EPSILON if normalize_std else 1.0
     return centred / scale
+
+
+def score_group(report: GroupReport, algorithm: AlgorithmConfig, max_response_tokens: int) -> ScoredGroup:
+    """Rewards (the overlong penalty included, and among the components) and group-relative advantages.
+
+    Unverifiable responses neither train nor count towards the group's mean: their advantage is 0 and
+    `trainable` False. With `overlong.mask_truncated`, truncated responses do not train either, but they
+    count towards the mean.
+    """
+    verifiable = np.asarray([verdict.verifiable for verdict in report.verdicts], np.bool_)
+    overlong = algorithm.overlong
+    rewards = np.asarray([verdict.reward for verdict in report.verdicts], np.float32)
+    if overlong.buffer_tokens:
+        penalties = overlong_penalty(
+            report.response_tokens, max_response_tokens, overlong.buffer_tokens, overlong.penalty
+        )
+        rewards = rewards + penalties
+        verdicts = tuple(
+            replace(verdict, components=(*verdict.components, ("overlong", float(penalty))))
+            for verdict, penalty in zip(report.verdicts, penalties, strict=True)
+        )
+        report = replace(report, verdicts=verdicts)
+    rewards[~verifiable] = 0.0
+    advantages = np.zeros_like(rewards)
+    if verifiable.any():
+        advantages[verifiable] = group_advantages(rewards[verifiable], algorithm.advantage.normalize_std)
+    trainable = verifiable & ~report.truncated if overlong.mask_truncated else verifiable
+    return ScoredGroup(report=report, rewards=rewards, advantages=advantages, trainable=trainable)
+
+
+def advantages_after_kl(
+    responses: Iterable[tuple[SampleRef, float]], config: AlgorithmConfig
+) -> dict[tuple[int, int], float]:
+    """Advantage by (group_id, sample) of rewards − coefficient · KL, over all responses of the batch.
+
+    `responses` are (sample, KL summed over its tokens, nats) of every rank, in any order. Only responses that
+    train have a KL, so masked responses do not count towards the group's mean here.
+    """
+    by_group: defaultdict[int, list[tuple[SampleRef, float]]] = defaultdict(list)
+    for ref, kl in responses:
+        by_group[ref.group_id].append((ref, kl))
+    advantages: dict[tuple[int, int], float] = {}
+    for members in by_group.values():
+        members.sort(key=lambda member: member[0].sample)
+        rewards = np.array([ref.reward - config.kl.coefficient * kl for ref, kl in members], dtype=np.float64)
+        for (ref, _), advantage in zip(members, group_advantages(rewards, config.advantage.normalize_std), strict=True):
+            advantages[ref.group_id, ref.sample] = float(advantage)
+    return advantages
 
 
 def entropy_advantages(config: EntropyAdvantage, advantages: Tensor, entropy: Tensor) -> Tensor:

@@ -1,10 +1,14 @@
-"""From token losses to a scalar."""
+"""From token losses to a scalar, and sums over the responses of a micro-batch.
+
+A response never straddles micro-batches, so its length is what the micro-batch holds of it.
+Sequence ids are any integers; tokens of one response need not lie together.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from maspo_dist.algorithm.sequences import sequence_lengths
 from maspo_dist.config import AggregateMode
 
 # The authors' code divides by length + 1e-8; kept, so that results agree to the last digit.
@@ -27,6 +31,25 @@ def aggregate(values: Tensor, sequence_ids: Tensor, mode: AggregateMode, denomin
     if not denominator > 0:
         raise ValueError(f"denominator must be above 0, got {denominator}")
     if mode == "seq-mean-token-mean":
-        index, lengths = sequence_lengths(sequence_ids)
+        index, lengths = _sequence_lengths(sequence_ids)
         values = values / (lengths.to(values.dtype) + _LENGTH_EPSILON)[index]
     return values.sum() / denominator
+
+
+def sequence_mean(values: Tensor, sequence_ids: Tensor) -> Tensor:
+    """Mean of `values` [N] over each response, at each of its tokens, [N]."""
+    index, lengths = _sequence_lengths(sequence_ids)
+    totals = values.new_zeros(lengths.shape).index_add(0, index, values)
+    return (totals / lengths)[index]
+
+
+def sequence_sum(values: Tensor, sequence_ids: Tensor) -> Tensor:
+    """Sum of `values` [N] over each response, [S], in ascending order of sequence id."""
+    index, lengths = _sequence_lengths(sequence_ids)
+    return values.new_zeros(lengths.shape).index_add(0, index, values)
+
+
+def _sequence_lengths(sequence_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Which response each token belongs to, i64[N] in 0…S−1, and tokens of each response, i64[S]."""
+    _, index, lengths = torch.unique(sequence_ids, return_inverse=True, return_counts=True)
+    return index, lengths

@@ -20,8 +20,8 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
+from maspo_dist.algorithm.aggregate import sequence_mean
 from maspo_dist.algorithm.losses.terms import log_ratio
-from maspo_dist.algorithm.sequences import sequence_mean
 from maspo_dist.algorithm.totals import Totals
 from maspo_dist.config import CorrectionConfig
 

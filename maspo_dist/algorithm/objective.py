@@ -21,7 +21,6 @@ from maspo_dist.algorithm.advantages import entropy_advantages
 from maspo_dist.algorithm.aggregate import aggregate
 from maspo_dist.algorithm.correction import correction_weights
 from maspo_dist.algorithm.diagnostics import trust_region_totals
-from maspo_dist.algorithm.losses.bapo import BapoBounds
 from maspo_dist.algorithm.losses.registry import token_loss
 from maspo_dist.algorithm.regularisers import kl_penalty
 from maspo_dist.algorithm.totals import Totals
@@ -69,9 +68,7 @@ class Objective:
     correction: Totals | None
 
 
-def micro_batch_objective(
-    config: AlgorithmConfig, tokens: TokenBatch, denominator: float, bapo_bounds: BapoBounds | None = None
-) -> Objective:
+def micro_batch_objective(config: AlgorithmConfig, tokens: TokenBatch, denominator: float) -> Objective:
     """Loss and statistics of one micro-batch; `denominator` as in `aggregate`.
 
     Raises ValueError where a tensor that the configuration needs is missing.
@@ -79,7 +76,7 @@ def micro_batch_objective(
     advantages = tokens.advantages
     if config.advantage.entropy is not None:
         advantages = entropy_advantages(config.advantage.entropy, advantages, tokens.entropy)
-    policy = token_loss(config.loss, tokens.logprobs, tokens.old_logprobs, advantages, tokens.sequence_ids, bapo_bounds)
+    policy = token_loss(config.loss, tokens.logprobs, tokens.old_logprobs, advantages, tokens.sequence_ids)
     values = policy.values
     correction = None
     if tokens.behavior_logprobs is not None:
@@ -124,7 +121,6 @@ def token_cotangents(
     config: AlgorithmConfig,
     tokens: TokenBatch,
     denominator: float,
-    bapo_bounds: BapoBounds | None,
     part: slice,
     logprobs: Tensor,
     entropy: Tensor,
@@ -142,6 +138,6 @@ def token_cotangents(
         current.requires_grad_()
         entropies.requires_grad_(has_bonus)
         whole = replace(tokens, logprobs=current, entropy=entropies)
-        loss = micro_batch_objective(config, whole, denominator, bapo_bounds).loss
+        loss = micro_batch_objective(config, whole, denominator).loss
         by_both = torch.autograd.grad(loss, (current, entropies) if has_bonus else (current,))
     return by_both[0][part], by_both[1][part] if has_bonus else None

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maspo_dist.algorithm.aggregate import sequence_sum
 from maspo_dist.algorithm.losses.terms import log_ratio
-from maspo_dist.algorithm.sequences import sequence_sum
 
 KlEstimator = Literal["k1", "k2", "k3"]
 

@@ -1,7 +1,9 @@
 """The configuration tree. Every field is documented where it is declared.
 
 sections.py   TrainConfig and its sections
-algorithm.py  the algorithm section: losses, advantages, corrections, regularisers
+algorithm.py  the algorithm section: advantages, corrections, regularisers
+losses.py     its losses
+section.py    the base of every section
 verifier.py   the reward section
 cluster.py    the cluster section
 evaluation.py EvaluationConfig, of `maspo-dist eval`
@@ -14,19 +16,11 @@ from maspo_dist.config.algorithm import (
     AdvantageConfig,
     AggregateMode,
     AlgorithmConfig,
-    BapoLoss,
-    CispoLoss,
-    ClipLoss,
     CorrectionConfig,
-    DacLoss,
     DynamicSamplingConfig,
     EntropyAdvantage,
-    GspoLoss,
     KlConfig,
-    LossConfig,
-    MaspoLoss,
     OverlongConfig,
-    SapoLoss,
 )
 from maspo_dist.config.cluster import ClusterConfig
 from maspo_dist.config.compare import CompareConfig, parse_seeds
@@ -38,6 +32,16 @@ from maspo_dist.config.evaluation import (
     EvaluationSamplingConfig,
 )
 from maspo_dist.config.loading import build_config, dump_config, load_config, read_tree
+from maspo_dist.config.losses import (
+    BapoLoss,
+    CispoLoss,
+    ClipLoss,
+    DacLoss,
+    GspoLoss,
+    LossConfig,
+    MaspoLoss,
+    SapoLoss,
+)
 from maspo_dist.config.sections import (
     CheckpointConfig,
     DataConfig,

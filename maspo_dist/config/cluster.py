@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from maspo_dist.config.algorithm import Section
+from maspo_dist.config.section import Section
 
 
 class ClusterConfig(Section):

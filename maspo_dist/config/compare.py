@@ -6,7 +6,7 @@ import re
 
 from pydantic import Field, field_validator
 
-from maspo_dist.config.algorithm import Section
+from maspo_dist.config.section import Section
 
 _SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

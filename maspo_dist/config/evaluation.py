@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from maspo_dist.config.algorithm import Section
 from maspo_dist.config.cluster import ClusterConfig
+from maspo_dist.config.section import Section
 from maspo_dist.config.sections import (
     MODEL_ENGINE_KEYS,
     HeldOutSets,

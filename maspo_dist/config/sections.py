@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from maspo_dist.config.algorithm import AlgorithmConfig, Section
+from maspo_dist.config.algorithm import AlgorithmConfig
 from maspo_dist.config.cluster import ClusterConfig
+from maspo_dist.config.section import Section
 from maspo_dist.config.verifier import VerifierConfig
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from maspo_dist.config.algorithm import Section
+from maspo_dist.config.section import Section
 
 #: Verifiers that come with the package.
 BUILTIN_VERIFIERS = ("math", "exact", "regex", "multiple_choice", "json", "code", "format", "reasoning_gym")

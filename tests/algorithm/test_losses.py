@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from maspo_dist.algorithm import BapoBounds, token_loss
+from maspo_dist.algorithm import token_loss
 from maspo_dist.config import (
     BapoLoss,
     CispoLoss,
@@ -125,7 +125,7 @@ def test_gradient_flows_through_logprobs_only(config: LossConfig) -> None:
     assert not loss.gate.requires_grad
 
 
-# Hand-worked rows of the baselines: config, A, π_old, ρ, value, gradient
+# Rows worked out by hand: config, A, π_old, ρ, value, gradient
 _E = math.e
 BASELINE_ROWS = [
     (ClipLoss(), 1.0, 0.5, 1.1, -1.1, -1.1),
@@ -196,8 +196,9 @@ def test_gradient_still_flows_at_a_clip_bound_itself(advantage: float) -> None:
     for delta in (0.5, -0.5):
         current = torch.tensor([delta], dtype=torch.float64, requires_grad=True)
         bound = current.detach().exp().item()
-        bounds = BapoBounds(lower=min(bound, 1.0), upper=max(bound, 1.0))
-        loss = token_loss(BapoLoss(), current, old, torch.tensor([advantage]), torch.tensor([0]), bounds)
+        low, high = min(bound, 1.0), max(bound, 1.0)
+        config = BapoLoss(lower_start=low, lower_stop=low, upper_start=high, upper_stop=high)
+        loss = token_loss(config, current, old, torch.tensor([advantage]), torch.tensor([0]))
         (got,) = torch.autograd.grad(loss.values.sum(), current)
         assert (loss.gate.item(), got.item()) == (1.0, -advantage * bound)
     dual = ClipLoss(dual_clip=torch.tensor(1.0).double().exp().item())

@@ -9,7 +9,7 @@ import pytest
 
 from actors.controller.group_stream import Batch, CollectedGroup
 from actors.controller.step_metrics import batch_metrics
-from maspo_dist.algorithm.scoring import score_group
+from maspo_dist.algorithm import score_group
 from maspo_dist.config import AlgorithmConfig
 from maspo_dist.types import GroupReport, ScoredGroup, Verdict, VerdictStatus
 

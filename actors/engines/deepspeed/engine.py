@@ -42,19 +42,18 @@ from actors.engines.deepspeed.state import LAYOUT_FILE, TAG, open_learner_state,
 from actors.engines.deepspeed.state_loading import load_state
 from actors.engines.deepspeed.statistics import BatchStatistics
 from maspo_dist.algorithm import (
-    BapoBounds,
+    advantages_after_kl,
     bapo_contributions,
     entropy_advantages,
     loss_is_separable,
     micro_batch_objective,
+    move_bounds,
     response_kl,
-    select_bounds,
     token_cotangents,
 )
-from maspo_dist.algorithm.kl_reward import advantages_after_kl
 from maspo_dist.algorithm.logprobs import Cotangents, TokenLogprobs
 from maspo_dist.algorithm.schedule import learning_rate
-from maspo_dist.config import BapoLoss, TrainConfig
+from maspo_dist.config import AlgorithmConfig, BapoLoss, TrainConfig
 from maspo_dist.data.packing import pack_micro_batch, pack_sequences
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.runs.logs import LogStream
@@ -274,19 +273,18 @@ class DeepSpeedEngine:
         self, index: int, mini: list[MicroBatchTensors], denominator: float, statistics: BatchStatistics
     ) -> float:
         """Accumulates the mini-batch, steps, returns the gradient norm before clipping."""
-        algorithm = self._config.algorithm
-        bounds = self._bapo_bounds(index, mini)
+        algorithm = self._with_moved_bounds(index, mini)
         for number, micro in enumerate(mini):
             self._engine.set_gradient_accumulation_boundary(number == len(mini) - 1)
             current = TokenLogprobs(
                 *self._engine(
                     **_arguments(micro.forward),
                     temperature=self._config.rollout.temperature,
-                    cotangents=self._cotangents(micro, denominator, bounds),
+                    cotangents=self._cotangents(algorithm, micro, denominator),
                 )
             )
             tokens = micro.token_batch(current, entropy_gradient=algorithm.entropy_bonus > 0)
-            objective = micro_batch_objective(algorithm, tokens, denominator, bounds)
+            objective = micro_batch_objective(algorithm, tokens, denominator)
             # DeepSpeed averages over ranks; the loss is already divided by counts over all of them.
             self._engine.backward(objective.loss * self._world_size)
             statistics.add(micro, objective, current.logprobs)
@@ -301,23 +299,26 @@ class DeepSpeedEngine:
             )
         return grad_norm
 
-    def _cotangents(self, micro: MicroBatchTensors, denominator: float, bounds: BapoBounds | None) -> Cotangents | None:
+    def _cotangents(
+        self, algorithm: AlgorithmConfig, micro: MicroBatchTensors, denominator: float
+    ) -> Cotangents | None:
         """What backward will bring the head, where a token's own values tell it."""
-        if not loss_is_separable(self._config.algorithm):
+        if not loss_is_separable(algorithm):
             return None
         assert micro.old is not None
         stand_in = micro.token_batch(micro.old, entropy_gradient=False)
 
         def told(part: slice, values: TokenLogprobs) -> tuple[Tensor, Tensor | None]:
             share = denominator / self._world_size
-            return token_cotangents(self._config.algorithm, stand_in, share, bounds, part, *values)
+            return token_cotangents(algorithm, stand_in, share, part, *values)
 
         return told
 
-    def _bapo_bounds(self, index: int, mini: list[MicroBatchTensors]) -> BapoBounds | None:
+    def _with_moved_bounds(self, index: int, mini: list[MicroBatchTensors]) -> AlgorithmConfig:
+        """The algorithm section; for BAPO with the clip bounds of this optimizer step."""
         algorithm = self._config.algorithm
         if not isinstance(algorithm.loss, BapoLoss):
-            return None
+            return algorithm
         total: Tensor | None = None
         for micro in mini:
             assert micro.old is not None
@@ -331,7 +332,7 @@ class DeepSpeedEngine:
             total = part if total is None else total + part
         assert total is not None
         dist.all_reduce(total)
-        return select_bounds(algorithm.loss, total)
+        return algorithm.model_copy(update={"loss": move_bounds(algorithm.loss, total)})
 
     def _local_grad_norm(self) -> float | None:
         """At ZeRO 0 in float32 DeepSpeed clips without telling the norm; elsewhere it does, and this is None."""

@@ -1,53 +1,33 @@
 """BAPO: clip bounds that move until positive tokens carry their share (arXiv 2510.18927).
 
-The bounds are agreed over the whole optimizer step, which takes a pass without gradient first:
+loss  ℓ = −min(ρA, clip(ρ, lower_start, upper_start)·A)
+gate  1 where the gradient flows, 0 where it is clipped away
+
+The bounds of an optimizer step depend on all of its tokens, so a pass without gradient comes first:
 
     1.  for each micro-batch, on each rank:  sums += bapo_contributions(config, logprobs, …)
-    2.  all-reduce `sums` over ranks (SUM);  bounds = select_bounds(config, sums)
-    3.  for each micro-batch:                token_loss(config, …, bapo_bounds=bounds)
+    2.  all-reduce `sums` over ranks (SUM);  moved = move_bounds(config, sums)
+    3.  for each micro-batch:                token_loss(moved, …)
 
-Before the first optimizer step of a batch logπ is logπ_old, so pass 1 needs no forward there.
-Bounds start afresh at every optimizer step.
+In the first optimizer step of a batch logπ is logπ_old, so pass 1 needs no forward there.
+Every optimizer step starts from the configured bounds again.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from maspo_dist.algorithm.losses.baselines import clipped_surrogate
+from maspo_dist.algorithm.losses.clip import clipped_surrogate
 from maspo_dist.algorithm.losses.terms import TokenLoss, TokenTerms, token_terms
 from maspo_dist.config import BapoLoss
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BapoBounds:
-    """The ratio is clipped to [lower, upper] in this optimizer step."""
-
-    lower: float
-    upper: float
-
-
-def _rungs(start: float, stop: float, step: float) -> tuple[float, ...]:
-    # The slack keeps 0.8 + 3·0.05 from being taken for less than 0.95.
-    count = math.ceil((stop - start) / step - 1e-9)
-    return tuple(min(start + i * step, stop) for i in range(count + 1))
-
-
-def _lower_rungs(config: BapoLoss) -> tuple[float, ...]:
-    return _rungs(config.lower_start, config.lower_stop, config.lower_step)
-
-
-def _upper_rungs(config: BapoLoss) -> tuple[float, ...]:
-    return _rungs(config.upper_start, config.upper_stop, config.upper_step)
-
-
-def starting_bounds(config: BapoLoss) -> BapoBounds:
-    """Bounds before anything is known of the step."""
-    return BapoBounds(lower=config.lower_start, upper=config.upper_start)
+def bapo_loss(config: BapoLoss, terms: TokenTerms) -> TokenLoss:
+    """The formula at the top, [N]."""
+    return clipped_surrogate(terms.ratio, terms.advantages, config.lower_start, config.upper_start)
 
 
 @torch.no_grad()
@@ -56,24 +36,26 @@ def bapo_contributions(config: BapoLoss, logprobs: Tensor, old_logprobs: Tensor,
 
     At a lower bound l:  Σ |A|·max(ρ, l) over tokens with A < 0.
     At an upper bound u: Σ A·min(ρ, u)   over tokens with A > 0.
-    Inputs are [N]. Add over micro-batches and ranks, then `select_bounds`.
+    Inputs are [N]. Add over micro-batches and ranks, then `move_bounds`.
     """
     terms = token_terms(logprobs, old_logprobs, advantages, torch.zeros_like(old_logprobs))
     ratio, gain = terms.ratio.double(), terms.advantages.double()
     loss, gain = -gain.clamp(max=0), gain.clamp(min=0)
-    negative = [(loss * ratio.clamp(min=bound)).sum() for bound in _lower_rungs(config)]
-    positive = [(gain * ratio.clamp(max=bound)).sum() for bound in _upper_rungs(config)]
+    lowers, uppers = _bounds(config)
+    negative = [(loss * ratio.clamp(min=bound)).sum() for bound in lowers]
+    positive = [(gain * ratio.clamp(max=bound)).sum() for bound in uppers]
     return torch.stack(negative + positive)
 
 
-def select_bounds(config: BapoLoss, contributions: Tensor) -> BapoBounds:
-    """The first bounds at which positive / negative contribution reaches `target`, or the last.
+def move_bounds(config: BapoLoss, contributions: Tensor) -> BapoLoss:
+    """`config`, its starting bounds replaced by those of this optimizer step.
 
-    The lower bound climbs to its stop, then the upper one, as in the authors' code.
+    They are the first bounds at which positive / negative contribution reaches `target`, or the last ones.
+    The lower bound climbs to its stop, then the upper bound, as in the authors' code.
     `contributions` f64[lowers + uppers] of the whole optimizer step, over all ranks. Raises ValueError
     where there are more or fewer than the configuration has bounds.
     """
-    lowers, uppers = _lower_rungs(config), _upper_rungs(config)
+    lowers, uppers = _bounds(config)
     if contributions.shape != (len(lowers) + len(uppers),):
         raise ValueError(f"contributions must be [{len(lowers) + len(uppers)}], got {list(contributions.shape)}")
     sums = contributions.tolist()
@@ -81,9 +63,18 @@ def select_bounds(config: BapoLoss, contributions: Tensor) -> BapoBounds:
     climb = [(i, 0) for i in range(len(lowers))] + [(len(lowers) - 1, j) for j in range(1, len(uppers))]
     reached = ((i, j) for i, j in climb if positive[j] >= config.target * negative[i])
     i, j = next(reached, climb[-1])
-    return BapoBounds(lower=lowers[i], upper=uppers[j])
+    return config.model_copy(update={"lower_start": lowers[i], "upper_start": uppers[j]})
 
 
-def bapo_loss(bounds: BapoBounds, terms: TokenTerms) -> TokenLoss:
-    """PPO's surrogate clipped to `bounds`, [N]."""
-    return clipped_surrogate(terms.ratio, terms.advantages, bounds.lower, bounds.upper)
+def _bounds(config: BapoLoss) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """All lower and all upper bounds that may be chosen, from start to stop."""
+    return (
+        _steps(config.lower_start, config.lower_stop, config.lower_step),
+        _steps(config.upper_start, config.upper_stop, config.upper_step),
+    )
+
+
+def _steps(start: float, stop: float, step: float) -> tuple[float, ...]:
+    # Without the slack, rounding would make 0.8 + 3·0.05 less than 0.95.
+    count = math.ceil((stop - start) / step - 1e-9)
+    return tuple(min(start + i * step, stop) for i in range(count + 1))

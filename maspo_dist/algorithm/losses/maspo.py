@@ -23,11 +23,11 @@ from maspo_dist.config import MaspoLoss
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustRegion:
-    """The gate's parts, each [N]; the ratio enters none but `gated`, so none carries gradient.
+    """The gate's parts, each [N]; the ratio enters only `gated`, so no part carries gradient.
 
-    gated     bool: the token moved in the direction its advantage pushes it
+    gated     bool: the token moved in the direction that its advantage pushes
     width     σ, in units of ρ
-    mass_at_base, mass_at_max, risk_at_min, risk_at_max   bool: which clamp holds the width
+    mass_at_base, mass_at_max, risk_at_min, risk_at_max   bool: which clamp binds
     """
 
     gated: Tensor
@@ -64,9 +64,9 @@ def trust_region(config: MaspoLoss, ratio: Tensor, old_logprobs: Tensor, advanta
 def maspo_loss(config: MaspoLoss, terms: TokenTerms) -> TokenLoss:
     """−A·w·ρ for each token, [N], in the dtype of `terms`; formula and source at the top of this module.
 
-    The gate carries no gradient unless `differentiate_gate`: differentiated through, the gradient
-    of a token with A > 0 changes sign at ρ > (1 + √(1 + 4σ²)) / 2. With `negative_ratio_cap` c,
-    tokens with A < 0 and ρ > c cost −A·c and carry no gradient.
+    The gate carries no gradient unless `differentiate_gate`: with that gradient, the gradient of a token
+    with A > 0 changes sign at ρ > (1 + √(1 + 4σ²)) / 2. With `negative_ratio_cap` c, tokens with A < 0
+    and ρ > c cost −A·c and carry no gradient; their gate is 0.
     """
     ratio, advantages = terms.ratio, terms.advantages
     region = trust_region(config, ratio, terms.old_logprobs, advantages)

@@ -1,4 +1,4 @@
-"""What every token loss is made from, and what it returns.
+"""Inputs and result of a token loss.
 
 N counts the response tokens of a micro-batch laid end to end, without padding.
 """
@@ -12,6 +12,8 @@ from torch import Tensor
 
 #: |logπ − logπ_old| is clamped here, so a ratio stays within e^±20; no gradient flows beyond.
 LOG_RATIO_LIMIT = 20.0
+#: Bound on a log-probability or log-ratio that enters a sum; far beyond any real value.
+LOGPROB_LIMIT = 1e8
 
 # Keeps |A|·e^20 summed over a batch finite in float32. Real advantages are of order 1.
 _ADVANTAGE_LIMIT = 1e20
@@ -23,13 +25,8 @@ class TokenLoss:
 
     values  [N], with gradient
     gate    [N], no gradient, in [0, 1]: the share of the plain importance-weighted gradient
-            −A·ρ·∇logπ that the token keeps, and 1 at ρ = 1
-              maspo             the gate w itself; 0 where `negative_ratio_cap` binds
-              sapo              derivative of its soft gate, 4·s·(1 − s) with s = sigmoid(τ(ρ − 1))
-              clip, dac, bapo   1 where the gradient flows, 0 where it is clipped away
-              gspo              the same, ρ being the sequence's ratio
-              cispo             clipped weight over ratio; 1 where the clip raises the weight
-            The overflow guards on logπ − logπ_old (±20; 10 for gspo) are not part of it.
+            −A·ρ·∇logπ that the token keeps, and 1 at ρ = 1. Each loss says in its docstring what its gate is.
+            The overflow guards on logπ − logπ_old (±20; 10 for gspo) are not part of the gate.
     """
 
     values: Tensor
@@ -38,7 +35,14 @@ class TokenLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTerms:
-    """Inputs of one micro-batch, checked and in the dtype to compute in; each [N]."""
+    """Inputs of one micro-batch, checked and in the dtype to compute in; each [N].
+
+    logprobs       logπ, natural log; the only tensor with gradient, `ratio` aside
+    old_logprobs   logπ_old
+    advantages     A, per token
+    sequence_ids   integers, which response a token belongs to
+    ratio          ρ = exp(clamp(logπ − logπ_old, ±20)), with gradient
+    """
 
     logprobs: Tensor
     old_logprobs: Tensor

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from actors.ray.connection import connect_to_run, disconnect, find_control
+from actors.ray.connection import connect_to_run, disconnect
+from actors.ray.control import find_control
 from actors.ray.waits import within
 from maspo_dist.runs.folder import RunFolder
 

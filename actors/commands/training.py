@@ -18,7 +18,8 @@ from actors.controller.run_services import beside, follow_requests, write_live
 from actors.controller.watchdog import watch
 from actors.interfaces import LearnerGroup, RolloutPool
 from actors.processes import REAL_CLASSES, ActorClasses, RunCluster
-from actors.ray.connection import cluster_address, connect, disconnect, open_control
+from actors.ray.connection import cluster_address, connect, disconnect
+from actors.ray.control import open_control
 from actors.weights.probes import probe_sequences
 from maspo_dist.config import TrainConfig, config_differences, dump_config
 from maspo_dist.data.cursor import PromptCursor

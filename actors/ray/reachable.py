@@ -1,31 +1,38 @@
-"""Whether a Ray cluster answers at an address, told in seconds: Ray itself tries for many minutes, deaf to signals."""
+"""Checks within seconds whether Ray may be at an address; `ray.init` would block for minutes and ignore signals."""
 
 from __future__ import annotations
 
 import os
 import socket
+from queue import Empty, SimpleQueue
+
+import grpc
 
 _ANSWER_S = 5.0
-#: What a client of HTTP/2, which gRPC speaks, says first; a server's first frame is one of SETTINGS (RFC 9113, 3.4).
-_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
-_FRAME_HEADER_BYTES = 9
-_SETTINGS = 4
+_FINAL = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 
 
 def no_ray_at(address: str, answer_s: float = _ANSWER_S) -> str | None:
-    """Why no Ray cluster can be at `address`, judged by what answers there within `answer_s` seconds; None if it may.
+    """Why no Ray cluster can be at `address`: no gRPC server answers there within `answer_s` seconds. None if one does.
 
-    Addresses of another form than host:port are left to Ray. Where Ray is told to use TLS, something must listen.
+    Also None for an address that is not host:port, and, where Ray uses TLS, for any server that listens.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in host:
         return None
     try:
-        with socket.create_connection((host, int(port)), timeout=answer_s) as connection:
-            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-                return None
-            connection.sendall(_HELLO)
-            header = connection.recv(_FRAME_HEADER_BYTES, socket.MSG_WAITALL)
+        # gRPC does not say why it cannot connect.
+        socket.create_connection((host, int(port)), timeout=answer_s).close()
     except OSError as error:
         return error.strerror or str(error)
-    return None if header[3:4] == bytes([_SETTINGS]) else "what listens there is not Ray"
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return None
+    states: SimpleQueue[grpc.ChannelConnectivity] = SimpleQueue()
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        channel.subscribe(states.put, try_to_connect=True)
+        try:
+            while (state := states.get(timeout=answer_s)) not in _FINAL:
+                pass
+        except Empty:
+            return "timed out"
+    return None if state is grpc.ChannelConnectivity.READY else "what listens there is not Ray"

@@ -23,7 +23,7 @@ from maspo_dist.models.facts import ModelFacts
 from maspo_dist.models.hub import KNOWN_SIZES, hub_is_reachable
 from maspo_dist.models.path import is_hub_name
 from maspo_dist.models.size import ModelSize
-from maspo_dist.planning.placement import Device, gibibytes, plan_bundles
+from maspo_dist.planning.placement import Device, gibibytes, pick_device, plan_bundles
 from maspo_dist.planning.preflight import inspect_model, load_data, require_context
 from maspo_dist.runs.metrics import require_sinks
 
@@ -57,20 +57,13 @@ def check_run(config: TrainConfig, console: Console) -> None:
     if size is None:
         console.print(f"placement and memory: unknown until {config.model.path} can be read")
     else:
-        console.print(_placement(config, size, planned_device(config)))
+        console.print(_placement(config, size, pick_device(config.model.device, has_gpu=torch.cuda.is_available())))
     if missing:
         console.print("the configuration is valid; to train, this machine still lacks", highlight=False)
         for entry in missing:
             console.print(f"  {entry}", highlight=False, markup=False)
     else:
         console.print("the configuration is valid, model and data are here", highlight=False)
-
-
-def planned_device(config: TrainConfig) -> Device:
-    """The configured device; auto takes the GPU where this machine has one."""
-    if config.model.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return config.model.device
 
 
 def _model_facts(config: TrainConfig, missing: list[str]) -> ModelFacts | None:

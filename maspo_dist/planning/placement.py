@@ -22,6 +22,13 @@ CPU_SHARE = 0.25
 _GIB = 1024**3
 
 
+def pick_device(wanted: Device | Literal["auto"], *, has_gpu: bool) -> Device:
+    """The configured device; `auto` means GPUs where there are any."""
+    if wanted == "auto":
+        return "cuda" if has_gpu else "cpu"
+    return wanted
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """`count` processes of one role, each with these resources on one node."""

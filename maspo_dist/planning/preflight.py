@@ -13,7 +13,7 @@ from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.errors import ConfigError
 from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.models.size import ModelSize
-from maspo_dist.planning.placement import plan_bundles, require_fit
+from maspo_dist.planning.placement import pick_device, plan_bundles, require_fit
 from maspo_dist.runs.metrics import require_sinks
 
 
@@ -33,7 +33,7 @@ def prepare(config: TrainConfig) -> Prepared:
     if "RAY_ADDRESS" not in os.environ:
         # The cluster will be this machine alone, so what it lacks is known before it starts.
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-        device = config.model.device if config.model.device != "auto" else ("cuda" if here["GPU"] else "cpu")
+        device = pick_device(config.model.device, has_gpu=here["GPU"] > 0)
         require_fit(plan_bundles(config, model.size, device), here)
     return Prepared(
         model=model,

@@ -56,6 +56,7 @@ from maspo_dist.algorithm.schedule import learning_rate
 from maspo_dist.config import AlgorithmConfig, BapoLoss, TrainConfig
 from maspo_dist.data.packing import pack_micro_batch, pack_sequences
 from maspo_dist.errors import ConfigError, MaspoError
+from maspo_dist.planning.placement import pick_device
 from maspo_dist.runs.logs import LogStream
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
@@ -391,7 +392,5 @@ def _arguments(tensors: ForwardTensors) -> dict[str, Tensor]:
 
 
 def _device(config: TrainConfig) -> torch.device:
-    wanted = config.model.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted, 0) if wanted == "cuda" else torch.device("cpu")
+    device = pick_device(config.model.device, has_gpu=torch.cuda.is_available())
+    return torch.device("cuda", 0) if device == "cuda" else torch.device("cpu")

@@ -20,7 +20,7 @@ from rich.table import Table
 from maspo_dist.compare.plan import Plan, PlannedRun
 from maspo_dist.compare.statistics import Estimate, area_under_curve, first_step_at, mean_over_seeds, sign_flip_test
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.views import format as humanize
+from maspo_dist.views.format import MISSING, format_count, format_number, format_score
 
 #: Figures of a run that are averaged over seeds, and what they are called.
 MEASURES = {
@@ -174,13 +174,13 @@ def comparison_tree(comparison: Comparison) -> dict[str, object]:
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """Variants with their means over seeds, then the paired tests."""
     table = _table(f"{comparison.plan.score}, mean over seeds ± half the 95 % interval")
-    reach = f"steps to {humanize.score(comparison.reach)}"
+    reach = f"steps to {format_score(comparison.reach)}"
     for head in ("variant", "seeds", "final", "area", "entropy", reach):
         table.add_column(head, justify="left" if head == "variant" else "right", no_wrap=True)
     for variant in comparison.variants:
         entropy = variant.estimates.get("entropy")
         seeds, final, area, steps, _ = variant_cells(comparison, variant, TESTED)
-        table.add_row(variant.name, seeds, final, area, humanize.score(entropy.mean if entropy else None), steps)
+        table.add_row(variant.name, seeds, final, area, format_score(entropy.mean if entropy else None), steps)
     tests = _table("paired over seeds, exact sign-flip test")
     for head in ("variant", "against", "measure", "seeds", "difference", "p"):
         tests.add_column(head, justify="left" if head in ("variant", "against", "measure") else "right", no_wrap=True)
@@ -197,12 +197,12 @@ def variant_cells(comparison: Comparison, variant: VariantOutcome, measures: Seq
     """Seeds, each measure, steps and samples to the score."""
     steps = variant.mean_steps_to_reach
     samples = _times(steps, comparison.plan.runs[0].samples_per_step)
-    reached = f"{humanize.number(steps)} ({len(variant.reached)} of {len(variant.runs)})"
+    reached = f"{format_number(steps)} ({len(variant.reached)} of {len(variant.runs)})"
     return [
         str(len(variant.runs)),
-        *(interval_text(variant.estimates[m]) if m in variant.estimates else humanize.MISSING for m in measures),
+        *(interval_text(variant.estimates[m]) if m in variant.estimates else MISSING for m in measures),
         reached,
-        humanize.count(samples),
+        format_count(samples),
     ]
 
 

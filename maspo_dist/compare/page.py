@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from maspo_dist.compare.outcome import MEASURES, Comparison, Curve, VariantOutcome, test_cells, variant_cells
 from maspo_dist.compare.statistics import mean_over_seeds
-from maspo_dist.views import format as humanize
+from maspo_dist.views.format import format_number, format_score
 from maspo_dist.views.report.charts import Bin, Line, interval_chart, swatch
 from maspo_dist.views.report.markup import escape
 from maspo_dist.views.report.style import CSS
@@ -72,7 +72,7 @@ def _unfinished(comparison: Comparison) -> str:
 
 def _variants(comparison: Comparison) -> str:
     measures = [measure for measure in MEASURES if any(measure in one.estimates for one in comparison.variants)]
-    reach = f"steps to {humanize.score(comparison.reach)} (seeds that did)"
+    reach = f"steps to {format_score(comparison.reach)} (seeds that did)"
     heads = ["variant", "seeds", *(MEASURES[measure] for measure in measures), reach, "samples to it"]
     rows = [
         [f"{swatch(color)}{escape(one.name)}", *map(escape, variant_cells(comparison, one, measures))]
@@ -97,13 +97,13 @@ def _runs(comparison: Comparison) -> str:
     rows = [
         [
             escape(one.run.name),
-            *(humanize.number(one.figures.get(measure)) for measure in MEASURES),
-            humanize.number(step),
+            *(format_number(one.figures.get(measure)) for measure in MEASURES),
+            format_number(step),
         ]
         for variant in comparison.variants
         for one, step in zip(variant.runs, variant.steps_to_reach, strict=True)
     ]
-    return _table(["run", *MEASURES.values(), f"steps to {humanize.score(comparison.reach)}"], rows)
+    return _table(["run", *MEASURES.values(), f"steps to {format_score(comparison.reach)}"], rows)
 
 
 def _overrides(comparison: Comparison) -> str:

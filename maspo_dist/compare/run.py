@@ -24,7 +24,7 @@ from maspo_dist.errors import ConfigError, RunsFailedError
 from maspo_dist.runs.folder_lock import lock_folder
 from maspo_dist.runs.interrupt import until_signal
 from maspo_dist.runs.whole_file import replace_text
-from maspo_dist.views import format as humanize
+from maspo_dist.views.format import format_duration
 
 #: Exit code of a run whose input cannot run; the next run's could not either.
 _USER_ERROR = 2
@@ -100,7 +100,7 @@ async def _run_left(
         return train_command(run, launcher)
 
     def ended(run: PlannedRun, code: int) -> None:
-        took = humanize.duration(loop.time() - started_s[run.name])
+        took = format_duration(loop.time() - started_s[run.name])
         log = output.log_path(run)
         if code == _USER_ERROR:
             raise ConfigError(f"{run.name} cannot run: {last_line(log).removeprefix('error: ')}")

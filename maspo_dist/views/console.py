@@ -17,7 +17,7 @@ from rich.text import Text
 
 from maspo_dist.runs.progress import PHASES, Progress, progress_of
 from maspo_dist.types import Event
-from maspo_dist.views import format as humanize
+from maspo_dist.views.format import format_change, format_count, format_duration, format_score, format_seconds
 
 _REPEAT_WAIT_S = 30.0
 _STEPS_A_HEADER = 20
@@ -86,7 +86,7 @@ class PlainConsole:
         said, said_s = self._waiting
         if what != said or now - said_s >= _REPEAT_WAIT_S:
             self._waiting = (what, now)
-            self._line(f"start-up {humanize.duration(now - self._started_s)}: {what}")
+            self._line(f"start-up {format_duration(now - self._started_s)}: {what}")
 
     def phase(self, text: str) -> None:
         """Says nothing: the step's line has the seconds of each phase."""
@@ -183,15 +183,15 @@ def step_line(progress: Progress) -> str:
     return _columns(
         progress,
         f"{progress.step}/{progress.max_steps}",
-        humanize.score(metric("reward/mean")),
-        humanize.score(progress.score_last),
-        humanize.gain(progress.score_start, progress.score_last),
-        humanize.count(metric("rollout/tokens_per_s")),
-        humanize.count(metric("learner/tokens_per_s")),
-        humanize.seconds(metric("policy/age_mean")),
-        humanize.seconds(metric("time/step_s")),
-        *(humanize.seconds(metric(f"time/{phase}_s")) for phase in PHASES),
-        humanize.duration(progress.seconds_left),
+        format_score(metric("reward/mean")),
+        format_score(progress.score_last),
+        format_change(progress.score_start, progress.score_last),
+        format_count(metric("rollout/tokens_per_s")),
+        format_count(metric("learner/tokens_per_s")),
+        format_seconds(metric("policy/age_mean")),
+        format_seconds(metric("time/step_s")),
+        *(format_seconds(metric(f"time/{phase}_s")) for phase in PHASES),
+        format_duration(progress.seconds_left),
     )
 
 
@@ -216,7 +216,7 @@ def progress_panel(run_name: str, progress: Progress, activity: str, elapsed_s: 
     bar.add_row(
         f"step {progress.step}/{progress.max_steps}",
         ProgressBar(total=max(1, progress.max_steps), completed=progress.step),
-        f"{humanize.duration(elapsed_s)} gone, {humanize.duration(progress.seconds_left)} left",
+        f"{format_duration(elapsed_s)} gone, {format_duration(progress.seconds_left)} left",
     )
     lines: list[RenderableType] = [bar]
     lines += _quality(progress)
@@ -241,17 +241,17 @@ def outcome_table(progress: Progress) -> Table:
     for name, score in progress.scores.items():
         table.add_row(
             f"held-out {name}, {score.measure}",
-            humanize.score(score.start),
-            humanize.score(score.last),
-            humanize.gain(score.start, score.last),
+            format_score(score.start),
+            format_score(score.last),
+            format_change(score.start, score.last),
         )
     first, last = progress.first_reward, progress.last_reward
-    table.add_row("training reward", humanize.score(first), humanize.score(last), humanize.gain(first, last))
+    table.add_row("training reward", format_score(first), format_score(last), format_change(first, last))
     return table
 
 
 def closing_lines(progress: Progress, elapsed_s: float, report: Path) -> tuple[str, ...]:
-    return (f"{progress.step} of {progress.max_steps} steps, {humanize.duration(elapsed_s)}", f"report: {report}")
+    return (f"{progress.step} of {progress.max_steps} steps, {format_duration(elapsed_s)}", f"report: {report}")
 
 
 def _since(earlier_s: float | None, now_s: float) -> float | None:
@@ -270,24 +270,24 @@ def _quality(progress: Progress) -> Iterator[Text]:
 
 
 def _from_to(label: str, start: float | None, last: float | None) -> Text:
-    change = f" (from {humanize.score(start)}, {humanize.gain(start, last)})"
-    return Text.assemble((f"{label} ", "dim"), (humanize.score(last), "bold"), (change, "dim"))
+    change = f" (from {format_score(start)}, {format_change(start, last)})"
+    return Text.assemble((f"{label} ", "dim"), (format_score(last), "bold"), (change, "dim"))
 
 
 def _speed(progress: Progress) -> Text:
     metric = progress.metric
     return Text.assemble(
         ("tokens/s rollout ", "dim"),
-        humanize.count(metric("rollout/tokens_per_s")),
+        format_count(metric("rollout/tokens_per_s")),
         (", learner ", "dim"),
-        humanize.count(metric("learner/tokens_per_s")),
+        format_count(metric("learner/tokens_per_s")),
         ("   policy age ", "dim"),
-        humanize.seconds(metric("policy/age_mean")),
-        (f" (max {humanize.count(metric('policy/age_max'))})", "dim"),
+        format_seconds(metric("policy/age_mean")),
+        (f" (max {format_count(metric('policy/age_max'))})", "dim"),
     )
 
 
 def _times(progress: Progress) -> Text:
-    total = humanize.seconds(progress.metric("time/step_s"))
-    phases = ", ".join(f"{phase} {humanize.seconds(progress.metric(f'time/{phase}_s'))}" for phase in PHASES)
+    total = format_seconds(progress.metric("time/step_s"))
+    phases = ", ".join(f"{phase} {format_seconds(progress.metric(f'time/{phase}_s'))}" for phase in PHASES)
     return Text.assemble(("step ", "dim"), f"{total} s", (f": {phases}", "dim"))

@@ -9,7 +9,7 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.markup import escape
 
-from maspo_dist.views import format as humanize
+from maspo_dist.views.format import format_count, format_duration
 
 _PLAIN_EVERY_S = 10.0
 
@@ -44,8 +44,8 @@ class EvaluationConsole:
         self._tokens += tokens
         self._ended += 1
         seconds = max(now - (self._started_s or now), 1e-3)
-        left = humanize.duration(seconds / self._ended * (total - done))
-        text = f"{done}/{total} problems, {humanize.count(self._tokens / seconds)} tokens/s, about {left} left"
+        left = format_duration(seconds / self._ended * (total - done))
+        text = f"{done}/{total} problems, {format_count(self._tokens / seconds)} tokens/s, about {left} left"
         if self._console.is_terminal or done == total or now - self._said[1] >= _PLAIN_EVERY_S:
             self._say(text, now)
 

@@ -1,11 +1,11 @@
-"""Numbers as people read them; a number that is missing is a dash."""
+"""Numbers as text for people. A missing number is a dash."""
 
 from __future__ import annotations
 
 MISSING = "–"
 
 
-def count(value: float | None) -> str:
+def format_count(value: float | None) -> str:
     """Three digits and a multiplier: 950, 6.9k, 1.2M."""
     if value is None:
         return MISSING
@@ -16,17 +16,17 @@ def count(value: float | None) -> str:
     return f"{value:.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
 
 
-def score(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     """Three decimals, for rewards and accuracies."""
     return MISSING if value is None else f"{value:.3f}"
 
 
-def gain(start: float | None, end: float | None) -> str:
-    """`end − start` with its sign."""
+def format_change(start: float | None, end: float | None) -> str:
+    """`end − start` with its sign and three decimals."""
     return MISSING if start is None or end is None else f"{end - start:+.3f}"
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Up to four significant digits, with an exponent where it is shorter."""
     if value is None:
         return MISSING
@@ -35,14 +35,14 @@ def number(value: float | None) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
-def seconds(value: float | None) -> str:
+def format_seconds(value: float | None) -> str:
     """One decimal under a hundred seconds, none above: 0.8, 61.3, 140."""
     if value is None:
         return MISSING
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
-def duration(value: float | None) -> str:
+def format_duration(value: float | None) -> str:
     """The two largest units: 42s, 1m 32s, 3h 05m, 2d 04h."""
     if value is None:
         return MISSING

@@ -14,8 +14,8 @@ from rich.text import Text
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import LiveStatus, read_live
 from maspo_dist.runs.progress import Progress, progress_of
-from maspo_dist.views import format as humanize
 from maspo_dist.views.console import outcome_table
+from maspo_dist.views.format import format_duration, format_number
 
 _EVENTS_SHOWN = 10
 
@@ -57,7 +57,7 @@ def _headline(folder: RunFolder, progress: Progress) -> Text:
     state = "running" if folder.in_use else "not running"
     text = Text.assemble((folder.name, "bold"), f": {state}, step {progress.step} of {progress.max_steps}")
     if folder.in_use and progress.seconds_left is not None:
-        text.append(f", about {humanize.duration(progress.seconds_left)} left")
+        text.append(f", about {format_duration(progress.seconds_left)} left")
     return text
 
 
@@ -77,7 +77,7 @@ def _standing_line(live: LiveStatus) -> Text:
     text.append(", ".join(f"{place} {groups}" for place, groups in places.items()))
     if live.waits:
         what, seconds = live.waits[0]
-        text.append(f"\nwaits {humanize.duration(seconds)} for {what}")
+        text.append(f"\nwaits {format_duration(seconds)} for {what}")
     return text
 
 
@@ -104,7 +104,7 @@ def _metrics_table(progress: Progress) -> Table:
     for name, value in progress.metrics.items():
         group, _, rest = name.partition("/")
         if group != "trust_region":
-            groups.setdefault(group, []).append(f"{rest} {humanize.number(value)}")
+            groups.setdefault(group, []).append(f"{rest} {format_number(value)}")
     for group, entries in groups.items():
         table.add_row(group, ", ".join(entries))
     return table

@@ -13,8 +13,8 @@ from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import LiveStatus, Standing, WorkerStatus
 from maspo_dist.runs.progress import Progress, progress_of
 from maspo_dist.types import Event
-from maspo_dist.views import format as humanize
 from maspo_dist.views.console import LiveConsole, PlainConsole, RunConsole, open_console, progress_panel
+from maspo_dist.views.format import format_count, format_duration, format_number
 from maspo_dist.views.status import ledger_counts, render_status
 
 ROWS: list[dict[str, float | None]] = [
@@ -190,7 +190,7 @@ def test_ledger_counts() -> None:
     [(0.0, "0"), (0.5, "0.5"), (950.0, "950"), (999.6, "1k"), (6912.0, "6.91k"), (1.25e6, "1.25M"), (None, "–")],
 )
 def test_counts(value: float | None, text: str) -> None:
-    assert humanize.count(value) == text
+    assert format_count(value) == text
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_counts(value: float | None, text: str) -> None:
     [(41.6, "42s"), (59.6, "1m 00s"), (92.0, "1m 32s"), (11_100.0, "3h 05m"), (187_200.0, "2d 04h"), (None, "–")],
 )
 def test_durations(value: float | None, text: str) -> None:
-    assert humanize.duration(value) == text
+    assert format_duration(value) == text
 
 
 @pytest.mark.parametrize(
@@ -206,4 +206,4 @@ def test_durations(value: float | None, text: str) -> None:
     [(0.0, "0"), (1e-6, "1.00e-06"), (0.123456, "0.1235"), (19_461.2, "19,461"), (3e6, "3.00e+06"), (None, "–")],
 )
 def test_numbers(value: float | None, text: str) -> None:
-    assert humanize.number(value) == text
+    assert format_number(value) == text

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from maspo_dist.views import format as humanize
+from maspo_dist.views.format import format_number
 from maspo_dist.views.report.markup import escape
 from maspo_dist.views.report.runs import Point
 from maspo_dist.views.report.scale import Scale, linear_scale, log_scale, step_scale, tick_label
@@ -155,7 +155,7 @@ def heat_chart(rows: Sequence[Line], name: str) -> str:
     left, row_height = 104, 16
     height = TOP + row_height * len(rows) + BOTTOM
     x = step_scale(steps[0], steps[-1], left, _HEAT_WIDTH - RIGHT)
-    parts = [f'<text x="{left}" y="17" class="axis">{escape(name)}, 0 to {humanize.number(largest)}</text>']
+    parts = [f'<text x="{left}" y="17" class="axis">{escape(name)}, 0 to {format_number(largest)}</text>']
     for index, (row, strip) in enumerate(zip(rows, strips, strict=True)):
         top = TOP + index * row_height
         parts.append(f'<text x="{left - 6}" y="{top + 12}" class="tick" text-anchor="end">{escape(row.label)}</text>')
@@ -252,11 +252,11 @@ def _pieces(bins: Sequence[Bin | None]) -> Iterator[list[Bin]]:
 
 
 def _tooltip(label: str, one: Bin) -> str:
-    low, high = humanize.number(one.low), humanize.number(one.high)
+    low, high = format_number(one.low), format_number(one.high)
     if one.first == one.last:
         around = f", {low} to {high}" if one.low < one.high else ""
-        return f"{label}, step {one.first}: {humanize.number(one.mean)}{around}"
-    return f"{label}, steps {one.first} to {one.last}: mean {humanize.number(one.mean)}, {low} to {high}"
+        return f"{label}, step {one.first}: {format_number(one.mean)}{around}"
+    return f"{label}, steps {one.first} to {one.last}: mean {format_number(one.mean)}, {low} to {high}"
 
 
 def _on_steps(points: Sequence[Point], steps: Sequence[int]) -> list[Point]:

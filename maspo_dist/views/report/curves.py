@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from maspo_dist.runs.progress import PHASES
-from maspo_dist.views import format as humanize
+from maspo_dist.views.format import format_number
 from maspo_dist.views.report.charts import COLORS, Line, line_chart, stacked_chart, swatch
 from maspo_dist.views.report.markup import escape
 from maspo_dist.views.report.runs import Run
@@ -207,7 +207,7 @@ def _wrap(title: str, caption: str, now: str, legend: str, svg: str) -> str:
 
 def _last(run: Run, name: str) -> str:
     values = [value for _, value in run.series.get(name, ()) if value is not None]
-    return humanize.number(values[-1]) if values else ""
+    return format_number(values[-1]) if values else ""
 
 
 def _metric_names(runs: Sequence[Run]) -> tuple[str, ...]:

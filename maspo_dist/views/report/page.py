@@ -9,7 +9,7 @@ from typing import Any
 
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.whole_file import replace_text
-from maspo_dist.views import format as humanize
+from maspo_dist.views.format import MISSING, format_change, format_duration, format_number, format_score
 from maspo_dist.views.report.curves import (
     LEARNING,
     SPEED_AND_SYNC,
@@ -112,7 +112,7 @@ def _facts(run: Run) -> str:
         loss,
         Path(model).name,
         f"{run.progress.step} of {run.max_steps} steps",
-        f"{humanize.duration(sum(times))} in steps" if times else "",
+        f"{format_duration(sum(times))} in steps" if times else "",
         f"seed {run.config['run.seed']}" if "run.seed" in run.config else "",
     ]
     return " · ".join(part for part in parts if part)
@@ -121,18 +121,18 @@ def _facts(run: Run) -> str:
 def _hero(label: str, start: float | None, last: float | None) -> str:
     return (
         f'<div class="hero"><div class="label">{escape(label)}</div>'
-        f'<div class="value"><small>{humanize.score(start)} →</small> {humanize.score(last)}</div>'
+        f'<div class="value"><small>{format_score(start)} →</small> {format_score(last)}</div>'
         f"<div>{_gain(start, last)}</div></div>"
     )
 
 
 def _gain(start: float | None, last: float | None) -> str:
     if start is None or last is None:
-        return humanize.MISSING
+        return MISSING
     # Judged as it is written: a change of less than half of the last digit is none.
     change = round(last - start, 3)
     style = "up" if change > 0 else "down" if change < 0 else ""
-    return f'<span class="{style}">{humanize.gain(start, last)}</span>'
+    return f'<span class="{style}">{format_change(start, last)}</span>'
 
 
 def _comparison(runs: Sequence[Run]) -> str:
@@ -153,7 +153,7 @@ def _comparison(runs: Sequence[Run]) -> str:
 
 
 def _from_to(start: float | None, last: float | None) -> str:
-    return f"<td>{humanize.score(start)} → {humanize.score(last)}</td><td>{_gain(start, last)}</td>"
+    return f"<td>{format_score(start)} → {format_score(last)}</td><td>{_gain(start, last)}</td>"
 
 
 def _samples(run: Run) -> str:
@@ -180,7 +180,7 @@ def _sample(row: Mapping[str, Any]) -> str:
     status = str(row.get("status", ""))
     style = "up" if status == "correct" else "down"
     read_as = "no answer found" if row.get("extracted") is None else f"read as {row['extracted']}"
-    facts = [f"reward {humanize.number(row.get('reward'))}", f"reference {row.get('reference')}", read_as]
+    facts = [f"reward {format_number(row.get('reward'))}", f"reference {row.get('reference')}", read_as]
     facts.append(str(row.get("reason") or ""))
     if row.get("finish_reason") == "length":
         facts.append("cut off at the token limit")
@@ -241,7 +241,7 @@ def _differences(runs: Sequence[Run]) -> str:
 
 
 def _config_value(value: object) -> str:
-    return humanize.MISSING if value is None else str(value)
+    return MISSING if value is None else str(value)
 
 
 def _configuration(run: Run) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from maspo_dist.views import format as humanize
+from maspo_dist.views.format import format_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ def tick_label(value: float) -> str:
     if value == 0:
         return "0"
     if abs(value) >= 1e4:
-        return humanize.count(value)
+        return format_count(value)
     if abs(value) < 1e-3:
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{float(mantissa):g}e{int(exponent)}"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from maspo_dist.views import format as humanize
+from maspo_dist.views.format import MISSING
 from maspo_dist.views.report.charts import Line, heat_chart
 from maspo_dist.views.report.markup import escape
 from maspo_dist.views.report.runs import Run
@@ -138,7 +138,7 @@ def _at(run: Run, metric: str, step: int) -> float | None:
 
 def _cell(column: Column, value: float | None) -> str:
     if value is None:
-        return f"<td>{humanize.MISSING}</td>"
+        return f"<td>{MISSING}</td>"
     # The root, because what matters happens between 0 and 0.1.
     strength = math.sqrt(min(1.0, max(0.0, column.strength(value))))
     return f'<td class="cell" style="--strength:{strength:.3f}">{column.show(value)}</td>'

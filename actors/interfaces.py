@@ -93,6 +93,45 @@ class RolloutPool(Protocol):
     async def stop(self) -> None: ...
 
 
+class RolloutWorkerHandle(Protocol):
+    """A started worker. Any call may raise ActorDiedError when the worker's or its engine's process is gone."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
+
+    async def publish(
+        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
+    ) -> WorkerPublish: ...
+
+    async def ping(self) -> None:
+        """Answers when the engine itself does."""
+
+    async def is_gone_with_its_node(self) -> bool:
+        """Whether the cluster has noticed the loss of the node on which the worker was started."""
+
+    async def stop(self) -> None:
+        """Ends the engine's processes gently."""
+
+    def kill(self) -> None:
+        """Ends the worker and everything it started, in whatever state it is."""
+
+
+class WorkerFactory(Protocol):
+    """Starts workers and reaches the bodies of groups; what a rollout pool needs of the cluster."""
+
+    async def start_worker(self, index: int) -> RolloutWorkerHandle:
+        """Places and starts worker `index`. Raises PlacementError when the cluster has no room for it."""
+
+    async def room(self) -> int:
+        """How many more workers the cluster could place now."""
+
+    async def fetch(self, body: Body) -> RolloutGroup: ...
+
+    def store(self, group: RolloutGroup) -> Body: ...
+
+
 class LearnerGroup(Protocol):
     """All learner ranks. Calls raise LearnerLostError when a rank is gone or silent; `restart` makes the group anew,
     with the weights of `model.path` until `load`.

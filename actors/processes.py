@@ -21,7 +21,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors.engines.vllm.settings import engine_environment
-from actors.interfaces import ActorProcess, Body
+from actors.interfaces import ActorProcess, Body, RolloutWorkerHandle
 from actors.learner.actor import Learner
 from actors.learner.group import RayLearnerGroup, by_rank
 from actors.ray.actor_options import CONCURRENT_CALLS, actor_class, share_of_cores
@@ -30,7 +30,6 @@ from actors.ray.placement_groups import reserve, room_for
 from actors.ray.waits import all_ready, within
 from actors.rollout.actor import RolloutActor
 from actors.rollout.handle import RayRolloutWorker
-from actors.rollout.members import RolloutWorkerHandle
 from actors.rollout.pool import ElasticRolloutPool
 from actors.verifier.actor import VerifierActor
 from actors.verifier.watch import watch_verifier
@@ -133,7 +132,7 @@ class RunCluster:
             asked.append(_ask_verifier_for_stacks(self._verifier))
         await asyncio.wait([asyncio.ensure_future(_settled(one)) for one in asked], timeout=_SIGNAL_S)
 
-    # What the rollout pool asks for: `rollout_members.WorkerFactory`.
+    # What the rollout pool asks for: `interfaces.WorkerFactory`.
 
     async def start_worker(self, index: int) -> RolloutWorkerHandle:
         """Places and starts rollout worker `index`, its engine included."""

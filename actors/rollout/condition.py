@@ -1,4 +1,4 @@
-"""Waiting for a condition of some state that says when it has changed."""
+"""A condition variable that can break: waiting for a change of state that may never come."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import asyncio
 from collections.abc import Callable
 
 from actors.ray.waits import within
-from maspo_dist.errors import ActorDiedError, MaspoError
+from maspo_dist.errors import ActorDiedError, DeadlineError, MaspoError
 
 
-class Changes:
-    """Wakes those who wait at every `notify`. Once broken, it raises the error for all, now and later."""
+class BreakableCondition:
+    """Every `notify` has all waiting tasks look at the state again. Once broken, it raises its error in all of them,
+    now and later.
+    """
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, describe: Callable[[], str]) -> None:
+        """`describe` says how the state stands; its words end the message of a missed deadline."""
         self._owner = owner
-        # In the order in which they came, so that a seeded run wakes them alike every time.
+        self._describe = describe
+        # In the order of arrival, so that a seeded run wakes them in the same order every time.
         self._waiters: dict[asyncio.Future[None], None] = {}
         self._error: MaspoError | None = None
 
@@ -29,7 +33,7 @@ class Changes:
                 waiter.set_result(None)
 
     def fail(self, error: BaseException) -> None:
-        """The first error stands; one that nobody raised on purpose is told as the owner's death."""
+        """Breaks the condition; the first error stays. An unexpected error is raised as the owner's ActorDiedError."""
         if self._error is None:
             if isinstance(error, MaspoError):
                 self._error = error
@@ -38,14 +42,18 @@ class Changes:
                 self._error.__cause__ = error
         self.notify()
 
-    async def until(self, condition: Callable[[], bool], deadline_s: float, what: str) -> None:
-        """Waits for `condition`, looked at after every change. Raises DeadlineError, or what `fail` was given."""
+    async def until(self, is_met: Callable[[], bool], deadline_s: float, what: str) -> None:
+        """Waits until `is_met()`, checked after every `notify`. Raises DeadlineError, or the error given to `fail`."""
         self._raise_failure()
-        if not condition():
-            await within(deadline_s, f"{self._owner}: {what}", self._wait(condition))
+        if is_met():
+            return
+        try:
+            await within(deadline_s, f"{self._owner}: {what}", self._wait(is_met))
+        except DeadlineError as error:
+            raise DeadlineError(f"{error} ({self._describe()})") from None
 
-    async def _wait(self, condition: Callable[[], bool]) -> None:
-        while not condition():
+    async def _wait(self, is_met: Callable[[], bool]) -> None:
+        while not is_met():
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters[waiter] = None
             try:

@@ -16,7 +16,7 @@ from maspo_dist.types import FloatArray, GroupReport, RolloutRequest
 
 
 class RayRolloutWorker:
-    """Implements `rollout_members.RolloutWorkerHandle`; the pool sets the deadlines.
+    """Implements `interfaces.RolloutWorkerHandle`; the pool sets the deadlines.
 
     `release` gives the worker's place in the cluster back.
     """

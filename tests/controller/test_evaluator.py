@@ -127,7 +127,7 @@ async def test_a_request_that_fails_ends_the_evaluation_with_its_error() -> None
 async def test_a_problem_that_workers_die_of_counts_as_not_solved_and_ends_nothing() -> None:
     pool = FakePool()
     pool.rewards = {-1: [1.0, 1.0], -3: [1.0, 1.0]}
-    pool.failures[-2] = PoisonPromptError("prompt p2 was aboard 3 rollout workers that died; set aside")
+    pool.failures[-2] = PoisonPromptError("prompt p2 was in flight on 3 rollout workers that died; set aside")
     events: list[Event] = []
     scores = await make_evaluator(pool, on_event=events.append).evaluate(0)
     assert [(event.kind, "prompt p2" in event.message) for event in events] == [("prompt_set_aside", True)]

@@ -150,7 +150,7 @@ async def test_over_sampling_bounds_how_far_generation_runs_ahead() -> None:
 
 async def test_a_poison_prompt_is_lost_with_its_reason_and_the_batch_goes_on() -> None:
     pool = FakePool()
-    pool.failures[2] = PoisonPromptError("prompt p2 was aboard 3 rollout workers that died")
+    pool.failures[2] = PoisonPromptError("prompt p2 was in flight on 3 rollout workers that died")
     batch = await make_stream(pool, make_config()).take(0)
     assert ids(batch) == [0, 1, 3]
     assert [(lost.group_id, lost.reason) for lost in batch.lost] == [(2, "poison")]
@@ -236,7 +236,7 @@ async def test_of_a_group_that_would_not_train_and_is_gone_the_reason_is_kept() 
 
 async def test_a_group_that_was_set_aside_is_not_sampled_again_by_a_resumed_run() -> None:
     pool = FakePool()
-    pool.failures[5] = PoisonPromptError("prompt p5 was aboard 3 rollout workers that died; set aside")
+    pool.failures[5] = PoisonPromptError("prompt p5 was in flight on 3 rollout workers that died; set aside")
     config = make_config(algorithm={"max_policy_age": 1})
     first = make_stream(pool, config)
     await first.take(0)

@@ -147,7 +147,7 @@ async def test_a_prompt_that_kills_engines_is_set_aside_alone_and_its_neighbours
         results = await asyncio.gather(*(pool.generate(request(group)) for group in range(12)), return_exceptions=True)
     assert [i for i, result in enumerate(results) if isinstance(result, BaseException)] == [3]
     assert isinstance(results[3], PoisonPromptError)
-    assert "prompt p3 (group 3) was aboard 3 rollout workers that died" in str(results[3])
+    assert "prompt p3 (group 3) was in flight on 3 rollout workers that died" in str(results[3])
     attempts = [call.attempt for _, call in factory.requests if call.group_id == 3]
     assert attempts == [0, 1, 2]
 
@@ -229,7 +229,7 @@ async def test_a_place_that_keeps_losing_workers_is_given_up_and_the_last_one_en
     assert [event.message.rpartition("; ")[2] for event in events if event.kind == "worker_lost"] == [
         "replaced in 0 s",
         "replaced in 0 s",
-        "its place is given up",
+        "the slot is closed",
     ]
 
 

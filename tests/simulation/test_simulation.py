@@ -11,7 +11,7 @@ from play import failure_of, failures_of
 
 import actors.controller.group_stream
 from actors.controller.group_stream import GroupStream
-from actors.rollout.pool import ElasticRolloutPool
+from actors.rollout.worker_slot import WorkerSlot
 from maspo_dist.flow.admission import open_slots
 
 
@@ -38,8 +38,8 @@ def _forgets_pending(self: GroupStream, state: object, finished: object) -> None
     self._next_group = state.next_group  # type: ignore[attr-defined]
 
 
-async def _joins_without_weights(self: ElasticRolloutPool, member: object) -> None:
-    member.version = 0  # type: ignore[attr-defined]
+async def _joins_without_weights(self: WorkerSlot, worker: object) -> None:
+    worker.version = 0  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("_quiet")
@@ -51,7 +51,7 @@ async def _joins_without_weights(self: ElasticRolloutPool, member: object) -> No
             "old|sampled|in flight",
         ),
         (lambda patch: patch.setattr(GroupStream, "_restore", _forgets_pending), "lost"),
-        (lambda patch: patch.setattr(ElasticRolloutPool, "_join", _joins_without_weights), "serves without weights"),
+        (lambda patch: patch.setattr(WorkerSlot, "_join", _joins_without_weights), "serves without weights"),
     ],
     ids=["one batch too many is admitted", "a resumed run forgets open groups", "a new worker serves unproven"],
 )

@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from actors.bench.doubles import make_report, make_scored
 from actors.bench.lines import BenchLine, compare
 from actors.bench.models import random_qwen3
 from actors.engines.deepspeed.engine import DeepSpeedEngine
@@ -30,7 +31,7 @@ from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.demo.model import make_model, make_tokenizer
 from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, StreamState
-from maspo_dist.types import GroupReport, Prompt, Rollout, RolloutGroup, ScoredGroup, Verdict
+from maspo_dist.types import Prompt, Rollout, RolloutGroup, ScoredGroup
 
 _REPEATS = 3
 #: The share of a step that a checkpoint may take, at this many steps between two.
@@ -169,22 +170,8 @@ def _group(number: int, samples: int) -> RolloutGroup:
 
 def _scored(group: RolloutGroup) -> ScoredGroup:
     samples = len(group.rollouts)
-    report = GroupReport(
-        group_id=group.group_id,
-        attempt=0,
-        worker="bench",
-        prompt_tokens=_DEMO_PROMPT_TOKENS,
-        response_tokens=np.full(samples, _DEMO_RESPONSE_TOKENS, np.int32),
-        truncated=np.zeros(samples, np.bool_),
-        oldest_version=np.zeros(samples, np.int32),
-        version_tokens=((0, samples * _DEMO_RESPONSE_TOKENS),),
-        version_runs=np.ones(samples, np.int32),
-        verdicts=(Verdict(reward=0.0, status="wrong", extracted=None, seconds=0.0),) * samples,
-        generated_at_s=0.0,
-        scored_at_s=0.0,
-    )
-    signs = np.where(np.arange(samples) % 2 == 0, 1.0, -1.0).astype(np.float32)
-    return ScoredGroup(report=report, rewards=signs, advantages=signs, trainable=np.ones(samples, np.bool_))
+    report = make_report(group.group_id, _DEMO_PROMPT_TOKENS, [_DEMO_RESPONSE_TOKENS] * samples)
+    return make_scored(report, np.where(np.arange(samples) % 2 == 0, 1.0, -1.0).astype(np.float32))
 
 
 def _free_port() -> int:

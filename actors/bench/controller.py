@@ -11,13 +11,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from actors.bench.doubles import (
-    CountedRecord,
-    CountingPrompts,
-    PlainDecoder,
-    TimedLearners,
-    TimedWorkers,
-)
+from actors.bench.doubles import FakeDecoder, FakeLearners, FakePrompts, FakeRecord, FakeWorkers, make_config
 from actors.bench.lines import BenchLine, compare
 from actors.controller.controller import Controller, Session
 from actors.controller.evaluator import Evaluator
@@ -50,7 +44,7 @@ def _overlap() -> Iterator[BenchLine]:
     for age, ideal_step_s in ((0, _GENERATE_S + _UPDATE_S), (1, max(_GENERATE_S, _UPDATE_S))):
         config = _config(workers=2, per_step=8, group_size=4, age=age, steps=_OVERLAP_STEPS)
         started_s = time.perf_counter()
-        asyncio.run(_train(config, _GENERATE_S, _UPDATE_S, CountedRecord()))
+        asyncio.run(_train(config, _GENERATE_S, _UPDATE_S, FakeRecord()))
         seconds = time.perf_counter() - started_s
         # The first batch has no update to hide behind, the last update nothing to generate.
         ideal_s = _OVERLAP_STEPS * ideal_step_s + (min(_GENERATE_S, _UPDATE_S) if age else 0.0)
@@ -62,7 +56,7 @@ def _throughput() -> Iterator[BenchLine]:
     """Groups a second of one core, and memory of the second half of them against the first."""
     per_step = _IN_FLIGHT // 2
     config = _config(workers=_WORKERS, per_step=per_step, group_size=2, age=1, steps=_GROUPS // per_step)
-    record = CountedRecord()
+    record = FakeRecord()
     resident: list[int] = []
     started_s = time.process_time()
     asyncio.run(_train(config, 0.0, 0.0, record, resident))
@@ -75,22 +69,12 @@ def _throughput() -> Iterator[BenchLine]:
 
 
 def _config(*, workers: int, per_step: int, group_size: int, age: int, steps: int) -> TrainConfig:
-    return TrainConfig.model_validate(
-        {
-            "run": {"name": "bench", "max_steps": steps},
-            "model": {"path": "none", "dtype": "float32"},
-            "data": {"train": ["none"]},
-            "rollout": {
-                "workers": workers,
-                "group_size": group_size,
-                "prompts_per_step": per_step,
-                "max_response_tokens": 8,
-            },
-            "algorithm": {"mini_batches": 4, "max_policy_age": age},
-            "learner": {"ranks": 2, "micro_batch_tokens": 8192},
-            "evaluation": {"every": None},
-            "logging": {"tensorboard": False, "sample_groups": 0},
-        }
+    return make_config(
+        run={"max_steps": steps},
+        rollout={"workers": workers, "group_size": group_size, "prompts_per_step": per_step},
+        algorithm={"mini_batches": 4, "max_policy_age": age},
+        learner={"ranks": 2, "micro_batch_tokens": 8192},
+        logging={"tensorboard": False, "sample_groups": 0},
     )
 
 
@@ -98,14 +82,14 @@ async def _train(
     config: TrainConfig,
     generate_s: float,
     update_s: float,
-    record: CountedRecord,
+    record: FakeRecord,
     resident: list[int] | None = None,
 ) -> None:
     """The real controller, stream, ledger and pool from the first step to the last."""
     rollout = config.rollout
     # One batch takes the whole pool `generate_s`.
     at_once = rollout.prompts_per_step // rollout.first_workers
-    workers = TimedWorkers(rollout.group_size, generate_s, at_once)
+    workers = FakeWorkers(generate_s, at_once)
     pool = ElasticRolloutPool(config, workers, record.write_event)
     sink = _ResidentSink(resident if resident is not None else [])
 
@@ -114,7 +98,7 @@ async def _train(
         stream = GroupStream(
             config,
             pool,
-            CountingPrompts(),
+            FakePrompts(),
             ledger,
             batches=config.run.max_steps,
             on_progress=lambda _: None,
@@ -127,13 +111,13 @@ async def _train(
         controller = Controller(
             config,
             pool=pool,
-            learners=TimedLearners(update_s),
+            learners=FakeLearners(update_s),
             sessions=session,
             evaluator=Evaluator(config, pool, {}, lambda _: None),
             checkpoints=checkpoints,
             writer=CheckpointWriter(checkpoints, config.checkpoint, "", _checkpoint_failed),
             probes=[],
-            decoder=PlainDecoder(),
+            decoder=FakeDecoder(),
             record=record,
             console=PlainConsole("bench", Progress(max_steps=config.run.max_steps), nowhere),
             clock=time.time,

@@ -1,16 +1,20 @@
-"""Workers, learners and a record that take known times, or none: what is left is the cost of the loop itself."""
+"""Fakes of workers, learners, prompts and a record, shared by the benches and the tests.
+
+A fake takes a known time, or none. What a bench measures over fakes is the cost of the loop itself.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from actors.interfaces import Body, ProbeSequence, WeightSnapshot, WorkerPublish
+from actors.weights.fingerprint import combine, fingerprint
+from maspo_dist.config import TrainConfig
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.types import (
     Event,
@@ -22,86 +26,182 @@ from maspo_dist.types import (
     RolloutGroup,
     RolloutRequest,
     SampleRow,
+    ScoredGroup,
     TrainingBatch,
     UpdateReport,
     Verdict,
 )
 
+#: Token ids of a prompt, by its number modulo their count.
+_PROMPT_IDS = tuple(np.asarray([first, 2, 3], np.int32) for first in range(1, 8))
+#: Length of each response of a `FakeWorker`.
 _TOKENS = 4
-_PROMPT = np.asarray([1, 2, 3], np.int32)
-_RIGHT = Verdict(reward=1.0, status="correct", extracted="1", seconds=0.0)
-_WRONG = Verdict(reward=0.0, status="wrong", extracted="2", seconds=0.0)
 
 
-class CountingPrompts:
-    """Prompts without end, each made when asked for."""
+def make_config(**sections: object) -> TrainConfig:
+    """A small, valid configuration; each given section is merged over it."""
+    base: dict[str, dict[str, object]] = {
+        "run": {"name": "test", "max_steps": 3},
+        "model": {"path": "model", "dtype": "float32"},
+        "data": {"train": ["train.jsonl"]},
+        "rollout": {"prompts_per_step": 4, "group_size": 2, "max_response_tokens": 8},
+        "algorithm": {"mini_batches": 2},
+        "learner": {"micro_batch_tokens": 64},
+        "evaluation": {"every": None},
+    }
+    for name, values in sections.items():
+        assert isinstance(values, dict)
+        base.setdefault(name, {}).update(values)
+    return TrainConfig.model_validate(base)
 
-    def __init__(self) -> None:
-        self._taken = 0
+
+def make_prompt(number: int) -> Prompt:
+    """Prompt pNUMBER, whose reference is its number."""
+    token_ids = _PROMPT_IDS[number % len(_PROMPT_IDS)]
+    return Prompt(prompt_id=f"p{number}", token_ids=token_ids, reference=str(number), source="test")
+
+
+@lru_cache(4096)
+def make_rollout(tokens: int, version: int) -> Rollout:
+    """`tokens` times token 5, sampled by policy `version`."""
+    return Rollout(
+        response_ids=np.full(tokens, 5, np.int32),
+        behavior_logprobs=np.full(tokens, -0.5, np.float32),
+        text="5" * tokens,
+        finish_reason="stop",
+        token_versions=((version, tokens),),
+    )
+
+
+@lru_cache(64)
+def make_verdict(reward: float, status: str = "") -> Verdict:
+    """Status `correct` for a positive reward and `wrong` for another, unless one is given."""
+    return Verdict(
+        reward=reward,
+        status=status or ("correct" if reward > 0 else "wrong"),  # type: ignore[arg-type]
+        extracted=None,
+        seconds=0.0,
+    )
+
+
+def make_report(
+    group_id: int,
+    prompt_tokens: int,
+    response_tokens: Sequence[int],
+    verdicts: Sequence[Verdict] = (),
+    *,
+    attempt: int = 0,
+    worker: str = "fake",
+    version: int = 0,
+    at_s: float = 0.0,
+) -> GroupReport:
+    """The report of responses that were not truncated, sampled by policy `version`; without `verdicts`, all wrong."""
+    lengths = np.asarray(response_tokens, np.int32)
+    samples = lengths.size
+    return GroupReport(
+        group_id=group_id,
+        attempt=attempt,
+        worker=worker,
+        prompt_tokens=prompt_tokens,
+        response_tokens=lengths,
+        truncated=np.zeros(samples, np.bool_),
+        oldest_version=np.full(samples, version, np.int32),
+        version_tokens=((version, int(lengths.sum())),),
+        version_runs=np.ones(samples, np.int32),
+        verdicts=tuple(verdicts) or (make_verdict(0.0),) * samples,
+        generated_at_s=at_s,
+        scored_at_s=at_s,
+    )
+
+
+def make_result(
+    request: RolloutRequest,
+    worker: str,
+    version: int,
+    response_tokens: Sequence[int],
+    verdicts: Sequence[Verdict],
+    at_s: float = 0.0,
+) -> tuple[GroupReport, RolloutGroup]:
+    """What a worker with policy `version` answers to `request`."""
+    report = make_report(
+        request.group_id,
+        request.prompt.token_ids.size,
+        response_tokens,
+        verdicts,
+        attempt=request.attempt,
+        worker=worker,
+        version=version,
+        at_s=at_s,
+    )
+    rollouts = tuple(make_rollout(int(tokens), version) for tokens in response_tokens)
+    group = RolloutGroup(group_id=request.group_id, attempt=request.attempt, prompt=request.prompt, rollouts=rollouts)
+    return report, group
+
+
+def make_scored(report: GroupReport, advantages: FloatArray) -> ScoredGroup:
+    """The group of `report`, all of it trainable, its rewards equal to its advantages."""
+    trainable = np.ones(advantages.size, np.bool_)
+    return ScoredGroup(report=report, rewards=advantages, advantages=advantages, trainable=trainable)
+
+
+def make_snapshot(version: int, weight: float) -> tuple[WeightSnapshot, list[list[np.ndarray]]]:
+    """(snapshot of one tensor filled with `weight`, its buckets)."""
+    bucket = np.frombuffer(np.asarray([weight] * 16, np.float32).tobytes(), np.uint8)
+    snapshot = WeightSnapshot(
+        version=version,
+        entries=(("lm_head.weight", "float32", (4, 4)),),
+        buckets=([bucket],),
+        fingerprint=combine([fingerprint(bucket)]),
+        total_bytes=bucket.size,
+    )
+    return snapshot, [[bucket]]
+
+
+class FakePrompts:
+    """Prompts p0, p1, … without end, from the position of `state` on."""
+
+    def __init__(self, state: CursorState | None = None) -> None:
+        self._next = state.position if state else 0
 
     @property
     def state(self) -> CursorState:
-        return CursorState(seed=0, epoch=0, position=self._taken, data_digest="")
+        return CursorState(seed=0, epoch=0, position=self._next, data_digest="")
 
     def take(self, count: int) -> list[Prompt]:
-        prompts = [self.at(replace(self.state, position=self._taken + i)) for i in range(count)]
-        self._taken += count
-        return prompts
+        self._next += count
+        return [make_prompt(number) for number in range(self._next - count, self._next)]
 
     def at(self, state: CursorState) -> Prompt:
-        return Prompt(prompt_id=f"p{state.position}", token_ids=_PROMPT, reference=str(state.position), source="bench")
+        return make_prompt(state.position)
 
 
-class TimedWorker:
-    """Works on `groups_at_once` groups, each for `seconds`; later ones wait their turn."""
+class FakeWorker:
+    """Takes `seconds` for a group and works on `at_once` groups; every second response is correct."""
 
-    def __init__(self, index: int, samples: int, seconds: float, groups_at_once: int) -> None:
-        self._name = f"worker {index}"
+    def __init__(self, index: int, seconds: float = 0.0, at_once: int = 1) -> None:
+        self.index = index
+        self.version = -1
         self._seconds = seconds
-        self._version = 0
-        self._turns = asyncio.Semaphore(groups_at_once)
-        self._rollouts = tuple(
-            Rollout(
-                response_ids=np.full(_TOKENS, 5, np.int32),
-                behavior_logprobs=np.full(_TOKENS, -0.5, np.float32),
-                text="5",
-                finish_reason="stop",
-                token_versions=((0, _TOKENS),),
-            )
-            for _ in range(samples)
-        )
+        self._turns = asyncio.Semaphore(at_once)
 
     @property
     def name(self) -> str:
-        return self._name
+        return f"rollout worker {self.index}"
 
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
-        version = self._version
+        version = self.version
         if self._seconds:
             async with self._turns:
                 await asyncio.sleep(self._seconds)
         samples = request.num_samples
-        report = GroupReport(
-            group_id=request.group_id,
-            attempt=request.attempt,
-            worker=self._name,
-            prompt_tokens=_PROMPT.size,
-            response_tokens=np.full(samples, _TOKENS, np.int32),
-            truncated=np.zeros(samples, np.bool_),
-            oldest_version=np.full(samples, version, np.int32),
-            version_tokens=((version, samples * _TOKENS),),
-            version_runs=np.ones(samples, np.int32),
-            verdicts=tuple(_RIGHT if sample % 2 else _WRONG for sample in range(samples)),
-            generated_at_s=0.0,
-            scored_at_s=0.0,
-        )
-        return report, request.group_id
+        verdicts = [make_verdict(float(sample % 2)) for sample in range(samples)]
+        return make_result(request, self.name, version, [_TOKENS] * samples, verdicts)
 
     async def publish(
         self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
     ) -> WorkerPublish:
-        self._version = snapshot.version
-        return WorkerPublish(max_logprob_gap=0.0, transfer_s=0.0, pause_s=0.0)
+        self.version = snapshot.version
+        return WorkerPublish(max_logprob_gap=1e-6, transfer_s=0.0, pause_s=0.0)
 
     async def ping(self) -> None:
         pass
@@ -116,60 +216,76 @@ class TimedWorker:
         pass
 
 
-class TimedWorkers:
-    """The factory of `TimedWorker`."""
+class FakeWorkers:
+    """Starts a `FakeWorker` for each index; a group's body is the group itself."""
 
-    def __init__(self, samples: int, seconds: float, groups_at_once: int) -> None:
-        self._samples = samples
+    def __init__(self, seconds: float = 0.0, at_once: int = 1) -> None:
         self._seconds = seconds
-        self._groups_at_once = groups_at_once
+        self._at_once = at_once
 
-    async def start_worker(self, index: int) -> TimedWorker:
-        return TimedWorker(index, self._samples, self._seconds, self._groups_at_once)
+    async def start_worker(self, index: int) -> FakeWorker:
+        return FakeWorker(index, self._seconds, self._at_once)
 
     async def room(self) -> int:
         return 0
 
     async def fetch(self, body: Body) -> RolloutGroup:
-        raise AssertionError("nothing is fetched in a bench of the loop")
+        assert isinstance(body, RolloutGroup)
+        return body
 
     def store(self, group: RolloutGroup) -> Body:
-        raise AssertionError("nothing is stored in a bench of the loop")
+        return group
 
 
-class TimedLearners:
-    """An update takes `seconds`."""
+class FakeLearners:
+    """An update takes `seconds`; a checkpoint holds the policy version. `failures`, by step, are raised once."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.version = 0
+        self.steps: list[int] = []
+        self.failures: dict[int, Exception] = {}
+        self.restarts = 0
         self._seconds = seconds
-        self._versions = itertools.count(1)
 
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
+        assert {ref.group_id for shard in batch.shards for mini in shard for micro in mini for ref in micro} == {
+            *bodies
+        }
+        if failure := self.failures.pop(batch.step, None):
+            raise failure
         if self._seconds:
             await asyncio.sleep(self._seconds)
-        return UpdateReport(step=batch.step, policy_version=next(self._versions), metrics={})
+        self.steps.append(batch.step)
+        self.version += 1
+        return UpdateReport(step=batch.step, policy_version=self.version, metrics={"learner/grad_norm": 1.0})
 
     async def export_weights(self, version: int) -> WeightSnapshot:
-        return WeightSnapshot(version=version, entries=(), buckets=(), fingerprint=0, total_bytes=0)
+        assert version == self.version
+        return make_snapshot(version, 1.0)[0]
 
     async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
-        return []
+        return [np.full(sequence.token_ids.size - 1, -1.0, np.float32) for sequence in sequences]
 
     async def save(self, folder: Path) -> None:
-        raise AssertionError("nothing is saved in a bench of the loop")
+        await asyncio.to_thread(self._write, folder)
 
     async def load(self, folder: Path) -> None:
-        raise AssertionError("nothing is loaded in a bench of the loop")
+        self.version = int(await asyncio.to_thread((folder / "version").read_text))
+
+    def _write(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "version").write_text(str(self.version))
 
     async def restart(self) -> None:
-        raise AssertionError("nothing fails in a bench of the loop")
+        self.restarts += 1
+        self.version = 0
 
     async def stop(self) -> None:
         pass
 
 
-class CountedRecord:
-    """Counts the ledger's rows and forgets them."""
+class FakeRecord:
+    """Counts the ledger's rows and keeps nothing."""
 
     last_step = None
 
@@ -192,8 +308,26 @@ class CountedRecord:
         pass
 
 
-class PlainDecoder:
-    """Decodes nothing of interest."""
+class FakeDecoder:
+    """The text of token ids is their numbers."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        return ""
+        return " ".join(map(str, token_ids))
+
+
+__all__ = [
+    "FakeDecoder",
+    "FakeLearners",
+    "FakePrompts",
+    "FakeRecord",
+    "FakeWorker",
+    "FakeWorkers",
+    "make_config",
+    "make_prompt",
+    "make_report",
+    "make_result",
+    "make_rollout",
+    "make_scored",
+    "make_snapshot",
+    "make_verdict",
+]

@@ -18,13 +18,14 @@ import psutil
 import torch
 from torch import Tensor
 
+from actors.bench.doubles import make_report, make_scored
 from actors.bench.lines import BenchLine, compare
 from actors.bench.models import random_qwen3
 from maspo_dist.algorithm import TokenBatch, micro_batch_objective, ratio_extremes, token_cotangents
 from maspo_dist.algorithm.logprobs import LogprobHead, TokenLogprobs, token_logprobs
 from maspo_dist.config import AlgorithmConfig
 from maspo_dist.data.batching import lay_out_batch
-from maspo_dist.types import GroupReport, ScoredGroup, TrainingBatch, Verdict
+from maspo_dist.types import ScoredGroup, TrainingBatch
 
 _STEP_VOCABULARY = 32_000
 _STEP_TOKENS = 1024
@@ -165,28 +166,11 @@ def _round_robin_deviation(batch: TrainingBatch, lengths: dict[tuple[int, int], 
 
 def _long_tailed_groups(count: int, samples: int) -> list[ScoredGroup]:
     rng = np.random.default_rng(0)
-    verdict = Verdict(reward=0.0, status="wrong", extracted=None, seconds=0.0)
     groups = []
     for group_id in range(count):
         tokens = np.clip(rng.lognormal(np.log(1500), 0.9, samples), 8, 16_000).astype(np.int32)
-        report = GroupReport(
-            group_id=group_id,
-            attempt=0,
-            worker="bench",
-            prompt_tokens=int(rng.integers(40, 384)),
-            response_tokens=tokens,
-            truncated=np.zeros(samples, dtype=np.bool_),
-            oldest_version=np.zeros(samples, dtype=np.int32),
-            version_tokens=((0, int(tokens.sum())),),
-            version_runs=np.ones(samples, dtype=np.int32),
-            verdicts=(verdict,) * samples,
-            generated_at_s=0.0,
-            scored_at_s=0.0,
-        )
-        zeros = np.zeros(samples, dtype=np.float32)
-        groups.append(
-            ScoredGroup(report=report, rewards=zeros, advantages=zeros, trainable=np.ones(samples, dtype=np.bool_))
-        )
+        report = make_report(group_id, int(rng.integers(40, 384)), tokens.tolist())
+        groups.append(make_scored(report, np.zeros(samples, np.float32)))
     return groups
 
 

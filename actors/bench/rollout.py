@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from transformers import GenerationConfig
 
-from actors.bench.doubles import CountingPrompts
+from actors.bench.doubles import FakePrompts
 from actors.bench.lines import BenchLine, compare
 from actors.bench.models import random_qwen3
 from actors.bench.vllm_direct import DirectEngine
@@ -125,7 +125,7 @@ async def _turn_about(config: TrainConfig, pool: RolloutPool, direct: DirectEngi
     stream = GroupStream(
         config,
         pool,
-        CountingPrompts(),
+        FakePrompts(),
         Ledger(),
         batches=rounds,
         on_progress=lambda _: None,
@@ -146,7 +146,7 @@ async def _turn_about(config: TrainConfig, pool: RolloutPool, direct: DirectEngi
 def _requests(config: TrainConfig, number: int) -> list[RolloutRequest]:
     """What the stream sends in round `number`."""
     groups = config.rollout.prompts_per_step
-    prompts = CountingPrompts()
+    prompts = FakePrompts()
     prompts.take(number * groups)
     sampling = Sampling(temperature=config.rollout.temperature, max_response_tokens=config.rollout.max_response_tokens)
     return [

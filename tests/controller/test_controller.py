@@ -31,7 +31,7 @@ def rows(path: Path) -> list[dict]:
 async def test_every_step_updates_publishes_and_leaves_a_line(tmp_path: Path) -> None:
     pool, learners = FakePool(), FakeLearners()
     folder = await run(tmp_path, make_config(), pool, learners)
-    assert [batch.step for batch in learners.batches] == [1, 2, 3]
+    assert learners.steps == [1, 2, 3]
     assert pool.published == [0, 1, 2, 3]
     metrics = rows(folder.metrics_path)
     assert [row["step"] for row in metrics] == [1, 2, 3]
@@ -67,7 +67,7 @@ async def test_a_batch_that_teaches_nothing_leaves_the_policy_as_it_is(tmp_path:
     for group_id in range(4, 8):
         pool.rewards[group_id] = [0.0, 0.0]
     folder = await run(tmp_path, make_config(), pool, learners)
-    assert [batch.step for batch in learners.batches] == [1, 3]
+    assert learners.steps == [1, 3]
     assert pool.published == [0, 1, 2]
     assert [row["policy/version"] for row in rows(folder.metrics_path)] == [1, 1, 2]
 

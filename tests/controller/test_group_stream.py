@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from doubles.loop import FakePool, NumberedPrompts, make_config
+from doubles.loop import FakePool, FakePrompts, make_config
 
 from actors.controller.group_stream import Batch, GroupStream, group_seed
 from maspo_dist.config import TrainConfig
@@ -14,7 +14,7 @@ from maspo_dist.runs.checkpoint import FinishedGroup, StreamState
 
 
 def make_stream(pool: FakePool, config: TrainConfig) -> GroupStream:
-    prompts = NumberedPrompts()
+    prompts = FakePrompts()
     return GroupStream(
         config, pool, prompts, Ledger(), batches=100, on_progress=lambda _: None, on_event=lambda _: None
     )
@@ -24,7 +24,7 @@ def resumed(pool: FakePool, config: TrainConfig, state: StreamState, finished: S
     return GroupStream(
         config,
         pool,
-        NumberedPrompts(state.cursor),
+        FakePrompts(state.cursor),
         Ledger(),
         batches=100,
         on_progress=lambda _: None,

@@ -1,22 +1,29 @@
-"""Doubles of engine, scorer, pool and learners: deterministic, no processes, no waiting."""
+"""Fakes of engine, scorer and pool, and the real loop over fakes: deterministic, without processes or waiting."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from actors.bench.doubles import (
+    FakeDecoder,
+    FakeLearners,
+    FakePrompts,
+    make_config,
+    make_prompt,
+    make_result,
+    make_snapshot,
+    make_verdict,
+)
 from actors.controller.controller import Controller, RunRecord, Session
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
 from actors.interfaces import Body, LearnerGroup, ProbeSequence, PublishReport, RolloutPool, WeightSnapshot
-from actors.weights.fingerprint import combine, fingerprint
 from actors.weights.probes import probe_sequences
 from maspo_dist.config import TrainConfig, dump_config
-from maspo_dist.data.cursor import CursorState
 from maspo_dist.errors import BodyLostError, StragglerError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.runs.checkpoint import CheckpointStore, FinishedGroup, RunState
@@ -29,69 +36,13 @@ from maspo_dist.types import (
     FloatArray,
     GroupReport,
     IntArray,
-    Prompt,
     Rollout,
     RolloutGroup,
     RolloutRequest,
     Sampling,
-    TrainingBatch,
-    UpdateReport,
     Verdict,
 )
 from maspo_dist.views.console import RunConsole
-
-
-def make_config(**sections: object) -> TrainConfig:
-    """A small, valid configuration; each section given is merged over it."""
-    base: dict[str, dict[str, object]] = {
-        "run": {"name": "test", "max_steps": 3},
-        "model": {"path": "model", "dtype": "float32"},
-        "data": {"train": ["train.jsonl"]},
-        "rollout": {"prompts_per_step": 4, "group_size": 2, "max_response_tokens": 8},
-        "algorithm": {"mini_batches": 2},
-        "learner": {"micro_batch_tokens": 64},
-        "evaluation": {"every": None},
-    }
-    for name, values in sections.items():
-        assert isinstance(values, dict)
-        base.setdefault(name, {}).update(values)
-    return TrainConfig.model_validate(base)
-
-
-def make_prompt(number: int) -> Prompt:
-    return Prompt(
-        prompt_id=f"p{number}",
-        token_ids=np.asarray([number % 7 + 1, 2, 3], np.int32),
-        reference=str(number),
-        source="test",
-    )
-
-
-class NumberedPrompts:
-    """Prompts p0, p1, … without end."""
-
-    @property
-    def state(self) -> CursorState:
-        return CursorState(seed=0, epoch=0, position=self._next, data_digest="")
-
-    def __init__(self, state: CursorState | None = None) -> None:
-        self._next = state.position if state else 0
-
-    def take(self, count: int) -> list[Prompt]:
-        self._next += count
-        return [make_prompt(number) for number in range(self._next - count, self._next)]
-
-    def at(self, state: CursorState) -> Prompt:
-        return make_prompt(state.position)
-
-
-def verdict(reward: float, status: str = "") -> Verdict:
-    return Verdict(
-        reward=reward,
-        status=status or ("correct" if reward > 0 else "wrong"),  # type: ignore[arg-type]
-        extracted=None,
-        seconds=0.0,
-    )
 
 
 class FakeEngine:
@@ -140,23 +91,11 @@ class FakeEngine:
         self.closed = True
 
 
-class ParityScorer:
+class FakeScorer:
     """Rewards even texts."""
 
     async def score(self, response: str, reference: str, source: str) -> Verdict:
-        return verdict(float(int(response) % 2 == 0))
-
-
-def make_snapshot(version: int, weight: float) -> tuple[WeightSnapshot, list[list[np.ndarray]]]:
-    bucket = np.frombuffer(np.asarray([weight] * 16, np.float32).tobytes(), np.uint8)
-    snapshot = WeightSnapshot(
-        version=version,
-        entries=(("lm_head.weight", "float32", (4, 4)),),
-        buckets=([bucket],),
-        fingerprint=combine([fingerprint(bucket)]),
-        total_bytes=bucket.size,
-    )
-    return snapshot, [[bucket]]
+        return make_verdict(float(int(response) % 2 == 0))
 
 
 class FakePool:
@@ -185,35 +124,9 @@ class FakePool:
             raise failure
         rewards = self.rewards.get(request.group_id, [float(i % 2) for i in range(request.num_samples)])
         statuses = self.statuses.get(request.group_id, [""] * request.num_samples)
-        rollouts = tuple(
-            Rollout(
-                response_ids=np.full(2 + sample, 5, np.int32),
-                behavior_logprobs=np.full(2 + sample, -0.5, np.float32),
-                text="5" * (2 + sample),
-                finish_reason="stop",
-                token_versions=((version, 2 + sample),),
-            )
-            for sample in range(request.num_samples)
-        )
-        tokens = np.asarray([rollout.response_ids.size for rollout in rollouts], np.int32)
-        report = GroupReport(
-            group_id=request.group_id,
-            attempt=request.attempt,
-            worker="fake",
-            prompt_tokens=request.prompt.token_ids.size,
-            response_tokens=tokens,
-            truncated=np.zeros(request.num_samples, np.bool_),
-            oldest_version=np.full(request.num_samples, version, np.int32),
-            version_tokens=((version, int(tokens.sum())),),
-            version_runs=np.ones(request.num_samples, np.int32),
-            verdicts=tuple(verdict(reward, status) for reward, status in zip(rewards, statuses, strict=True)),
-            generated_at_s=time.time(),
-            scored_at_s=time.time(),
-        )
-        body = RolloutGroup(
-            group_id=request.group_id, attempt=request.attempt, prompt=request.prompt, rollouts=rollouts
-        )
-        return report, body
+        verdicts = [make_verdict(reward, status) for reward, status in zip(rewards, statuses, strict=True)]
+        lengths = range(2, 2 + request.num_samples)
+        return make_result(request, "fake", version, lengths, verdicts, time.time())
 
     async def publish(
         self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
@@ -241,56 +154,6 @@ class FakePool:
         pass
 
 
-class FakeLearners:
-    """Counts what it is given; a checkpoint holds its version. `failures`, by step, are raised once."""
-
-    def __init__(self) -> None:
-        self.version = 0
-        self.batches: list[TrainingBatch] = []
-        self.failures: dict[int, Exception] = {}
-        self.restarts = 0
-
-    async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
-        needed = {ref.group_id for shard in batch.shards for mini in shard for micro in mini for ref in micro}
-        assert needed == set(bodies)
-        if failure := self.failures.pop(batch.step, None):
-            raise failure
-        self.batches.append(batch)
-        self.version += 1
-        return UpdateReport(step=batch.step, policy_version=self.version, metrics={"learner/grad_norm": 1.0})
-
-    async def export_weights(self, version: int) -> WeightSnapshot:
-        assert version == self.version
-        return make_snapshot(version, 1.0)[0]
-
-    async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
-        return [np.full(sequence.token_ids.size - 1, -1.0, np.float32) for sequence in sequences]
-
-    async def save(self, folder: Path) -> None:
-        await asyncio.to_thread(self._write, folder)
-
-    async def load(self, folder: Path) -> None:
-        self.version = int(await asyncio.to_thread((folder / "version").read_text))
-
-    def _write(self, folder: Path) -> None:
-        folder.mkdir()
-        (folder / "version").write_text(str(self.version))
-
-    async def restart(self) -> None:
-        self.restarts += 1
-        self.version = 0
-
-    async def stop(self) -> None:
-        pass
-
-
-class Digits:
-    """Token ids as they are."""
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return " ".join(map(str, token_ids))
-
-
 def make_controller(
     config: TrainConfig,
     folder: RunFolder,
@@ -311,7 +174,7 @@ def make_controller(
         stream = GroupStream(
             config,
             pool,
-            NumberedPrompts(state.stream.cursor if state else None),
+            FakePrompts(state.stream.cursor if state else None),
             ledger,
             batches=config.run.max_steps - (state.step if state else 0),
             on_progress=lambda _: None,
@@ -335,8 +198,21 @@ def make_controller(
         checkpoints=checkpoints,
         writer=CheckpointWriter(checkpoints, config.checkpoint, config_yaml or dump_config(config), failed),
         probes=probe_sequences([[1, 2, 3]], 1, 3),
-        decoder=Digits(),
+        decoder=FakeDecoder(),
         record=kept,
         console=console,
         clock=clock,
     )
+
+
+__all__ = [
+    "FakeEngine",
+    "FakeLearners",
+    "FakePool",
+    "FakePrompts",
+    "FakeScorer",
+    "make_config",
+    "make_controller",
+    "make_prompt",
+    "make_snapshot",
+]

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from actors.bench.doubles import make_report
 from maspo_dist.config import TrainConfig
-from maspo_dist.types import GroupReport, Prompt, Rollout, RolloutGroup, ScoredGroup, Verdict
+from maspo_dist.types import Prompt, Rollout, RolloutGroup, ScoredGroup
 
 VOCABULARY = 96
 
@@ -87,21 +88,7 @@ def score(groups: list[RolloutGroup], *, seed: int = 0) -> list[ScoredGroup]:
     for group in groups:
         lengths = np.array([rollout.response_ids.size for rollout in group.rollouts], dtype=np.int32)
         samples = lengths.size
-        verdict = Verdict(reward=0.0, status="wrong", extracted=None, seconds=0.0)
-        report = GroupReport(
-            group_id=group.group_id,
-            attempt=0,
-            worker="test",
-            prompt_tokens=group.prompt.token_ids.size,
-            response_tokens=lengths,
-            truncated=np.zeros(samples, dtype=np.bool_),
-            oldest_version=np.zeros(samples, dtype=np.int32),
-            version_tokens=((0, int(lengths.sum())),),
-            version_runs=np.ones(samples, dtype=np.int32),
-            verdicts=(verdict,) * samples,
-            generated_at_s=0.0,
-            scored_at_s=0.0,
-        )
+        report = make_report(group.group_id, group.prompt.token_ids.size, lengths.tolist())
         scored.append(
             ScoredGroup(
                 report=report,

@@ -8,78 +8,48 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from actors.bench.doubles import FakeWorker, make_result, make_verdict
 from actors.interfaces import Body, ProbeSequence, WeightSnapshot, WorkerPublish
-from doubles.loop import verdict
 from maspo_dist.errors import ActorDiedError
-from maspo_dist.types import FloatArray, GroupReport, Rollout, RolloutGroup, RolloutRequest
+from maspo_dist.types import FloatArray, GroupReport, RolloutGroup, RolloutRequest
 
 #: A step of a script: runs before the call of that name is answered.
 Hook = Callable[["ScriptedWorker", object], Awaitable[None]]
 
 
-def make_result(request: RolloutRequest, worker: str, version: int) -> tuple[GroupReport, RolloutGroup]:
-    """Responses that depend on the seed alone, as those of the policy of one version would."""
+def draw_result(request: RolloutRequest, worker: str, version: int) -> tuple[GroupReport, RolloutGroup]:
+    """Responses and rewards that depend on the seed and the policy version alone."""
     rng = np.random.default_rng([request.seed, version])
     lengths = rng.integers(1, request.sampling.max_response_tokens + 1, request.num_samples)
     rewards = rng.integers(0, 2, request.num_samples)
-    rollouts = tuple(
-        Rollout(
-            response_ids=np.full(tokens, 5, np.int32),
-            behavior_logprobs=np.full(tokens, -0.5, np.float32),
-            text="5",
-            finish_reason="stop",
-            token_versions=((version, int(tokens)),),
-        )
-        for tokens in lengths
-    )
-    report = GroupReport(
-        group_id=request.group_id,
-        attempt=request.attempt,
-        worker=worker,
-        prompt_tokens=request.prompt.token_ids.size,
-        response_tokens=lengths.astype(np.int32),
-        truncated=np.zeros(request.num_samples, np.bool_),
-        oldest_version=np.full(request.num_samples, version, np.int32),
-        version_tokens=((version, int(lengths.sum())),),
-        version_runs=np.ones(request.num_samples, np.int32),
-        verdicts=tuple(verdict(float(reward)) for reward in rewards),
-        generated_at_s=0.0,
-        scored_at_s=0.0,
-    )
-    group = RolloutGroup(group_id=request.group_id, attempt=request.attempt, prompt=request.prompt, rollouts=rollouts)
-    return report, group
+    verdicts = [make_verdict(float(reward)) for reward in rewards]
+    return make_result(request, worker, version, lengths.tolist(), verdicts)
 
 
-class ScriptedWorker:
+class ScriptedWorker(FakeWorker):
     """Answers unless it is dead or hung. `seconds` is what a group takes; hooks may kill it in mid-call."""
 
     def __init__(self, index: int, factory: ScriptedFactory) -> None:
-        self.index = index
+        super().__init__(index)
         self.factory = factory
-        self.version = -1
         self.hung = False
         self.stopped = False
         self.answered: list[int] = []
         self.dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    @property
-    def name(self) -> str:
-        return f"rollout worker {self.index}"
 
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
         self.factory.requests.append((self.index, request))
         result = await self._alive("generate", request)
         self.answered.append(request.group_id)
         assert result is request
-        return make_result(request, self.name, self.version)
+        return draw_result(request, self.name, self.version)
 
     async def publish(
         self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
     ) -> WorkerPublish:
         await self._alive("publish", snapshot)
-        self.version = snapshot.version
         self.factory.published.append((self.index, snapshot.version))
-        return WorkerPublish(max_logprob_gap=1e-6, transfer_s=0.0, pause_s=0.0)
+        return await super().publish(snapshot, probes, expected)
 
     async def ping(self) -> None:
         await self._alive("ping", None)

@@ -4,7 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from doubles.loop import FakeEngine, ParityScorer, make_prompt, make_snapshot
+from doubles.loop import FakeEngine, FakeScorer, make_prompt, make_snapshot
 
 from actors.interfaces import ProbeSequence
 from actors.rollout.worker import RolloutWorker
@@ -15,7 +15,7 @@ PROBES = [ProbeSequence(token_ids=np.arange(5, dtype=np.int32))]
 
 
 def make_worker(engine: FakeEngine) -> RolloutWorker:
-    return RolloutWorker("rollout worker 0", engine, ParityScorer(), max_logprob_gap=1e-3)
+    return RolloutWorker("rollout worker 0", engine, FakeScorer(), max_logprob_gap=1e-3)
 
 
 def request(seed: int = 10) -> RolloutRequest:

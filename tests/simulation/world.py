@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from doubles.loop import make_config, make_snapshot
-from doubles.workers import make_result
+from doubles.workers import draw_result
 
 from actors.interfaces import Body, ProbeSequence, WeightSnapshot, WorkerPublish
 from maspo_dist.config import TrainConfig
@@ -186,7 +186,7 @@ class SimulatedWorker:
             never = request.prompt.prompt_id in faults.poison
             if self._dead.done() or never or not world.chance(faults.late_reply):
                 raise
-        return make_result(request, self.name, version)
+        return draw_result(request, self.name, version)
 
     async def publish(
         self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]

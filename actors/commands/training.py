@@ -21,7 +21,7 @@ from actors.processes import REAL_CLASSES, ActorClasses, RunCluster
 from actors.ray.connection import cluster_address, connect, disconnect
 from actors.ray.control import open_control
 from actors.weights.probes import probe_sequences
-from maspo_dist.config import TrainConfig, config_differences, dump_config
+from maspo_dist.config import TrainConfig, dump_config, resume_changes
 from maspo_dist.data.cursor import PromptCursor
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.flow.ledger import Ledger
@@ -95,16 +95,16 @@ def _resume_point(config: TrainConfig, folder: RunFolder) -> Path | None:
 def _compare_config(config: TrainConfig, checkpoint: Path, folder: RunFolder, allow_config_change: bool) -> None:
     """Lists what differs from the checkpoint's configuration. Raises ConfigError as `train` says."""
     saved = read_config_yaml(checkpoint)
-    differences = [] if saved is None else config_differences(saved, config)
-    if not differences:
+    refused, harmless = ([], []) if saved is None else resume_changes(saved, config)
+    if not refused and not harmless:
         return
-    message = f"the configuration differs from that of {checkpoint.name}: {'; '.join(map(str, differences))}"
+    changes = "; ".join(map(str, [*refused, *harmless]))
+    message = f"the configuration differs from that of {checkpoint.name}: {changes}"
     folder.write_event(Event(kind="config_changed", message=message))
     logger.warning("%s", message)
-    refused = [str(difference) for difference in differences if difference.matters]
     if refused and not allow_config_change:
         raise ConfigError(
-            f"checkpoint {checkpoint} would go on to train something else: {'; '.join(refused)}: "
+            f"checkpoint {checkpoint} would go on to train something else: {'; '.join(map(str, refused))}: "
             "set it back, or pass --allow-config-change"
         )
 

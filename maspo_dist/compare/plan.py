@@ -7,18 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from maspo_dist.compare.statistics import MAX_PAIRS
 from maspo_dist.config import CompareConfig, TrainConfig, build_config, load_config, parse_seeds, read_tree
+from maspo_dist.config.keys import changed_keys
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import last_row
-
-#: What may differ between the calls that make up one run: none of it changes what is learned.
-_FREE = ("checkpoint", "logging", "cluster", "run.dir")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +93,9 @@ def is_finished(run: PlannedRun) -> bool:
         there = TrainConfig.model_validate(folder.read_config())
     except ValidationError:
         raise ConfigError(f"{run.folder} holds a run whose config.yaml cannot be read: choose another name") from None
-    before, now = _flat(there.model_dump(mode="json")), _flat(run.config.model_dump(mode="json"))
-    for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key) and not key.startswith(_FREE):
-            raise ConfigError(
-                f"{run.folder} holds a run with {key} {before.get(key)}, where this one has {now.get(key)}: "
-                "choose another --name"
-            )
+    for change in changed_keys(TrainConfig, there.model_dump(mode="json"), run.config.model_dump(mode="json")):
+        if change.effect is None or change.effect.compare:
+            raise ConfigError(f"{run.folder} holds a run of another configuration ({change}): choose another --name")
     row = last_row(folder.metrics_path)
     return row is not None and int(row["step"]) >= run.config.run.max_steps
 
@@ -195,12 +188,3 @@ def _split(values: str) -> list[str]:
 
 def _as_name(value: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-.") or "empty"
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, object]:
-    if not isinstance(node, dict) or not node:
-        return {prefix: node}
-    flat: dict[str, object] = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat

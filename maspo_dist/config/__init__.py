@@ -1,15 +1,22 @@
-"""The configuration tree. Every field is documented where it is declared.
+"""The configuration tree. Every key is documented where it is declared, and states what a change of it changes.
 
-sections.py   TrainConfig and its sections
-algorithm.py  the algorithm section: advantages, corrections, regularisers
-losses.py     its losses
-section.py    the base of every section
-verifier.py   the reward section
-cluster.py    the cluster section
-evaluation.py EvaluationConfig, of `maspo-dist eval`
-compare.py    CompareConfig, of `maspo-dist compare`
-loading.py    YAML and dotted overrides → TrainConfig
-differences.py  which changes matter when a checkpoint is resumed
+train.py       TrainConfig: the sections of a run, and what must hold between them
+evaluation.py  EvaluationConfig, of `maspo-dist eval`
+compare.py     CompareConfig, of `maspo-dist compare`
+section.py     the base of every section, and the effects that keys state
+run.py         sections run, checkpoint, logging
+model.py       section model
+data.py        section data
+rollout.py     sections rollout, sync
+verifier.py    section reward
+algorithm.py   section algorithm: advantages, corrections, regularisers
+losses.py      the losses of section algorithm
+learner.py     section learner
+heldout.py     section evaluation
+cluster.py     section cluster
+loading.py     YAML and dotted overrides → a validated configuration
+keys.py        dotted keys, their effects, and what changed since a checkpoint
+extension.py   `python:module:Name`: parts of the user's own
 """
 
 from maspo_dist.config.algorithm import (
@@ -24,13 +31,16 @@ from maspo_dist.config.algorithm import (
 )
 from maspo_dist.config.cluster import ClusterConfig
 from maspo_dist.config.compare import CompareConfig, parse_seeds
-from maspo_dist.config.differences import ConfigDifference, config_differences
+from maspo_dist.config.data import DataConfig, PromptConfig
 from maspo_dist.config.evaluation import (
     EvaluationConfig,
     EvaluationDataConfig,
     EvaluationEnginesConfig,
     EvaluationSamplingConfig,
 )
+from maspo_dist.config.heldout import HeldOutConfig
+from maspo_dist.config.keys import ConfigChange, resume_changes
+from maspo_dist.config.learner import LearnerConfig
 from maspo_dist.config.loading import build_config, dump_config, load_config, read_tree
 from maspo_dist.config.losses import (
     BapoLoss,
@@ -42,22 +52,10 @@ from maspo_dist.config.losses import (
     MaspoLoss,
     SapoLoss,
 )
-from maspo_dist.config.sections import (
-    CheckpointConfig,
-    DataConfig,
-    HeldOutConfig,
-    LearnerConfig,
-    LoggingConfig,
-    ModelConfig,
-    PromptConfig,
-    RolloutConfig,
-    RunConfig,
-    StragglerConfig,
-    SyncConfig,
-    TrainConfig,
-    WandbConfig,
-    WorkerRange,
-)
+from maspo_dist.config.model import ModelConfig
+from maspo_dist.config.rollout import RolloutConfig, StragglerConfig, SyncConfig, WorkerRange
+from maspo_dist.config.run import CheckpointConfig, LoggingConfig, RunConfig, WandbConfig
+from maspo_dist.config.train import TrainConfig
 from maspo_dist.config.verifier import VerifierConfig
 
 __all__ = [
@@ -70,7 +68,7 @@ __all__ = [
     "ClipLoss",
     "ClusterConfig",
     "CompareConfig",
-    "ConfigDifference",
+    "ConfigChange",
     "CorrectionConfig",
     "DacLoss",
     "DataConfig",
@@ -100,9 +98,9 @@ __all__ = [
     "WandbConfig",
     "WorkerRange",
     "build_config",
-    "config_differences",
     "dump_config",
     "load_config",
     "parse_seeds",
     "read_tree",
+    "resume_changes",
 ]

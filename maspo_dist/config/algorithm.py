@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from maspo_dist.config.losses import LossConfig, MaspoLoss
-from maspo_dist.config.section import Section
+from maspo_dist.config.section import Execution, Section
 
 AggregateMode = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]
 
@@ -98,7 +98,7 @@ class AlgorithmConfig(Section):
     overlong: OverlongConfig = OverlongConfig()
     dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
     #: Allow settings under which the ratio is exactly 1 and the trust region does nothing.
-    allow_inert_trust_region: bool = False
+    allow_inert_trust_region: Execution[bool] = False
 
     @field_validator("loss", mode="before")
     @classmethod

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import types
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from maspo_dist.config.sections import TrainConfig
+from maspo_dist.config.keys import section_types
+from maspo_dist.config.train import TrainConfig
 from maspo_dist.errors import ConfigError
 
 Root = TypeVar("Root", bound=BaseModel)
@@ -131,18 +130,10 @@ def _fields_at(root: type[BaseModel], location: Sequence[str]) -> list[str]:
             models = by_kind
             continue
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
-        models = [model for field in fields for model in _models_in(field.annotation)]
+        models = [model for field in fields for model in section_types(field.annotation)]
     return sorted({name for model in models for name in model.model_fields})
 
 
 def _kind(model: type[BaseModel]) -> object:
     field = model.model_fields.get("kind")
     return field.default if field else None
-
-
-def _models_in(annotation: object) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        return [model for part in typing.get_args(annotation) for model in _models_in(part)]
-    return []

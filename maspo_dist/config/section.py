@@ -1,11 +1,54 @@
-"""The base of every section of the configuration."""
+"""The base of every section, and what a change of a key changes.
+
+Every key of TrainConfig and EvaluationConfig states its effect in its type, such as `lr: Meaning[float]`. The effect
+stated at a section holds for the keys in it that state none.
+
+              resume   compare   scores
+Meaning       yes      yes       yes      what is trained or measured: model, data, objective, optimizer
+Location      yes      yes       no       where the model or data is; an evaluation compares checksums instead
+Execution     no       yes       yes      how it is computed; figures may differ in their last digits, or in time
+Capacity      no       yes       no       how many processes compute it
+Operation     no       no        no       deadlines, logs and checkpoints
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
+
 from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys refused, values checked, frozen once read."""
+    """Base of every section: unknown keys are refused, values are checked, and the section is frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What a change of a key changes.
+
+    resume    a resumed run would train something else
+    compare   `maspo-dist compare` takes the run for another run
+    scores    the scores of a standalone evaluation may change
+    inner     effects of single keys in a free-form mapping
+    """
+
+    resume: bool
+    compare: bool
+    scores: bool
+    inner: Mapping[str, Effect] = field(default_factory=dict)
+
+
+MEANING = Effect(resume=True, compare=True, scores=True)
+EXECUTION = Effect(resume=False, compare=True, scores=True)
+
+Meaning = Annotated[T, MEANING]
+Location = Annotated[T, Effect(resume=True, compare=True, scores=False)]
+Execution = Annotated[T, EXECUTION]
+Capacity = Annotated[T, Effect(resume=False, compare=True, scores=False)]
+Operation = Annotated[T, Effect(resume=False, compare=False, scores=False)]

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from maspo_dist.config.section import Section
+from maspo_dist.config.section import Capacity, Meaning, Section
 
 #: Verifiers that come with the package.
 BUILTIN_VERIFIERS = ("math", "exact", "regex", "multiple_choice", "json", "code", "format", "reasoning_gym")
@@ -92,10 +92,10 @@ class VerifierConfig(Section):
     """Which verifier scores what, and the limits under which it runs."""
 
     #: Reward by data source; the rest go to `default`.
-    verifiers: dict[str, str] = Field(default_factory=dict)
-    default: str = "math"
+    verifiers: Meaning[dict[str, str]] = Field(default_factory=dict)
+    default: Meaning[str] = "math"
     #: Verifier processes.
-    workers: int = Field(2, ge=1)
+    workers: Capacity[int] = Field(2, ge=1)
     #: Hard wall-clock deadline of one verdict; past it the process is killed.
     timeout_s: float = Field(10.0, gt=0)
     #: Memory of one verifier process, and of one candidate program.
@@ -104,7 +104,7 @@ class VerifierConfig(Section):
     #: system calls; auto takes namespaces where they are allowed.
     code_isolation: Literal["auto", "namespaces", "calls"] = "auto"
     #: How answers are found: strict reads only the last box, lenient also prose, #### and the last number.
-    extraction: Literal["strict", "lenient"] = "lenient"
+    extraction: Meaning[Literal["strict", "lenient"]] = "lenient"
     #: Samples waiting for a process; callers wait while it is full.
     queue_size: int = Field(1024, ge=1)
     #: Tries of a sample whose process died on it, beyond the first.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -22,6 +22,8 @@ from typing import Any, BinaryIO, Self
 import yaml
 
 from maspo_dist.config import EvaluationConfig
+from maspo_dist.config.keys import changed_keys, effect_of, flatten
+from maspo_dist.config.section import Effect
 from maspo_dist.data.rows import HUB_PREFIX
 from maspo_dist.errors import ConfigError
 from maspo_dist.evaluation.results import Outcome
@@ -29,8 +31,6 @@ from maspo_dist.runs.folder_lock import lock_folder
 from maspo_dist.runs.jsonl import JsonLog, finite, read_rows
 from maspo_dist.runs.whole_file import replace_text
 
-#: What no score depends on: it may change between the calls that make up one evaluation.
-_FREE = ("model.path", "data.sets", "rollout.workers", "rollout.samples_in_flight", "reward.workers", "cluster")
 _MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py")
 _CHUNK_BYTES = 1 << 22
 
@@ -151,15 +151,13 @@ class EvaluationFolder:
                 raise ConfigError(f"{self.path} holds other files ({min(leftovers)}): give --to a new folder")
 
     def _require_same(self, settings: Mapping[str, Any]) -> None:
-        there = dict(_flat(yaml.safe_load(self.settings_path.read_text(encoding="utf-8"))))
-        here = dict(_flat(settings))
-        for key in dict.fromkeys([*there, *here]):
-            before, now = there.get(key, "unset"), here.get(key, "unset")
-            if before == now or key.startswith(_FREE):
+        there = yaml.safe_load(self.settings_path.read_text(encoding="utf-8"))
+        for change in changed_keys(EvaluationConfig, there, settings):
+            if not _changes_scores(change.effect):
                 continue
-            difference = f"{key} {before}, where this one has {now}"
-            if key.startswith("checksums."):
-                difference = f"another {key.removeprefix('checksums.').replace('.', ' set ')}"
+            difference = f"other settings ({change})"
+            if change.key.startswith("checksums."):
+                difference = f"another {change.key.removeprefix('checksums.').replace('.', ' set ')}"
             raise ConfigError(
                 f"{self.path} holds an evaluation with {difference}: "
                 "give --to another folder, or the same settings to go on there"
@@ -186,7 +184,7 @@ def evaluation_settings(config: EvaluationConfig) -> dict[str, Any]:
 
 def default_folder(settings: Mapping[str, Any]) -> Path:
     """evals/<model>-<digest of the settings>: the same command finds its folder again."""
-    fixed = {key: value for key, value in _flat(settings) if not key.startswith(_FREE)}
+    fixed = {key: value for key, value in flatten(settings) if _changes_scores(effect_of(EvaluationConfig, key))}
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()[:8]
     parts = [part for part in Path(settings["model"]["path"]).resolve().parts[-2:] if part != "model"]
     return Path("evals") / f"{parts[-1]}-{digest}"
@@ -216,9 +214,6 @@ def _sha256(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _flat(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
+def _changes_scores(effect: Effect | None) -> bool:
+    """Checksums, and keys of another version, have no effect stated and count."""
+    return effect is None or effect.scores

@@ -135,7 +135,7 @@ def test_each_problem_draws_from_a_seed_of_its_own_whatever_else_is_evaluated() 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"sampling": {"samples": SAMPLES, "seed": 7}}, r"sampling\.seed 0, where this one has 7"),
+        ({"sampling": {"samples": SAMPLES, "seed": 7}}, r"sampling\.seed was 0, is 7"),
         ({"checksums": {"model": "ff"}}, "holds an evaluation with another model"),
         ({"checksums": {"data": {"a": "ff"}}}, "holds an evaluation with another data set a"),
     ],

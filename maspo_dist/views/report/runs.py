@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
+from maspo_dist.config.keys import flatten
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import tail_rows
 from maspo_dist.runs.progress import Progress, progress_of
@@ -50,7 +51,7 @@ def read_run(path: Path) -> Run:
     """Raises ConfigError if `path` is no run folder, DataError for a damaged file in it."""
     folder = RunFolder.open_for_reading(path)
     config_yaml = folder.config_path.read_text(encoding="utf-8") if folder.config_path.is_file() else ""
-    config = dict(_flat(folder.read_config(), ""))
+    config = {key: value for key, value in flatten(folder.read_config()) if value != {}}
     rows = list(folder.read_metrics())
     events: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
     event_count = 0
@@ -100,11 +101,3 @@ def _first_and_last_samples(folder: RunFolder) -> list[dict[str, Any]]:
     if last_step == head["step"]:
         return first
     return first + [row for row in tail if row["step"] == last_step][:_SAMPLES_A_STEP]
-
-
-def _flat(node: object, prefix: str) -> Iterator[tuple[str, object]]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    elif prefix:
-        yield prefix, node

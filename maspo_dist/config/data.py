@@ -1,0 +1,67 @@
+"""The section `data`: where prompts come from, and how rows become prompts."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from maspo_dist.config.section import Execution, Section
+
+
+def _names_fit_metrics(value: dict[str, str]) -> dict[str, str]:
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            raise ValueError(f"eval set name {name!r} may hold letters, digits, '.', '_' and '-' only")
+    return value
+
+
+#: Data sets by name; each name can stand in the name of a metric.
+HeldOutSets = Annotated[dict[str, str], AfterValidator(_names_fit_metrics)]
+
+
+class PromptConfig(Section):
+    """How rows become prompts."""
+
+    #: Field of a row that holds the problem.
+    problem_field: str = "problem"
+    #: Field of a row that holds the reference answer.
+    answer_field: str = "answer"
+    #: Field that picks the verifier; a row without it takes the name of its file.
+    source_field: str = "source"
+    #: chat is the tokenizer's own template, none the problem as it is; anything else is text with {problem}.
+    template: str = "chat"
+    #: System message of the chat template.
+    system_prompt: str | None = None
+    #: Text after every problem, before the template is applied; describe the format of the answer here.
+    problem_suffix: str = ""
+    #: Longest prompt in tokens, after the template.
+    max_prompt_tokens: int = Field(1024, ge=1)
+    #: What to do with longer prompts: refuse the data set, or drop them and report how many.
+    overlong_prompts: Literal["refuse", "drop"] = "refuse"
+
+    @field_validator("template")
+    @classmethod
+    def _template_has_problem(cls, value: str) -> str:
+        if value not in ("chat", "none") and "{problem}" not in value:
+            raise ValueError(f"template must be chat, none, or text that holds {{problem}}, got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _system_prompt_has_its_template(self) -> Self:
+        if self.system_prompt is not None and self.template != "chat":
+            raise ValueError(
+                f"system_prompt belongs to template chat, but template is {self.template!r}: "
+                "write it into the template, or remove it"
+            )
+        return self
+
+
+class DataConfig(PromptConfig):
+    """Prompts with verifiable answers."""
+
+    #: JSONL or Parquet files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
+    train: list[str] = Field(min_length=1)
+    #: Held-out sets by name, each a file or `hf:NAME[:SPLIT]`.
+    eval: Execution[HeldOutSets] = Field(default_factory=dict)

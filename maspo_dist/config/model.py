@@ -1,0 +1,41 @@
+"""The section `model`, and which arguments of an engine other keys set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from maspo_dist.config.section import Execution, Location, Meaning, Section
+
+#: vLLM arguments that other keys set, in training and in evaluation.
+MODEL_ENGINE_KEYS = {
+    "model": "model.path",
+    "tokenizer": "model.path",
+    "dtype": "model.dtype",
+    "tensor_parallel_size": "rollout.tensor_parallel",
+    "logprobs_mode": "no other key: logprobs must be of the sampled distribution",
+    "trust_remote_code": "model.trust_remote_code",
+}
+
+
+class ModelConfig(Section):
+    """The policy."""
+
+    #: Folder (or hub name, where the hub can be reached) with config, weights and tokenizer.
+    path: Location[str]
+    #: Type of weights and activations; optimizer state and loss are float32 in both cases.
+    dtype: Meaning[Literal["bfloat16", "float32"]] = "bfloat16"
+    #: Where learner and engines compute; auto takes the GPU if there is one.
+    device: Execution[Literal["auto", "cpu", "cuda"]] = "auto"
+    #: Attention of the learner; auto lets transformers choose.
+    attention: Execution[Literal["auto", "sdpa", "flash_attention_2", "eager"]] = "auto"
+    #: Run model code that comes with the weights.
+    trust_remote_code: Execution[bool] = False
+
+
+def refuse_keys(section: str, value: dict[str, Any], owners: Mapping[str, str]) -> dict[str, Any]:
+    """`value`, unless it holds a key that another key sets (ValueError naming both)."""
+    for key in value:
+        if key in owners:
+            raise ValueError(f"{section}.{key} is set by {owners[key]}; remove it here")
+    return value

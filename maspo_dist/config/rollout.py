@@ -1,0 +1,119 @@
+"""The sections `rollout` and `sync`: generation, and how new weights reach the engines."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from maspo_dist.config.model import MODEL_ENGINE_KEYS, refuse_keys
+from maspo_dist.config.section import Execution, Meaning, Section
+
+
+class WorkerRange(Section):
+    """As many rollout workers as the cluster has room for, within bounds."""
+
+    #: The run starts with this many workers.
+    min: int = Field(ge=1)
+    #: The run never has more workers.
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkerRange:
+        if self.max < self.min:
+            raise ValueError(f"max must be at least min ({self.min}), got {self.max}")
+        return self
+
+
+class StragglerConfig(Section):
+    """What happens to a group that takes too long."""
+
+    #: Seconds from dispatch after which a group is a straggler; null: never.
+    deadline_s: float | None = Field(None, gt=0)
+    #: truncate ends the group's open responses, requeue samples the group again (and drops it after
+    #: rollout.max_attempts), drop leaves it out. With requeue and drop, long responses are trained on less often than
+    #: they were sampled.
+    action: Literal["truncate", "requeue", "drop"] = "truncate"
+
+
+class RolloutConfig(Section):
+    """Generation."""
+
+    #: vLLM engines: a number, or {min, max} to follow what the cluster offers while the run goes on.
+    workers: Execution[int | WorkerRange] = 1
+    #: GPUs per worker.
+    tensor_parallel: Execution[int] = Field(1, ge=1)
+    #: CPU threads per engine; null shares the cores out among the first workers. A small model is fastest with 1.
+    threads: Execution[int | None] = Field(None, ge=1)
+    #: Responses per prompt; advantages are relative to their mean.
+    group_size: Meaning[int] = Field(8, ge=2)
+    #: Groups per batch.
+    prompts_per_step: Meaning[int] = Field(ge=1)
+    #: Longest response in tokens; longer responses are truncated there.
+    max_response_tokens: Meaning[int] = Field(ge=1)
+    #: Sampling temperature; the learner divides its logits by it too.
+    temperature: Meaning[float] = Field(1.0, gt=0)
+    #: Share of probability to sample from. It changes the sampling distribution but not the learner's, which makes
+    #: ratios wrong; any value but 1 needs allow_biased_sampling.
+    top_p: Meaning[float] = Field(1.0, gt=0, le=1)
+    #: Number of tokens to sample from, 0 all; any value but 0 needs allow_biased_sampling, as top_p does.
+    top_k: Meaning[int] = Field(0, ge=0)
+    #: Penalty on repeated tokens; any value but 1 needs allow_biased_sampling, as top_p does.
+    repetition_penalty: Meaning[float] = Field(1.0, gt=0)
+    #: Allow top_p, top_k and repetition_penalty although they make ratios wrong.
+    allow_biased_sampling: Execution[bool] = False
+    #: Update weights while requests are in flight, whose responses then span versions; false waits for them to end.
+    in_flight_updates: Meaning[bool] = True
+    #: Which finished groups make a batch: those admitted first, or those that finished first. completion fills
+    #: batches earlier and trains on stragglers later, within max_policy_age.
+    batch_order: Meaning[Literal["admission", "completion"]] = "admission"
+    #: Most groups in flight and finished, as a multiple of prompts_per_step; null: as many as max_policy_age allows.
+    over_sampling: Execution[float | None] = Field(None, ge=1)
+    #: What happens to a group that takes too long.
+    straggler: Meaning[StragglerConfig] = StragglerConfig()
+    #: Workers that may die while they run a prompt before it is set aside; its last attempt runs alone on a worker.
+    max_attempts: Execution[int] = Field(3, ge=1)
+    #: Arguments passed to vLLM's engine unchanged.
+    engine: Execution[dict[str, Any]] = Field(default_factory=dict)
+
+    @property
+    def first_workers(self) -> int:
+        """Workers that a run starts with."""
+        return self.workers.min if isinstance(self.workers, WorkerRange) else self.workers
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _number_or_range(cls, value: object) -> object:
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if isinstance(value, dict | WorkerRange) or (is_number and int(str(value)) >= 1):
+            return value
+        raise ValueError(f"workers must be a number of at least 1 or {{min: …, max: …}}, got {value!r}")
+
+    @model_validator(mode="after")
+    def _sampling_is_unbiased(self) -> RolloutConfig:
+        if self.allow_biased_sampling:
+            return self
+        for key, neutral in (("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
+            value = getattr(self, key)
+            if value != neutral:
+                raise ValueError(
+                    f"{key} is {value:g}, so that logprobs of the rollout engine and of the learner are of different "
+                    f"distributions: set {key} to {neutral:g}, or allow_biased_sampling: true"
+                )
+        return self
+
+    @field_validator("engine")
+    @classmethod
+    def _engine_keys_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return refuse_keys("engine", value, {**MODEL_ENGINE_KEYS, "seed": "run.seed"})
+
+
+class SyncConfig(Section):
+    """How the learner's weights reach the engines, and the proof that they arrived."""
+
+    #: Through Ray's object store and shared memory of each node; auto is the same.
+    transport: Literal["auto", "object_store"] = "auto"
+    #: Largest accepted |logprob(engine) − logprob(learner)| on the probes; null: 1e-3 in float32, 0.5 in bfloat16.
+    max_logprob_gap: float | None = Field(None, gt=0)
+    #: Probe sequences to compare after each publish, made of the first held-out or training prompts.
+    probe_prompts: int = Field(4, ge=1)

@@ -1,0 +1,70 @@
+"""TrainConfig: the sections of a run, and what must hold between them."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from maspo_dist.config.algorithm import AlgorithmConfig
+from maspo_dist.config.cluster import ClusterConfig
+from maspo_dist.config.data import DataConfig
+from maspo_dist.config.heldout import HeldOutConfig
+from maspo_dist.config.learner import LearnerConfig
+from maspo_dist.config.model import ModelConfig
+from maspo_dist.config.rollout import RolloutConfig, SyncConfig
+from maspo_dist.config.run import CheckpointConfig, LoggingConfig, RunConfig
+from maspo_dist.config.section import Execution, Meaning, Operation, Section
+from maspo_dist.config.verifier import VerifierConfig
+
+
+class TrainConfig(Section):
+    """The whole configuration of a run."""
+
+    run: RunConfig
+    model: ModelConfig
+    data: Meaning[DataConfig]
+    rollout: RolloutConfig
+    reward: Execution[VerifierConfig] = VerifierConfig()
+    algorithm: Meaning[AlgorithmConfig] = AlgorithmConfig()
+    learner: LearnerConfig = LearnerConfig()
+    sync: Execution[SyncConfig] = SyncConfig()
+    checkpoint: Operation[CheckpointConfig] = CheckpointConfig()
+    evaluation: Execution[HeldOutConfig] = HeldOutConfig()
+    logging: Operation[LoggingConfig] = LoggingConfig()
+    cluster: Operation[ClusterConfig] = ClusterConfig()
+
+    @property
+    def group_deadline_s(self) -> float:
+        """Upper bound on the time of a group over all its attempts.
+
+        Each attempt waits for a worker, perhaps for one of its own, and then for its answer.
+        """
+        cluster = self.cluster
+        return self.rollout.max_attempts * (cluster.turn_deadline_s + cluster.generate_timeout_s)
+
+    @property
+    def publish_deadline_s(self) -> float:
+        """Upper bound on the time between two publishes: a batch, its update, a learner restart, an evaluation."""
+        cluster = self.cluster
+        restart_s = cluster.restart_backoff_max_s + cluster.start_timeout_s + cluster.save_timeout_s
+        return 2 * self.group_deadline_s + cluster.update_timeout_s + restart_s + cluster.publish_timeout_s
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> TrainConfig:
+        if self.algorithm.mini_batches > self.rollout.prompts_per_step:
+            raise ValueError(
+                f"algorithm.mini_batches ({self.algorithm.mini_batches}) is more than rollout.prompts_per_step "
+                f"({self.rollout.prompts_per_step}): a mini-batch needs at least one group"
+            )
+        ahead = 1 + self.algorithm.max_policy_age
+        if (self.rollout.over_sampling or 1.0) > ahead:
+            raise ValueError(
+                f"rollout.over_sampling ({self.rollout.over_sampling:g}) is more than the {ahead} batches that "
+                f"algorithm.max_policy_age ({self.algorithm.max_policy_age}) lets train: lower one or raise the other"
+            )
+        overlong = self.algorithm.overlong.buffer_tokens
+        if overlong > self.rollout.max_response_tokens:
+            raise ValueError(
+                f"algorithm.overlong.buffer_tokens ({overlong}) is more than rollout.max_response_tokens "
+                f"({self.rollout.max_response_tokens})"
+            )
+        return self

@@ -7,11 +7,9 @@ goes on beside the next step.
 
 from __future__ import annotations
 
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from actors.bench.models import random_qwen3
 from actors.engines.deepspeed.engine import DeepSpeedEngine
 from actors.engines.deepspeed.imports import import_deepspeed
 from actors.engines.deepspeed.state import QUANTITIES, open_learner_state
+from actors.ray.on_node import free_port
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.data.cursor import CursorState
@@ -133,7 +132,7 @@ def _engines(folder: Path, model: PreTrainedModel) -> Callable[[int], DeepSpeedE
     """Engines of one rank over `model`, by ZeRO stage; all share a process group, which the last one closes."""
     path = folder / f"model-{model.num_parameters()}"
     model.save_pretrained(path)
-    address = f"tcp://127.0.0.1:{_free_port()}"
+    address = f"tcp://127.0.0.1:{free_port()}"
 
     def make(zero_stage: int) -> DeepSpeedEngine:
         tree: dict[str, Any] = {
@@ -172,10 +171,3 @@ def _scored(group: RolloutGroup) -> ScoredGroup:
     samples = len(group.rollouts)
     report = make_report(group.group_id, _DEMO_PROMPT_TOKENS, [_DEMO_RESPONSE_TOKENS] * samples)
     return make_scored(report, np.where(np.arange(samples) % 2 == 0, 1.0, -1.0).astype(np.float32))
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

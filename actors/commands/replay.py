@@ -7,15 +7,14 @@ over ranks, ZeRO stages and micro-batches does not show, rounding aside.
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from actors.engines.deepspeed.engine import DeepSpeedEngine
+from actors.ray.on_node import free_port
 from maspo_dist.config import TrainConfig, load_config
 from maspo_dist.runs.checkpoint import CONFIG_FILE, LEARNER_FOLDER
 from maspo_dist.runs.folder import RunFolder
@@ -60,7 +59,7 @@ def replay_step(run: Path, step: int) -> list[ReplayedNumber]:
     records = StepRecords(folder.steps_path)
     record = records.read(step)
     config = _on_one_cpu(load_config(records.path(step) / CONFIG_FILE))
-    engine = DeepSpeedEngine(config, 0, 1, f"tcp://127.0.0.1:{_free_port()}")
+    engine = DeepSpeedEngine(config, 0, 1, f"tcp://127.0.0.1:{free_port()}")
     try:
         engine.load(records.path(step) / LEARNER_FOLDER)
         metrics = engine.update(
@@ -147,10 +146,3 @@ def _on_one_cpu(config: TrainConfig) -> TrainConfig:
     logging = config.logging.model_copy(update={"record_steps": "all"})
     model = config.model.model_copy(update={"device": "cpu", "attention": attention})
     return config.model_copy(update={"learner": learner, "model": model, "logging": logging})
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

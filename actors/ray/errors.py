@@ -1,4 +1,4 @@
-"""Ray's errors as ours."""
+"""Translates Ray's errors into those of `maspo_dist.errors`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import ray
 
 from maspo_dist.errors import ActorDiedError, BodyLostError, MaspoError
 
-#: Ray explains a death at length; its log has the whole.
+#: Ray explains a death at length; its log holds the full text.
 _CAUSE_CHARACTERS = 160
 
 
 @contextmanager
-def ray_errors(what: str) -> Iterator[None]:
-    """Ray's errors as ours: what an actor raised on purpose as it was raised there, BodyLostError for an object that
-    is gone, and ActorDiedError for every other error of Ray itself, met here or by the actor. Other errors of an
-    actor, bugs that is, pass unchanged.
+def translate_ray_errors(what: str) -> Iterator[None]:
+    """Translates errors of Ray calls; `what` names the call in the message.
+
+    A MaspoError that an actor raised      is raised unchanged
+    a lost object                          BodyLostError
+    any other error of Ray itself          ActorDiedError, also when the actor got it from a call of its own
+    any other error of an actor (a bug)    passes as Ray's RayTaskError
     """
     try:
         yield
@@ -27,19 +30,19 @@ def ray_errors(what: str) -> Iterator[None]:
         if isinstance(cause, MaspoError):
             raise cause from None
         if isinstance(cause, ray.exceptions.ObjectLostError):
-            raise BodyLostError(f"{what}: what it was to read is gone with its node") from error
-        # A bare RayError stands for an actor's own error that could not be pickled.
+            raise BodyLostError(f"{what}: an object that it reads was lost with its node") from error
+        # A bare RayError is an actor's own error that could not be pickled.
         if isinstance(cause, ray.exceptions.RayError) and type(cause) is not ray.exceptions.RayError:
-            raise ActorDiedError(f"{what}: what it relied on is gone ({_cause(cause)})") from error
+            raise ActorDiedError(f"{what}: a process that it depends on died ({_cause(cause)})") from error
         raise
     except ray.exceptions.ObjectLostError as error:
-        raise BodyLostError(f"{what}: it is gone with its node") from error
+        raise BodyLostError(f"{what}: the object was lost with its node") from error
     except ray.exceptions.RayError as error:
-        raise ActorDiedError(f"{what}: the process behind it died ({_cause(error)})") from error
+        raise ActorDiedError(f"{what}: the process died ({_cause(error)})") from error
 
 
 def _cause(error: Exception) -> str:
-    """The telling line of Ray's long report."""
+    """The line of Ray's report that gives the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "because" in line or "exit" in line.lower()]
-    return textwrap.shorten((telling or lines or [type(error).__name__])[0], _CAUSE_CHARACTERS, placeholder=" …")
+    reasons = [line for line in lines if "because" in line or "exit" in line.lower()]
+    return textwrap.shorten((reasons or lines or [type(error).__name__])[0], _CAUSE_CHARACTERS, placeholder=" …")

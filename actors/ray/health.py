@@ -1,7 +1,7 @@
-"""Health calls have a concurrency group of their own in Ray: they are answered however many others an actor holds.
+"""Health calls: an actor answers them however many other calls it holds.
 
-Ray gives the group an event loop in a thread of its own. A call that is to prove more than a process that lives
-goes on to the loop that serves.
+They have a concurrency group of their own, which Ray gives an event loop in a thread of its own. To check more
+than liveness, `answered_by` forwards a call to the event loop that serves requests.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import ray
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
-#: Concurrency groups of every actor class with health calls, and how many calls each takes at once.
+#: Concurrency groups of every actor class with health calls: how many health calls run at once.
 CONCURRENCY_GROUPS = {"health": 8}
 
 
 def health_call(method: Method) -> Method:
-    """Marks a method of an async actor; `actors.processes.actor_class` makes actors that have the group."""
+    """Marks a method of an async actor as a health call; make the actor with `actors.ray.actor_options.actor_class`."""
     marked: Method = ray.method(concurrency_group="health")(method)
     return marked
 
 
 async def answered_by(serving: asyncio.AbstractEventLoop, question: Coroutine[Any, Any, T]) -> T:
-    """The result of `question`, which runs in `serving`; none comes while that loop hangs."""
+    """The result of `question`, which runs in the event loop `serving`; no result comes while that loop hangs."""
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, serving))

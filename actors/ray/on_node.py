@@ -1,4 +1,4 @@
-"""What runs for a moment on a node: in a fresh process, which must not spend seconds on imports."""
+"""Short tasks that run on a given node. Each may start in a fresh process, so keep this module's imports light."""
 
 from __future__ import annotations
 
@@ -7,54 +7,70 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.interfaces import ActorProcess
 from maspo_dist.errors import PlacementError
 
-#: A port that was just used is free again within this.
+#: How long the system may hold a port after its last use.
 _RELEASE_S = 5.0
 _SHARED_MEMORY = Path("/dev/shm")
-#: What Python's multiprocessing and vLLM's tensor parallelism on CPU make there.
+#: Segments that Python's multiprocessing and vLLM's tensor parallelism on CPU make there.
 _SEGMENTS = ("psm_*", "sem.mp-*", "vllm_dist_*")
 
 
-def free_address(port: int | None, release_s: float = _RELEASE_S) -> str:
-    """`tcp://node:port` of a port that nothing listens on; torch's store binds it a moment later.
+def run_beside(process: ActorProcess, task: Callable[..., object], *arguments: object) -> Awaitable[object]:
+    """Runs `task` with `arguments` on the node of `process`. The result raises RayError when that node is lost."""
+    node = NodeAffinitySchedulingStrategy(process.node_id, soft=False)
+    result: Awaitable[object] = (
+        ray.remote(task).options(num_cpus=0, max_retries=0, scheduling_strategy=node).remote(*arguments)
+    )
+    return result
 
-    Raises PlacementError when `port` is given and still taken after `release_s`.
+
+def dump_stacks(pid: int) -> None:
+    """Makes a process of this node write its stacks to its log; it has registered faulthandler for the signal."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGUSR1)
+
+
+def free_address(port: int | None, release_s: float = _RELEASE_S) -> str:
+    """`tcp://node:port` where nothing listens, at `port` or any port; torch's store binds it a moment later.
+
+    Raises PlacementError when `port` is given and is still in use after `release_s` seconds.
     """
     node = ray.util.get_node_ip_address()
     deadline_s = time.monotonic() + release_s
     while True:
-        with closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port or 0))
-            except OSError:
-                if time.monotonic() < deadline_s:
-                    time.sleep(0.1)
-                    continue
+        try:
+            return f"tcp://{node}:{free_port(port or 0)}"
+        except OSError:
+            if time.monotonic() >= deadline_s:
                 raise PlacementError(
                     f"cluster.learner_port {port} is in use on {node}: choose another, or null for any that is free"
                 ) from None
-            return f"tcp://{node}:{probe.getsockname()[1]}"
+            time.sleep(0.1)
 
 
-def ask_for_stacks(pid: int) -> None:
-    """Signals a process of this node, which has registered faulthandler for it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGUSR1)
+def free_port(port: int = 0) -> int:
+    """`port` if nothing listens there, or any free port for 0. Raises OSError when `port` is in use."""
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("", port))
+        number: int = probe.getsockname()[1]
+        return number
 
 
 def mapped_segments(pid: int) -> tuple[str, ...]:
     """Names in /dev/shm that `pid` and its descendants have mapped now.
 
-    Found by inode: a semaphore is mapped under a name that is gone by the time it has its own.
+    They are found by inode, since a semaphore is mapped under a temporary name before it gets its own.
     """
     inodes: set[int] = set()
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -69,7 +85,7 @@ def mapped_segments(pid: int) -> tuple[str, ...]:
 
 
 def remove_segments(names: Sequence[str]) -> None:
-    """Takes down what killed processes of this node could not; harmless where they did."""
+    """Removes segments that killed processes left on this node; segments that are gone already do not matter."""
     for name in names:
         (_SHARED_MEMORY / name).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Places in the cluster: placement groups, and the wait for one."""
+"""Reserves places for processes in the cluster, as Ray placement groups."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from maspo_dist.errors import PlacementError
 from maspo_dist.planning.placement import Bundle
 
-#: Between looks: an idle cluster gives a place at once; many who wait must not wear a busy one out.
+#: Poll quickly at first, then slowly, to keep load off a busy cluster.
 _FIRST_PAUSE_S = 0.05
-_PAUSE_S = 1.6
+_LONGEST_PAUSE_S = 1.6
 
 
 def _resources_of(bundle: Bundle) -> dict[str, float]:
-    """What one process of `bundle` takes, in Ray's names."""
+    """Resources of one process of `bundle`, in Ray's names."""
     return {"CPU": bundle.cpus, **({"GPU": float(bundle.gpus)} if bundle.gpus else {})}
 
 
 async def reserve(
     bundles: Sequence[Bundle], timeout_s: float, waiting_for: Callable[[str], None] | None
 ) -> PlacementGroup:
-    """A placement group with a place for each process of `bundles`; tells `waiting_for` where that takes a while.
+    """A placement group with a place for each process of `bundles`, in their order.
 
-    Holds no thread while it waits. Raises PlacementError past `timeout_s`.
+    Reports to `waiting_for` when this takes more than a moment, and holds no thread meanwhile.
+    Raises PlacementError after `timeout_s` seconds.
     """
     resources = [_resources_of(bundle) for bundle in bundles for _ in range(bundle.count)]
     group = placement_group(resources, strategy="PACK")
@@ -35,7 +36,7 @@ async def reserve(
     pause_s = _FIRST_PAUSE_S
     try:
         while await asyncio.to_thread(_state, group) != "CREATED":
-            if waiting_for is not None and pause_s == _PAUSE_S:
+            if waiting_for is not None and pause_s == _LONGEST_PAUSE_S:
                 waiting_for(f"a place for {len(resources)} processes; {await asyncio.to_thread(_free)}")
             if time.monotonic() > deadline_s:
                 raise PlacementError(
@@ -43,7 +44,7 @@ async def reserve(
                     f"({await asyncio.to_thread(_free)}): the cluster is busy with other jobs, or a node is gone"
                 )
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _PAUSE_S)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     except BaseException:
         remove_placement_group(group)
         raise
@@ -51,15 +52,15 @@ async def reserve(
 
 
 def room_for(bundle: Bundle) -> int:
-    """How many more processes of `bundle` fit into what is free now, node by node: none lies on two."""
+    """How many more processes of `bundle` fit into the free resources. Counted per node: no process spans two."""
     needs = _resources_of(bundle).items()
-    # Ray tells it by node nowhere else; vLLM relies on it too.
+    # Ray has no public call for free resources per node; vLLM uses this call too.
     nodes = ray._private.state.available_resources_per_node().values()
     return sum(int(min(free.get(name, 0.0) // need for name, need in needs)) for free in nodes)
 
 
 def _state(group: PlacementGroup) -> str | None:
-    # group.wait() would hold a thread, group.ready() needs a task of the group.
+    # group.wait() would hold a thread, and group.ready() would run a task in the group.
     state: str | None = placement_group_table(group).get("state")
     return state
 

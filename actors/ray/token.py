@@ -1,7 +1,7 @@
-"""Ray's token, for processes that join a cluster by its address.
+"""Ray's authentication token, for processes that join a cluster by its address.
 
-Ray turns token authentication on for every cluster that it starts, and expects whoever joins one by address
-to ask for it in the environment, before Ray is imported.
+Every cluster that Ray starts requires a token. A process that joins by address must select token authentication
+in its environment before it imports Ray.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def present_token() -> None:
-    """Sets the mode where it is not set and this user has a token. Call it before Ray is imported."""
+    """Selects token authentication if this user has a token, unless a mode is set. Call before importing Ray."""
     has_token = any(name in os.environ for name in _TOKENS) or (Path.home() / ".ray" / "auth_token").is_file()
     if _MODE not in os.environ and has_token:
         os.environ[_MODE] = "token"

@@ -1,14 +1,14 @@
-"""Every wait has a deadline and a name, and can be seen while it lasts."""
+"""Named waits: each has a deadline, and can be listed while it is open. And helpers for groups of tasks."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from actors.ray.errors import ray_errors
+from actors.ray.errors import translate_ray_errors
 from maspo_dist.errors import DeadlineError
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class OpenWait:
-    """A wait that is on: what for, since when (event loop time), and the timer that ends it."""
+    """A wait in progress: what it waits for, for how long at most, and since when (event loop time)."""
 
     what: str
     seconds: float
@@ -25,12 +25,12 @@ class OpenWait:
     expired: bool = False
 
     def expire(self) -> None:
-        """Ends the wait now, as its deadline would; whoever waits gets the DeadlineError that it handles anyway.
+        """Ends the wait now, as its deadline would: the caller gets the DeadlineError that it handles anyway.
 
-        Does nothing about one that has ended or is about to.
+        Does nothing when the wait has ended or is about to end.
         """
         now_s = asyncio.get_running_loop().time()
-        # An asyncio.Timeout has no other way of telling whether it may still be changed.
+        # asyncio.Timeout offers no other way to learn that it has ended.
         with suppress(RuntimeError):
             self._timer.reschedule(now_s)
             self.expired = True
@@ -45,10 +45,9 @@ def open_waits() -> list[OpenWait]:
 
 
 async def within(seconds: float, what: str, awaitable: Awaitable[T]) -> T:
-    """The result of `awaitable`, or an error that says what was waited for.
+    """The result of `awaitable`, or an error whose message starts with `what`.
 
-    Raises DeadlineError past `seconds`, ActorDiedError when the actor behind it died, and errors that
-    the actor raised on purpose as they were raised there.
+    Raises DeadlineError after `seconds`, and errors of Ray as `translate_ray_errors` says.
     """
     loop = asyncio.get_running_loop()
     timer = asyncio.timeout(seconds)
@@ -56,7 +55,7 @@ async def within(seconds: float, what: str, awaitable: Awaitable[T]) -> T:
     waits = _OPEN.setdefault(loop, set())
     waits.add(wait)
     try:
-        with ray_errors(what):
+        with translate_ray_errors(what):
             async with timer:
                 return await awaitable
     except TimeoutError:
@@ -70,8 +69,16 @@ async def within(seconds: float, what: str, awaitable: Awaitable[T]) -> T:
             _OPEN.pop(loop, None)
 
 
+async def cancel_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancels `tasks` and waits until all have ended, whatever they raise."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Callable[[str], None]) -> None:
-    """Waits for all side by side; each has a deadline of its own. The first failure ends the others."""
+    """Runs `starts` concurrently, reporting those that still run. The first failure cancels the others."""
     tasks = {name: asyncio.ensure_future(start) for name, start in starts.items()}
     try:
         while pending := [name for name, task in tasks.items() if not task.done()]:
@@ -81,6 +88,4 @@ async def all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Callab
                 if task.done():
                     task.result()
     finally:
-        for task in tasks.values():
-            task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        await cancel_all(tasks.values())

@@ -11,7 +11,7 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.interfaces import ActorProcess, Body, ProbeSequence, WeightSnapshot, WorkerPublish
-from actors.ray.errors import ray_errors
+from actors.ray.errors import translate_ray_errors
 from maspo_dist.types import FloatArray, GroupReport, RolloutRequest
 
 
@@ -33,7 +33,7 @@ class RayRolloutWorker:
 
     async def start(self) -> ActorProcess:
         """Starts the engine."""
-        with ray_errors(f"{self._name}: start"):
+        with translate_ray_errors(f"{self._name}: start"):
             process: ActorProcess = await self._handle.start.remote()
         self._node_id = process.node_id
         return process
@@ -45,7 +45,7 @@ class RayRolloutWorker:
         """
         report_ref, body = self._handle.generate.options(num_returns=2).remote(request)
         try:
-            with ray_errors(self._name):
+            with translate_ray_errors(self._name):
                 report: GroupReport = await report_ref
         except asyncio.CancelledError:
             with contextlib.suppress(ray.exceptions.RayError):
@@ -56,19 +56,19 @@ class RayRolloutWorker:
     async def publish(
         self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
     ) -> WorkerPublish:
-        with ray_errors(self._name):
+        with translate_ray_errors(self._name):
             part: WorkerPublish = await self._handle.publish.remote(snapshot, probes, expected)
         return part
 
     async def ping(self) -> None:
-        with ray_errors(self._name):
+        with translate_ray_errors(self._name):
             await self._handle.ping.remote()
 
     async def is_gone_with_its_node(self) -> bool:
         return self._node_id not in await asyncio.to_thread(_living_nodes)
 
     async def stop(self) -> None:
-        with ray_errors(self._name):
+        with translate_ray_errors(self._name):
             await self._handle.stop.remote()
 
     def kill(self) -> None:
@@ -77,5 +77,5 @@ class RayRolloutWorker:
 
 
 def _living_nodes() -> set[str]:
-    with ray_errors("the cluster: its nodes"):
+    with translate_ray_errors("the cluster: its nodes"):
         return {node["NodeID"] for node in ray.nodes() if node["Alive"]}

@@ -19,10 +19,8 @@ from ray.util.placement_group import placement_group
 
 from actors.commands.training import Run
 from actors.controller.run_services import beside
-from actors.ray.actor_options import actor_class
-from actors.verifier.actor import VerifierActor
 from actors.verifier.client import VerifierClient
-from actors.verifier.watch import watch_verifier
+from actors.verifier.process import VerifierProcess
 from maspo_dist.config import ClusterConfig, TrainConfig, VerifierConfig
 from maspo_dist.data.cursor import PromptCursor
 from maspo_dist.demo import DemoRecipe, WarmStart, make_demo
@@ -149,20 +147,16 @@ async def score_while_watched(scene: Scene, reference: str) -> tuple[Verdict, li
     ray.init(scene.cluster.address)
     try:
         config = VerifierConfig.model_validate(_REWARD)
-        verifier = (
-            actor_class(VerifierActor)
-            .options(num_cpus=0, max_restarts=-1, max_task_retries=3)
-            .remote(config, scene.folder / "logs")
-        )
-        watch = watch_verifier(verifier, ClusterConfig(heartbeat_s=0.5, heartbeat_timeout_s=2), events.append)
+        cluster = ClusterConfig(heartbeat_s=0.5, heartbeat_timeout_s=2)
+        verifier = VerifierProcess(config, cluster, scene.folder / "logs", {"num_cpus": 0})
 
         async def score() -> Verdict:
-            verdict = await VerifierClient(verifier, 60).score("2", reference, "")
+            verdict = await VerifierClient(verifier.handle, 60).score("2", reference, "")
             await until(lambda: any(event.kind == "verifier_recovered" for event in events))
             return verdict
 
         async with asyncio.timeout(_DEADLINE_S):
-            return await beside(score(), watch), events
+            return await beside(score(), verifier.watch(events.append)), events
     finally:
         ray.shutdown()
 

@@ -1,10 +1,10 @@
-"""What Ray raises, as those see it who wait."""
+"""Which of our errors each error of Ray becomes."""
 
 import pytest
 from ray import exceptions as ray_exceptions
 from ray.exceptions import RayError, RayTaskError
 
-from actors.ray.errors import ray_errors
+from actors.ray.errors import translate_ray_errors
 from maspo_dist.errors import ActorDiedError, BodyLostError, WeightSyncError
 
 GONE = [
@@ -26,42 +26,45 @@ def named(error: Exception) -> str:
 
 
 def raised_by_an_actor(cause: Exception) -> RayTaskError:
-    """As it arrives here: also an instance of the cause's class where that can be."""
+    """The error as Ray delivers it: also an instance of the cause's class, where Python allows that."""
     error = RayTaskError("generate", "Traceback …", cause, proctitle="ray::Actor", pid=1, ip="10.0.0.1")
     return error.as_instanceof_cause()
 
 
 @pytest.mark.parametrize("error", GONE, ids=named)
-def test_an_error_of_ray_says_that_the_process_is_gone(error: RayError) -> None:
+def test_an_error_of_ray_means_that_the_process_died(error: RayError) -> None:
     with (
-        pytest.raises(ActorDiedError, match=r"^worker 1: ping: the process behind it died \("),
-        ray_errors("worker 1: ping"),
+        pytest.raises(ActorDiedError, match=r"^worker 1: ping: the process died \("),
+        translate_ray_errors("worker 1: ping"),
     ):
         raise error
 
 
 @pytest.mark.parametrize("error", GONE, ids=named)
-def test_an_error_of_ray_that_the_actor_met_says_so(error: RayError) -> None:
+def test_an_error_of_ray_inside_the_actor_means_that_a_process_it_depends_on_died(error: RayError) -> None:
     with (
-        pytest.raises(ActorDiedError, match=r"^worker 1: ping: what it relied on is gone \("),
-        ray_errors("worker 1: ping"),
+        pytest.raises(ActorDiedError, match=r"^worker 1: ping: a process that it depends on died \("),
+        translate_ray_errors("worker 1: ping"),
     ):
         raise raised_by_an_actor(error)
 
 
-def test_an_object_that_the_actor_cannot_read_any_more_went_with_its_node() -> None:
+def test_a_lost_object_was_lost_with_its_node() -> None:
     with (
-        pytest.raises(BodyLostError, match="update: what it was to read is gone with its node"),
-        ray_errors("update"),
+        pytest.raises(BodyLostError, match="update: an object that it reads was lost with its node"),
+        translate_ray_errors("update"),
     ):
         raise raised_by_an_actor(LOST)
-    with pytest.raises(BodyLostError, match="group 3: it is gone with its node"), ray_errors("group 3"):
+    with (
+        pytest.raises(BodyLostError, match="group 3: the object was lost"),
+        translate_ray_errors("group 3"),
+    ):
         raise LOST
 
 
-def test_what_an_actor_raises_on_purpose_is_raised_as_it_was() -> None:
+def test_an_expected_error_of_an_actor_is_raised_unchanged() -> None:
     purpose = WeightSyncError("the proof failed")
-    with pytest.raises(WeightSyncError) as caught, ray_errors("publish"):
+    with pytest.raises(WeightSyncError) as caught, translate_ray_errors("publish"):
         raise raised_by_an_actor(purpose)
     assert caught.value is purpose
 
@@ -73,5 +76,5 @@ class UnpicklableError(Exception):
 
 @pytest.mark.parametrize("bug", [KeyError("no such key"), OSError("disk full"), UnpicklableError()], ids=named)
 def test_a_bug_in_an_actor_keeps_its_traceback(bug: Exception) -> None:
-    with pytest.raises(RayTaskError), ray_errors("update"):
+    with pytest.raises(RayTaskError), translate_ray_errors("update"):
         raise raised_by_an_actor(bug)

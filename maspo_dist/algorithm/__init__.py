@@ -15,12 +15,12 @@ from maspo_dist.algorithm.diagnostics import empty_trust_region, trust_region_me
 from maspo_dist.algorithm.extremes import RatioExtremes, TokenExtreme, empty_extremes, ratio_extremes
 from maspo_dist.algorithm.logprobs import token_logprobs
 from maspo_dist.algorithm.losses.bapo import bapo_contributions, move_bounds
-from maspo_dist.algorithm.losses.registry import token_loss
-from maspo_dist.algorithm.losses.terms import TokenLoss
+from maspo_dist.algorithm.losses.own import OwnLoss
+from maspo_dist.algorithm.losses.registry import check_loss, token_loss
+from maspo_dist.algorithm.losses.terms import TokenLoss, TokenTerms
 from maspo_dist.algorithm.objective import (
     Objective,
     TokenBatch,
-    loss_is_separable,
     micro_batch_objective,
     token_cotangents,
 )
@@ -30,14 +30,17 @@ from maspo_dist.algorithm.totals import Totals
 __all__ = [
     "Correction",
     "Objective",
+    "OwnLoss",
     "RatioExtremes",
     "TokenBatch",
     "TokenExtreme",
     "TokenLoss",
+    "TokenTerms",
     "Totals",
     "advantages_after_kl",
     "aggregate",
     "bapo_contributions",
+    "check_loss",
     "correction_metrics",
     "correction_weights",
     "empty_correction",
@@ -46,7 +49,6 @@ __all__ = [
     "entropy_advantages",
     "group_advantages",
     "kl_penalty",
-    "loss_is_separable",
     "micro_batch_objective",
     "move_bounds",
     "overlong_penalty",

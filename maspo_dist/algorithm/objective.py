@@ -24,7 +24,7 @@ from maspo_dist.algorithm.diagnostics import trust_region_totals
 from maspo_dist.algorithm.losses.registry import token_loss
 from maspo_dist.algorithm.regularisers import kl_penalty
 from maspo_dist.algorithm.totals import Totals
-from maspo_dist.config import AlgorithmConfig, GspoLoss
+from maspo_dist.config import AlgorithmConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +110,6 @@ def micro_batch_objective(config: AlgorithmConfig, tokens: TokenBatch, denominat
         ),
         correction=correction,
     )
-
-
-def loss_is_separable(config: AlgorithmConfig) -> bool:
-    """Whether a token's logπ and entropy enter no other token's term of the loss."""
-    return not isinstance(config.loss, GspoLoss)
 
 
 def token_cotangents(

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from maspo_dist.config.losses import LossConfig, MaspoLoss
+from maspo_dist.config.losses import LossConfig, MaspoLoss, read_loss
 from maspo_dist.config.section import Execution, Section
 
 AggregateMode = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]
@@ -81,7 +81,7 @@ class DynamicSamplingConfig(Section):
 class AlgorithmConfig(Section):
     """The update."""
 
-    loss: LossConfig = MaspoLoss()
+    loss: SerializeAsAny[LossConfig] = MaspoLoss()
     advantage: AdvantageConfig = AdvantageConfig()
     #: How token losses become a scalar; the denominator is that of the whole optimizer step.
     aggregate: AggregateMode = "token-mean"
@@ -102,8 +102,8 @@ class AlgorithmConfig(Section):
 
     @field_validator("loss", mode="before")
     @classmethod
-    def _maspo_unless_said(cls, value: object) -> object:
-        return {"kind": "maspo", **value} if isinstance(value, dict) else value
+    def _loss_by_kind(cls, value: object) -> object:
+        return read_loss(value)
 
     @field_validator("correction", mode="before")
     @classmethod
@@ -113,7 +113,8 @@ class AlgorithmConfig(Section):
     @model_validator(mode="after")
     def _trust_region_is_live(self) -> AlgorithmConfig:
         stale_ratios = self.max_policy_age > 0 and self.old_logprobs == "rollout"
-        if self.mini_batches == 1 and not stale_ratios and not self.allow_inert_trust_region:
+        is_inert = self.loss.has_trust_region and self.mini_batches == 1 and not stale_ratios
+        if is_inert and not self.allow_inert_trust_region:
             raise ValueError(
                 f"mini_batches is 1, so the ratio is exactly 1 and the {self.loss.kind} trust region does nothing: "
                 "set mini_batches to 2 or more, or max_policy_age above 0 with old_logprobs: rollout, "

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from maspo_dist.config.section import Effect
 from maspo_dist.config.train import TrainConfig
+from maspo_dist.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ def _completed(tree: Any) -> Mapping[str, Any]:
     """`tree` with the defaults of keys that it lacks, if it is still valid."""
     try:
         return TrainConfig.model_validate(tree).model_dump(mode="json")
-    except ValidationError:
+    except (ValidationError, ConfigError):
         return tree if isinstance(tree, dict) else {}
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from maspo_dist.config.keys import section_types
+from maspo_dist.config.losses import LossConfig, loss_class
 from maspo_dist.config.train import TrainConfig
 from maspo_dist.errors import ConfigError
 
@@ -55,7 +56,7 @@ def build_config(root: type[Root], tree: dict[str, Any], overrides: Sequence[str
     try:
         return root.model_validate(_numbers_from_text(tree))
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(root, detail) for detail in error.errors())) from None
+        raise ConfigError("; ".join(_sentence(root, tree, detail) for detail in error.errors())) from None
 
 
 def dump_config(config: BaseModel) -> str:
@@ -99,12 +100,12 @@ def _numbers_from_text(node: Any) -> Any:
     return node
 
 
-def _sentence(root: type[BaseModel], detail: ErrorDetails) -> str:
+def _sentence(root: type[BaseModel], tree: object, detail: ErrorDetails) -> str:
     location = [str(part) for part in detail["loc"]]
-    key = ".".join(_without_union_tags(location)) or "config"
+    key = ".".join(location) or "config"
     kind, value = detail["type"], detail.get("input")
     if kind == "extra_forbidden":
-        known = _fields_at(root, location[:-1])
+        known = _fields_at(root, tree, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(known)}"
         return f"{key}: no such key (value {value!r}); {hint}"
@@ -116,24 +117,13 @@ def _sentence(root: type[BaseModel], detail: ErrorDetails) -> str:
     return f"{key}: {message[:1].lower() + message[1:]}, got {value!r}"
 
 
-def _without_union_tags(location: Sequence[str]) -> list[str]:
-    """`algorithm.loss.maspo.alpha` is written `algorithm.loss.alpha` in the file."""
-    return [part for i, part in enumerate(location) if i == 0 or location[i - 1] != "loss"]
-
-
-def _fields_at(root: type[BaseModel], location: Sequence[str]) -> list[str]:
-    """Field names of the section at `location`; union members are picked by their `kind`."""
+def _fields_at(root: type[BaseModel], tree: object, location: Sequence[str]) -> list[str]:
+    """Field names of the section at `location` in `tree`."""
     models: list[type[BaseModel]] = [root]
     for part in location:
-        by_kind = [model for model in models if _kind(model) == part]
-        if by_kind:
-            models = by_kind
-            continue
+        tree = tree.get(part) if isinstance(tree, dict) else None
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
         models = [model for field in fields for model in section_types(field.annotation)]
+        if models == [LossConfig] and isinstance(tree, dict):
+            models = [loss_class(tree)]
     return sorted({name for model in models for name in model.model_fields})
-
-
-def _kind(model: type[BaseModel]) -> object:
-    field = model.model_fields.get("kind")
-    return field.default if field else None

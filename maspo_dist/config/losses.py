@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from maspo_dist.config.extension import check_form, is_extension, load_extension
 from maspo_dist.config.section import Section
+from maspo_dist.errors import ConfigError
 
 
-class MaspoLoss(Section):
+class LossConfig(Section):
+    """Base of the parameters of every loss; `maspo_dist.algorithm.OwnLoss` says how to write a loss of your own."""
+
+    #: Name of the loss: one of those below, or python:module:Name.
+    kind: str
+    #: Whether value and gradient of a token depend on no other token. A separable loss trains faster.
+    is_separable: ClassVar[bool] = False
+    #: Whether the loss limits how far the ratio moves from 1. Settings that keep every ratio at 1 are then refused.
+    has_trust_region: ClassVar[bool] = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_own_class(cls, values: object) -> object:
+        if isinstance(values, dict) and cls.model_fields["kind"].is_required():
+            return {"kind": f"python:{cls.__module__}:{cls.__name__}"} | values
+        return values
+
+
+class MaspoLoss(LossConfig):
     """MASPO (arXiv 2602.17550). `alpha: 0` turns mass off; `beta_pos: 0, beta_neg: 0` risk."""
 
     kind: Literal["maspo"] = "maspo"
+    is_separable: ClassVar[bool] = True
     #: Gate width of a token with probability 1 and advantage 0.
     sigma_base: float = Field(1.0, gt=0)
     #: Mass exponent: width grows as π_old^−alpha. Outside [0, 1] is allowed with a warning.
@@ -45,10 +69,11 @@ class MaspoLoss(Section):
         return self
 
 
-class ClipLoss(Section):
+class ClipLoss(LossConfig):
     """PPO/GRPO clipping. Clip-Higher is `epsilon_high: 0.28`; `dual_clip: 3.0` bounds A < 0."""
 
     kind: Literal["clip"] = "clip"
+    is_separable: ClassVar[bool] = True
     #: The ratio is clipped to [1 − epsilon_low, 1 + epsilon_high].
     epsilon_low: float = Field(0.2, ge=0, lt=1)
     epsilon_high: float = Field(0.2, ge=0)
@@ -56,17 +81,18 @@ class ClipLoss(Section):
     dual_clip: float | None = Field(None, gt=1)
 
 
-class SapoLoss(Section):
+class SapoLoss(LossConfig):
     """SAPO's soft gate 4/τ · sigmoid(τ(ρ − 1))."""
 
     kind: Literal["sapo"] = "sapo"
+    is_separable: ClassVar[bool] = True
     #: Temperature where A > 0.
     tau_pos: float = Field(1.0, gt=0)
     #: Temperature where A ≤ 0.
     tau_neg: float = Field(1.05, gt=0)
 
 
-class GspoLoss(Section):
+class GspoLoss(LossConfig):
     """GSPO: one clipped ratio a sequence, the geometric mean of its token ratios."""
 
     kind: Literal["gspo"] = "gspo"
@@ -74,26 +100,29 @@ class GspoLoss(Section):
     epsilon_high: float = Field(4e-4, ge=0)
 
 
-class CispoLoss(Section):
+class CispoLoss(LossConfig):
     """CISPO: REINFORCE weighted by the clipped, detached ratio."""
 
     kind: Literal["cispo"] = "cispo"
+    is_separable: ClassVar[bool] = True
     epsilon_low: float = Field(0.2, ge=0, le=1)
     epsilon_high: float = Field(0.2, ge=0)
 
 
-class DacLoss(Section):
+class DacLoss(LossConfig):
     """Dynamic Adaptive Clipping (arXiv 2509.02333): bounds widen as π_old falls."""
 
     kind: Literal["dac"] = "dac"
+    is_separable: ClassVar[bool] = True
     epsilon_low: float = Field(0.16, ge=0)
     epsilon_high: float = Field(0.2, ge=0)
 
 
-class BapoLoss(Section):
+class BapoLoss(LossConfig):
     """BAPO (arXiv 2510.18927): clip bounds move until positive tokens carry their share."""
 
     kind: Literal["bapo"] = "bapo"
+    is_separable: ClassVar[bool] = True
     #: Where the bounds start, how far they may go, and by how much they move.
     lower_start: float = Field(0.8, gt=0, le=1)
     lower_stop: float = Field(0.95, gt=0, le=1)
@@ -113,6 +142,41 @@ class BapoLoss(Section):
         return self
 
 
-LossConfig = Annotated[
-    MaspoLoss | ClipLoss | SapoLoss | GspoLoss | CispoLoss | DacLoss | BapoLoss, Field(discriminator="kind")
-]
+_BUILT_IN: Mapping[str, type[LossConfig]] = {
+    loss.model_fields["kind"].default: loss
+    for loss in (MaspoLoss, ClipLoss, SapoLoss, GspoLoss, CispoLoss, DacLoss, BapoLoss)
+}
+
+
+def loss_class(section: Mapping[str, object]) -> type[LossConfig]:
+    """The class that `kind` names; MaspoLoss without a kind.
+
+    Raises ValueError for an unknown name, ConfigError for a `python:module:Name` that is no loss.
+    """
+    kind = section.get("kind", "maspo")
+    if isinstance(kind, str) and is_extension(kind):
+        found = load_extension(check_form(kind), "algorithm.loss.kind")
+        if isinstance(found, type) and issubclass(found, LossConfig) and callable(getattr(found, "token_loss", None)):
+            return found
+        raise ConfigError(
+            f"algorithm.loss.kind is {kind!r}, which is no loss: derive the class from maspo_dist.config.LossConfig "
+            "and give it a method token_loss"
+        )
+    if isinstance(kind, str) and kind in _BUILT_IN:
+        return _BUILT_IN[kind]
+    near = difflib.get_close_matches(str(kind), _BUILT_IN, n=1)
+    known = f"known losses: {', '.join(map(repr, _BUILT_IN))} and python:module:Name"
+    raise ValueError(f"no such loss (value {kind!r}); {f'did you mean {near[0]}?' if near else known}")
+
+
+def read_loss(section: object) -> object:
+    """The loss that a mapping describes; anything else as it is. Raises ValidationError, and as `loss_class` does."""
+    if not isinstance(section, Mapping):
+        return section
+    try:
+        loss = loss_class(section)
+    except ValueError as error:
+        problem = PydanticCustomError("value_error", "{error}", {"error": error})
+        details = InitErrorDetails(type=problem, loc=("kind",), input=section)
+        raise ValidationError.from_exception_data("loss", [details]) from None
+    return loss.model_validate(section)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from maspo_dist.algorithm import check_loss
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.errors import ConfigError
@@ -29,6 +30,7 @@ class Prepared:
 def prepare(config: TrainConfig) -> Prepared:
     """Reads model facts and data. Every mistake that can be seen without starting anything is raised here."""
     require_sinks(config.logging)
+    check_loss(config.algorithm.loss)
     model = inspect_model(config)
     if "RAY_ADDRESS" not in os.environ:
         # The cluster will be this machine alone, so what it lacks is known before it starts.

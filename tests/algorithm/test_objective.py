@@ -9,7 +9,6 @@ from maspo_dist.algorithm import (
     TokenBatch,
     correction_weights,
     kl_penalty,
-    loss_is_separable,
     micro_batch_objective,
     token_cotangents,
     token_loss,
@@ -142,7 +141,7 @@ def test_a_separable_loss_is_one_whose_tokens_do_not_see_each_other(loss: str) -
         for batch in (tokens, moved)
     ]
     unmoved = all(torch.equal(one[4], other[4]) for one, other in zip(*gradients, strict=True))
-    assert unmoved == loss_is_separable(config)
+    assert unmoved == config.loss.is_separable
 
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "gspo"])

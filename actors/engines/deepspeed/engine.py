@@ -45,7 +45,6 @@ from maspo_dist.algorithm import (
     advantages_after_kl,
     bapo_contributions,
     entropy_advantages,
-    loss_is_separable,
     micro_batch_objective,
     move_bounds,
     response_kl,
@@ -304,7 +303,7 @@ class DeepSpeedEngine:
         self, algorithm: AlgorithmConfig, micro: MicroBatchTensors, denominator: float
     ) -> Cotangents | None:
         """What backward will bring the head, where a token's own values tell it."""
-        if not loss_is_separable(algorithm):
+        if not algorithm.loss.is_separable:
             return None
         assert micro.old is not None
         stand_in = micro.token_batch(micro.old, entropy_gradient=False)

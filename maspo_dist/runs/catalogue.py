@@ -188,7 +188,7 @@ EVENTS: Mapping[EventKind, str] = {
 @cache
 def find_metric(name: str) -> Metric | None:
     """The entry of the metric that is written as `name`; None for a name outside of the catalogue."""
-    return next((metric for metric, pattern in _PATTERNS if pattern.fullmatch(name)), None)
+    return _BY_NAME.get(name) or next((metric for metric, pattern in _PATTERNS if pattern.fullmatch(name)), None)
 
 
 def _pattern(name: str) -> re.Pattern[str]:
@@ -197,4 +197,5 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"<\w+>", "[^/]+", escaped))
 
 
-_PATTERNS = tuple((metric, _pattern(metric.name)) for metric in METRICS)
+_BY_NAME = {metric.name: metric for metric in METRICS}
+_PATTERNS = tuple((metric, _pattern(metric.name)) for metric in METRICS if "<" in metric.name)

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from jinja2 import UndefinedError
 
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.folder import RunFolder
@@ -16,7 +17,7 @@ from maspo_dist.runs.jsonl import JsonLog, tail_rows
 from maspo_dist.types import Event, LedgerRow, SampleRow
 from maspo_dist.views.report import write_report
 from maspo_dist.views.report.charts import Line, binned, heat_chart, line_chart, running_mean, stacked_chart
-from maspo_dist.views.report.markup import escape, shorten
+from maspo_dist.views.report.pages import render_page, shorten
 from maspo_dist.views.report.runs import config_differences, read_run
 from maspo_dist.views.report.scale import linear_scale, log_scale, log_ticks, round_ticks, step_scale, tick_label
 
@@ -256,10 +257,30 @@ def test_ticks_are_round() -> None:
     assert [tick_label(value) for value in (0.0, 0.25, 1500.0, 2e4, 1e-6)] == ["0", "0.25", "1500", "20k", "1e-6"]
 
 
-def test_markup() -> None:
-    assert escape("a<b>&\"'\x00\n") == "a&lt;b&gt;&amp;&quot;&#x27;�\n"
+def test_a_template_escapes_values_and_replaces_what_a_page_cannot_hold(tmp_path: Path) -> None:
+    template = tmp_path / "page.html"
+    template.write_text('<p title="{{ text }}">{{ text }}</p>')
+    escaped = "a&lt;b&gt;&amp;&#34;&#39;��\n\tπ"
+    text = "a<b>&\"'\x00\ud83d\n\tπ"
+    assert render_page(template, {"text": text}) == f'<p title="{escaped}">{escaped}</p>'
+
+
+def test_a_name_that_a_template_does_not_get_is_an_error(tmp_path: Path) -> None:
+    template = tmp_path / "page.html"
+    template.write_text("{{ txet }}")
+    with pytest.raises(UndefinedError, match="txet"):
+        render_page(template, {"text": "a"})
+
+
+def test_a_long_text_is_shortened_in_the_middle() -> None:
     assert shorten("a" * 100, 10, 10).startswith("a" * 10 + "\n… 80 characters left out")
     assert shorten("abc", 2, 1) == "abc"
+
+
+def test_the_catalogue_explains_the_curves(tmp_path: Path, finished_run: FinishedRun) -> None:
+    page = report(finished_run(tmp_path / "demo", steps=3))
+    assert "reward/mean: mean reward of the verifiable responses" in page.text
+    assert ("title", "largest ratio ρ of a token") in page.attributes
 
 
 def test_tail_rows_reads_the_end_only(tmp_path: Path) -> None:

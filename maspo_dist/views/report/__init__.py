@@ -1,14 +1,13 @@
-"""report.html: one run or several, in one file that needs nothing else.
+"""report.html: one run or several, in one file that needs no other file.
 
-runs.py      what a run folder holds, read once
-scale.py     numbers to pixels, and round numbers on an axis
-charts.py    SVG: lines, stacked bars, heat maps
-markup.py    text that came from outside, made safe
-curves.py    the curves, in which order
-trust_region.py  what the trust region did
-style.py     the style sheet
-page.py      the page
-comparison.py  the page of `maspo-dist compare`: means over seeds and paired tests
+runs.py          reads a run folder once
+scale.py         numbers to pixels, and round numbers on an axis
+charts.py        SVG: curves, stacked bars, heat maps
+curves.py        which metrics are drawn, and in which order
+trust_region.py  tables and strips of the trust region
+page.py          the page's values
+pages.py         Jinja2: values and a template to a page
+templates/       the pages, their macros and their style sheet
 """
 
 from maspo_dist.views.report.page import write_report

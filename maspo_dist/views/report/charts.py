@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 
 from maspo_dist.views.format import format_number
-from maspo_dist.views.report.markup import escape
 from maspo_dist.views.report.runs import Point
 from maspo_dist.views.report.scale import Scale, linear_scale, log_scale, step_scale, tick_label
 
@@ -252,11 +252,9 @@ def _pieces(bins: Sequence[Bin | None]) -> Iterator[list[Bin]]:
 
 
 def _tooltip(label: str, one: Bin) -> str:
-    low, high = format_number(one.low), format_number(one.high)
-    if one.first == one.last:
-        around = f", {low} to {high}" if one.low < one.high else ""
-        return f"{label}, step {one.first}: {format_number(one.mean)}{around}"
-    return f"{label}, steps {one.first} to {one.last}: mean {format_number(one.mean)}, {low} to {high}"
+    steps, of = (f"step {one.first}", "") if one.first == one.last else (f"steps {one.first} to {one.last}", "mean ")
+    around = f", {format_number(one.low)} to {format_number(one.high)}" if one.low < one.high else ""
+    return f"{label}, {steps}: {of}{format_number(one.mean)}{around}"
 
 
 def _on_steps(points: Sequence[Point], steps: Sequence[int]) -> list[Point]:

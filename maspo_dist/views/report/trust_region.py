@@ -1,4 +1,4 @@
-"""Inside the trust region: what happens to tokens by sign of advantage and by probability under π_old."""
+"""What the trust region does to tokens, by sign of the advantage and by probability under π_old."""
 
 from __future__ import annotations
 
@@ -6,54 +6,75 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+from maspo_dist.runs.catalogue import find_metric
 from maspo_dist.views.format import MISSING
 from maspo_dist.views.report.charts import Line, heat_chart
-from maspo_dist.views.report.markup import escape
+from maspo_dist.views.report.curves import Figure
 from maspo_dist.views.report.runs import Run
 
 _METRIC = re.compile(r"trust_region/(pos|neg)/([^/]+)/([^/]+)")
+_NUMBER = re.compile(r"\d+(\.\d+)?(e-?\d+)?")
 _SIGNS = {"pos": "A > 0", "neg": "A < 0"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """A measure of the table; `strength` in [0, 1] shades its cell, full where the policy is held back most."""
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A measure of a table; `strength` in [0, 1] shades its cell, full where the policy is held back most."""
 
     measure: str
     heading: str
-    show: Callable[[float], str]
-    strength: Callable[[float], float]
+    form: str
+    strength: Callable[[float], float] = lambda value: 0.0
 
 
-def _share_column(measure: str, heading: str, *, shaded: bool = False) -> Column:
-    return Column(measure=measure, heading=heading, show=lambda v: f"{v:.2%}", strength=lambda v: v if shaded else 0.0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table of the trust region.
+
+    heads   (heading, tooltip)
+    rows    (name, cells); a cell is its text and its shade in [0, 1], None for none
+    """
+
+    title: str
+    heads: Sequence[tuple[str, str]]
+    rows: Sequence[tuple[str, Sequence[tuple[str, str | None]]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustRegion:
+    """Tables of the last step, and strips over all steps."""
+
+    step: int
+    tables: Sequence[Table]
+    strips: Sequence[Figure]
 
 
 _COLUMNS = (
-    _share_column("token_share", "tokens"),
-    Column(measure="ratio_mean", heading="mean ratio", show=lambda v: f"{v:.4f}", strength=lambda v: abs(v - 1)),
-    Column(measure="gate_mean", heading="mean gate", show=lambda v: f"{v:.4f}", strength=lambda v: 1 - v),
-    _share_column("share_gate_below_0.99", "gate < 0.99", shaded=True),
-    _share_column("share_gate_below_0.5", "gate < 0.5", shaded=True),
-    Column(measure="weight_kept", heading="weight kept", show=lambda v: f"{v:.2%}", strength=lambda v: 1 - v),
-    _share_column("share_cut_by_ppo_clip", "PPO clip would cut"),
-    _share_column("share_mass_at_sigma_base", "mass at σ_base"),
-    _share_column("share_mass_at_sigma_max", "mass at σ_max"),
-    _share_column("share_risk_at_min", "risk at min"),
-    _share_column("share_risk_at_max", "risk at max"),
-    Column(measure="kl_k3", heading="KL (k3)", show=lambda v: f"{v:.2g}", strength=lambda v: 0.0),
-    Column(measure="entropy", heading="entropy", show=lambda v: f"{v:.2f}", strength=lambda v: 0.0),
+    _Column("token_share", "tokens", ".2%"),
+    _Column("ratio_mean", "mean ratio", ".4f", lambda ratio: abs(ratio - 1)),
+    _Column("gate_mean", "mean gate", ".4f", lambda gate: 1 - gate),
+    _Column("share_gate_below_0.99", "gate < 0.99", ".2%", lambda share: share),
+    _Column("share_gate_below_0.5", "gate < 0.5", ".2%", lambda share: share),
+    _Column("weight_kept", "weight kept", ".2%", lambda kept: 1 - kept),
+    _Column("share_cut_by_ppo_clip", "PPO clip would cut", ".2%"),
+    _Column("share_mass_at_sigma_base", "mass at σ_base", ".2%"),
+    _Column("share_mass_at_sigma_max", "mass at σ_max", ".2%"),
+    _Column("share_risk_at_min", "risk at min", ".2%"),
+    _Column("share_risk_at_max", "risk at max", ".2%"),
+    _Column("kl_k3", "KL (k3)", ".2g"),
+    _Column("entropy", "entropy", ".2f"),
 )
-#: Of a token with an extreme ratio: metric, heading, how it is written.
-_TOKEN_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("ratio", "ratio", lambda v: f"{v:.4g}"),
-    ("old_probability", "p under π_old", lambda v: f"{v:.3g}"),
-    ("advantage", "A", lambda v: f"{v:+.3f}"),
-    ("gate", "gate", lambda v: f"{v:.4f}"),
-    ("token_id", "token id", lambda v: f"{v:.0f}"),
-    ("position", "position in its response", lambda v: f"{v:.0f}"),
-    ("group_id", "group", lambda v: f"{v:.0f}"),
+#: Of a token with an extreme ratio.
+_TOKEN_COLUMNS = (
+    _Column("ratio", "ratio", ".4g"),
+    _Column("old_probability", "p under π_old", ".3g"),
+    _Column("advantage", "A", "+.3f"),
+    _Column("gate", "gate", ".4f"),
+    _Column("token_id", "token id", ".0f"),
+    _Column("position", "position in its response", ".0f"),
+    _Column("group_id", "group", ".0f"),
 )
 _STRIPS = (
     ("Gated tokens over time", "share of tokens with gate < 0.99", "share_gate_below_0.99"),
@@ -61,91 +82,66 @@ _STRIPS = (
 )
 
 
-def draw_trust_region(run: Run) -> str:
-    """Tables of the last step and strips over all steps; nothing where the run has no such metrics."""
-    buckets = _buckets(run)
-    if not buckets:
-        return ""
-    step, values = _last_step(run)
-    tables = "".join(_table(sign, buckets, values) for sign in _SIGNS)
-    strips = "".join(_strip(title, unit, _rows(run, buckets, measure)) for title, unit, measure in _STRIPS)
-    return (
-        f'<p class="note">Step {step}. Rows are buckets of the token’s probability p under π_old; tokens are a share '
-        "of all; weight kept is the share of the gradient’s absolute weight that passes; clamps are a share of the "
-        "gated tokens. The stronger a cell’s colour, the further from an ungated update.</p>"
-        f'{tables}{_extreme_tokens(run, step)}<div class="pair">{strips}</div>'
-    )
-
-
-def _strip(title: str, unit: str, rows: Sequence[Line]) -> str:
-    svg = heat_chart(rows, unit)
-    return f'<figure><div class="head"><h3>{title}</h3></div>{svg}</figure>' if svg else ""
-
-
-def _buckets(run: Run) -> tuple[str, ...]:
-    """Upper ends of the buckets as written, in rising order."""
-    found = {match[2] for name in run.series if (match := _METRIC.fullmatch(name))}
-    return tuple(sorted((one for one in found if _is_number(one)), key=float))
-
-
-def _last_step(run: Run) -> tuple[int, Mapping[str, float | None]]:
+def trust_region_of(run: Run) -> TrustRegion | None:
+    """None where the run has no such metrics."""
     curves = {name: points for name, points in run.series.items() if _METRIC.fullmatch(name)}
+    buckets = sorted({name.split("/")[2] for name in curves if _NUMBER.fullmatch(name.split("/")[2])}, key=float)
+    if not buckets:
+        return None
     step = max(points[-1][0] for points in curves.values())
-    return step, {name: points[-1][1] for name, points in curves.items() if points[-1][0] == step}
+    values = {name: points[-1][1] for name, points in run.series.items() if points[-1][0] == step}
+    tables = [*(_bucket_table(sign, buckets, values) for sign in _SIGNS), _extreme_tokens(values)]
+    strips = [
+        Figure(title=title, svg=svg)
+        for title, unit, measure in _STRIPS
+        if (svg := heat_chart(_strip_rows(run, buckets, measure), unit))
+    ]
+    return TrustRegion(step=step, tables=[table for table in tables if table.rows], strips=strips)
 
 
-def _table(sign: str, buckets: Sequence[str], values: Mapping[str, float | None]) -> str:
-    cells = {
-        (bucket, column.measure): values.get(f"trust_region/{sign}/{bucket}/{column.measure}")
-        for bucket in buckets
-        for column in _COLUMNS
-    }
-    columns = [column for column in _COLUMNS if any(cells[bucket, column.measure] is not None for bucket in buckets)]
-    heads = "".join(f"<th>{escape(column.heading)}</th>" for column in columns)
-    rows = "".join(
-        f"<tr><td>{_bucket_name(buckets, bucket)}</td>"
-        + "".join(_cell(column, cells[bucket, column.measure]) for column in columns)
-        + "</tr>"
-        for bucket in buckets
+def _bucket_table(sign: str, buckets: Sequence[str], values: Mapping[str, float | None]) -> Table:
+    def value(bucket: str, column: _Column) -> float | None:
+        return values.get(f"trust_region/{sign}/{bucket}/{column.measure}")
+
+    columns = [column for column in _COLUMNS if any(value(bucket, column) is not None for bucket in buckets)]
+    names = [f"≤ {buckets[0]}", *(f"{low} – {high}" for low, high in pairwise(buckets))]
+    return Table(
+        title=f"{_SIGNS[sign]}: tokens to make {'likelier' if sign == 'pos' else 'rarer'}",
+        heads=[("p", ""), *_heads("trust_region/pos/1", columns)],
+        rows=[
+            (name, [_cell(column, value(bucket, column)) for column in columns])
+            for name, bucket in zip(names, buckets, strict=True)
+        ],
     )
-    title = f"{_SIGNS[sign]}: tokens to make {'likelier' if sign == 'pos' else 'rarer'}"
-    return (
-        f'<div class="panel"><h3>{escape(title)}</h3><div class="scroll"><table class="tight">'
-        f"<tr><th>p</th>{heads}</tr>{rows}</table></div></div>"
-    )
 
 
-def _extreme_tokens(run: Run, step: int) -> str:
-    """The tokens of `step` with the largest and the smallest ratio; nothing where they are not known."""
-    rows = ""
+def _extreme_tokens(values: Mapping[str, float | None]) -> Table:
+    """The tokens with the largest and the smallest ratio, where both are known."""
+    rows = []
     for end, name in (("max", "largest"), ("min", "smallest")):
-        values = [_at(run, f"ratio/{end}_token/{metric}", step) for metric, *_ in _TOKEN_COLUMNS]
-        if None not in values:
-            cells = (show(v) for (_, _, show), v in zip(_TOKEN_COLUMNS, values, strict=True) if v is not None)
-            rows += f"<tr><td>{name}</td>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
-    if not rows:
-        return ""
-    heads = "".join(f"<th>{escape(heading)}</th>" for _, heading, _ in _TOKEN_COLUMNS)
-    return (
-        '<div class="panel"><h3>Tokens with the extreme ratios</h3><div class="scroll"><table class="tight">'
-        f"<tr><th></th>{heads}</tr>{rows}</table></div></div>"
-    )
+        found = [values.get(f"ratio/{end}_token/{column.measure}") for column in _TOKEN_COLUMNS]
+        if None not in found:
+            rows.append((name, [(_cell(*pair)[0], None) for pair in zip(_TOKEN_COLUMNS, found, strict=True)]))
+    heads = [("", ""), *_heads("ratio/max_token", _TOKEN_COLUMNS)]
+    return Table(title="Tokens with the extreme ratios", heads=heads, rows=rows)
 
 
-def _at(run: Run, metric: str, step: int) -> float | None:
-    return next((value for at, value in reversed(run.series.get(metric, ())) if at == step), None)
+def _heads(prefix: str, columns: Sequence[_Column]) -> list[tuple[str, str]]:
+    """Headings, and what the catalogue says of them."""
+    metrics = [(column.heading, find_metric(f"{prefix}/{column.measure}")) for column in columns]
+    return [(heading, metric.meaning if metric else "") for heading, metric in metrics]
 
 
-def _cell(column: Column, value: float | None) -> str:
+def _cell(column: _Column, value: float | None) -> tuple[str, str | None]:
     if value is None:
-        return f"<td>{MISSING}</td>"
+        return MISSING, None
     # The root, because what matters happens between 0 and 0.1.
     strength = math.sqrt(min(1.0, max(0.0, column.strength(value))))
-    return f'<td class="cell" style="--strength:{strength:.3f}">{column.show(value)}</td>'
+    return f"{value:{column.form}}", f"{strength:.3f}"
 
 
-def _rows(run: Run, buckets: Sequence[str], measure: str) -> list[Line]:
-    """A curve of `measure` for each sign and bucket; what is kept is turned into what is lost."""
+def _strip_rows(run: Run, buckets: Sequence[str], measure: str) -> list[Line]:
+    """A curve of `measure` for each sign and bucket; the weight kept is turned into the weight lost."""
     rows = []
     for sign in _SIGNS:
         for bucket in buckets:
@@ -154,12 +150,3 @@ def _rows(run: Run, buckets: Sequence[str], measure: str) -> list[Line]:
                 points = [(step, None if kept is None else max(0.0, 1 - kept)) for step, kept in points]
             rows.append(Line(label=f"{_SIGNS[sign]}, p ≤ {bucket}", points=points, color=0))
     return rows
-
-
-def _bucket_name(buckets: Sequence[str], bucket: str) -> str:
-    place = buckets.index(bucket)
-    return f"≤ {escape(bucket)}" if place == 0 else f"{escape(buckets[place - 1])} – {escape(bucket)}"
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", text) is not None

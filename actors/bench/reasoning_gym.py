@@ -10,9 +10,8 @@ import json
 from collections.abc import Iterator
 
 from actors.bench.lines import BenchLine, compare
-from maspo_dist.reward.safety import score_safely
-from maspo_dist.reward.sample import Sample
-from maspo_dist.reward.verifiers.gym import ReasoningGymScorer, generate_rows, load_package
+from maspo_dist.reward.sample import Sample, score_safely
+from maspo_dist.reward.verifiers.gym import ReasoningGymVerifier, generate_rows, load_package
 
 _NONSENSE = ("I do not know", "42", "-1", "[]", "{}", "lorem ipsum dolor", "None", "nan", "1e999", "9" * 4000, "\x00")
 _ROWS_PER_TASK = 3
@@ -22,7 +21,7 @@ def run() -> Iterator[BenchLine]:
     """Two lines: own answers that earn 1, and nonsense that earns less, each naming the tasks that fail."""
     package = load_package()
     tasks = sorted(set(importlib.import_module("reasoning_gym.factory").DATASETS) - {"composite"})
-    scorer = ReasoningGymScorer(package)
+    scorer = ReasoningGymVerifier(package=package)
     own_right = own = refused = tried = 0
     unfair: set[str] = set()
     fooled: set[str] = set()
@@ -53,5 +52,5 @@ def _own_answer(reference: str) -> str | None:
     return None if fields.get("answer") is None else str(fields["answer"])
 
 
-def _reward(scorer: ReasoningGymScorer, answer: str, reference: str) -> float:
-    return score_safely(scorer, Sample(response=f"<answer>{answer}</answer>", reference=reference))[0].reward
+def _reward(scorer: ReasoningGymVerifier, answer: str, reference: str) -> float:
+    return score_safely(scorer.score, Sample(response=f"<answer>{answer}</answer>", reference=reference))[0].reward

@@ -1,9 +1,9 @@
-"""Settings of the verifier pool: the `reward` section, and the small language that names a reward.
+"""The `reward` section: settings of the verifier pool, and the small language that names a reward.
 
 math                        one verifier
-0.9*math + 0.1*format       a weighted sum; its parts are logged apart
-python:my_rewards:score     a function of yours, sync or async
-https://host/score          a remote scorer
+0.9*math + 0.1*format       a weighted sum; its parts are logged separately
+python:my_rewards:Name      a function or class of your own
+https://host/score          a remote verifier
 """
 
 from __future__ import annotations
@@ -16,29 +16,38 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from maspo_dist.config.extension import check_form, is_extension
 from maspo_dist.config.section import Capacity, Meaning, Section
 
-#: Verifiers that come with the package.
-BUILTIN_VERIFIERS = ("math", "exact", "regex", "multiple_choice", "json", "code", "format", "reasoning_gym")
+#: Verifiers that come with the package, and the class behind each name. `reward/registry.py` makes them.
+BUILTIN_VERIFIERS = {
+    "math": "python:maspo_dist.reward.math.verifier:MathVerifier",
+    "exact": "python:maspo_dist.reward.verifiers.matching:ExactVerifier",
+    "regex": "python:maspo_dist.reward.verifiers.matching:RegexVerifier",
+    "multiple_choice": "python:maspo_dist.reward.verifiers.matching:MultipleChoiceVerifier",
+    "json": "python:maspo_dist.reward.verifiers.matching:JsonVerifier",
+    "code": "python:maspo_dist.reward.code.verifier:CodeVerifier",
+    "format": "python:maspo_dist.reward.verifiers.matching:FormatVerifier",
+    "reasoning_gym": "python:maspo_dist.reward.verifiers.gym:ReasoningGymVerifier",
+}
 
 _PLUS = re.compile(r"\s+\+\s+")
 _WEIGHTED = re.compile(r"([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*\*\s*(.+)", re.DOTALL)
-_FUNCTION = re.compile(r"python:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _URL = re.compile(r"https?://[^\s/]+(?:/\S*)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardTerm:
-    """One part of a reward: `weight` times what `verifier` says."""
+    """One part of a reward: `weight` times the reward of `verifier`."""
 
     weight: float
     verifier: str
 
 
 def parse_reward(text: str) -> tuple[RewardTerm, ...]:
-    """Reads `0.9*math + 0.1*format`; a bare name weighs 1.
+    """Reads `0.9*math + 0.1*format`; a name without weight has weight 1.
 
-    Raises ValueError with one sentence that names the part that is wrong and the fix.
+    Raises ValueError with one sentence that names the wrong part and the fix.
     """
     terms = []
     for part in _PLUS.split(text.strip()):
@@ -53,6 +62,11 @@ def parse_reward(text: str) -> tuple[RewardTerm, ...]:
     return tuple(terms)
 
 
+def is_remote(reward: str) -> bool:
+    """Whether a reward is one remote verifier, with weight 1."""
+    return _URL.fullmatch(reward) is not None
+
+
 def _weight(digits: str, part: str) -> float:
     try:
         weight = float(digits)
@@ -64,59 +78,68 @@ def _weight(digits: str, part: str) -> float:
 
 
 def _check_name(name: str) -> None:
-    if name in BUILTIN_VERIFIERS or _FUNCTION.fullmatch(name) or _URL.fullmatch(name):
+    if is_extension(name):
+        check_form(name)
         return
-    if name.startswith("python:"):
-        raise ValueError(f"verifier {name!r} must be python:module:function, such as python:my_rewards:score")
+    if name in BUILTIN_VERIFIERS or is_remote(name):
+        return
     if name.startswith(("http:", "https:")):
         raise ValueError(f"verifier {name!r} is not a URL, such as https://host:8000/score")
     near = difflib.get_close_matches(name, BUILTIN_VERIFIERS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(BUILTIN_VERIFIERS)}"
-    raise ValueError(f"no verifier is called {name!r}; {hint} (or python:module:function, or http(s)://…)")
+    raise ValueError(f"no verifier is called {name!r}; {hint} (or python:module:Name, or http(s)://…)")
 
 
 class RemoteConfig(Section):
-    """How `http(s)://…` scorers are asked."""
+    """Requests to `http(s)://…` verifiers."""
 
-    #: Samples in one request, at most.
+    #: Most samples in one request.
     batch_size: int = Field(32, ge=1)
     #: How long a request waits for more samples, in seconds.
     batch_wait_s: float = Field(0.01, ge=0)
-    #: Requests tried again after a failed one, within the deadline of the verdict.
+    #: Retries after a failed request, within the deadline of the verdict.
     retries: int = Field(3, ge=0)
     #: Pause before the first retry, doubled for each further one.
     backoff_s: float = Field(0.2, ge=0)
 
 
 class VerifierConfig(Section):
-    """Which verifier scores what, and the limits under which it runs."""
+    """Which verifier scores which samples, and the limits under which it runs."""
 
-    #: Reward by data source; the rest go to `default`.
+    #: Reward per data source; all other sources use `default`.
     verifiers: Meaning[dict[str, str]] = Field(default_factory=dict)
     default: Meaning[str] = "math"
     #: Verifier processes.
     workers: Capacity[int] = Field(2, ge=1)
-    #: Hard wall-clock deadline of one verdict; past it the process is killed.
+    #: Hard wall-clock deadline of one verdict. A process that misses it is killed.
     timeout_s: float = Field(10.0, gt=0)
     #: Memory of one verifier process, and of one candidate program.
     memory_mb: int = Field(1024, ge=256)
-    #: What keeps candidate programs apart from the machine (see reward/sandbox.py): user namespaces, or refused
-    #: system calls; auto takes namespaces where they are allowed.
-    code_isolation: Literal["auto", "namespaces", "calls"] = "auto"
-    #: How answers are found: strict reads only the last box, lenient also prose, #### and the last number.
+    #: How candidate programs are isolated (see reward/code/sandbox.py): by user namespaces, or by system calls that
+    #: are refused (seccomp). `auto` uses namespaces where the machine allows them.
+    code_isolation: Literal["auto", "namespaces", "seccomp"] = "auto"
+    #: How answers are found: `strict` reads only the last box, `lenient` also prose, #### and the last number.
     extraction: Meaning[Literal["strict", "lenient"]] = "lenient"
-    #: Samples waiting for a process; callers wait while it is full.
+    #: Most samples that wait for a process. While the queue is full, callers wait.
     queue_size: int = Field(1024, ge=1)
-    #: Tries of a sample whose process died on it, beyond the first.
+    #: Retries of a sample whose process died on it.
     retries_after_death: Literal[0, 1] = 0
     #: A process is replaced after this many samples, or when it has grown by half its memory.
     recycle_after: int = Field(20_000, ge=1)
-    #: Share of unverifiable samples over the last `unverifiable_window` at which the run stops.
+    #: The run stops when a larger share of the last `unverifiable_window` samples has no verdict.
     max_unverifiable_share: float = Field(0.2, gt=0, le=1)
+    #: Samples of each reward over which that share is taken.
     unverifiable_window: int = Field(256, ge=1)
     #: Seconds a verifier process may take to start.
     start_timeout_s: float = Field(120.0, gt=0)
     remote: RemoteConfig = RemoteConfig()
+
+    @field_validator("code_isolation", mode="before")
+    @classmethod
+    def _old_name_of_seccomp(cls, value: object) -> object:
+        if value == "calls":
+            raise ValueError("code_isolation calls is now called seccomp: write seccomp")
+        return value
 
     @field_validator("default")
     @classmethod
@@ -139,5 +162,10 @@ class VerifierConfig(Section):
         return self.verifiers.get(source, self.default)
 
     def rewards(self) -> set[str]:
-        """All rewards that are in use."""
+        """All rewards in use."""
         return {self.default, *self.verifiers.values()}
+
+    def rewards_by_key(self) -> dict[str, str]:
+        """All rewards in use, by the configuration key that holds each."""
+        by_source = {f"reward.verifiers.{source}": reward for source, reward in self.verifiers.items()}
+        return {"reward.default": self.default, **by_source}

@@ -1,16 +1,21 @@
-"""Rewards: verifiers, and the pool of killable processes that runs them.
+"""Rewards: verifiers, and the pool of processes that runs them.
 
-    answers, numbers, relations, math, …  mathematical answers
-    matching, json_fields, code, …        other verifiers, one a module
-    pool, slot, process, worker, wire     processes with deadlines
+sample      what is scored, and the Protocol of what scores it
+registry    from the text that names a reward to its verifier
+math/       mathematical answers
+code/       programs, tested in a sandbox
+verifiers/  all other verifiers
+pool/       verifier processes that can be killed
+rescore     scores the samples of a finished run again
 
-Importing this package is light: verifiers' own dependencies load where a verifier is built.
+Importing this package is light: what a verifier needs is imported when the verifier is made.
 """
 
 from maspo_dist.config.verifier import VerifierConfig
-from maspo_dist.reward.math.scorer import verify_math
+from maspo_dist.reward.math.verifier import verify_math
 from maspo_dist.reward.pool.slot import ProcessDeath
 from maspo_dist.reward.pool.verifier_pool import VerifierPool
-from maspo_dist.reward.sample import Sample
+from maspo_dist.reward.sample import Sample, Verifier
+from maspo_dist.types import Verdict
 
-__all__ = ["ProcessDeath", "Sample", "VerifierConfig", "VerifierPool", "verify_math"]
+__all__ = ["ProcessDeath", "Sample", "Verdict", "Verifier", "VerifierConfig", "VerifierPool", "verify_math"]

@@ -1,4 +1,4 @@
-"""Tests that call a program: carries the conversation between the judge and the candidate, each in a sandbox."""
+"""Tests that call a program: relays messages between the judge and the candidate, each in its own sandbox."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _MAX_LINE_BYTES = 4 << 20
 _READ_BYTES = 1 << 16
 
 
-class _HungUp(Exception):  # noqa: N818 - the other side ended; the caller says what that means
-    """One side of the conversation ended, or said too much."""
+class _HungUp(Exception):  # noqa: N818 - the caller decides what it means
+    """One side ended, or sent too much."""
 
 
 def run_asserts(program: str, tests: str, limits: Limits) -> tuple[VerdictStatus, str]:
@@ -31,14 +31,14 @@ def run_asserts(program: str, tests: str, limits: Limits) -> tuple[VerdictStatus
         Program(harness + "\nrun_tests()\n", script, limits, subprocess.PIPE) as judge,
     ):
         try:
-            return _carry(_Talk(candidate), _Talk(judge), program, tests)
+            return _relay(_Lines(candidate), _Lines(judge), program, tests)
         except TimeoutError:
             return "timeout", "wall time limit"
         except BrokenPipeError:
             return "wrong", "the program ended early"
 
 
-def _carry(candidate: _Talk, judge: _Talk, program: str, tests: str) -> tuple[VerdictStatus, str]:
+def _relay(candidate: _Lines, judge: _Lines, program: str, tests: str) -> tuple[VerdictStatus, str]:
     try:
         candidate.write(json.dumps({"program": program}).encode())
         loaded = _message(candidate.read())
@@ -69,7 +69,7 @@ def _message(line: bytes) -> dict[str, Any]:
     return message
 
 
-class _Talk:
+class _Lines:
     """Lines to and from one sandboxed program, within its wall time."""
 
     def __init__(self, program: Program) -> None:

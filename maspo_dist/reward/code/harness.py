@@ -1,10 +1,10 @@
-"""What runs inside the sandbox when a program is tested by asserts: two programs that never share memory.
+"""The two programs that test a candidate by asserts. Each runs in its own sandbox, and they share no memory.
 
-    judge       runs the tests; every name they do not define stands for something in the candidate
-    candidate   holds the program; answers calls, one JSON object a line
+    judge       runs the tests; every name that they do not define refers to the candidate
+    candidate   holds the program; answers calls, one JSON object per line
 
-Expected values stay with the judge. Results travel as plain data, so a value that claims to equal
-everything arrives as a handle that equals nothing. Sent as source text; standard library only.
+Expected values stay with the judge. Results travel as plain data, so that an object that claims to equal everything
+arrives as a handle that equals nothing. The sandbox gets this file as source text: standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DEPTH = 50
 
 
 class Handle:
-    """Something in the candidate that is not plain data: a function, a class, an instance."""
+    """An object in the candidate that is not plain data: a function, a class, an instance."""
 
     def __init__(self, channel: Channel, path: dict[str, Any]) -> None:
         self._channel = channel
@@ -38,7 +38,7 @@ class Handle:
 
 
 class Channel:
-    """Lines of JSON over two descriptors that the program's own input and output no longer use."""
+    """Lines of JSON over the original input and output, which the program itself can no longer reach."""
 
     def __init__(self) -> None:
         self._incoming: IO[str] = os.fdopen(os.dup(0), "r", encoding="utf-8", errors="surrogatepass")
@@ -59,7 +59,7 @@ class Channel:
         return message
 
     def ask(self, request: dict[str, Any]) -> Any:
-        """One request of the judge. Raises what the candidate raised, as a built-in exception."""
+        """Sends a request of the judge. Raises what the candidate raised, as a built-in exception."""
         self.send(request)
         reply = self.receive()
         if "error" in reply:
@@ -70,7 +70,7 @@ class Channel:
 
 
 def encode(value: Any, kept: list[Any], depth: int = 0) -> Any:
-    """Plain data as JSON; anything else, subclasses of plain types too, goes to `kept` and leaves its number."""
+    """Plain data as JSON. Any other object, subclasses of plain types too, goes to `kept` and travels as its number."""
     kind = type(value)
     if value is None or kind in (bool, int, str):
         return value
@@ -89,7 +89,7 @@ def encode(value: Any, kept: list[Any], depth: int = 0) -> Any:
 
 
 def decode(data: Any, side: Channel | list[Any]) -> Any:
-    """The inverse of `encode`. On the judge's side what was kept becomes a Handle, on the other itself."""
+    """The inverse of `encode`. A kept object becomes a Handle for the judge, and itself for the candidate."""
     if not isinstance(data, dict):
         return data
     ((kind, content),) = data.items()
@@ -107,7 +107,7 @@ def decode(data: Any, side: Channel | list[Any]) -> Any:
 
 
 def serve_candidate() -> None:
-    """Runs the program, then answers the judge until it hangs up."""
+    """Runs the program, then answers the judge until the judge ends."""
     channel = Channel()
     names: dict[str, Any] = {"__name__": "candidate"}
     kept: list[Any] = []
@@ -136,7 +136,7 @@ def _answer(request: dict[str, Any], names: dict[str, Any], kept: list[Any]) -> 
 
 
 class Names(dict[str, Any]):
-    """The tests' globals: what they do not define, and Python neither, is asked of the candidate."""
+    """The globals of the tests: names that neither the tests nor Python define come from the candidate."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__({"__name__": "tests", "__builtins__": builtins})
@@ -149,7 +149,7 @@ class Names(dict[str, Any]):
 
 
 def run_tests() -> None:
-    """Runs the tests and says whether they passed."""
+    """Runs the tests and sends whether they passed."""
     channel = Channel()
     tests = channel.receive()["tests"]
     try:

@@ -1,17 +1,18 @@
-"""Runs an untrusted program under limits and brings back what it wrote.
+"""Runs an untrusted program under limits and returns its output.
 
-What holds where, of what a program may do:
+What a program may do, by isolation:
 
-                        user namespaces allowed        elsewhere
+                        namespaces                     seccomp
     CPU, memory, files  limited, always                limited, always
     wall time           killed with all it started     the same
-    processes           its own namespace, a few       none but itself (seccomp)
-    network             none                           no socket (seccomp)
+    processes           its own namespace, a few       none but itself
+    network             none                           no socket
     file system         interpreter and libraries,     the same where the kernel has Landlock (Linux ≥ 5.13);
                         read-only; a scratch folder    else whatever this user may read
-    other processes     not there                      no signal, no tracing (seccomp)
+    other processes     invisible                      no signal, no tracing
 
-seccomp is on every Linux on x86-64 and aarch64. Expected results are in neither place, whatever can be read.
+Namespaces need a machine that allows them. seccomp is on every Linux on x86-64 and aarch64. Expected results are in
+neither place, whatever a program can read.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ from maspo_dist.reward.pool.kill import kill_tree
 _SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime")
 _READ_BYTES = 1 << 16
 
-#: See the table above: its left column, or its right one.
-Isolation = Literal["namespaces", "calls"]
+#: The columns of the table above.
+Isolation = Literal["namespaces", "seccomp"]
 End = Literal["exited", "signalled", "wall_time", "cpu_time", "output", "sandbox"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Of one program; all processes it starts count together only for wall time."""
+    """Limits of one program. Only wall time counts all processes that it starts together."""
 
     wall_s: float
     cpu_s: int
@@ -79,7 +80,7 @@ class Outcome:
 
 
 class Program:
-    """A running program: the two ends of a conversation with it. Kills it, whole, on exit."""
+    """A running program with its input and output. On exit it is killed with all it started."""
 
     def __init__(self, source: str, arguments: tuple[str, ...], limits: Limits, stdin: int | IO[bytes]) -> None:
         self.limits = limits
@@ -118,7 +119,7 @@ class Program:
 
 
 def run_program(source: str, stdin: bytes, limits: Limits) -> Outcome:
-    """Runs Python `source` with `stdin`, to its end or to a limit. Raises OSError when it cannot be started."""
+    """Runs Python `source` with `stdin`, to its end or to a limit. Raises OSError when it cannot start."""
     with tempfile.TemporaryFile() as input_file:
         input_file.write(stdin)
         input_file.seek(0)
@@ -146,7 +147,7 @@ def _watch(program: Program) -> Outcome:
 
 
 def _ended(program: Program, output: bytes) -> Outcome:
-    """Output has ended; the program should, too."""
+    """The outcome of a program that closed its output."""
     try:
         code = program.process.wait(timeout=max(program.remaining_s(), 0.0))
     except subprocess.TimeoutExpired:
@@ -173,7 +174,7 @@ def _launch(launch: dict[str, object], program_fd: int, stdin: int | IO[bytes]) 
 
 @lru_cache(maxsize=1)
 def _readable_folders() -> tuple[str, ...]:
-    """The system's libraries and the interpreter's own; not this package, not the working folder."""
+    """Folders of the system's libraries and of the interpreter; neither this package nor the working folder."""
     paths = sysconfig.get_paths()
     interpreter = (sys.base_prefix, str(Path(sys.executable).resolve().parent), paths["stdlib"], paths["platstdlib"])
     folders = [folder for folder in interpreter if not folder.startswith("/usr/")]
@@ -188,7 +189,7 @@ def _readable_folders() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def best_isolation() -> Isolation:
-    """Namespaces where this machine lets us have them; tried once, by doing it."""
+    """Namespaces where this machine allows them, which one trial shows."""
     limits = Limits(wall_s=10.0, cpu_s=5)
     with Program("print('ok')", (sandbox_launcher.PROGRAM_NAME,), limits, subprocess.DEVNULL) as trial:
-        return "namespaces" if _watch(trial).stdout == b"ok\n" else "calls"
+        return "namespaces" if _watch(trial).stdout == b"ok\n" else "seccomp"

@@ -1,10 +1,10 @@
-"""What a program may ask of the kernel where there are no namespaces: Landlock and seccomp, by system call.
+"""Isolation without namespaces: Landlock and seccomp, by system call.
 
-    Landlock (Linux ≥ 5.13)   reads the interpreter and the system's libraries, writes its scratch folder, sees no
-                              other file; from 6.7 on no TCP, from 6.12 on no signal to anything outside
-    seccomp (any Linux)       no process but itself, no socket, no signal to others, no look into other processes
+    Landlock (Linux ≥ 5.13)   the program reads the interpreter and the system's libraries, writes its scratch folder,
+                              and opens no other file; from 6.7 on no TCP, from 6.12 on no signal to the outside
+    seccomp (any Linux)       the program starts no process, opens no socket, signals and traces no other process
 
-Root's special powers are dropped as well. `sandbox_launcher` runs this file by its path: standard library only.
+Root's capabilities are dropped as well. `sandbox_launcher` runs this file by its path: standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _GET_VERSION, _PATH_BENEATH = 1, 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
-#: By version of the interface: how many kinds of access to files there are.
+#: Number of kinds of file access, by version of the interface.
 _FILE_ACCESS_BITS = {1: 13, 2: 14, 3: 15, 4: 15}
 _ALL_FILE_ACCESS_BITS = 16
 _TCP_FROM, _TCP = 4, 3
@@ -27,16 +27,16 @@ _SCOPES_FROM, _SCOPES = 6, 3
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _PR_CAPBSET_DROP, _PR_SET_SECUREBITS = 24, 28
 _CAPABILITIES = 64
-#: The user id 0 means nothing from the next exec on, for good.
+#: From the next exec on, user id 0 has no privileges, for good.
 _NOROOT_LOCKED = 0b11
 _ALLOW, _FAIL = 0x7FFF0000, 0x00050000
 _LOAD, _EQUAL, _GREATER, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENT_AT = 0, 4, 16
 _CLONE_THREAD = 0x00010000
-#: System calls of another interface of x86-64, with numbers from here on.
+#: The x32 interface of x86-64 numbers its system calls from here on.
 _X32 = 0x40000000
 
-#: name → number: refused whatever the arguments. The first two start processes, the rest reach others or the network.
+#: name → number: refused with any arguments. fork and vfork start processes; the others reach processes or the network.
 _REFUSED: dict[str, dict[str, int]] = {
     "x86_64": {
         "fork": 57, "vfork": 58, "socket": 41, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311,
@@ -57,13 +57,13 @@ _REFUSED: dict[str, dict[str, int]] = {
 }  # fmt: skip
 _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _CLONE, _CLONE3 = {"x86_64": 56, "aarch64": 220}, 435
-#: Allowed for the program itself: kill and tgkill by its id, prlimit64 by 0.
+#: Allowed on the program itself: kill and tgkill with its id, prlimit64 with 0.
 _KILL, _TGKILL = {"x86_64": 62, "aarch64": 129}, {"x86_64": 234, "aarch64": 131}
 _PRLIMIT = {"x86_64": 302, "aarch64": 261}
 
 
 def restrict_files(readable: list[str], scratch: str) -> bool:
-    """Landlock, for this process and those it becomes. False where the kernel has none. Raises OSError."""
+    """Landlock, for this process and its successors by exec. False where the kernel has none. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _GET_VERSION)
     if version < 1:
@@ -86,7 +86,7 @@ def restrict_files(readable: list[str], scratch: str) -> bool:
 
 
 def drop_powers() -> None:
-    """From the next exec on root is a user like others; anybody else has nothing to drop."""
+    """From the next exec on, root has no capabilities. Other users have none to drop."""
     libc = ctypes.CDLL(None, use_errno=True)
     for capability in range(_CAPABILITIES):
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -103,7 +103,7 @@ def _permit(libc: ctypes.CDLL, ruleset: int, place: str, access: int) -> None:
 
 
 def restrict_calls() -> bool:
-    """seccomp, for this process and those it becomes. False where it cannot be had."""
+    """seccomp, for this process and its successors by exec. False where the kernel has none."""
     machine = os.uname().machine
     if machine not in _ARCHITECTURE:
         return False
@@ -115,7 +115,7 @@ def restrict_calls() -> bool:
 
 
 def filter_code(machine: str, pid: int) -> bytes:
-    """The filter as BPF: refused calls fail with EPERM, so that the program sees an error and goes on."""
+    """The filter as BPF. Refused calls fail with EPERM, so that the program gets an error and continues."""
     refuse = _instruction(_RETURN, _FAIL | errno.EPERM)
     steps = [
         _instruction(_LOAD, _ARCHITECTURE_AT),
@@ -124,7 +124,7 @@ def filter_code(machine: str, pid: int) -> bytes:
         _instruction(_LOAD, _NUMBER_AT),
         _instruction(_GREATER, _X32, jump_false=1),
         refuse,
-        # Unknown to older kernels: the C library then takes clone, whose flags can be seen.
+        # ENOSYS, as on older kernels: the C library then calls clone, whose flags a filter can read.
         _instruction(_EQUAL, _CLONE3, jump_false=1),
         _instruction(_RETURN, _FAIL | errno.ENOSYS),
     ]

@@ -1,12 +1,12 @@
-"""Runs one untrusted program; started as a script, by path, in an interpreter of its own.
+"""Runs one untrusted program. The sandbox starts this file as a script, by its path, in a new interpreter.
 
-    argv      the pool process' id, then a Launch as JSON
-    fd PROGRAM_FD   the program, read to its end before anything is closed
+    argv            the process id of the verifier process, then what `sandbox.Program` writes as JSON
+    fd PROGRAM_FD   the program, read to its end before any descriptor is closed
 
-With namespaces: a user, mount, process, network and IPC namespace; the root file system holds the
-interpreter and the system's libraries, read-only, and a small scratch folder; nothing else of this machine
-is there. When the first process of the namespace ends, the kernel kills all others in it.
-Without: resource limits, an empty scratch folder, an empty environment, and what `sandbox_filter` can refuse.
+With namespaces: user, mount, process, network and IPC namespaces. The root file system holds the interpreter and
+the system's libraries, read-only, a small scratch folder, and nothing else of this machine. When the first process
+of the namespace ends, the kernel kills all others in it.
+Without: resource limits, an empty scratch folder, an empty environment, and the refusals of `sandbox_filter`.
 
 Standard library only, and nothing of this package: the program could import whatever this file can.
 """
@@ -59,7 +59,7 @@ def main() -> NoReturn:
 
 
 def _kill_orphans() -> None:
-    """Ends what the program left behind; without a process namespace nobody else does."""
+    """Kills the processes that the program left running; without a process namespace the kernel does not."""
     listing = Path(f"/proc/self/task/{os.getpid()}/children")
     while listing.exists() and (children := listing.read_text(encoding="ascii").split()):
         for child in children:
@@ -69,7 +69,7 @@ def _kill_orphans() -> None:
 
 
 def _start(launch: dict[str, Any], program: bytes) -> int:
-    """Forks the process that becomes the program; maps its user from outside, as the kernel asks."""
+    """Forks the process that becomes the program, and maps its user from outside, as the kernel requires."""
     if not launch["namespaces"]:
         child = os.fork()
         if child == 0:
@@ -113,7 +113,7 @@ def _unshare_and_become(launch: dict[str, Any], program: bytes, unshared: int, m
 
 
 def _be_first(launch: dict[str, Any], program: bytes) -> NoReturn:
-    """The first process of the namespace: signals that kill others do not kill it, so it only waits."""
+    """The first process of the namespace. Signals that kill others do not kill it, so it only waits."""
     _die_with_parent()
     _new_root(launch["readable"], launch["scratch_mb"])
     child = os.fork()
@@ -134,7 +134,7 @@ def _become(launch: dict[str, Any], program: bytes, *, isolated: bool) -> NoRetu
         if isolated:
             os.setgid(_INSIDE_ID)
             os.setuid(_INSIDE_ID)
-            # A change of user forgets it.
+            # A change of user resets it.
             _die_with_parent()
         else:
             os.chdir(launch["scratch"])
@@ -152,7 +152,7 @@ def _become(launch: dict[str, Any], program: bytes, *, isolated: bool) -> NoRetu
 
 
 def _confine(launch: dict[str, Any]) -> bool:
-    """What can be had without namespaces; whether the program can start no other process."""
+    """All isolation without namespaces. True when the program can start no other process."""
     path = Path(__file__).with_name("sandbox_filter.py")
     names: dict[str, Any] = {"__name__": "sandbox_filter"}
     exec(compile(path.read_bytes(), str(path), "exec"), names)
@@ -163,7 +163,7 @@ def _confine(launch: dict[str, Any]) -> bool:
 
 
 def _new_root(readable: list[str], scratch_mb: int) -> None:
-    """A root of our own: `readable` folders at their places, read-only; /tmp to write to; no trace of the old root."""
+    """A new root: the `readable` folders, read-only, and a writable /tmp. The old root is unmounted."""
     root = "/tmp"
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={scratch_mb}m,mode=755")
@@ -203,7 +203,7 @@ def _bind(source: str, target: str) -> None:
 def _limit(launch: dict[str, Any], *, alone: bool) -> None:
     if not alone:
         resource.setrlimit(resource.RLIMIT_NPROC, (launch["processes"], launch["processes"]))
-    # Else the limit, which counts all of this user's processes, would only keep the program from starting threads.
+    # Where seccomp refuses processes, this limit would only refuse threads: it counts all processes of the user.
     memory = launch["memory_mb"] << 20
     for what, soft, hard in (
         (resource.RLIMIT_CPU, launch["cpu_s"], launch["cpu_s"] + 1),

@@ -32,7 +32,7 @@ _BARE_BOX = re.compile(r"\\boxed\s{0,8}([^\s{}$\\.,;]+)")
 _SEPARATORS = re.compile(
     r"(?:[\s,;$.&]|\\[\[\](),;! ]|\\q?quad|\\text\s?\{\s?(?:and|or)\s?\}|\b(?:and|or)\b)*", re.IGNORECASE
 )
-_ANSWER_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.IGNORECASE | re.DOTALL)
+ANSWER_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.IGNORECASE | re.DOTALL)
 _MARKER = re.compile(
     r"(?:\banswers?\b|\bresult\b|\bsolutions?\b)"
     r"(?:[^\S\n]{0,4}(?:\*\*)?(?:is|are|:|=|\*\*)){1,3}|\banswer\s{1,3}(?=\$|\\[(\[])|答案(?:是|为|：|:)",
@@ -129,7 +129,7 @@ def _read_prose(text: str) -> str | None:
     tail = text[-_PROSE_CHARS:].replace("**", "").strip().removesuffix("I hope it is correct.").strip()
     if not tail:
         return None
-    tags = _ANSWER_TAG.findall(tail)
+    tags = ANSWER_TAG.findall(tail)
     if tags:
         return tags[-1].strip() or None
     if "####" in tail:

@@ -16,18 +16,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from maspo_dist.reward.math.evaluate import differ, is_value, same_equation
+from maspo_dist.reward.math.evaluate import are_different, is_value, same_equation
 from maspo_dist.reward.math.guard import refusal
 from maspo_dist.reward.math.latex import compact, normalise
 from maspo_dist.reward.math.numbers import Number, equal_numbers, parse_number
-from maspo_dist.reward.math.relations import Interval, aligned, name_a_variable, read_intervals, read_ratio
+from maspo_dist.reward.math.relations import Interval, align_notation, name_a_variable, read_intervals, read_ratio
 from maspo_dist.reward.math.structure import (
     Parts,
     exact_side,
+    expand_plus_minus,
     has_equals,
     last_side,
-    spread_signs,
-    take_apart,
+    outer_shape,
     without_label,
 )
 
@@ -98,7 +98,7 @@ class _Comparison:
             return True
         if not found or not expected or nesting > _MAX_NESTING:
             return False
-        found, expected = aligned(exact_side(found), exact_side(expected))
+        found, expected = align_notation(exact_side(found), exact_side(expected))
         number, wanted = parse_number(found), parse_number(expected)
         if wanted and wanted.figures and _COMMA_DECIMAL.fullmatch(found):
             number = parse_number(found.replace(",", "."))
@@ -115,7 +115,7 @@ class _Comparison:
     def _same_shape(
         self, found: str, expected: str, number: Number | None, wanted: Number | None, nesting: int
     ) -> bool:
-        left, right = _with_signs_spread(take_apart(found)), _with_signs_spread(take_apart(expected))
+        left, right = _with_signs_spread(outer_shape(found)), _with_signs_spread(outer_shape(expected))
         ranges, wanted_ranges = read_intervals(left), read_intervals(right)
         if ranges and wanted_ranges and (name_a_variable(ranges) or name_a_variable(wanted_ranges)):
             return self._same_intervals(ranges, wanted_ranges, nesting)
@@ -199,7 +199,7 @@ class _Comparison:
 
     def _by_algebra(self, found: str, expected: str, number: Number | None, wanted: Number | None) -> bool:
         rounded = bool((number and number.figures) or (wanted and wanted.figures))
-        if differ(found, expected, _ROUNDED if rounded else _EXACT):
+        if are_different(found, expected, _ROUNDED if rounded else _EXACT):
             return False
         if has_equals(found) and has_equals(expected):
             verdict = same_equation(found, expected)
@@ -277,7 +277,7 @@ def _rows(parts: Parts) -> tuple[str, ...]:
     """Of a matrix, which may be written [[1, 2], [3, 4]]; none for anything else."""
     if parts.shape == "matrix":
         return parts.items
-    inner = [take_apart(item) for item in parts.items]
+    inner = [outer_shape(item) for item in parts.items]
     nested = all(row.shape == "tuple" and row.brackets == "[]" for row in inner)
     return tuple("&".join(row.items) for row in inner) if nested and parts.brackets == "[]" else ()
 
@@ -306,7 +306,7 @@ def _in_radians(text: str) -> str:
 def _with_signs_spread(parts: Parts) -> Parts:
     if parts.shape not in ("leaf", "list", "set"):
         return parts
-    items = spread_signs(parts.items)
+    items = expand_plus_minus(parts.items)
     if len(items) == len(parts.items):
         return parts
     return Parts(shape="list" if parts.shape == "leaf" else parts.shape, items=items)

@@ -21,7 +21,7 @@ _GREEK = re.compile(r"\\(?:alpha|beta|gamma|delta|theta|lambda|mu|nu|rho|sigma|t
 _PRODUCT_STARTS = frozenset({"(", "{", "\\frac", "\\sqrt", *_CONSTANTS, *_FUNCTIONS})
 
 
-def differ(found: str, expected: str, tolerance: float) -> bool:
+def are_different(found: str, expected: str, tolerance: float) -> bool:
     """True where both can be evaluated and are further apart than `tolerance`, relative, at some point."""
     for point in range(_POINTS):
         left, right = _evaluate(found, point), _evaluate(expected, point)

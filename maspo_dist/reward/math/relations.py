@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from maspo_dist.reward.math.structure import Parts, take_apart
+from maspo_dist.reward.math.structure import Parts, outer_shape
 
 _SIGN = re.compile(r"<|>|\\leq(?![A-Za-z])|\\geq(?![A-Za-z])")
 _VARIABLE = re.compile(r"[A-Za-z](?:_\{?\w\}?)?|\\[a-z]+")
@@ -76,7 +76,7 @@ def _interval(item: str) -> Interval | None:
     inequality = read_inequality(item)
     if inequality:
         return inequality
-    parts = take_apart(item)
+    parts = outer_shape(item)
     ranges = read_intervals(parts) if parts.shape == "tuple" else None
     return ranges[0] if ranges else None
 
@@ -85,7 +85,7 @@ def name_a_variable(intervals: list[Interval]) -> bool:
     return any(interval.variable for interval in intervals)
 
 
-def aligned(found: str, expected: str) -> tuple[str, str]:
+def align_notation(found: str, expected: str) -> tuple[str, str]:
     """Both without what only one of them writes: a point's name, a modulus, `to` for a colon, text around a number."""
     if ":" in expected and _TO.search(found):
         found = _TO.sub(":", found)

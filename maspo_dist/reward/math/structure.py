@@ -34,7 +34,7 @@ class Parts:
     brackets: str = ""
 
 
-def take_apart(text: str) -> Parts:
+def outer_shape(text: str) -> Parts:
     """The outer shape of a normalised answer."""
     matrix = _MATRIX.fullmatch(text)
     if matrix and "\\begin" not in matrix[1]:
@@ -106,7 +106,7 @@ def exact_side(text: str) -> str:
     return f"{label} = {value}" if label else value
 
 
-def spread_signs(items: tuple[str, ...]) -> tuple[str, ...]:
+def expand_plus_minus(items: tuple[str, ...]) -> tuple[str, ...]:
     """`1 \\pm 2` → `1 + 2`, `1 - 2`; items with more than one sign stay as they are."""
     spread: list[str] = []
     for item in items:

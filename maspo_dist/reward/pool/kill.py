@@ -1,4 +1,4 @@
-"""Ending a process with everything it started."""
+"""Ends a process with everything it started."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _GIVE_UP_S = 0.5
 def kill_tree(root: int) -> None:
     """SIGKILLs `root`, its session, and all descendants.
 
-    Descendants that were orphaned are found as long as `root` is their subreaper. `root` is stopped first,
-    so that it starts nothing new; repeated, because a descendant may fork meanwhile.
+    Orphaned descendants are found as long as `root` is their subreaper. `root` is stopped first, so that it starts
+    nothing new. Killing repeats, because a descendant may fork meanwhile.
     """
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(root)

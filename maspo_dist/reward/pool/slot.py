@@ -1,11 +1,12 @@
-"""One seat of the pool: a thread that keeps one verifier process alive and busy.
+"""The threads of the pool. Each `Slot` keeps one verifier process alive and busy:
 
-    starting ── Ready ──► idle ◄── last verdict ── serving
-        ▲                  └────── tickets ──────────►│
+    starting ── Started ──► idle ◄── last verdict ── serving
+        ▲                    └────── tickets ──────────►│
         └── killed ◄── deadline passed, process died, or spent
 
-Jobs are sent ahead so that the process never waits; their deadlines start one after the other, each when the
-verdict before it is read. Jobs that a killed process had not begun go back to the queue.
+A slot sends several samples at once, so that its process never waits. Each has its own deadline, which starts when
+the verdict before it is read. Samples that a killed process had not begun go to the next process.
+A `RemoteSlot` gathers samples into requests to one URL.
 """
 
 from __future__ import annotations
@@ -15,63 +16,74 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import VerifierError
-from maspo_dist.reward.pool.memory import VerdictMemory
 from maspo_dist.reward.pool.process import VerifierProcess
-from maspo_dist.reward.pool.ticket import Outcome, Ticket
-from maspo_dist.reward.pool.wire import Recall, Recalled, Remember, Scored
+from maspo_dist.reward.pool.wire import Scored, encode
+from maspo_dist.reward.registry import remote_verifier
+from maspo_dist.reward.sample import Sample, make_verdict
 from maspo_dist.types import Verdict, VerdictStatus
 
-#: Jobs sent ahead, and the bytes they may take: what a socket buffer holds without a reader.
-_AHEAD_JOBS = 64
-_AHEAD_BYTES = 96_000
+#: Samples sent together, and their bytes: more than a socket buffer holds would block the thread that reads.
+_SENT_SAMPLES = 64
+_SENT_BYTES = 96_000
+#: Pause per verdict that is due, so that several gather: a wake-up of the pool costs as much as a verdict.
+_GATHER_S = 0.0001
+
+Outcome = Verdict | VerifierError
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A sample in the pool. The pool calls `deliver` exactly once; `deaths` counts processes that died on it."""
+
+    sample: Sample
+    deliver: Callable[[Outcome], None]
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessDeath:
-    """A verifier process that died by itself or by another's hand, and the time until the next one gave a verdict."""
+    """A verifier process that died on its own or was killed from outside.
+
+    `seconds` is the time from its death to the first verdict of the process that replaced it.
+    """
 
     slot: str
     reason: str
     seconds: float
 
 
-class Slot(threading.Thread):
-    """Serves tickets from `tickets` until `stop`. A start that fails breaks the pool through `on_broken`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSide:
+    """What a slot needs of its pool. `fail` breaks the whole pool; `tickets` yields None to end a thread."""
 
-    def __init__(
-        self,
-        name: str,
-        config: VerifierConfig,
-        tickets: queue.SimpleQueue[Ticket | None],
-        memory: VerdictMemory,
-        on_outcome: Callable[[Ticket, Outcome], None],
-        on_broken: Callable[[VerifierError], None],
-        on_death: Callable[[ProcessDeath], None],
-    ) -> None:
+    config: VerifierConfig
+    tickets: queue.SimpleQueue[Ticket | None]
+    resolve: Callable[[Ticket, Outcome], None]
+    fail: Callable[[VerifierError], None]
+    report_death: Callable[[ProcessDeath], None]
+
+
+class Slot(threading.Thread):
+    """Serves tickets until `stop`. A process that cannot start breaks the pool."""
+
+    def __init__(self, name: str, pool: PoolSide) -> None:
         super().__init__(name=name, daemon=True)
-        self._config = config
-        self._tickets = tickets
-        self._memory = memory
-        self._on_outcome = on_outcome
-        self._on_broken = on_broken
-        self._on_death = on_death
+        self._pool = pool
         self._death: tuple[str, float] | None = None
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._process: VerifierProcess | None = None
-        self._ahead: deque[Ticket] = deque()
-        self._sent = 0
-        self._announced: str | None = None
+        #: Taken and without a verdict, in order, each with its sample as a message.
+        self._taken: deque[tuple[Ticket, bytes]] = deque()
 
     @property
     def pid(self) -> int | None:
-        """Of the process that serves now."""
+        """The process id of the present process."""
         process = self._process
         return process.pid if process else None
 
@@ -79,18 +91,19 @@ class Slot(threading.Thread):
         try:
             while not self._stopping.is_set():
                 process = self._ensure_process()
-                if self._fill():
+                if self._take():
                     self._serve(process)
         except VerifierError as error:
             if not self._stopping.is_set():
-                self._on_broken(error)
+                self._pool.fail(error)
         finally:
             self._drop_process()
-            for ticket in self._ahead:
-                self._tickets.put(ticket)
+            for ticket, _ in self._taken:
+                self._pool.tickets.put(ticket)
 
     def stop(self) -> None:
-        """Ends the thread soon; kills the process, whatever it is doing. One that waits for a ticket takes None."""
+        """Kills the process, whatever it is doing, and ends the thread soon. A thread that waits for a ticket ends
+        with a None among them."""
         self._stopping.set()
         with self._lock:
             if self._process:
@@ -99,103 +112,117 @@ class Slot(threading.Thread):
     def _ensure_process(self) -> VerifierProcess:
         with self._lock:
             if self._process is None:
-                self._process = VerifierProcess(self._config)
-                self._sent = 0
+                self._process = VerifierProcess(self._pool.config)
             return self._process
 
-    def _fill(self) -> bool:
+    def _take(self) -> bool:
         """Waits for a first ticket, then takes more that fit. False when there is nothing to serve."""
-        if not self._ahead:
-            ticket = self._tickets.get()
+        if not self._taken:
+            ticket = self._pool.tickets.get()
             if ticket is None:
                 return False
-            self._ahead.append(ticket)
-        # What is sent ahead waits behind a slow sample: only a share of what waits anyway is.
-        room = min(_AHEAD_JOBS, 1 + self._tickets.qsize() // (2 * self._config.workers))
-        if len(self._ahead) > room // 2:
-            # Topping up in halves keeps the number of writes low.
-            return True
-        size = sum(len(ticket.frame) for ticket in self._ahead)
-        while len(self._ahead) < room and size < _AHEAD_BYTES:
-            try:
-                ticket = self._tickets.get_nowait()
-            except queue.Empty:
-                break
-            if ticket is None or size + len(ticket.frame) > _AHEAD_BYTES:
-                self._tickets.put(ticket)
-                break
-            size += len(ticket.frame)
-            self._ahead.append(ticket)
+            self._taken.append((ticket, encode(ticket.sample)))
+        # Samples behind a slow one wait for it: take only a share of the queue.
+        room = min(_SENT_SAMPLES, 1 + self._pool.tickets.qsize() // (2 * self._pool.config.workers))
+        size = sum(len(line) for _, line in self._taken)
+        with contextlib.suppress(queue.Empty):
+            while len(self._taken) < room and size < _SENT_BYTES:
+                ticket = self._pool.tickets.get_nowait()
+                line = encode(ticket.sample) if ticket else b""
+                size += len(line)
+                if ticket is None or size > _SENT_BYTES:
+                    self._pool.tickets.put(ticket)
+                    break
+                self._taken.append((ticket, line))
         return True
 
     def _serve(self, process: VerifierProcess) -> None:
-        """Sends what is not sent yet, then takes the verdicts that come: on the oldest ticket and maybe on more."""
+        """Sends the taken samples and reads their verdicts, until all are in or the process has to be replaced."""
         started = time.monotonic()
-        deadline = started + self._config.timeout_s
         try:
-            self._send(process, deadline)
-            for scored in self._await_scored(process, deadline):
-                self._tell_of_death()
-                if self._sent:
-                    self._sent -= 1
-                    self._on_outcome(self._ahead.popleft(), scored.verdict)
-                if scored.spent or not self._sent:
-                    # Whatever is said after that was not asked for.
-                    break
-            if scored.spent or process.connection.has_more:
+            # A process that is gone may have left verdicts to read; reading them ends in EOFError.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                lines = b"".join(line for _, line in self._taken)
+                process.connection.send(lines, started + self._pool.config.timeout_s)
+            spent = False
+            while self._taken and not spent:
+                if len(self._taken) > 1 and not process.connection.has_more:
+                    time.sleep(_GATHER_S * len(self._taken))
+                scored = process.connection.receive(Scored, started + self._pool.config.timeout_s)
+                self._report_death()
+                self._pool.resolve(self._taken.popleft()[0], scored.verdict)
+                spent = scored.spent
+                started = time.monotonic()
+            if spent or process.connection.has_more:
+                # More verdicts than samples: whatever scored them cannot be trusted any longer.
                 self._drop_process()
         except TimeoutError:
             self._drop_process()
-            self._fail_oldest("timeout", f"no verdict within {self._config.timeout_s:g} s", started)
+            self._fail_first("timeout", f"no verdict within {self._pool.config.timeout_s:g} s", started)
         except (EOFError, OSError, ValueError):
             death = process.death()
             self._drop_process()
             self._death = (death, time.monotonic())
-            self._ahead[0].deaths += 1
-            if not self._stopping.is_set() and self._ahead[0].deaths > self._config.retries_after_death:
-                self._fail_oldest("error", f"the verifier process died on this sample ({death})", started)
+            first = self._taken[0][0]
+            first.deaths += 1
+            if not self._stopping.is_set() and first.deaths > self._pool.config.retries_after_death:
+                self._fail_first("error", f"the verifier process died on this sample ({death})", started)
 
-    def _send(self, process: VerifierProcess, deadline: float) -> None:
-        frames = [ticket.frame for ticket in islice(self._ahead, self._sent, None)]
-        if not frames:
-            return
-        # Of a process that is gone, verdicts may still be waiting to be read; reading them ends in EOFError.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            process.connection.send_frames(frames, deadline)
-            self._sent = len(self._ahead)
-
-    def _await_scored(self, process: VerifierProcess, deadline: float) -> Iterator[Scored]:
-        """At least one, then those that have come with it."""
-        self._announced = None
-        served = False
-        while not served or process.connection.has_more:
-            message = process.receive(deadline, patient=self._sent > 1)
-            if isinstance(message, Scored):
-                served, self._announced = True, None
-                yield message
-            elif isinstance(message, Recall):
-                self._announced = message.key
-                process.connection.send(Recalled(self._memory.recall(message.key)), deadline=deadline)
-            elif isinstance(message, Remember):
-                self._memory.remember(message.key, message.verdict)
-
-    def _tell_of_death(self) -> None:
-        """Now that its successor serves."""
+    def _report_death(self) -> None:
+        """Called once the successor serves."""
         if self._death is not None:
             reason, since_s = self._death
             self._death = None
-            self._on_death(ProcessDeath(slot=self.name, reason=reason, seconds=time.monotonic() - since_s))
+            self._pool.report_death(ProcessDeath(slot=self.name, reason=reason, seconds=time.monotonic() - since_s))
 
-    def _fail_oldest(self, status: VerdictStatus, reason: str, started: float) -> None:
-        seconds = time.monotonic() - started
-        verdict = Verdict(reward=0.0, status=status, extracted=None, seconds=seconds, reason=reason)
-        if self._announced:
-            self._memory.remember(self._announced, verdict)
-        self._on_outcome(self._ahead.popleft(), verdict)
+    def _fail_first(self, status: VerdictStatus, reason: str, started: float) -> None:
+        self._pool.resolve(self._taken.popleft()[0], make_verdict(status, started, reason=reason))
 
     def _drop_process(self) -> None:
-        """Kills the process; tickets that it had not begun are sent to the next one."""
         with self._lock:
             process, self._process = self._process, None
             if process:
                 process.close()
+
+
+class RemoteSlot(threading.Thread):
+    """Serves tickets of one URL until `stop`. A verifier that fails its health check breaks the pool."""
+
+    def __init__(self, url: str, pool: PoolSide) -> None:
+        super().__init__(name=f"verifier-{url}", daemon=True)
+        self._url = url
+        self._pool = pool
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        try:
+            verifier = remote_verifier(self._url, self._pool.config)
+        except VerifierError as error:
+            self._pool.fail(error)
+            return
+        with contextlib.closing(verifier):
+            while not self._stopping.is_set():
+                batch = self._gather()
+                verdicts = verifier.score_batch([ticket.sample for ticket in batch]) if batch else []
+                for ticket, verdict in zip(batch, verdicts, strict=True):
+                    self._pool.resolve(ticket, verdict)
+
+    def stop(self) -> None:
+        """Ends the thread after its present request. A thread that waits for a ticket ends with a None among them."""
+        self._stopping.set()
+
+    def _gather(self) -> list[Ticket]:
+        """Waits for a first ticket, then a moment for more."""
+        first = self._pool.tickets.get()
+        batch = [] if first is None else [first]
+        remote = self._pool.config.remote
+        until = time.monotonic() + remote.batch_wait_s
+        with contextlib.suppress(queue.Empty):
+            while batch and len(batch) < remote.batch_size:
+                ticket = self._pool.tickets.get(timeout=max(until - time.monotonic(), 0.0))
+                if ticket is None:
+                    # Perhaps meant for another thread: put it back for whoever waits next.
+                    self._pool.tickets.put(None)
+                    break
+                batch.append(ticket)
+        return batch

@@ -16,15 +16,14 @@ import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 
-from maspo_dist.config.verifier import VerifierConfig
+from maspo_dist.config.verifier import VerifierConfig, is_remote
 from maspo_dist.errors import VerifierError
-from maspo_dist.reward.pool.memory import VerdictMemory
 from maspo_dist.reward.pool.monitor import UnverifiableMonitor
-from maspo_dist.reward.pool.remote_slot import RemoteSlot
-from maspo_dist.reward.pool.slot import ProcessDeath, Slot
-from maspo_dist.reward.pool.ticket import Batch, Outcome, Ticket
+from maspo_dist.reward.pool.slot import Outcome, PoolSide, ProcessDeath, RemoteSlot, Slot, Ticket
 from maspo_dist.reward.sample import Sample
 from maspo_dist.types import Verdict
 
@@ -34,18 +33,15 @@ _JOIN_S = 10.0
 class VerifierPool:
     """`config.workers` verifier processes behind one bounded queue.
 
-    A sample always gets a verdict: past `timeout_s` its process is killed with all its children and
-    the verdict is `timeout`; when its process dies, `error`. Other samples are not harmed.
-    Close it (or use it as a context manager): processes end with it, and with the process that owns it
-    however that ends.
+    Each sample gets a verdict: past `timeout_s` its process is killed with all its children and the verdict is
+    `timeout`; when its process dies, the verdict is `error`. Other samples are not affected.
+    Close it, or use it as a context manager. The processes also end when their owner ends, however that happens.
     """
 
     def __init__(self, config: VerifierConfig | None = None) -> None:
-        """Starts the processes without waiting for them; the first verdict does."""
+        """Starts the processes without waiting for them; the first verdict waits."""
         self.config = config or VerifierConfig()
-        self._memory = VerdictMemory()
         self._monitor = UnverifiableMonitor(self.config.unverifiable_window, self.config.max_unverifiable_share)
-        self._tickets: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._room = threading.BoundedSemaphore(self.config.queue_size)
         self._rooms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()
@@ -54,32 +50,32 @@ class VerifierPool:
         self._pending: set[Ticket] = set()
         self._failure: VerifierError | None = None
         self._deaths: queue.SimpleQueue[ProcessDeath] = queue.SimpleQueue()
-        remote_urls = _remote_urls(self.config)
-        self._slots = [
-            Slot(
-                f"verifier-{index}",
-                self.config,
-                self._tickets,
-                self._memory,
-                self._resolve,
-                self._break,
-                self._deaths.put,
-            )
-            for index in range(self.config.workers)
-            if self.config.rewards() - remote_urls
-        ]
-        self._remote_tickets = {url: queue.SimpleQueue[Ticket | None]() for url in remote_urls}
-        self._remote_slots = [
-            RemoteSlot(url, self.config, tickets, self._resolve, self._break)
-            for url, tickets in self._remote_tickets.items()
-            for _ in range(self.config.workers)
-        ]
-        self._threads: tuple[Slot | RemoteSlot, ...] = (*self._slots, *self._remote_slots)
+        side = PoolSide(
+            config=self.config,
+            tickets=queue.SimpleQueue(),
+            resolve=self._resolve,
+            fail=self._break,
+            report_death=self._deaths.put,
+        )
+        # A reward that is one remote verifier and nothing else needs no process.
+        urls = {reward for reward in self.config.rewards() if is_remote(reward)}
+        self._tickets = side.tickets
+        self._remote_tickets = {url: queue.SimpleQueue[Ticket | None]() for url in urls}
+        workers = range(self.config.workers)
+        self._slots = [Slot(f"verifier-{index}", side) for index in workers if self.config.rewards() - urls]
+        self._threads: tuple[Slot | RemoteSlot, ...] = (
+            *self._slots,
+            *(
+                RemoteSlot(url, replace(side, tickets=tickets))
+                for url, tickets in self._remote_tickets.items()
+                for _ in workers
+            ),
+        )
         for thread in self._threads:
             thread.start()
 
     def submit(self, sample: Sample) -> Future[Verdict]:
-        """Hands in one sample; blocks while the queue is full. For threads, not for event loops.
+        """Adds one sample; blocks while the queue is full. For threads, not for event loops.
 
         Raises VerifierError when the pool is closed, broken, or leaves too many samples unverifiable.
         """
@@ -100,7 +96,7 @@ class VerifierPool:
         return future
 
     async def verify(self, sample: Sample) -> Verdict:
-        """Scores one sample; waits, without holding up the event loop, while the queue is full.
+        """Scores one sample; while the queue is full it waits without blocking the event loop.
 
         Raises VerifierError as `submit` does.
         """
@@ -111,12 +107,12 @@ class VerifierPool:
             future: asyncio.Future[Verdict] = loop.create_future()
 
             def deliver(outcome: Outcome) -> None:
-                # The loop may be closed by now: then nobody waits any more.
+                # A loop that is closed by now has nobody who waits.
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(_settle, future, outcome)
 
             self._enqueue([Ticket(sample, deliver)])
-            # A caller that is cancelled leaves its ticket to run to its end.
+            # A caller that is cancelled leaves its sample to be scored.
             verdict = await future
         self._monitor.check()
         return verdict
@@ -126,15 +122,15 @@ class VerifierPool:
 
         Raises VerifierError when the pool is closed or its processes cannot start.
         """
-        # No back-pressure: the caller holds all samples anyway.
-        batch = Batch(
+        # No back-pressure: the caller holds all samples already.
+        batch = _Batch(
             [item if isinstance(item, Sample) else Sample(response=item[0], reference=item[1]) for item in samples]
         )
         self._enqueue(batch.tickets)
         return batch.wait()
 
     def pids(self) -> list[int]:
-        """Of the verifier processes that serve now."""
+        """The process ids of the present verifier processes."""
         return [pid for slot in self._slots if (pid := slot.pid) is not None]
 
     def take_deaths(self) -> tuple[ProcessDeath, ...]:
@@ -146,7 +142,7 @@ class VerifierPool:
         self._break(VerifierError("the verifier pool is closed"))
         for thread in self._threads:
             thread.stop()
-        # Only now: a thread that was not to stop yet could take another's.
+        # Wake the threads only after all of them are told to stop: a running thread could take another's wake-up.
         for tickets in (self._tickets, *self._remote_tickets.values()):
             for _ in self._threads:
                 tickets.put(None)
@@ -170,7 +166,7 @@ class VerifierPool:
             self._remote_tickets.get(self.config.reward_for(ticket.sample.source), self._tickets).put(ticket)
 
     def _resolve(self, ticket: Ticket, outcome: Outcome) -> None:
-        """The first outcome stands; later ones, of a pool that was closed meanwhile, are ignored."""
+        """The first outcome counts; later ones, after the pool was closed, are ignored."""
         try:
             self._pending.remove(ticket)
         except KeyError:
@@ -180,12 +176,39 @@ class VerifierPool:
         ticket.deliver(outcome)
 
     def _break(self, error: VerifierError) -> None:
-        """No verdicts from now on: everyone who waits gets `error`."""
+        """Ends the service: every caller that waits gets `error`, and so does every later call."""
         with self._lock:
             self._failure = self._failure or error
             pending = list(self._pending)
         for ticket in pending:
             self._resolve(ticket, error)
+
+
+class _Batch:
+    """Samples handed in together, with one lock and one wait for all: a future each costs more than most verdicts."""
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self._outcomes: dict[int, Outcome] = {}
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self.tickets = [Ticket(sample, partial(self._put, index)) for index, sample in enumerate(samples)]
+
+    def wait(self) -> list[Verdict]:
+        """All verdicts, in order. Raises the first VerifierError once every sample has an outcome."""
+        if self.tickets:
+            self._done.wait()
+        verdicts = []
+        for _, outcome in sorted(self._outcomes.items()):
+            if isinstance(outcome, VerifierError):
+                raise outcome
+            verdicts.append(outcome)
+        return verdicts
+
+    def _put(self, index: int, outcome: Outcome) -> None:
+        with self._lock:
+            self._outcomes[index] = outcome
+            if len(self._outcomes) == len(self.tickets):
+                self._done.set()
 
 
 def _settle(future: Future[Verdict] | asyncio.Future[Verdict], outcome: Outcome) -> None:
@@ -195,8 +218,3 @@ def _settle(future: Future[Verdict] | asyncio.Future[Verdict], outcome: Outcome)
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
-
-
-def _remote_urls(config: VerifierConfig) -> set[str]:
-    """Rewards that are one remote scorer and nothing else; they need no verifier process."""
-    return {reward for reward in config.rewards() if reward.startswith(("http://", "https://"))}

@@ -1,124 +1,63 @@
-"""Messages between the pool and a verifier process: one JSON array a line.
+"""Messages between the pool and a verifier process: one JSON object per line.
 
-JSON, not pickle: what a process that scored hostile text sends back is read as data, never run.
+JSON, not pickle: what a process that scored hostile text sends is read as data, never run.
 
-    pool → process    Setup, then any number of Job; Recalled answers each Recall
-    process → pool    Ready or Failed, then Recall, Remember and Scored; one Scored per Job, in order
+    pool → process    VerifierConfig, then any number of Sample
+    process → pool    Started, then one Scored per Sample, in order
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
+
+from maspo_dist.config.verifier import VerifierConfig
+from maspo_dist.reward.sample import Sample
 from maspo_dist.types import Verdict
 
 _CHUNK_BYTES = 1 << 17
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """The pool's configuration as JSON."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The process can serve, or cannot: then `failure` is one line for people."""
 
-    config: str
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    response: str
-    reference: str
-    source: str
+    failure: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    verdict: Verdict | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    resident_mb: float
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The process cannot serve; `reason` is one line for people."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recall:
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Remember:
-    key: str
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """`spent` says that the process ends here and must be replaced before the next sample."""
+    """A verdict. `spent` says that the process ends here and must be replaced before the next sample."""
 
     verdict: Verdict
     spent: bool
 
 
-Message = Setup | Job | Recalled | Ready | Failed | Recall | Remember | Scored
-_KINDS: dict[str, Callable[..., Message]] = {
-    kind.__name__: kind for kind in (Setup, Job, Recalled, Ready, Failed, Recall, Remember, Scored)
+Message = VerifierConfig | Sample | Started | Scored
+_M = TypeVar("_M", VerifierConfig, Sample, Started, Scored)
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (VerifierConfig, Sample, Started, Scored)
 }
-_HOLDS_VERDICT = frozenset({"Recalled", "Remember", "Scored"})
-
-
-def _verdict_fields(value: object) -> list[object]:
-    if not isinstance(value, Verdict):
-        raise TypeError(f"{type(value).__name__} does not travel")
-    return [value.reward, value.status, value.extracted, value.seconds, value.reason, value.components]
-
-
-# Made once: json.dumps and json.loads make new ones for each call with an argument.
-_encode = json.JSONEncoder(default=_verdict_fields, separators=(",", ":")).encode
-_decode = json.JSONDecoder().decode
 
 
 def encode(message: Message) -> bytes:
-    """One message with its end of line. Lone surrogates survive, as escapes."""
-    fields = [getattr(message, name) for name in message.__slots__]
-    return _encode([type(message).__name__, *fields]).encode("ascii") + b"\n"
+    """One message with its end of line. Lone surrogates survive as escapes, which pydantic's own JSON refuses."""
+    return json.dumps(_ADAPTERS[type(message)].dump_python(message)).encode("ascii") + b"\n"
 
 
-def decode(line: bytes) -> Message:
-    """The inverse of `encode`. Raises ValueError on anything else."""
+def decode(kind: type[_M], line: bytes) -> _M:
+    """The inverse of `encode`. Raises ValueError for a line that is no message of this kind."""
     try:
-        name, *fields = _decode(line.decode("ascii"))
-        if name in _HOLDS_VERDICT:
-            fields = [_verdict(field) if isinstance(field, list) else field for field in fields]
-        return _KINDS[name](*fields)
-    except (TypeError, KeyError, RecursionError) as error:
+        message: _M = _ADAPTERS[kind].validate_python(json.loads(line))
+    except RecursionError as error:
         raise ValueError(f"not a message: {error}") from None
-
-
-def _verdict(fields: list[Any]) -> Verdict:
-    reward, status, extracted, seconds, reason, components = fields
-    return Verdict(
-        reward=reward,
-        status=status,
-        extracted=extracted,
-        seconds=seconds,
-        reason=reason,
-        components=tuple((part, value) for part, value in components),
-    )
+    return message
 
 
 class Connection:
@@ -131,43 +70,31 @@ class Connection:
 
     @property
     def has_more(self) -> bool:
-        """Whether a message has been read from the socket already."""
+        """Whether a further message has been read from the socket already."""
         return bool(self._lines)
 
-    def send(self, *messages: Message, deadline: float | None = None) -> None:
-        """Raises TimeoutError past `deadline`, OSError when the other side is gone."""
-        self.send_frames([encode(message) for message in messages], deadline)
-
-    def send_frames(self, frames: list[bytes], deadline: float | None) -> None:
-        """Sends encoded messages; raises as `send` does."""
+    def send(self, data: bytes, deadline: float | None = None) -> None:
+        """Sends encoded messages. Raises TimeoutError past `deadline`, OSError when the other side is gone."""
         self._stream.settimeout(None if deadline is None else _remaining_s(deadline))
-        self._stream.sendall(b"".join(frames))
+        self._stream.sendall(data)
 
-    def receive(self, deadline: float | None = None) -> Message:
-        """Waits for one message until `deadline` (time.monotonic), or for ever.
+    def receive(self, kind: type[_M], deadline: float | None = None) -> _M:
+        """Waits for one message until `deadline` (time.monotonic), or without limit.
 
-        Raises TimeoutError past the deadline, EOFError when the other side is gone, ValueError for what is no
-        message.
+        Raises TimeoutError past the deadline, EOFError when the other side is gone, ValueError for a line that is no
+        message of this kind.
         """
         while not self._lines:
             self._stream.settimeout(None if deadline is None else _remaining_s(deadline))
             self._read()
-        return decode(self._lines.popleft())
-
-    def poll(self) -> bool:
-        """Takes in what has arrived, without waiting, on a socket that was given no deadline; whether there is a
-        message now. Raises as `receive` does."""
-        with contextlib.suppress(BlockingIOError):
-            while not self._lines:
-                self._read(socket.MSG_DONTWAIT)
-        return self.has_more
+        return decode(kind, self._lines.popleft())
 
     def close(self) -> None:
         self._stream.close()
 
-    def _read(self, flags: int = 0) -> None:
+    def _read(self) -> None:
         try:
-            data = self._stream.recv(_CHUNK_BYTES, flags)
+            data = self._stream.recv(_CHUNK_BYTES)
         except ConnectionError as error:
             raise EOFError(str(error)) from None
         if not data:
@@ -179,37 +106,6 @@ class Connection:
             self._partial.clear()
         if rest:
             self._partial.append(rest)
-
-
-class Bell:
-    """A pipe by which the process says that something in its socket should not wait: a Recall, or the last verdict.
-
-    Without it the pool would wake up for every verdict, which costs as much as the verdict.
-    """
-
-    def __init__(self) -> None:
-        self._heard, self.ringer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._poll = select.poll()
-        self._poll.register(self._heard, select.POLLIN)
-
-    def wait(self, seconds: float) -> None:
-        """Until it rings, its process ends, or `seconds` have passed."""
-        if self._poll.poll(seconds * 1e3):
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._heard, _CHUNK_BYTES)
-
-    def close_ringer(self) -> None:
-        """The process has it now."""
-        os.close(self.ringer)
-
-    def close(self) -> None:
-        os.close(self._heard)
-
-
-def ring(ringer: int) -> None:
-    """A bell that rings already, or that nobody hears any more, is not rung."""
-    with contextlib.suppress(BlockingIOError, BrokenPipeError):
-        os.write(ringer, b"!")
 
 
 def _remaining_s(deadline: float) -> float:

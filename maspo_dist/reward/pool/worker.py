@@ -1,7 +1,6 @@
-"""The verifier process: reads jobs, answers each with a verdict, dies with its pool.
+"""The verifier process: answers each sample with a verdict, and ends with its pool.
 
-Run as `python -m maspo_dist.reward.pool.worker SOCKET_FD BELL_FD PARENT_PID`.
-Deadlines are the pool's: it kills.
+Run as `python -m maspo_dist.reward.pool.worker SOCKET_FD PARENT_PID`. It knows no deadlines: the pool kills it.
 """
 
 from __future__ import annotations
@@ -12,110 +11,54 @@ import resource
 import signal
 import socket
 import sys
-from collections import deque
 
-from maspo_dist.config.verifier import VerifierConfig
-from maspo_dist.reward.pool.wire import Connection, Failed, Job, Ready, Recall, Recalled, Remember, Scored, Setup, ring
-from maspo_dist.reward.registry import build_scorer
-from maspo_dist.reward.safety import one_line, score_safely
-from maspo_dist.reward.sample import Sample, Scorer
-from maspo_dist.types import Verdict
+from maspo_dist.config.verifier import VerifierConfig, is_remote
+from maspo_dist.reward.pool.wire import Connection, Scored, Started, encode
+from maspo_dist.reward.registry import build_verifier
+from maspo_dist.reward.sample import Sample, Verifier, one_line, score_safely
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
 _MB = 1 << 20
+#: Samples between two looks at the memory of the process.
+_LOOK_EVERY = 64
 
 
-class Inbox:
-    """What the pool sends: jobs, some ahead of time, and answers to what a scorer asked meanwhile."""
-
-    def __init__(self, connection: Connection, bell: int) -> None:
-        self._connection = connection
-        self._bell = bell
-        self._ahead: deque[Job] = deque()
-
-    def next_job(self) -> Job:
-        """Waits for the next job. Raises EOFError when the pool is gone."""
-        while not self._ahead:
-            if not self._connection.poll():
-                # All verdicts are out: nothing more is coming that they could be read with.
-                ring(self._bell)
-            message = self._connection.receive()
-            assert isinstance(message, Job)
-            self._ahead.append(message)
-        return self._ahead.popleft()
-
-    def recalled(self) -> Recalled:
-        """Waits for the answer to a Recall; jobs that come first are kept."""
-        ring(self._bell)
-        while True:
-            message = self._connection.receive()
-            if isinstance(message, Recalled):
-                return message
-            assert isinstance(message, Job)
-            self._ahead.append(message)
-
-
-class PoolMemo:
-    """The pool's memory of verdicts, asked over the wire."""
-
-    def __init__(self, connection: Connection, inbox: Inbox) -> None:
-        self._connection = connection
-        self._inbox = inbox
-
-    def recall(self, key: str) -> Verdict | None:
-        self._connection.send(Recall(key))
-        return self._inbox.recalled().verdict
-
-    def remember(self, key: str, verdict: Verdict) -> None:
-        self._connection.send(Remember(key, verdict))
-
-
-def main(fd: int, bell: int, parent_pid: int) -> None:
+def main(fd: int, parent_pid: int) -> None:
     """Serves until the pool closes its end."""
     _die_with(parent_pid)
     connection = Connection(socket.socket(fileno=fd))
-    setup = connection.receive()
-    assert isinstance(setup, Setup)
-    config = VerifierConfig.model_validate_json(setup.config)
-    inbox = Inbox(connection, bell)
+    config = connection.receive(VerifierConfig)
     try:
-        scorers = _warm_scorers(config, PoolMemo(connection, inbox))
+        local = sorted(reward for reward in config.rewards() if not is_remote(reward))
+        verifiers = {reward: build_verifier(reward, config) for reward in local}
         _limit_memory(config.memory_mb)
     except Exception as error:  # whatever a user's module raises on import must reach the user
-        connection.send(Failed(one_line(error)))
+        connection.send(encode(Started(failure=one_line(error))))
         return
-    connection.send(Ready(_resident_mb()))
-    _serve(connection, inbox, config, scorers)
+    connection.send(encode(Started()))
+    _serve(connection, config, verifiers)
 
 
-def _serve(connection: Connection, inbox: Inbox, config: VerifierConfig, scorers: dict[str, Scorer]) -> None:
+def _serve(connection: Connection, config: VerifierConfig, verifiers: dict[str, Verifier]) -> None:
     grown_mb = (config.memory_mb + _resident_mb()) / 2
     count = 0
-    while True:
+    spent = False
+    while not spent:
         try:
-            job = inbox.next_job()
+            sample = connection.receive(Sample)
         except EOFError:
             return
         count += 1
-        sample = Sample(response=job.response, reference=job.reference, source=job.source)
-        verdict, sound = score_safely(scorers[config.reward_for(job.source)], sample)
-        spent = not sound or count >= config.recycle_after or (count % 64 == 0 and _resident_mb() > grown_mb)
-        connection.send(Scored(verdict, spent))
-        if spent:
-            return
-
-
-def _warm_scorers(config: VerifierConfig, memo: PoolMemo) -> dict[str, Scorer]:
-    local = sorted(reward for reward in config.rewards() if not reward.startswith(("http://", "https://")))
-    return {reward: build_scorer(reward, config, memo) for reward in local}
+        verdict, sound = score_safely(verifiers[config.reward_for(sample.source)].score, sample)
+        has_grown = count % _LOOK_EVERY == 0 and _resident_mb() > grown_mb
+        spent = not sound or has_grown or count >= config.recycle_after
+        connection.send(encode(Scored(verdict=verdict, spent=spent)))
 
 
 def _die_with(parent_pid: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # Orphans of candidate programs come to us, where the pool finds them.
+    # Orphans of candidate programs become our children, where the pool finds them.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     # Candidate programs run as the same user; this keeps them out of our memory.
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -124,7 +67,7 @@ def _die_with(parent_pid: int) -> None:
 
 
 def _limit_memory(memory_mb: int) -> None:
-    """Bounds growth: address space may grow by what is left of `memory_mb` after start."""
+    """Bounds growth: the address space may grow by what the start left of `memory_mb`."""
     resident_mb = _resident_mb()
     if resident_mb > memory_mb * 0.8:
         raise MemoryError(f"memory_mb is {memory_mb}, but a verifier process needs {resident_mb:.0f} MB to start")

@@ -1,10 +1,10 @@
-"""`reasoning_gym`: procedural tasks with their own scorers, from the package of that name (optional).
+"""`reasoning_gym`: procedural tasks with their own scorers, from the optional package of that name.
 
-Rows come from `generate_rows`; the reference carries the task and its entry, so that the scorer needs nothing
-else. Scores below 1 are kept as rewards. Of the package's scorers (0.1.25)
-    some raise on answers they cannot read       such an answer is wrong; an error only where the scorer cannot
-                                                 read the entry's own answer either
-    three take what they should not for right    there only the entry's own answer, or its equal, earns anything
+`generate_rows` makes the rows. The reference carries the task and its entry, so that the scorer needs nothing else.
+Scores below 1 are kept as rewards. Two habits of the package's scorers (0.1.25):
+    some raise on an answer that they cannot read    the answer is wrong; it is an error only when the scorer
+                                                     cannot read the entry's own answer either
+    three accept too much                            only the entry's own answer, or its equal, earns anything
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from maspo_dist.errors import ConfigError
-from maspo_dist.reward.math.scorer import verify_math
-from maspo_dist.reward.safety import one_line
-from maspo_dist.reward.sample import Sample
+from maspo_dist.reward.math.verifier import verify_math
+from maspo_dist.reward.sample import Sample, make_verdict, one_line
 from maspo_dist.reward.verifiers.matching import plain_answer
-from maspo_dist.types import Verdict
+from maspo_dist.types import Verdict, VerdictStatus
 
 SOURCE = "reasoning_gym"
-#: game_of_life_halting takes any text, coin_flip the first digits, complex_arithmetic "nan".
-_TAKE_TOO_MUCH = frozenset({"game_of_life_halting", "coin_flip", "complex_arithmetic"})
+#: game_of_life_halting accepts any text, coin_flip the first digits, complex_arithmetic "nan".
+_ACCEPT_TOO_MUCH = frozenset({"game_of_life_halting", "coin_flip", "complex_arithmetic"})
 
 ScoreAnswer = Callable[..., float]
 
 
 class Package(Protocol):
-    """What is used of the package `reasoning_gym`."""
+    """The part of the package `reasoning_gym` that is used."""
 
     def create_dataset(self, name: str, /, *, size: int, seed: int) -> Iterable[dict[str, Any]]: ...
 
@@ -54,12 +53,12 @@ def generate_rows(task: str, size: int, seed: int, package: Package | None = Non
         yield {"problem": entry["question"], "answer": reference, "source": SOURCE}
 
 
-class ReasoningGymScorer:
+class ReasoningGymVerifier:
     """The `reasoning_gym` verifier: the task's own scorer on the box, `<answer>`, or whole visible text."""
 
-    def __init__(self, package: Package | None = None) -> None:
+    def __init__(self, *, package: Package | None = None) -> None:
         """Raises ConfigError when the package is missing."""
-        # Making a scorer can take a second: a task's data are loaded.
+        # Making a scorer can take a second: it loads the task's data.
         self._scorer_of = lru_cache(maxsize=None)((package or load_package()).get_score_answer_fn)
 
     def score(self, sample: Sample) -> Verdict:
@@ -69,20 +68,14 @@ class ReasoningGymScorer:
         task, entry = reference["task"], _decode(reference["entry"])
         answer = plain_answer(sample.response)
         if answer is None:
-            seconds = time.monotonic() - started
-            return Verdict(reward=0.0, status="unparsed", extracted=None, seconds=seconds, reason="no answer found")
+            return make_verdict("unparsed", started, reason="no answer found")
         reward, reason = self._reward(task, entry, answer)
-        return Verdict(
-            reward=reward,
-            status="correct" if reward >= 1.0 else "wrong",
-            extracted=answer[:500],
-            seconds=time.monotonic() - started,
-            reason=reason,
-        )
+        status: VerdictStatus = "correct" if reward >= 1.0 else "wrong"
+        return make_verdict(status, started, reward=reward, extracted=answer, reason=reason)
 
     def _reward(self, task: str, entry: dict[str, Any], answer: str) -> tuple[float, str]:
         own = entry.get("answer")
-        if task in _TAKE_TOO_MUCH:
+        if task in _ACCEPT_TOO_MUCH:
             return float(_same(answer, str(own))), ""
         score = self._scorer_of(task)
         try:
@@ -92,7 +85,7 @@ class ReasoningGymScorer:
         except Exception as error:  # whatever a task's scorer raises on text that it did not foresee
             if own is None or float(score(answer=str(own), entry=entry)) < 1.0:
                 raise
-            return 0.0, f"the task's scorer cannot read it: {one_line(error)}"[:300]
+            return 0.0, f"the task's scorer cannot read it: {one_line(error)}"
         if not math.isfinite(reward):
             raise ValueError(f"task {task} scored {reward}")
         return reward, ""
@@ -116,7 +109,7 @@ def _same(answer: str, own: str) -> bool:
 
 
 def _encode(value: Any) -> Any:
-    """An entry as JSON: scorers compare tuples with tuples and look up numbers as keys, so both survive."""
+    """An entry as JSON that keeps tuples and number keys: scorers compare tuples and look up numbers."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list):

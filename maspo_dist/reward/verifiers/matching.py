@@ -6,18 +6,18 @@ import json
 import math
 import re
 import time
+from itertools import islice
 from typing import Any
 
-from maspo_dist.reward.math.answers import read_answer, visible_text
+from maspo_dist.reward.math.answers import ANSWER_TAG, read_answer, visible_text
 from maspo_dist.reward.math.latex import normalise
-from maspo_dist.reward.sample import Sample
-from maspo_dist.types import Verdict, VerdictStatus
+from maspo_dist.reward.sample import Sample, make_verdict
+from maspo_dist.types import Verdict
 
-_EXTRACTED_CHARS = 500
-_ANSWER_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.IGNORECASE | re.DOTALL)
 #: "I think" names no choice.
 _LETTER = re.compile(r"(?<![A-Za-z])([A-HJ]|I(?! +[a-z]))(?![A-Za-z'])")
 _JSON_FENCE = re.compile(r"```[ \t]*(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_DECODER = json.JSONDecoder()
 _THINK = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 
 
@@ -27,31 +27,31 @@ def plain_answer(response: str) -> str | None:
     if boxed.answer is not None:
         return boxed.answer
     text = visible_text(response)
-    tags = _ANSWER_TAG.findall(text)
+    tags = ANSWER_TAG.findall(text)
     return (tags[-1] if tags else text).strip() or None
 
 
-class ExactScorer:
-    """`exact`: the answer is the reference, letter for letter, outer white space aside."""
+class ExactVerifier:
+    """`exact`: the answer equals the reference, except for white space around them."""
 
     def score(self, sample: Sample) -> Verdict:
         started = time.monotonic()
         answer = plain_answer(sample.response)
-        return text_verdict(answer, answer == sample.reference.strip(), started)
+        return _judged(answer, answer == sample.reference.strip(), started)
 
 
-class RegexScorer:
-    """`regex`: the reference is a pattern that the whole answer matches."""
+class RegexVerifier:
+    """`regex`: the reference is a pattern that must match the whole answer."""
 
     def score(self, sample: Sample) -> Verdict:
-        """Raises re.error for a reference that is no pattern."""
+        """Raises re.error when the reference is no pattern."""
         started = time.monotonic()
         answer = plain_answer(sample.response)
         matched = answer is not None and re.fullmatch(sample.reference, answer, re.DOTALL) is not None
-        return text_verdict(answer, matched, started)
+        return _judged(answer, matched, started)
 
 
-class MultipleChoiceScorer:
+class MultipleChoiceVerifier:
     """`multiple_choice`: one letter, A to J; an answer that names two is wrong."""
 
     def score(self, sample: Sample) -> Verdict:
@@ -63,38 +63,37 @@ class MultipleChoiceScorer:
         chosen = set(_LETTER.findall(_before_value(answer))) if answer else set()
         wanted = set(_LETTER.findall(normalise(sample.reference).replace("\\text", "").upper()))
         if not chosen:
-            return text_verdict(None, False, started)
-        return text_verdict(answer, chosen == wanted and len(wanted) == 1, started)
+            return _judged(None, False, started)
+        return _judged(answer, chosen == wanted and len(wanted) == 1, started)
 
 
-class JsonScorer:
-    """`json`: the fields of the reference, compared; fields beside them are read over.
+class JsonVerifier:
+    """`json`: compares the fields of the reference, and ignores other fields.
 
-    The reward is the share of fields that are right; the status is correct when all are.
+    The reward is the share of right fields; the status is correct when all are right.
     """
 
     def score(self, sample: Sample) -> Verdict:
-        """Raises ValueError for a reference that is no JSON object."""
+        """Raises ValueError when the reference is no JSON object."""
         started = time.monotonic()
         expected = json.loads(sample.reference)
         if not isinstance(expected, dict) or not expected:
             raise ValueError("the reference must be a JSON object with fields")
         found, text = _last_object(visible_text(sample.response))
-        seconds = time.monotonic() - started
         if found is None:
-            return Verdict(reward=0.0, status="unparsed", extracted=None, seconds=seconds, reason="no JSON object")
+            return make_verdict("unparsed", started, reason="no JSON object")
         right = [name in found and _same_value(found[name], value) for name, value in expected.items()]
         missed = [name for name, ok in zip(expected, right, strict=True) if not ok]
-        return Verdict(
+        return make_verdict(
+            "wrong" if missed else "correct",
+            started,
             reward=sum(right) / len(right),
-            status="wrong" if missed else "correct",
-            extracted=text[:_EXTRACTED_CHARS],
-            seconds=seconds,
-            reason=f"fields that differ: {', '.join(missed)}"[:300] if missed else "",
+            extracted=text,
+            reason=f"fields that differ: {', '.join(missed)}" if missed else "",
         )
 
 
-class FormatScorer:
+class FormatVerifier:
     """`format`: reasoning, if any, in one closed block at the start; after it exactly one answer in a box."""
 
     def score(self, sample: Sample) -> Verdict:
@@ -107,19 +106,13 @@ class FormatScorer:
         answer = read_answer(sample.response, "strict").answer
         good = well_formed and boxes == 1 and answer is not None
         reason = "" if good else f"{boxes} boxes, {opened} opening and {closed} closing reasoning tags"
-        seconds = time.monotonic() - started
-        return Verdict(
-            reward=float(good), status="correct" if good else "wrong", extracted=answer, seconds=seconds, reason=reason
-        )
+        return make_verdict("correct" if good else "wrong", started, extracted=answer, reason=reason)
 
 
-def text_verdict(answer: str | None, correct: bool, started: float) -> Verdict:
-    """The verdict on an answer that is right, wrong or not there."""
-    seconds = time.monotonic() - started
+def _judged(answer: str | None, correct: bool, started: float) -> Verdict:
     if answer is None:
-        return Verdict(reward=0.0, status="unparsed", extracted=None, seconds=seconds, reason="no answer found")
-    status: VerdictStatus = "correct" if correct else "wrong"
-    return Verdict(reward=float(correct), status=status, extracted=answer[:_EXTRACTED_CHARS], seconds=seconds)
+        return make_verdict("unparsed", started, reason="no answer found")
+    return make_verdict("correct" if correct else "wrong", started, extracted=answer)
 
 
 def _before_value(answer: str) -> str:
@@ -130,35 +123,28 @@ def _before_value(answer: str) -> str:
 
 
 def _last_object(text: str) -> tuple[dict[str, Any] | None, str]:
-    candidates = [block.strip() for block in _JSON_FENCE.findall(text)][::-1]
-    starts = [match.start() for match in re.finditer(r"\{", text[-100_000:])]
-    decoder = json.JSONDecoder()
+    """The last JSON object, and its text: of the last fence that holds one, else of the outermost that ends last."""
+    for block in reversed(_JSON_FENCE.findall(text)):
+        value, _ = _read_object(block.strip(), 0)
+        if value is not None:
+            return value, block.strip()
     tail = text[-100_000:]
-    for candidate in candidates:
-        parsed = _decode(decoder, candidate, 0)
-        if parsed is not None:
-            return parsed, candidate
-    # Outermost object that ends last: the first start from which a whole object can be read.
     best: tuple[dict[str, Any] | None, str] = (None, "")
     position = 0
-    for start in starts[:1_000]:
-        if start < position:
-            continue
-        try:
-            value, end = decoder.raw_decode(tail, start)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict):
-            best, position = (value, tail[start:end]), end
+    for start in islice((match.start() for match in re.finditer(r"\{", tail)), 1_000):
+        if start >= position:
+            value, end = _read_object(tail, start)
+            if value is not None:
+                best, position = (value, tail[start:end]), end
     return best
 
 
-def _decode(decoder: json.JSONDecoder, text: str, start: int) -> dict[str, Any] | None:
+def _read_object(text: str, start: int) -> tuple[dict[str, Any] | None, int]:
     try:
-        value = decoder.raw_decode(text, start)[0]
+        value, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+        return None, start
+    return (value, end) if isinstance(value, dict) else (None, start)
 
 
 def _same_value(found: object, expected: object) -> bool:

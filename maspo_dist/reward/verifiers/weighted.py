@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from maspo_dist.reward.sample import Sample, Scorer
+from maspo_dist.reward.sample import Sample, Verifier
 from maspo_dist.types import Verdict
 
 
@@ -13,13 +13,13 @@ from maspo_dist.types import Verdict
 class WeightedPart:
     weight: float
     name: str
-    scorer: Scorer
+    verifier: Verifier
 
 
-class WeightedScorer:
+class WeightedVerifier:
     """Σ weight · reward. Status and extracted answer are those of the first part.
 
-    A part that is unverifiable makes the whole unverifiable: half a reward is not a reward.
+    A part without a verdict leaves the whole without a verdict: half a reward is not a reward.
     """
 
     def __init__(self, parts: tuple[WeightedPart, ...]) -> None:
@@ -28,16 +28,14 @@ class WeightedScorer:
     def score(self, sample: Sample) -> Verdict:
         """Raises what a part raises."""
         started = time.monotonic()
-        verdicts = [part.scorer.score(sample) for part in self._parts]
-        components = tuple((part.name, v.reward) for part, v in zip(self._parts, verdicts, strict=True))
-        reasons = [f"{p.name}: {v.reason}" for p, v in zip(self._parts, verdicts, strict=True) if v.reason]
-        failed = next((verdict for verdict in verdicts if not verdict.verifiable), None)
-        total = sum(part.weight * v.reward for part, v in zip(self._parts, verdicts, strict=True))
+        scored = [(part, part.verifier.score(sample)) for part in self._parts]
+        first = scored[0][1]
+        failed = next((verdict for _, verdict in scored if not verdict.verifiable), None)
         return Verdict(
-            reward=0.0 if failed else total,
-            status=failed.status if failed else verdicts[0].status,
-            extracted=verdicts[0].extracted,
+            reward=0.0 if failed else sum(part.weight * verdict.reward for part, verdict in scored),
+            status=failed.status if failed else first.status,
+            extracted=first.extracted,
             seconds=time.monotonic() - started,
-            reason="; ".join(reasons),
-            components=components,
+            reason="; ".join(f"{part.name}: {verdict.reason}" for part, verdict in scored if verdict.reason),
+            components=tuple((part.name, verdict.reward) for part, verdict in scored),
         )

@@ -13,10 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
 from maspo_dist.reward.code.sandbox import Isolation, Limits, Outcome, best_isolation, run_program
-from maspo_dist.reward.code.scorer import CodeScorer, parse_tests, read_program, same_output
-from maspo_dist.reward.sample import NoMemo, Sample
+from maspo_dist.reward.code.verifier import CodeVerifier, parse_tests, read_program, same_output
+from maspo_dist.reward.sample import Sample
 from maspo_dist.types import Verdict
 
 SECRET = "7f3a-expected-output"
@@ -24,8 +25,8 @@ ECHO_TWICE = json.dumps({"inputs": ["1 2\n", "5 6\n"], "outputs": ["3\n", "11\n"
 ADD = "def add(a, b):\n    return a + b\n"
 
 
-#: Of the two kinds of isolation, those that this machine allows.
-ISOLATIONS = sorted({"calls", best_isolation()})
+#: The kinds of isolation that this machine allows.
+ISOLATIONS = sorted({"seccomp", best_isolation()})
 
 
 @pytest.fixture(params=ISOLATIONS)
@@ -38,9 +39,9 @@ def run(program: str, isolation: Isolation, **limits: float) -> Outcome:
     return run_program(program, b"", Limits(**{"wall_s": 20, "cpu_s": 5, **limits}, isolation=isolation))
 
 
-def judge(program: str, reference: str, isolation: Isolation = "calls", timeout_s: float = 20.0) -> Verdict:
-    scorer = CodeScorer(timeout_s, 512, isolation, NoMemo())
-    return scorer.score(Sample(response=f"```python\n{program}\n```", reference=reference))
+def judge(program: str, reference: str, isolation: Isolation = "seccomp", timeout_s: float = 20.0) -> Verdict:
+    verifier = CodeVerifier(VerifierConfig(timeout_s=timeout_s, memory_mb=512, code_isolation=isolation))
+    return verifier.score(Sample(response=f"```python\n{program}\n```", reference=reference))
 
 
 def test_a_right_program_is_correct_and_a_wrong_one_says_where(isolation: Isolation) -> None:
@@ -93,7 +94,7 @@ def test_what_a_program_can_reach(
 
 def test_a_program_starts_no_process_of_its_own_where_none_could_be_contained() -> None:
     for program in ("import os\nos.fork()", "import subprocess\nsubprocess.run(['true'])", "import os\nos.kill(-1, 9)"):
-        assert run(program, "calls").code == 1, program
+        assert run(program, "seccomp").code == 1, program
 
 
 @pytest.mark.parametrize(
@@ -217,10 +218,10 @@ def test_many_programs_at_once_keep_apart(isolation: Isolation) -> None:
 
 
 def test_isolation_that_this_machine_does_not_allow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maspo_dist.reward.code.scorer.best_isolation", lambda: "calls")
+    monkeypatch.setattr("maspo_dist.reward.code.verifier.best_isolation", lambda: "seccomp")
 
     with pytest.raises(ConfigError, match="code_isolation is namespaces, but this machine allows no user namespaces"):
-        CodeScorer(10.0, 512, "namespaces", NoMemo())
+        CodeVerifier(VerifierConfig(code_isolation="namespaces"))
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def healthy_samples(count: int) -> list[Sample]:
     return [Sample(response=pair.response, reference=pair.reference, source="math") for pair in pairs]
 
 
-@pytest.mark.parametrize(("caller", "isolation"), [("thread", "calls"), ("actor", "auto")])
+@pytest.mark.parametrize(("caller", "isolation"), [("thread", "seccomp"), ("actor", "auto")])
 def test_hostile_samples_end_by_their_deadline_and_harm_no_other(caller: str, isolation: str) -> None:
     config = VerifierConfig.model_validate(
         {

@@ -14,7 +14,7 @@ import pytest
 
 from maspo_dist.errors import ConfigError
 from maspo_dist.reward.sample import Sample
-from maspo_dist.reward.verifiers.gym import ReasoningGymScorer, generate_rows
+from maspo_dist.reward.verifiers.gym import ReasoningGymVerifier, generate_rows
 from maspo_dist.types import Verdict
 
 
@@ -49,7 +49,7 @@ class Gym:
 
 def ask(task: str, response: str) -> Verdict:
     (row,) = generate_rows(task, 1, 7, Gym())
-    return ReasoningGymScorer(Gym()).score(Sample(response=response, reference=row["answer"]))
+    return ReasoningGymVerifier(package=Gym()).score(Sample(response=response, reference=row["answer"]))
 
 
 def test_rows_carry_all_that_the_scorer_needs() -> None:
@@ -93,7 +93,7 @@ def test_a_scorer_known_to_take_too_much_is_not_believed() -> None:
 
 def test_a_scorer_is_made_once_a_task() -> None:
     gym = Gym()
-    scorer = ReasoningGymScorer(gym)
+    scorer = ReasoningGymVerifier(package=gym)
     for row in generate_rows("sums", 5, 7, gym):
         scorer.score(Sample(response="1", reference=row["answer"]))
 
@@ -109,4 +109,4 @@ def test_without_the_package_one_sentence_says_how_to_get_it(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
 
     with pytest.raises(ConfigError, match=r"pip install 'maspo-dist\[reasoning-gym\]'"):
-        ReasoningGymScorer()
+        ReasoningGymVerifier()

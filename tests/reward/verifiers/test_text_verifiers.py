@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from maspo_dist.reward.sample import Sample, Scorer
+from maspo_dist.reward.sample import Sample, Verifier
 from maspo_dist.reward.verifiers.matching import (
-    ExactScorer,
-    FormatScorer,
-    JsonScorer,
-    MultipleChoiceScorer,
-    RegexScorer,
+    ExactVerifier,
+    FormatVerifier,
+    JsonVerifier,
+    MultipleChoiceVerifier,
+    RegexVerifier,
 )
 
 
-def status(scorer: Scorer, response: str, reference: str) -> str:
-    return scorer.score(Sample(response=response, reference=reference)).status
+def status(verifier: Verifier, response: str, reference: str) -> str:
+    return verifier.score(Sample(response=response, reference=reference)).status
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def status(scorer: Scorer, response: str, reference: str) -> str:
     ],
 )
 def test_exact_is_letter_for_letter(response: str, expected: str) -> None:
-    assert status(ExactScorer(), response, "Paris") == expected
+    assert status(ExactVerifier(), response, "Paris") == expected
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_exact_is_letter_for_letter(response: str, expected: str) -> None:
     ],
 )
 def test_regex_matches_the_whole_answer(response: str, expected: str) -> None:
-    assert status(RegexScorer(), response, "#[0-9a-f]{2}") == expected
+    assert status(RegexVerifier(), response, "#[0-9a-f]{2}") == expected
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_regex_matches_the_whole_answer(response: str, expected: str) -> None:
     ],
 )
 def test_multiple_choice_takes_one_letter(response: str, expected: str) -> None:
-    assert status(MultipleChoiceScorer(), response, "C") == expected
+    assert status(MultipleChoiceVerifier(), response, "C") == expected
 
 
 @pytest.mark.parametrize("reference", ["C", "(C)", "c", "\\text{C}", " C "])
 def test_a_choice_may_be_written_in_any_way_in_the_reference(reference: str) -> None:
-    assert status(MultipleChoiceScorer(), "\\boxed{C}", reference) == "correct"
+    assert status(MultipleChoiceVerifier(), "\\boxed{C}", reference) == "correct"
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_a_choice_may_be_written_in_any_way_in_the_reference(reference: str) -> 
     ],
 )
 def test_json_compares_the_fields_of_the_reference(response: str, reward: float, expected: str) -> None:
-    verdict = JsonScorer().score(Sample(response=response, reference='{"name": "Ada", "born": 1815}'))
+    verdict = JsonVerifier().score(Sample(response=response, reference='{"name": "Ada", "born": 1815}'))
 
     assert (verdict.reward, verdict.status) == (reward, expected)
 
 
 def test_json_says_which_fields_differ_and_looks_into_nested_ones() -> None:
-    scorer = JsonScorer()
+    scorer = JsonVerifier()
     reference = '{"a": {"b": [1, 2]}, "c": null}'
 
     assert status(scorer, '{"a": {"b": [1, 2]}, "c": null}', reference) == "correct"
@@ -131,7 +131,7 @@ def test_json_says_which_fields_differ_and_looks_into_nested_ones() -> None:
     ],
 )
 def test_format_wants_one_block_and_one_box(response: str, good: bool) -> None:
-    verdict = FormatScorer().score(Sample(response=response, reference=""))
+    verdict = FormatVerifier().score(Sample(response=response, reference=""))
 
     assert (verdict.reward, verdict.status) == ((1.0, "correct") if good else (0.0, "wrong"))
     assert bool(verdict.reason) != good

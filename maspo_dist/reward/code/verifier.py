@@ -1,14 +1,14 @@
-"""Programs, judged by what they do.
+"""The `code` verifier: runs programs against tests.
 
-The reference is JSON, in one of the shapes that data sets of the field use, or plain asserts:
+The reference is JSON, in one of the shapes that public data sets use, or plain asserts:
 
     {"inputs": ["1 2\\n"], "outputs": ["3\\n"]}            standard input and output
     {"cases": [{"stdin": "1 2\\n", "stdout": "3\\n"}]}     the same
     {"asserts": ["assert add(1, 2) == 3"]}                tests of functions; also a bare JSON list
     {"test": "def check(f): …", "entry_point": "add"}     HumanEval
 
-The program is the last fenced block after any reasoning. Time on the CPU that runs out, too much memory or
-output, a crash or a wrong result are `wrong`; a program that neither ends nor computes is a `timeout`.
+The program is the last fenced block after any reasoning. It is `wrong` when it exceeds its CPU time, memory or
+output, crashes or gives a wrong result. It is a `timeout` when it neither ends nor computes.
 Expected results never enter the process that runs the program.
 """
 
@@ -20,68 +20,64 @@ import math
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
 from maspo_dist.reward.code.asserts import run_asserts
 from maspo_dist.reward.code.sandbox import Isolation, Limits, best_isolation, run_program
 from maspo_dist.reward.math.answers import visible_text
-from maspo_dist.reward.math.scorer import digest
-from maspo_dist.reward.sample import Memo, Sample
+from maspo_dist.reward.sample import Sample, make_verdict
 from maspo_dist.types import Verdict, VerdictStatus
 
 #: The sandbox ends a program before the pool ends the process that runs the sandbox.
 _WALL_SHARE = 0.8
 _CPU_SHARE = 0.5
-_EXTRACTED_CHARS = 500
+#: Verdicts on programs that a process remembers.
+_REMEMBERED = 1_024
 _FLOAT_TOLERANCE = 1e-6
 _FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramTests:
-    """What a program is held against: pairs (stdin, stdout), and source of tests that call it."""
+    """The tests of a program: pairs (stdin, stdout), and source of tests that call it."""
 
     cases: tuple[tuple[str, str], ...] = ()
     asserts: str = ""
 
 
-class CodeScorer:
-    """The `code` verifier. `timeout_s` bounds all tests of one program together."""
+class CodeVerifier:
+    """Runs programs in a sandbox. `timeout_s` bounds all tests of one program together."""
 
-    def __init__(self, timeout_s: float, memory_mb: int, isolation: Isolation | Literal["auto"], memo: Memo) -> None:
-        """Raises ConfigError where namespaces are asked for and not allowed."""
-        self._timeout_s = timeout_s
-        self._memory_mb = memory_mb
+    def __init__(self, config: VerifierConfig) -> None:
+        """Raises ConfigError when namespaces are configured and not allowed."""
+        self._timeout_s = config.timeout_s
+        self._memory_mb = config.memory_mb
         # Tried once here, not while a sample waits.
-        self._isolation: Isolation = isolation if isolation != "auto" else best_isolation()
-        self._memo = memo
+        self._isolation: Isolation = best_isolation() if config.code_isolation == "auto" else config.code_isolation
         if self._isolation == "namespaces" and best_isolation() != "namespaces":
             raise ConfigError(
                 "reward.code_isolation is namespaces, but this machine allows no user namespaces: "
                 "allow them, or set it to auto"
             )
+        self._known: dict[tuple[str, str], Verdict] = {}
 
     def score(self, sample: Sample) -> Verdict:
         """Raises ValueError for a reference in none of the shapes above."""
         started = time.monotonic()
         program = read_program(sample.response)
         if program is None:
-            seconds = time.monotonic() - started
-            return Verdict(reward=0.0, status="unparsed", extracted=None, seconds=seconds, reason="no program")
-        key = digest("code", program, sample.reference)
-        known = self._memo.recall(key)
-        if known is not None:
-            return known
+            return make_verdict("unparsed", started, reason="no program")
+        key = (program, sample.reference)
+        if key in self._known:
+            return self._known[key]
         status, reason = self._judge(program, parse_tests(sample.reference), started)
-        verdict = Verdict(
-            reward=float(status == "correct"),
-            status=status,
-            extracted=program[:_EXTRACTED_CHARS],
-            seconds=time.monotonic() - started,
-            reason=reason,
-        )
-        self._memo.remember(key, verdict)
+        verdict = make_verdict(status, started, extracted=program, reason=reason)
+        if verdict.verifiable:
+            if len(self._known) == _REMEMBERED:
+                del self._known[next(iter(self._known))]
+            self._known[key] = verdict
         return verdict
 
     def _judge(self, program: str, tests: ProgramTests, started: float) -> tuple[VerdictStatus, str]:
@@ -107,7 +103,7 @@ class CodeScorer:
 
 
 def read_program(response: str) -> str | None:
-    """The last fenced block, or the whole text where it is a program."""
+    """The last fenced block, or the whole text when it is a program."""
     text = visible_text(response)
     blocks = _FENCE.findall(text)
     if blocks:
@@ -123,7 +119,7 @@ def read_program(response: str) -> str | None:
 
 
 def parse_tests(reference: str) -> ProgramTests:
-    """Reads a reference. Raises ValueError that says which shapes there are."""
+    """Reads a reference. Raises ValueError that lists the shapes."""
     try:
         data = json.loads(reference)
     except ValueError:
@@ -154,7 +150,7 @@ def _as_text(value: object) -> str:
 
 
 def same_output(found: str, expected: str) -> bool:
-    """Equal but for white space; decimals to one part in a million."""
+    """Equal except for white space; decimals to one part in a million."""
     left, right = found.split(), expected.split()
     return len(left) == len(right) and all(map(_same_token, left, right))
 

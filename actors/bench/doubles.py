@@ -287,8 +287,6 @@ class FakeLearners:
 class FakeRecord:
     """Counts the ledger's rows and keeps nothing."""
 
-    last_step = None
-
     def __init__(self) -> None:
         self.ended = 0
 
@@ -300,6 +298,9 @@ class FakeRecord:
 
     def write_samples(self, rows: Sequence[SampleRow]) -> None:
         pass
+
+    def is_scored(self, step: int) -> bool:
+        return False
 
     def rewind(self, step: int) -> int:
         return 0

@@ -63,14 +63,13 @@ _LAST_SCORES_S = 5.0
 class RunRecord(Protocol):
     """What a run leaves behind; see `RunFolder`."""
 
-    @property
-    def last_step(self) -> int | None: ...
-
     def write_event(self, event: Event) -> None: ...
 
     def write_ledger(self, rows: Sequence[LedgerRow]) -> None: ...
 
     def write_samples(self, rows: Sequence[SampleRow]) -> None: ...
+
+    def is_scored(self, step: int) -> bool: ...
 
     def rewind(self, step: int) -> int: ...
 
@@ -84,14 +83,6 @@ class Session:
     stream: GroupStream
     ledger: Ledger
     metrics: MetricFanout
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """Metrics of a step that wait for the scores of its evaluation."""
-
-    step: int
-    metrics: Mapping[str, float]
 
 
 #: From the state to go on from (None: the start) and its finished groups to a session.
@@ -135,11 +126,9 @@ class Controller:
         self._version = 0
         self._step = 0
         self._saved_step: int | None = None
-        self._scored_start = False
         self._achieved = 0
         self._phase = "starting"
         self._late: dict[str, float] = {}
-        self._open_row: _Row | None = None
         self._taken_s: float | None = None
         self._budget = RestartBudget(
             limit=config.cluster.max_learner_restarts,
@@ -209,23 +198,17 @@ class Controller:
         self._enter("publish")
         await self._publish()
         session.stream.resend(self._version)
-        if state is None and self._config.evaluation.every is not None and not self._scored_start:
-            self._enter("evaluate")
-            scores = await self._unless_stopped(self._evaluator.evaluate(self._version))
-            if scores is not None:
-                session.metrics.write(0, scores)
-                self._console.step(0, scores)
-                self._scored_start = True
-        if state is not None and state.row is not None and self._record.last_step != state.step:
-            self._open_row = _Row(state.step, state.row)
+        if self._evaluation_is_due(self._step) and not self._record.is_scored(self._step):
             self._evaluator.start(self._version)
+            if self._step == 0:
+                await self._finish_evaluation()
 
     async def _close_session(self) -> None:
         """Calls back what is in flight and enters open groups as pending; a session that goes on forgets those rows."""
         session, self._session = self._session, None
         if session is None:
             return
-        self._open_row = self._taken_s = None
+        self._taken_s = None
         await self._evaluator.cancel()
         await session.stream.stop()
         session.ledger.close(self._step)
@@ -271,34 +254,29 @@ class Controller:
     # Steps.
 
     async def _steps(self) -> bool:
-        session = self._current
+        """The rest of a session: all steps that are left, then a last checkpoint. False when asked to stop."""
+        is_done = await self._train()
+        is_done = await self._finish_evaluation() and is_done
+        if self._step > 0 or is_done:
+            await self._save_unless_saved()
+        await self._saved()
+        return is_done
+
+    async def _train(self) -> bool:
         while self._step < self._config.run.max_steps:
             if self._stop_requested.is_set():
-                await self._leave()
                 return False
             self._enter("generate")
             started_s = self._clock()
-            batch = await self._unless_stopped(session.stream.take(self._version))
+            batch = await self._unless_stopped(self._current.stream.take(self._version))
             if batch is None:
-                await self._leave()
                 return False
             is_done = await self._one_step(batch, self._step + 1, started_s)
-            if is_done and self._checkpoint_is_due(self._step) and await self._close_row():
+            if is_done and self._checkpoint_is_due(self._step):
+                if not await self._finish_evaluation():
+                    return False
                 await self._save()
-        if not await self._close_row():
-            await self._leave()
-            return False
-        await self._save_unless_saved()
-        await self._saved()
         return True
-
-    async def _leave(self) -> None:
-        """Ends early: where an evaluation is given up, its row waits for another in the checkpoint."""
-        if not await self._close_row() and self._config.checkpoint.every is None:
-            await self._write_row({})
-        if self._step > 0:
-            await self._save_unless_saved()
-        await self._saved()
 
     async def _one_step(self, batch: Batch, step: int, started_s: float) -> bool:
         """False where groups of `batch` are gone with a node: it is given back, and the policy is as it was."""
@@ -316,9 +294,8 @@ class Controller:
             await session.stream.take_back()
             return False
         updated_s = self._clock()
-        if not await self._close_row():
+        if not await self._finish_evaluation():
             self._event("evaluation_given_up", f"of step {step - 1}, since the run is to end", step=step - 1)
-            await self._write_row({})
         if self._version > consumed_version:
             self._enter("publish")
             metrics |= publish_metrics(await self._publish())
@@ -338,36 +315,28 @@ class Controller:
         self._record.write_samples(await sample_rows(step, kept, self._pool.fetch, self._decoder))
         self._record.write_ledger(session.ledger.take_rows())
         self._step = step
-        self._open_row = _Row(step, metrics)
-        if self._evaluator.version is None:
-            await self._write_row({})
+        self._console.step(step, metrics)
+        await self._write_metrics(metrics)
         return True
 
-    async def _close_row(self) -> bool:
-        """Writes the row that is open, with the scores of its evaluation, which are waited for.
+    async def _finish_evaluation(self) -> bool:
+        """Waits for the scores of the last step, where it is evaluated, and writes them.
 
-        False, with the row left open, where the run is asked to end and they are not in soon: the evaluation is given
-        up then.
+        False where the run is asked to stop and they are not in soon: the evaluation is cancelled then.
         """
-        if self._open_row is None:
-            return True
         if self._evaluator.version is None:
-            return False
+            return True
         self._enter("evaluate")
         scores = await self._unless_stopped(self._evaluator.result(), _LAST_SCORES_S)
         if scores is None:
             return False
-        await self._write_row(scores)
+        self._console.scores(self._step, scores)
+        await self._write_metrics(scores)
         return True
 
-    async def _write_row(self, scores: Mapping[str, float]) -> None:
-        row, self._open_row = self._open_row, None
-        if row is None:
-            return
-        metrics = {**row.metrics, **scores}
-        self._current.metrics.write(row.step, metrics)
-        self._console.step(row.step, metrics)
-        await self._writer.score(row.step, metrics)
+    async def _write_metrics(self, metrics: Mapping[str, float]) -> None:
+        self._current.metrics.write(self._step, metrics)
+        await self._writer.score(self._step, metrics)
 
     async def _update(self, step: int, batch: Batch) -> dict[str, float]:
         """One batch on the learners. A batch with nothing to train leaves the policy as it is."""
@@ -427,9 +396,8 @@ class Controller:
         await self._saved()
         stream = self._current.stream
         self._record.sync()
-        row = self._open_row.metrics if self._open_row else None
         stream_state, finished = await stream.snapshot()
-        state = RunState(step=self._step, policy_version=self._version, stream=stream_state, row=row)
+        state = RunState(step=self._step, policy_version=self._version, stream=stream_state)
         self._late["time/checkpoint_s"] = await self._writer.save(state, finished, self._learners.save)
         self._saved_step = self._step
 

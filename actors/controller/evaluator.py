@@ -11,12 +11,12 @@ update, where engines would idle, and holds training up only for as long as it t
 Started after the next step's groups are admitted, it stands behind them in the engines' queues. Whatever
 workers come and go meanwhile, all hold v, and every response is checked to be of v alone.
 
-The row of step s in metrics.jsonl carries the scores of the policy that step s made. It is therefore
-written when they are in, before the publish of step s + 1 and so before the row of step s + 1: rows keep
-their order and hold the same numbers in every run, wherever the evaluation ended in wall-clock time. Where
-a checkpoint is due after the same step, `result` is awaited first. A run that is killed while a row waits goes
-on from a checkpoint before that step, takes the step again, and makes the same requests again; one that is asked
-to end leaves the row in its last checkpoint, and the run that goes on from there evaluates first.
+The scores of the policy that step s made are a row of their own in metrics.jsonl, after the row of step s. They are
+written before the publish of step s + 1 and so before its row: rows keep their order and hold the same numbers
+in every run, wherever the evaluation ended in wall-clock time. Where a checkpoint is due after the same step,
+`result` is awaited first. A run that is killed during an evaluation resumes from a checkpoint before that step and
+makes the same requests again. A run that is asked to stop may save a checkpoint whose step has no scores; the run
+that resumes from that checkpoint evaluates it first.
 """
 
 from __future__ import annotations
@@ -134,11 +134,6 @@ class Evaluator:
         finally:
             await self.cancel()
         return {**metrics, "time/evaluate_s": scored_at_s - running.started_s}
-
-    async def evaluate(self, version: int) -> dict[str, float]:
-        """`start` and `result` in one, for when there is nothing to train beside."""
-        self.start(version)
-        return await self.result()
 
     async def cancel(self) -> None:
         """Ends the evaluation that is on, if any; its requests go to waste."""

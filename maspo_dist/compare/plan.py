@@ -15,7 +15,6 @@ from maspo_dist.config import CompareConfig, TrainConfig, build_config, load_con
 from maspo_dist.config.keys import changed_keys
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.runs.jsonl import last_row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +81,7 @@ def make_plan(settings: CompareConfig, base: Path) -> Plan:
 
 
 def is_finished(run: PlannedRun) -> bool:
-    """Whether the run's folder holds all its steps.
+    """Whether the run's folder holds all its steps and the scores after the last one.
 
     Raises ConfigError if the folder holds a run with another configuration, naming the first difference.
     """
@@ -96,8 +95,8 @@ def is_finished(run: PlannedRun) -> bool:
     for change in changed_keys(TrainConfig, there.model_dump(mode="json"), run.config.model_dump(mode="json")):
         if change.effect is None or change.effect.compare:
             raise ConfigError(f"{run.folder} holds a run of another configuration ({change}): choose another --name")
-    row = last_row(folder.metrics_path)
-    return row is not None and int(row["step"]) >= run.config.run.max_steps
+    last = max((int(row["step"]) for row in folder.read_metrics()), default=-1)
+    return last >= run.config.run.max_steps and (run.config.evaluation.every is None or folder.is_scored(last))
 
 
 def read_settings(path: Path) -> tuple[CompareConfig, Path] | None:

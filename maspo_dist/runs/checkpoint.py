@@ -74,12 +74,11 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Where a run stood after `step`. `row` are the step's metrics where they still wait for its evaluation."""
+    """Where a run stood after `step`."""
 
     step: int
     policy_version: int
     stream: StreamState
-    row: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
     runs/<name>/
         config.yaml       the resolved configuration
-        metrics.jsonl     one object a step: `step` and flat `group/name` numbers
+        metrics.jsonl     one object per step: `step` and flat `group/name` numbers; held-out scores in one of their own
         ledger.jsonl      what became of every prompt group
         samples.jsonl     prompts, responses, verdicts
         events.jsonl      faults, restarts, scaling
@@ -19,8 +19,10 @@ One process writes at a time, held by a lock; anyone may read meanwhile.
 from __future__ import annotations
 
 import fcntl
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -28,7 +30,7 @@ import yaml
 
 from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.runs.folder_lock import lock_folder
-from maspo_dist.runs.jsonl import JsonLog, finite, last_row, read_rows
+from maspo_dist.runs.jsonl import JsonLog, finite, read_rows
 from maspo_dist.runs.whole_file import replace_text
 from maspo_dist.types import Event, LedgerRow, SampleRow
 
@@ -56,7 +58,7 @@ class RunFolder:
         self._samples = JsonLog(self.samples_path)
         self._events = JsonLog(self.events_path)
         self._lock: BinaryIO | None = None
-        self._last_step: int | None = None
+        self._last_row: Mapping[str, Any] = {}
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
@@ -84,8 +86,7 @@ class RunFolder:
         """
         folder = cls(path)
         folder._take()
-        row = last_row(folder.metrics_path)
-        folder._last_step = int(row["step"]) if row else None
+        folder._last_row = folder._newest_metrics()
         return folder
 
     @classmethod
@@ -131,14 +132,25 @@ class RunFolder:
     @property
     def last_step(self) -> int | None:
         """The step of the newest row of metrics, None if there is none."""
-        return self._last_step
+        step: int | None = self._last_row.get("step")
+        return step
+
+    def is_scored(self, step: int) -> bool:
+        """Whether the scores of an evaluation after `step` are written."""
+        return any(row["step"] == step and "time/evaluate_s" in row for row in self.read_metrics())
 
     def write_metrics(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Appends the line of `step`. Raises ValueError unless steps rise."""
-        if self._last_step is not None and step <= self._last_step:
-            raise ValueError(f"metrics of step {step} after those of step {self._last_step}")
-        self._metrics.append([{"step": step, **metrics}])
-        self._last_step = step
+        """Appends a line of `step`, which may have several lines with different names.
+
+        Raises ValueError for a step before the last one, and for a name that the step already has.
+        """
+        last = self.last_step
+        repeats = step == last and not self._last_row.keys().isdisjoint(metrics)
+        if last is not None and (step < last or repeats):
+            raise ValueError(f"metrics of step {step} after those of step {last}")
+        row = {"step": step, **metrics}
+        self._metrics.append([row])
+        self._last_row = {**self._last_row, **row} if step == last else row
 
     def write_ledger(self, rows: Iterable[LedgerRow]) -> None:
         self._ledger.append(asdict(row) for row in rows)
@@ -150,7 +162,9 @@ class RunFolder:
         self._events.append([event.row()])
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        return read_rows(self.metrics_path)
+        """One row per step: all lines of a step are merged."""
+        for _, lines in groupby(read_rows(self.metrics_path), key=lambda row: row["step"]):
+            yield {name: value for line in lines for name, value in line.items()}
 
     def read_ledger(self) -> Iterator[dict[str, Any]]:
         return read_rows(self.ledger_path)
@@ -187,8 +201,7 @@ class RunFolder:
         steps = self._metrics.keep(happened)
         self._samples.keep(happened)
         self._ledger.keep(lambda row: happened(row) and row["outcome"] != "pending")
-        row = last_row(self.metrics_path)
-        self._last_step = int(row["step"]) if row else None
+        self._last_row = self._newest_metrics()
         return steps
 
     def write_address(self, address: str) -> None:
@@ -217,6 +230,10 @@ class RunFolder:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _newest_metrics(self) -> Mapping[str, Any]:
+        rows = deque(self.read_metrics(), maxlen=1)
+        return rows[0] if rows else {}
 
     def _take(self) -> None:
         try:

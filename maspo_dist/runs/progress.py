@@ -45,6 +45,22 @@ class Progress:
         `seconds` is the wall time that the step took, evaluation and checkpoint included; without
         it `time/step_s` stands in.
         """
+        progress = self.scored(metrics)
+        if step == 0:
+            return progress
+        took = seconds if seconds is not None else metrics.get("time/step_s")
+        reward = metrics.get("reward/mean")
+        return replace(
+            progress,
+            step=step,
+            metrics=metrics,
+            first_reward=reward if self.first_reward is None else self.first_reward,
+            last_reward=self.last_reward if reward is None else reward,
+            step_seconds=(*self.step_seconds, took)[-_STEPS_OF_ESTIMATE:] if took is not None else self.step_seconds,
+        )
+
+    def scored(self, metrics: Mapping[str, float | None]) -> Progress:
+        """Progress with the held-out scores in `metrics` taken in."""
         scores = dict(self.scores)
         for name, value in metrics.items():
             match = _EVAL_SCORE.fullmatch(name)
@@ -52,19 +68,7 @@ class Progress:
                 known = scores.get(match[1])
                 start = known.start if known else value
                 scores[match[1]] = EvalScore(measure=match[2], start=start, last=value)
-        if step == 0:
-            return replace(self, scores=scores)
-        took = seconds if seconds is not None else metrics.get("time/step_s")
-        reward = metrics.get("reward/mean")
-        return replace(
-            self,
-            step=step,
-            metrics=metrics,
-            scores=scores,
-            first_reward=reward if self.first_reward is None else self.first_reward,
-            last_reward=self.last_reward if reward is None else reward,
-            step_seconds=(*self.step_seconds, took)[-_STEPS_OF_ESTIMATE:] if took is not None else self.step_seconds,
-        )
+        return replace(self, scores=scores)
 
     def metric(self, name: str) -> float | None:
         return self.metrics.get(name)

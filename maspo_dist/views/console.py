@@ -35,7 +35,10 @@ class RunConsole(Protocol):
         """What the loop does now, such as "generate 41/64 groups"."""
 
     def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """A step's metrics, the held-out scores of step 0 included."""
+        """A step's metrics."""
+
+    def scores(self, step: int, scores: Mapping[str, float | None]) -> None:
+        """The held-out scores after `step`; 0 is before training."""
 
     def event(self, event: Event) -> None:
         """Something worth a line of its own."""
@@ -95,13 +98,14 @@ class PlainConsole:
         now = self._clock()
         self._progress = self._progress.after(step, metrics, _since(self._last_step_s, now))
         self._last_step_s = now
-        if step == 0:
-            self._line(scores_line(self._progress))
-            return
         if self._lines % _STEPS_A_HEADER == 0:
             self._line(step_header(self._progress))
         self._lines += 1
         self._line(step_line(self._progress))
+
+    def scores(self, step: int, scores: Mapping[str, float | None]) -> None:
+        self._progress = self._progress.scored(scores)
+        self._line(scores_line(self._progress, step))
 
     def event(self, event: Event) -> None:
         self._line(f"{event.kind}: {event.message}")
@@ -148,6 +152,9 @@ class LiveConsole:
         now = self._clock()
         self._progress = self._progress.after(step, metrics, _since(self._last_step_s, now))
         self._last_step_s = now
+
+    def scores(self, step: int, scores: Mapping[str, float | None]) -> None:
+        self._progress = self._progress.scored(scores)
 
     def event(self, event: Event) -> None:
         self._console.print(Text.assemble((event.kind, "yellow"), f": {event.message}"))
@@ -201,10 +208,10 @@ def _columns(progress: Progress, step: str, *cells: str) -> str:
     return "  ".join([step.rjust(step_width), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
 
 
-def scores_line(progress: Progress) -> str:
-    """The held-out scores before training."""
+def scores_line(progress: Progress, step: int) -> str:
+    """The held-out scores after `step`."""
     scores = ", ".join(f"{name} {score.last:.3f} ({score.measure})" for name, score in progress.scores.items())
-    return f"held-out before training: {scores or 'none'}"
+    return f"held-out {f'after step {step}' if step else 'before training'}: {scores or 'none'}"
 
 
 def progress_panel(run_name: str, progress: Progress, activity: str, elapsed_s: float) -> Panel:

@@ -50,7 +50,9 @@ def leave(run: PlannedRun) -> None:
         folder.rewind(-1)
         for step in range(5):
             row = {"policy/entropy": 1.0 - step / 10, "gate/mean": 0.9} if step else {}
-            folder.write_metrics(step, {**row, **({SCORE: scores[step]} if step in scores else {})})
+            folder.write_metrics(
+                step, {**row, **({SCORE: scores[step], "time/evaluate_s": 1.0} if step in scores else {})}
+            )
 
 
 def compared(plan: Plan) -> Comparison:

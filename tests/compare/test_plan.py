@@ -108,6 +108,8 @@ def test_a_run_is_finished_with_its_last_step(tmp_path: Path) -> None:
         folder.write_metrics(29, {"reward/mean": 0.5})
         assert not is_finished(run)
         folder.write_metrics(30, {"reward/mean": 0.5})
+        assert not is_finished(run), "the scores after the last step are not in"
+        folder.write_metrics(30, {"time/evaluate_s": 1.0})
     assert is_finished(run)
 
 
@@ -115,7 +117,7 @@ def test_a_finished_run_of_another_configuration_is_refused(tmp_path: Path) -> N
     run = plan(tmp_path).runs[0]
     with RunFolder.resume(run.folder) as folder:
         folder.write_config(dump_config(run.config))
-        folder.write_metrics(30, {"reward/mean": 0.5})
+        folder.write_metrics(30, {"reward/mean": 0.5, "time/evaluate_s": 1.0})
     assert is_finished(replace(run, config=run.config.model_copy(update={"logging": run.config.logging})))
     other = plan(tmp_path, overrides=[f"run.dir={tmp_path}", "learner.lr=3e-4"]).runs[0]
     with pytest.raises(ConfigError, match=r"another configuration \(learner\.lr was 0\.0001, is 0\.0003\)"):

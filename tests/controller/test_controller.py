@@ -75,8 +75,11 @@ async def test_a_batch_that_teaches_nothing_leaves_the_policy_as_it_is(tmp_path:
 async def test_evaluation_comes_before_training_when_due_and_at_the_end(tmp_path: Path) -> None:
     config = make_config(evaluation={"every": 2})
     folder = await run(tmp_path, config, FakePool(), FakeLearners())
-    evaluated = [row["step"] for row in rows(folder.metrics_path) if "eval/held_out/avg@1" in row]
-    assert evaluated == [0, 2, 3]
+    lines = [(row["step"], "eval/held_out/avg@1" in row) for row in rows(folder.metrics_path)]
+    assert lines == [(0, True), (1, False), (2, False), (2, True), (3, False), (3, True)]
+    merged = list(folder.read_metrics())
+    assert [row["step"] for row in merged if "eval/held_out/avg@1" in row] == [0, 2, 3]
+    assert [row["step"] for row in merged if "reward/mean" in row] == [1, 2, 3]
 
 
 async def test_samples_are_written_with_prompt_verdict_and_text(tmp_path: Path) -> None:
@@ -218,7 +221,7 @@ async def test_a_batch_that_is_ready_when_the_run_is_asked_to_stop_is_not_lost(t
 
 
 @pytest.mark.parametrize("every", [100, 2])
-async def test_a_stop_does_not_wait_for_an_evaluation_whose_row_then_waits_in_the_checkpoint(
+async def test_a_stop_does_not_wait_for_an_evaluation_and_the_resumed_run_evaluates_that_step(
     tmp_path: Path, every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("actors.controller.controller._LAST_SCORES_S", 0.01)
@@ -240,9 +243,10 @@ async def test_a_stop_does_not_wait_for_an_evaluation_whose_row_then_waits_in_th
         newest, _ = CheckpointStore(folder.checkpoints_path).newest()
         assert newest is not None
         assert newest.name == "step-000002"
-        assert [row["step"] for row in rows(folder.metrics_path)] == [0, 1]
+        assert [row["step"] for row in rows(folder.metrics_path)] == [0, 1, 2]
+        assert not folder.is_scored(2)
     for _ in range(2):
-        # Whatever it wrote after that, a run that goes on from there a second time writes it once.
+        # A run that resumes from this checkpoint a second time does not write the scores a second time.
         with RunFolder.resume(path) as folder, open_console("run", 4) as console:
             folder.rewind(2)
             assert await make_controller(config, folder, FakePool(), FakeLearners(), console).run(newest)
@@ -263,7 +267,7 @@ async def test_scores_that_are_in_soon_are_not_given_up_by_a_stop(tmp_path: Path
     assert [row["step"] for row in rows(folder.metrics_path) if "eval/held_out/avg@1" in row] == [0, 1, 2]
 
 
-async def test_a_run_without_checkpoints_that_is_stopped_leaves_its_last_row_unscored(
+async def test_a_run_without_checkpoints_that_is_stopped_leaves_its_last_step_unscored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("actors.controller.controller._LAST_SCORES_S", 0.01)
@@ -324,4 +328,5 @@ async def test_a_run_of_no_steps_leaves_a_checkpoint_to_go_on_from(tmp_path: Pat
     with RunFolder.resume(folder.path) as folder, open_console("run", 1) as console:
         folder.rewind(0)
         assert await make_controller(some, folder, FakePool(), FakeLearners(), console).run(resume)
-    assert [row["step"] for row in rows(folder.metrics_path)] == [0, 1]
+    lines = [(row["step"], "eval/held_out/avg@1" in row) for row in rows(folder.metrics_path)]
+    assert lines == [(0, True), (1, False), (1, True)]

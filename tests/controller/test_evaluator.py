@@ -31,6 +31,11 @@ def make_evaluator(
     return Evaluator(config, pool, PROMPTS, on_event)
 
 
+async def evaluate(evaluator: Evaluator) -> dict[str, float]:
+    evaluator.start(0)
+    return await evaluator.result()
+
+
 async def test_scores_come_by_set_and_say_what_could_not_be_verified() -> None:
     pool = FakePool()
     pool.rewards = {-1: [1.0, 1.0], -2: [0.0, 1.0], -3: [0.0, 0.0]}
@@ -84,8 +89,8 @@ async def test_as_many_responses_are_on_their_way_as_a_training_step_has_and_eac
 async def test_every_request_has_a_number_below_zero_and_a_seed_of_its_own_the_same_each_time() -> None:
     pool = FakePool()
     evaluator = make_evaluator(pool)
-    await evaluator.evaluate(0)
-    await evaluator.evaluate(0)
+    await evaluate(evaluator)
+    await evaluate(evaluator)
     first, second = pool.requests[:3], pool.requests[3:]
     assert [request.group_id for request in first] == [-1, -2, -3]
     assert len({request.seed for request in first}) == 3
@@ -129,7 +134,7 @@ async def test_a_problem_that_workers_die_of_counts_as_not_solved_and_ends_nothi
     pool.rewards = {-1: [1.0, 1.0], -3: [1.0, 1.0]}
     pool.failures[-2] = PoisonPromptError("prompt p2 was in flight on 3 rollout workers that died; set aside")
     events: list[Event] = []
-    scores = await make_evaluator(pool, on_event=events.append).evaluate(0)
+    scores = await evaluate(make_evaluator(pool, on_event=events.append))
     assert [(event.kind, "prompt p2" in event.message) for event in events] == [("prompt_set_aside", True)]
     assert (scores["eval/easy/avg@2"], scores["eval/easy/unverifiable_share"]) == (0.5, 0.5)
     assert scores["eval/hard/avg@2"] == 1.0

@@ -219,7 +219,7 @@ def test_a_state_of_another_version_is_refused_in_one_sentence(tmp_path: Path) -
         ({name: value for name, value in values.items() if name != "step"}, "RunState differs in step"),
         ({**values, "stream": {**stream, "cursor": {}}}, "CursorState differs in data_digest, epoch, position, seed"),
         ({**values, "stream": {**stream, "pending": [{}]}}, pending),
-        ([], "RunState differs in policy_version, row, step, stream"),
+        ([], "RunState differs in policy_version, step, stream"),
     ):
         (path / "state.json").write_text(json.dumps(changed))
         with pytest.raises(ConfigError, match=told):

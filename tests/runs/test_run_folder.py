@@ -171,13 +171,31 @@ def test_rewind_forgets_later_steps_and_open_groups(folder: RunFolder) -> None:
         assert last_row(resumed.metrics_path) == {"step": 3, "reward/mean": 0.3}
 
 
-def test_a_step_is_written_once(folder: RunFolder) -> None:
+def test_the_scores_of_a_step_are_a_line_of_their_own_and_read_with_the_step(folder: RunFolder) -> None:
     folder.write_metrics(1, {"reward/mean": 0.1})
+    assert not folder.is_scored(1)
+    folder.write_metrics(1, {"eval/add/avg@1": 0.5, "time/evaluate_s": 2.0})
+    folder.write_metrics(2, {"reward/mean": 0.2})
+    assert folder.is_scored(1)
+    assert not folder.is_scored(2)
+    assert [row["step"] for row in read_rows(folder.metrics_path)] == [1, 1, 2]
+    assert list(folder.read_metrics()) == [
+        {"step": 1, "reward/mean": 0.1, "eval/add/avg@1": 0.5, "time/evaluate_s": 2.0},
+        {"step": 2, "reward/mean": 0.2},
+    ]
+
+
+def test_a_number_of_a_step_is_written_once(folder: RunFolder) -> None:
+    folder.write_metrics(1, {"reward/mean": 0.1})
+    folder.write_metrics(1, {"eval/add/avg@1": 0.5})
     with pytest.raises(ValueError, match="step 1 after those of step 1"):
         folder.write_metrics(1, {"reward/mean": 0.1})
     folder.close()
-    with RunFolder.resume(folder.path) as resumed, pytest.raises(ValueError, match="step 0 after those of step 1"):
-        resumed.write_metrics(0, {})
+    with RunFolder.resume(folder.path) as resumed:
+        with pytest.raises(ValueError, match="step 0 after those of step 1"):
+            resumed.write_metrics(0, {})
+        with pytest.raises(ValueError, match="step 1 after those of step 1"):
+            resumed.write_metrics(1, {"reward/mean": 0.1})
 
 
 def test_an_event_is_one_flat_row(folder: RunFolder) -> None:

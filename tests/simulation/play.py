@@ -47,9 +47,8 @@ class MortalRecord:
         self.folder = folder
         self.is_dead = False
 
-    @property
-    def last_step(self) -> int | None:
-        return self.folder.last_step
+    def is_scored(self, step: int) -> bool:
+        return self.folder.is_scored(step)
 
     def write_event(self, event: Event) -> None:
         assert event.kind != "checkpoint_failed", event.message
@@ -175,13 +174,19 @@ def check(world: World, path: Path) -> None:
     """The invariants, read off what the run left behind and what the world saw. Raises AssertionError."""
     story, config = world.story, world.story.config
     ledger = _rows(path / "ledger.jsonl")
-    metrics = _rows(path / "metrics.jsonl")
+    metrics = list(RunFolder(path).read_metrics())
     per_step, age = config.rollout.prompts_per_step, config.algorithm.max_policy_age
     first = 1 if config.evaluation.every is None else 0
     assert [row["step"] for row in metrics] == list(range(first, config.run.max_steps + 1)), "a step is lost or doubled"
     assert {name for row in metrics for name in row if name != "step" and find_metric(name) is None} == set()
     assert {row["kind"] for row in _rows(path / "events.jsonl")} <= EVENTS.keys()
     metrics = metrics[1 - first :]
+    scored = [row["step"] for row in _rows(path / "metrics.jsonl") if "time/evaluate_s" in row]
+    given_up = {row["step"] for row in _rows(path / "events.jsonl") if row["kind"] == "evaluation_given_up"}
+    every, last = config.evaluation.every, config.run.max_steps
+    due = set() if every is None else {*range(0, last + 1, every), last}
+    assert len(scored) == len(set(scored)), "the scores of a step are doubled"
+    assert due - given_up <= set(scored) <= due, "the scores of a step are lost, or are of a step without evaluation"
 
     ids = sorted(row["group_id"] for row in ledger)
     assert ids == list(range(len(ids))), "a group is lost or ended twice"

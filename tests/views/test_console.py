@@ -44,7 +44,12 @@ class Clock:
 
 def tell(console: RunConsole, rows: Iterable[Mapping[str, float | None]]) -> None:
     for row in rows:
-        console.step(int(row["step"] or 0), {name: value for name, value in row.items() if name != "step"})
+        step = int(row["step"] or 0)
+        metrics = {name: value for name, value in row.items() if name != "step" and not name.startswith("eval/")}
+        if metrics:
+            console.step(step, metrics)
+        if scores := {name: value for name, value in row.items() if name.startswith("eval/")}:
+            console.scores(step, scores)
 
 
 def text_of(renderable: RenderableType, width: int = 100) -> str:
@@ -73,14 +78,15 @@ def test_a_job_log_reads_line_by_line() -> None:
         "start-up 35s: rollout workers: 1 of 2 ready",
         "held-out before training: add 0.361 (avg@1)",
     ]
-    header, first, second = lines[4:7]
+    header, first, second, scores = lines[4:8]
     assert header.split("  ")[-1] == " left"
-    assert first.split() == ["1/10", "0.300", "0.361", "+0.000", *"–––", "2.0", *"––––", "27s"]
+    assert first.split() == ["1/10", "0.300", "0.361", "+0.000", *"–––", "2.0", *"––––", "18s"]
     assert second.split() == (
-        ["2/10", "0.500", "0.500", "+0.139", "6.91k", "20.5k", "1.5", "2.0", "0.9", "–", "0.7", "–", "24s"]
+        ["2/10", "0.500", "0.361", "+0.000", "6.91k", "20.5k", "1.5", "2.0", "0.9", "–", "0.7", "–", "20s"]
     )
     assert len(header) == len(second) <= 120
-    assert lines[7] == "worker_lost: rollout-1 was killed [137]"
+    assert scores == "held-out after step 2: add 0.500 (avg@1)"
+    assert lines[8] == "worker_lost: rollout-1 was killed [137]"
     assert any("held-out add, avg@1" in line and "+0.139" in line for line in lines)
     assert any("training reward" in line and "+0.200" in line for line in lines)
     assert lines[-2:] == ["2 of 10 steps, 44s", "report: runs/demo/report.html"]

@@ -1,22 +1,28 @@
-"""What the controller asks of the pools, as Protocols; tests put hand-written doubles behind them.
+"""What the processes of a run ask of each other, as Protocols and records; tests put doubles behind them.
 
-`Body` stands for a `RolloutGroup` that lies in the object store: the controller hands it on, never opens it.
+`Body` stands for a `RolloutGroup` in the object store: the controller hands it on and never opens it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
+from maspo_dist.config import ModelConfig
+from maspo_dist.planning.placement import Device
 from maspo_dist.runs.live import WorkerStatus
 from maspo_dist.types import (
     FloatArray,
     GroupReport,
     IntArray,
+    Rollout,
     RolloutGroup,
     RolloutRequest,
+    Sampling,
     TrainingBatch,
     UpdateReport,
 )
@@ -24,20 +30,47 @@ from maspo_dist.types import (
 Body = Any
 
 
+#: (name, dtype, shape, offset in bytes) of one tensor, by its Hugging Face name.
+TensorSlice = tuple[str, str, tuple[int, ...], int]
+
+#: Policy version of tokens from an engine to which no weights were published.
+AS_LOADED = -1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightSnapshot:
-    """The learner's weights of one policy version, in the object store.
+    """The learner's weights of one policy version, on their way to the workers.
 
     entries      (name, dtype, shape) of every tensor, Hugging Face names
-    buckets      references to lists of u8 arrays, together the bytes of every tensor in the order of entries
+    payload      what the transport's `receive` needs; references in it are awaitable
     fingerprint  of all tensors in order, see `actors.weights.fingerprint.fingerprint`
     """
 
     version: int
     entries: tuple[tuple[str, str, tuple[int, ...]], ...]
-    buckets: tuple[Body, ...]
+    payload: tuple[Body, ...]
     fingerprint: int
-    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappedFile:
+    """`size_bytes` bytes that every process of this node can map at `path`."""
+
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedWeights:
+    """Weights of one policy version where an engine can read them: a transport makes it, an engine loads it.
+
+    source   where the bytes are: a MappedFile, or a record of another transport, such as handles of GPU memory or the
+             name of a process group whose broadcasts bring the bytes
+    """
+
+    version: int
+    entries: tuple[TensorSlice, ...]
+    source: object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +106,88 @@ class ActorProcess:
     node_id: str
     pid: int
     segments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """`max_model_len` bounds prompt and response together, in tokens; `arguments` are `rollout.engine`."""
+
+    model: ModelConfig
+    max_model_len: int
+    tensor_parallel: int
+    seed: int
+    arguments: Mapping[str, Any]
+
+
+class RolloutEngine(Protocol):
+    """A generation engine in the process of its rollout worker; `rollout.backend` names its class.
+
+    Requests run side by side on one event loop. An update is `pause`, `load`, `resume`: requests in flight stop at
+    `pause`, are kept, and go on after `resume` with the new weights. Each token is of the version that was loaded when
+    it was sampled, AS_LOADED before the first `load`. Any method raises ActorDiedError when a process of the engine is
+    dead; no method returns a part of its answer.
+    """
+
+    def __init__(self, settings: EngineSettings, device: Device) -> None:
+        """Starts the engine with the weights of `settings.model`; may block for a minute."""
+
+    async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
+        """One response to the prompt `token_ids`. Its logprobs are of the distribution that was sampled.
+
+        Equal seeds give equal responses. A response still open after `cut_after_s` seconds ends there with
+        finish_reason "length" and at least one token. Cancelling the call ends the request.
+        """
+
+    async def prompt_logprobs(self, token_ids: IntArray) -> FloatArray:
+        """Logprobs f32[L−1] of tokens 1 to L−1 at temperature 1, by the weights loaded last and without any cache."""
+
+    async def pause(self) -> None:
+        """Returns once no request is being computed."""
+
+    async def load(self, weights: StagedWeights) -> None:
+        """Replaces all weights, and whatever was computed from the old ones. Called between `pause` and `resume`.
+
+        `weights` stay readable until the next `load`. Raises ConfigError for a `source` that the engine cannot read.
+        """
+
+    async def resume(self) -> None: ...
+
+    async def lm_head_gap(self, weights: StagedWeights) -> float:
+        """Largest error of the LM head's logits against `weights`, as a share of the largest logit.
+
+        Called after a failed proof, to name the stale part. 0 where the head computes from its weight directly.
+        """
+
+    async def ping(self) -> None:
+        """Returns when the engine itself answers, during a `load` too."""
+
+    def close(self) -> None:
+        """Ends the engine's processes."""
+
+
+class WeightTransport(Protocol):
+    """Carries weights from the learner ranks to the engines; `sync.transport` names its class.
+
+    Each learner rank and each rollout worker makes one, without arguments. The learner side calls `export`, the worker
+    side `receive` and `close`. No update starts before the publish has ended, so bytes may still be on their way when
+    `export` or `receive` returns: an engine that knows the `source` may wait for them in `load`.
+    """
+
+    def export(self, version: int, tensors: Iterable[tuple[str, Tensor]], rank: int) -> WeightSnapshot | None:
+        """Called on all ranks at once. Rank 0 returns the snapshot, others None.
+
+        Gathering `tensors` (Hugging Face name, whole tensor) is collective: every rank must iterate to the end.
+        """
+
+    async def receive(self, snapshot: WeightSnapshot) -> StagedWeights:
+        """Brings the weights to this node; a worker that joins later receives the same snapshot.
+
+        The engine still serves the weights received before, but no longer reads them. Raises WeightSyncError when the
+        bytes are not the exported ones, LearnerLostError when they were lost with the learner.
+        """
+
+    def close(self) -> None:
+        """Frees what the worker side holds."""
 
 
 class RolloutPool(Protocol):

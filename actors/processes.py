@@ -18,7 +18,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from actors.engines.vllm.settings import engine_environment
+from actors.engines.settings import engine_environment
 from actors.interfaces import ActorProcess, Body, RolloutWorkerHandle
 from actors.learner.actor import Learner
 from actors.learner.group import RayLearnerGroup, by_rank
@@ -30,6 +30,7 @@ from actors.rollout.actor import RolloutActor
 from actors.rollout.handle import RayRolloutWorker
 from actors.rollout.pool import ElasticRolloutPool
 from actors.verifier.actor import VerifierActor
+from actors.verifier.client import VerifierClient
 from actors.verifier.process import VerifierProcess
 from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize
@@ -130,6 +131,8 @@ class RunCluster:
         group = await reserve([replace(bundle, count=1)], config.cluster.place_timeout_s, waiting_for)
         processes = config.rollout.first_workers * config.rollout.tensor_parallel
         threads = config.rollout.threads or share_of_cores(processes)
+        assert self._verifier is not None
+        scorer = VerifierClient(self._verifier.handle, config.cluster.verify_timeout_s)
         handle = (
             actor_class(self._classes.rollout)
             .options(
@@ -137,7 +140,7 @@ class RunCluster:
                 max_concurrency=CONCURRENT_CALLS,
                 runtime_env={"env_vars": engine_environment(self._device, threads)},
             )
-            .remote(config, index, self._device, self._verifier and self._verifier.handle, self._logs)
+            .remote(config, index, self._device, scorer, self._logs)
         )
         name = f"rollout worker {index}"
         worker = RayRolloutWorker(name, handle, release=lambda: self._released(name, group))

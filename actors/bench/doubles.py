@@ -6,7 +6,7 @@ A fake takes a known time, or none. What a bench measures over fakes is the cost
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -144,17 +144,23 @@ def make_scored(report: GroupReport, advantages: FloatArray) -> ScoredGroup:
     return ScoredGroup(report=report, rewards=advantages, advantages=advantages, trainable=trainable)
 
 
-def make_snapshot(version: int, weight: float) -> tuple[WeightSnapshot, list[list[np.ndarray]]]:
-    """(snapshot of one tensor filled with `weight`, its buckets)."""
-    bucket = np.frombuffer(np.asarray([weight] * 16, np.float32).tobytes(), np.uint8)
-    snapshot = WeightSnapshot(
+class Bucket(list[np.ndarray]):
+    """Bytes of weights that are their own reference: awaiting them returns them."""
+
+    def __await__(self) -> Generator[None, None, Bucket]:
+        yield from ()
+        return self
+
+
+def make_snapshot(version: int, weight: float) -> WeightSnapshot:
+    """The snapshot of one tensor filled with `weight`."""
+    data = np.frombuffer(np.asarray([weight] * 16, np.float32).tobytes(), np.uint8)
+    return WeightSnapshot(
         version=version,
         entries=(("lm_head.weight", "float32", (4, 4)),),
-        buckets=([bucket],),
-        fingerprint=combine([fingerprint(bucket)]),
-        total_bytes=bucket.size,
+        payload=(Bucket([data]),),
+        fingerprint=combine([fingerprint(data)]),
     )
-    return snapshot, [[bucket]]
 
 
 class FakePrompts:
@@ -261,7 +267,7 @@ class FakeLearners:
 
     async def export_weights(self, version: int) -> WeightSnapshot:
         assert version == self.version
-        return make_snapshot(version, 1.0)[0]
+        return make_snapshot(version, 1.0)
 
     async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
         return [np.full(sequence.token_ids.size - 1, -1.0, np.float32) for sequence in sequences]

@@ -23,7 +23,7 @@ from actors.bench.lines import BenchLine, compare
 from actors.bench.models import random_qwen3
 from actors.bench.vllm_direct import DirectEngine
 from actors.controller.group_stream import GroupStream, group_seed
-from actors.engines.vllm.settings import engine_environment
+from actors.engines.settings import engine_environment
 from actors.interfaces import RolloutPool
 from actors.processes import RunCluster
 from actors.ray.connection import connect, disconnect

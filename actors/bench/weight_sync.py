@@ -20,12 +20,11 @@ import torch
 from ray.actor import ActorHandle
 
 from actors.bench.lines import BenchLine, compare
-from actors.interfaces import ProbeSequence, WeightSnapshot, WorkerPublish
+from actors.interfaces import ProbeSequence, RolloutEngine, StagedWeights, WeightSnapshot, WorkerPublish
 from actors.ray.actor_options import actor_class
 from actors.rollout.actor import RolloutActor
-from actors.rollout.worker import Engine
-from actors.weights.staged_weights import Entries, read_tensors
-from actors.weights.weight_buckets import BucketWriter
+from actors.weights.object_store import write_buckets
+from actors.weights.shared_memory import mapped_file, read_tensors
 from maspo_dist.config import TrainConfig
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
 
@@ -68,10 +67,11 @@ class CopyingEngine:
     async def prompt_logprobs(self, token_ids: IntArray) -> FloatArray:
         return np.zeros(token_ids.size - 1, np.float32)
 
-    async def load_weights(self, path: str, size_bytes: int, entries: Entries, version: int) -> float:
-        started_s = time.perf_counter()
-        await asyncio.to_thread(self._load, path, size_bytes, entries)
-        return time.perf_counter() - started_s
+    async def pause(self) -> None:
+        pass
+
+    async def load(self, weights: StagedWeights) -> None:
+        await asyncio.to_thread(self._load, weights)
 
     async def resume(self) -> None:
         pass
@@ -79,21 +79,22 @@ class CopyingEngine:
     async def ping(self) -> None:
         pass
 
-    async def lm_head_gap(self, path: str, size_bytes: int, entries: Entries) -> float:
+    async def lm_head_gap(self, weights: StagedWeights) -> float:
         return 0.0
 
     def close(self) -> None:
         pass
 
-    def _load(self, path: str, size_bytes: int, entries: Entries) -> None:
-        for parameter, (_, tensor) in zip(self._parameters, read_tensors(path, size_bytes, entries), strict=True):
+    def _load(self, weights: StagedWeights) -> None:
+        tensors = read_tensors(mapped_file(weights), weights.entries)
+        for parameter, (_, tensor) in zip(self._parameters, tensors, strict=True):
             parameter.copy_(tensor)
 
 
 class CopyingActor(RolloutActor):
     """A rollout worker that serves nothing."""
 
-    async def _start_engine(self) -> Engine:
+    async def _make_engine(self) -> RolloutEngine:
         return CopyingEngine()
 
 
@@ -107,7 +108,7 @@ def _start_worker(index: int, logs: Path) -> ActorHandle[Any]:
         }
     )
     worker: ActorHandle[Any] = (
-        actor_class(CopyingActor).options(num_cpus=0).remote(config, index, "cpu", verifier=None, logs_path=logs)
+        actor_class(CopyingActor).options(num_cpus=0).remote(config, index, "cpu", scorer=None, logs_path=logs)
     )
     ray.get(worker.start.remote(), timeout=_START_S)
     return worker
@@ -116,7 +117,6 @@ def _start_worker(index: int, logs: Path) -> ActorHandle[Any]:
 def _publish(weights: Sequence[torch.Tensor], workers: Sequence[ActorHandle[Any]]) -> Iterator[BenchLine]:
     """Best of several, plain copies and publishes in turn; the first few warm the object store's memory."""
     count = len(workers)
-    writer = BucketWriter(ray.put)
     flat = torch.cat(list(weights)).numpy()
     size = flat.nbytes
     plain, published, pauses = [], [], []
@@ -125,9 +125,8 @@ def _publish(weights: Sequence[torch.Tensor], workers: Sequence[ActorHandle[Any]
         flat.copy()
         plain.append(time.perf_counter() - started_s)
         started_s = time.perf_counter()
-        for index, weight in enumerate(weights):
-            writer.add(f"layer.{index}", weight)
-        parts = _hand_over(writer.finish(version), workers)
+        tensors = ((f"layer.{index}", weight) for index, weight in enumerate(weights))
+        parts = _hand_over(write_buckets(version, tensors, ray.put), workers)
         published.append(time.perf_counter() - started_s)
         pauses.append(max(part.pause_s for part in parts))
     plain_s, published_s, pause_s = min(plain[1:]), min(published[1:]), min(pauses[1:])

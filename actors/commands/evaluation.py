@@ -24,7 +24,7 @@ from rich.console import Console
 
 from actors.controller.group_stream import group_seed
 from actors.controller.run_services import beside
-from actors.engines.vllm.settings import evaluation_engine
+from actors.engines.settings import evaluation_engine
 from actors.evaluation.cluster import EvaluationCluster
 from actors.ray.connection import connect, disconnect
 from maspo_dist.config import EvaluationConfig

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.actor import ActorHandle
 
-from actors.engines.vllm.settings import EngineSettings
+from actors.interfaces import EngineSettings
 from actors.verifier.client import VerifierClient
 from maspo_dist.planning.placement import Device
 from maspo_dist.runs.logs import LogContext, configure_logging, redirect_output
@@ -45,7 +45,7 @@ class EvaluationActor:
         """Starts the engine; takes 7 to 60 s, more for large models."""
         from actors.engines.vllm.engine import VllmEngine  # vLLM reads its environment when imported
 
-        self._engine = VllmEngine(self._settings, on_gpu=self._device == "cuda")
+        self._engine = VllmEngine(self._settings, self._device)
 
     async def sample(self, request: RolloutRequest) -> tuple[tuple[Rollout, Verdict], ...]:
         """All responses to one problem, each scored as soon as it ends."""

@@ -13,8 +13,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from actors.engines.vllm.settings import EngineSettings, engine_environment
+from actors.engines.settings import engine_environment
 from actors.evaluation.actor import EvaluationActor
+from actors.interfaces import EngineSettings
 from actors.ray.actor_options import CONCURRENT_CALLS, bundle_options, share_of_cores
 from actors.ray.placement_groups import reserve
 from actors.ray.waits import within

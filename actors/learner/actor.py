@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,15 +13,12 @@ import numpy as np
 import ray
 from torch import Tensor
 
-from actors.interfaces import ActorProcess, Body, ProbeSequence, WeightSnapshot
-from actors.weights.fingerprint import ByteArray
-from actors.weights.weight_buckets import BucketWriter
+from actors.interfaces import ActorProcess, ProbeSequence, WeightSnapshot
+from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
 from maspo_dist.runs.logs import LogContext, configure_logging, redirect_output
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
-
-Put = Callable[[Sequence[ByteArray]], Body]
 
 
 class Engine(Protocol):
@@ -56,14 +53,14 @@ class Learner:
     ranks at once.
     """
 
-    def __init__(self, config: TrainConfig, rank: int, ranks: int, logs_path: Path, put: Put = ray.put) -> None:
-        """Quick; `start` does the work. `put` places a bucket in the object store."""
+    def __init__(self, config: TrainConfig, rank: int, ranks: int, logs_path: Path) -> None:
+        """Quick; `start` does the work."""
         redirect_output(configure_logging(LogContext("learner", rank), logs_path))
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         self._config = config
         self._rank = rank
         self._ranks = ranks
-        self._writer = BucketWriter(put)
+        self._transport = weight_transport(config.sync.transport)()
         self._running: Engine | None = None
         self._groups: dict[int, RolloutGroup] = {}
 
@@ -86,14 +83,8 @@ class Learner:
         return self._engine.update(shard, loss_tokens, loss_sequences, groups)
 
     def export_weights(self, version: int) -> WeightSnapshot | None:
-        """Weights in buckets of the object store, from rank 0; None from the others, which only take part."""
-        writer = self._writer
-        for name, tensor in self._engine.named_weights():
-            if self._rank == 0:
-                writer.add(name, tensor)
-        if self._rank > 0:
-            return None
-        return writer.finish(version)
+        """The weights for the workers, from rank 0; None from the others, which only take part."""
+        return self._transport.export(version, self._engine.named_weights(), self._rank)
 
     def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
         """Raw log-probabilities of tokens 1 … L−1 of each sequence."""

@@ -1,4 +1,8 @@
-"""The Ray side of a rollout worker: builds the engine in its own process and fetches what is sent by reference."""
+"""One rollout worker: an engine, the scorer of its responses, and the proof of the weights it was given.
+
+A response is scored as soon as it ends, while other responses of its group still generate. No result leaves the
+worker before the weights it was generated with are proven, see `publish`.
+"""
 
 from __future__ import annotations
 
@@ -7,98 +11,179 @@ import faulthandler
 import logging
 import os
 import signal
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
+import numpy as np
 import ray
-from ray.actor import ActorHandle
 
-from actors.engines.vllm.settings import training_engine
-from actors.interfaces import ActorProcess, ProbeSequence, WeightSnapshot, WorkerPublish
+from actors.engines.registry import rollout_engine
+from actors.engines.settings import training_engine
+from actors.interfaces import (
+    ActorProcess,
+    ProbeSequence,
+    RolloutEngine,
+    StagedWeights,
+    WeightSnapshot,
+    WorkerPublish,
+)
 from actors.ray.health import answered_by, health_call
 from actors.ray.on_node import mapped_segments
-from actors.rollout.worker import Engine, RolloutWorker
-from actors.verifier.client import VerifierClient
+from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import ActorDiedError, LearnerLostError, MaspoError
+from maspo_dist.errors import ActorDiedError, MaspoError, WeightSyncError
 from maspo_dist.planning.placement import Device
 from maspo_dist.runs.logs import LogContext, configure_logging, redirect_output
-from maspo_dist.types import FloatArray, GroupReport, RolloutGroup, RolloutRequest
+from maspo_dist.types import FloatArray, GroupReport, Rollout, RolloutGroup, RolloutRequest, Verdict
 
 logger = logging.getLogger(__name__)
 
 #: Largest accepted logprob gap between engine and learner, by dtype.
 DEFAULT_MAX_LOGPROB_GAP = {"float32": 1e-3, "bfloat16": 0.5}
+#: Largest rounding error of the LM head, as a share of its largest logit; a head that is one step old is far above it.
+_HEAD_ROUNDING: Mapping[str, float] = {"float32": 1e-5, "bfloat16": 0.02}
+
+
+class Scorer(Protocol):
+    """Scores one response."""
+
+    async def score(self, response: str, reference: str, source: str) -> Verdict: ...
 
 
 class RolloutActor:
-    """An async actor; as many calls run at once as groups are in flight."""
+    """An async actor that serves as many calls at once as groups are in flight, and one publish at a time."""
 
-    def __init__(
-        self, config: TrainConfig, index: int, device: Device, verifier: ActorHandle[Any], logs_path: Path
-    ) -> None:
-        context = LogContext("rollout", index)
-        redirect_output(configure_logging(context, logs_path))
-        faulthandler.register(signal.SIGUSR1, all_threads=True)
-        self._name = f"rollout worker {index}"
+    def __init__(self, config: TrainConfig, index: int, device: Device, scorer: Scorer, logs_path: Path) -> None:
         self._config = config
+        self._index = index
+        self._name = f"rollout worker {index}"
         self._device = device
-        self._scorer = VerifierClient(verifier, config.cluster.verify_timeout_s)
-        self._worker: RolloutWorker | None = None
+        self._scorer = scorer
+        self._logs_path = logs_path
+        self._max_logprob_gap = config.sync.max_logprob_gap or DEFAULT_MAX_LOGPROB_GAP[config.model.dtype]
+        self._transport = weight_transport(config.sync.transport)()
+        self._running: RolloutEngine | None = None
+        self._proven = asyncio.Event()
         self._serving = asyncio.get_running_loop()
 
     async def start(self) -> ActorProcess:
-        """Starts the engine, in 7 to 60 s.
+        """Sets this process up and starts the engine, in 7 to 60 s. Not in __init__, so that the caller may time it."""
+        redirect_output(configure_logging(LogContext("rollout", self._index), self._logs_path))
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        await self.start_engine()
+        return ActorProcess(
+            node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid(), segments=mapped_segments(os.getpid())
+        )
 
-        Not in __init__, so that the caller may time it. Raises ActorDiedError where the engine does not start; its
-        own words are in the log.
-        """
+    async def start_engine(self) -> None:
+        """Raises ActorDiedError when the engine does not start; the engine's own messages are in the log."""
         try:
-            engine = await self._start_engine()
+            self._running = await self._make_engine()
         except MaspoError:
             raise
         except Exception as error:
             logger.exception("the engine does not start")
             raise ActorDiedError(f"{self._name}: its engine does not start: {error}") from error
-        gap = self._config.sync.max_logprob_gap or DEFAULT_MAX_LOGPROB_GAP[self._config.model.dtype]
-        self._worker = RolloutWorker(self._name, engine, self._scorer, gap)
-        return ActorProcess(
-            node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid(), segments=mapped_segments(os.getpid())
-        )
 
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, RolloutGroup]:
-        return await self._started.generate(request)
+        """Samples and scores one group."""
+        samples = await asyncio.gather(*(self._sample(request, sample) for sample in range(request.num_samples)))
+        await self._proven.wait()
+        rollouts = tuple(rollout for rollout, _, _ in samples)
+        group = RolloutGroup(
+            group_id=request.group_id, attempt=request.attempt, prompt=request.prompt, rollouts=rollouts
+        )
+        versions: Counter[int] = Counter()
+        for rollout in rollouts:
+            for version, tokens in rollout.token_versions:
+                versions[version] += tokens
+        report = GroupReport(
+            group_id=request.group_id,
+            attempt=request.attempt,
+            worker=self._name,
+            prompt_tokens=request.prompt.token_ids.size,
+            response_tokens=np.asarray([rollout.response_ids.size for rollout in rollouts], np.int32),
+            truncated=np.asarray([rollout.finish_reason == "length" for rollout in rollouts], np.bool_),
+            oldest_version=np.asarray([rollout.token_versions[0][0] for rollout in rollouts], np.int32),
+            version_tokens=tuple(sorted(versions.items())),
+            version_runs=np.asarray([len(rollout.token_versions) for rollout in rollouts], np.int32),
+            verdicts=tuple(verdict for _, verdict, _ in samples),
+            generated_at_s=max(ended_s for _, _, ended_s in samples),
+            scored_at_s=time.time(),
+        )
+        return report, group
 
     async def publish(
         self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
     ) -> WorkerPublish:
+        """Loads `snapshot` and proves it; `expected` are the learner's logprobs of `probes`.
+
+        Raises WeightSyncError when the proof fails, and what the transport's `receive` raises. After a failure no
+        result leaves the worker until a later publish succeeds.
+        """
+        engine = self._engine
+        started_s = time.perf_counter()
         try:
-            buckets = await asyncio.gather(*snapshot.buckets)
-        except ray.exceptions.ObjectLostError as error:
-            raise LearnerLostError(
-                f"the weights of policy version {snapshot.version} are gone with the learner that held them"
-            ) from error
-        return await self._started.publish(snapshot, buckets, probes, expected)
+            weights = await self._transport.receive(snapshot)
+        except WeightSyncError as error:
+            raise WeightSyncError(f"{self._name} {error}") from None
+        received_s = time.perf_counter()
+        self._proven.clear()
+        await engine.pause()
+        await engine.load(weights)
+        loaded_s = time.perf_counter()
+        await engine.resume()
+        gap = await self._prove(weights, probes, expected)
+        self._proven.set()
+        return WorkerPublish(max_logprob_gap=gap, transfer_s=received_s - started_s, pause_s=loaded_s - received_s)
 
     @health_call
     async def ping(self) -> None:
-        await answered_by(self._serving, self._started.ping())
+        """Returns when the engine answers."""
+        await answered_by(self._serving, self._engine.ping())
 
     async def stop(self) -> None:
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
+        """Ends the engine's processes."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+            self._transport.close()
 
-    async def _start_engine(self) -> Engine:
-        from actors.engines.vllm.engine import VllmEngine  # vLLM reads its environment when imported
-
-        engine = VllmEngine(training_engine(self._config), on_gpu=self._device == "cuda")
-        await engine.connect()
-        return engine
+    async def _make_engine(self) -> RolloutEngine:
+        return rollout_engine(self._config.rollout.backend)(training_engine(self._config), self._device)
 
     @property
-    def _started(self) -> RolloutWorker:
-        if self._worker is None:
+    def _engine(self) -> RolloutEngine:
+        if self._running is None:
             raise ActorDiedError(f"{self._name} is not running")
-        return self._worker
+        return self._running
+
+    async def _sample(self, request: RolloutRequest, sample: int) -> tuple[Rollout, Verdict, float]:
+        rollout = await self._engine.generate(
+            request.prompt.token_ids, request.sampling, request.seed + sample, request.cut_after_s
+        )
+        ended_s = time.time()
+        verdict = await self._scorer.score(rollout.text, request.prompt.reference, request.prompt.source)
+        return rollout, verdict, ended_s
+
+    async def _prove(
+        self, weights: StagedWeights, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
+    ) -> float:
+        got = await asyncio.gather(*(self._engine.prompt_logprobs(probe.token_ids) for probe in probes))
+        gap = max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(got, expected, strict=True))
+        if gap <= self._max_logprob_gap:
+            return gap
+        head_gap = await self._engine.lm_head_gap(weights)
+        _, dtype, *_ = weights.entries[0]
+        culprit = (
+            f"its LM head computes from a stale copy of lm_head.weight (logits off by {head_gap:.1%})"
+            if head_gap > _HEAD_ROUNDING[dtype]
+            else "its LM head is right, so a layer below it kept old weights"
+        )
+        raise WeightSyncError(
+            f"{self._name} does not hold policy version {weights.version}: logprobs differ from the learner's by "
+            f"{gap:.3g} (sync.max_logprob_gap is {self._max_logprob_gap:g}); {culprit}"
+        )

@@ -1,4 +1,4 @@
-"""A rollout actor as the pool sees it: calls by reference, cancelled calls called back, ended for good."""
+"""The pool's side of a rollout actor: every call to it goes through Ray."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from maspo_dist.types import FloatArray, GroupReport, RolloutRequest
 
 
 class RayRolloutWorker:
-    """Implements `interfaces.RolloutWorkerHandle`; the pool sets the deadlines.
-
-    `release` gives the worker's place in the cluster back.
-    """
+    """Implements `interfaces.RolloutWorkerHandle`; the pool sets the deadlines."""
 
     def __init__(self, name: str, handle: ActorHandle[Any], release: Callable[[], None]) -> None:
+        """`release` frees the worker's resources in the cluster."""
         self._name = name
         self._handle = handle
         self._release = release
@@ -39,9 +37,9 @@ class RayRolloutWorker:
         return process
 
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
-        """The report and a reference to the group itself, which stays in the object store.
+        """The report and a reference to the group, which stays in the object store.
 
-        Cancelling it ends the requests in the engine.
+        Cancelling the call cancels its requests in the engine.
         """
         report_ref, body = self._handle.generate.options(num_returns=2).remote(request)
         try:

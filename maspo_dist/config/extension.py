@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 from maspo_dist.errors import ConfigError
@@ -28,6 +29,19 @@ def check_form(name: str) -> str:
     return name
 
 
+def one_of(*names: str) -> Callable[[str], str]:
+    """A validator: the value must be one of `names` or name a part of the user's own."""
+
+    def check(value: str) -> str:
+        if is_extension(value):
+            return check_form(value)
+        if value not in names:
+            raise ValueError(f"must be {', '.join(names)} or python:module:Name, got {value!r}")
+        return value
+
+    return check
+
+
 def load_extension(name: str, key: str) -> Any:
     """The object that `name` names; `key` is the configuration key that holds it.
 
@@ -43,3 +57,19 @@ def load_extension(name: str, key: str) -> Any:
         return getattr(module, attribute)
     except AttributeError:
         raise ConfigError(f"{key} is {name!r}, but module {module_name} has no {attribute}") from None
+
+
+def load_class(name: str, key: str, protocol: type[Any]) -> type[Any]:
+    """The class that `name` names; `key` is the configuration key that holds it.
+
+    Raises ConfigError where it cannot be imported, is no class, or lacks a method of `protocol`.
+    """
+    part = load_extension(name, key)
+    if not isinstance(part, type):
+        raise ConfigError(f"{key} is {name!r}, which is no class: name one with the methods of {protocol.__name__}")
+    methods = [method for method, value in vars(protocol).items() if callable(value) and not method.startswith("_")]
+    missing = [method for method in methods if not callable(getattr(part, method, None))]
+    if missing:
+        contract = f"{protocol.__module__}.{protocol.__name__}"
+        raise ConfigError(f"{key} is {name!r}, which lacks {', '.join(missing)}: add what {contract} describes")
+    return part

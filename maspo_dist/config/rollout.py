@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from maspo_dist.config.extension import one_of
 from maspo_dist.config.model import MODEL_ENGINE_KEYS, refuse_keys
 from maspo_dist.config.section import Execution, Meaning, Section
 
@@ -39,7 +40,9 @@ class StragglerConfig(Section):
 class RolloutConfig(Section):
     """Generation."""
 
-    #: vLLM engines: a number, or {min, max} to follow what the cluster offers while the run goes on.
+    #: The engine of each worker: vllm, or a class of your own as python:module:Name.
+    backend: Execution[Annotated[str, AfterValidator(one_of("vllm"))]] = "vllm"
+    #: Workers, each with its engine: a number, or {min, max} to follow what the cluster offers while the run goes on.
     workers: Execution[int | WorkerRange] = 1
     #: GPUs per worker.
     tensor_parallel: Execution[int] = Field(1, ge=1)
@@ -111,8 +114,9 @@ class RolloutConfig(Section):
 class SyncConfig(Section):
     """How the learner's weights reach the engines, and the proof that they arrived."""
 
-    #: Through Ray's object store and shared memory of each node; auto is the same.
-    transport: Literal["auto", "object_store"] = "auto"
+    #: How weights travel: object_store (Ray's, then shared memory of each node), auto (the same), or a class of your
+    #: own as python:module:Name.
+    transport: Annotated[str, AfterValidator(one_of("auto", "object_store"))] = "auto"
     #: Largest accepted |logprob(engine) − logprob(learner)| on the probes; null: 1e-3 in float32, 0.5 in bfloat16.
     max_logprob_gap: float | None = Field(None, gt=0)
     #: Probe sequences to compare after each publish, made of the first held-out or training prompts.

@@ -111,7 +111,7 @@ class FaultyRolloutActor(RolloutActor):
             self._echo.strike(signal.SIGSTOP)
         return await super().generate(request)
 
-    async def _start_engine(self) -> EchoEngine:
+    async def _make_engine(self) -> EchoEngine:
         if self._start_fails.exists():
             self._start_fails.unlink()
             raise RuntimeError("no memory left on the device")

@@ -21,8 +21,17 @@ from actors.bench.doubles import (
 from actors.controller.controller import Controller, RunRecord, Session
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
-from actors.interfaces import Body, LearnerGroup, ProbeSequence, PublishReport, RolloutPool, WeightSnapshot
+from actors.interfaces import (
+    Body,
+    LearnerGroup,
+    ProbeSequence,
+    PublishReport,
+    RolloutPool,
+    StagedWeights,
+    WeightSnapshot,
+)
 from actors.weights.probes import probe_sequences
+from actors.weights.shared_memory import mapped_file
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.errors import BodyLostError, StragglerError
 from maspo_dist.flow.ledger import Ledger
@@ -71,12 +80,14 @@ class FakeEngine:
     async def prompt_logprobs(self, token_ids: IntArray) -> FloatArray:
         return np.full(token_ids.size - 1, -self.weight, np.float32)
 
-    async def load_weights(self, path: str, size_bytes: int, entries: object, version: int) -> float:
+    async def pause(self) -> None:
+        pass
+
+    async def load(self, weights: StagedWeights) -> None:
         if not self.stale:
-            with open(path, "rb") as memory:  # noqa: ASYNC230, PTH123 (memory, not a disk)
+            with open(mapped_file(weights).path, "rb") as memory:  # noqa: ASYNC230, PTH123 (memory, not a disk)
                 self.weight = float(np.frombuffer(memory.read(4), np.float32)[0])
-        self.version = version
-        return 0.001
+        self.version = weights.version
 
     async def resume(self) -> None:
         pass
@@ -84,7 +95,7 @@ class FakeEngine:
     async def ping(self) -> None:
         await self.gate.wait()
 
-    async def lm_head_gap(self, path: str, size_bytes: int, entries: object) -> float:
+    async def lm_head_gap(self, weights: StagedWeights) -> float:
         return self.head_gap
 
     def close(self) -> None:

@@ -8,14 +8,14 @@ import sys
 
 from doubles.live_run import ROOT
 
-from actors.engines.vllm.settings import engine_environment
+from actors.engines.settings import engine_environment
 from maspo_dist.demo import DemoFiles
 
 REACHED_ITS_END = 42
 SCRIPT = """
 import asyncio, os, signal, sys
 import numpy as np, psutil
-from actors.engines.vllm.settings import EngineSettings
+from actors.interfaces import EngineSettings
 from actors.engines.vllm.engine import VllmEngine
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import ActorDiedError
@@ -27,8 +27,7 @@ PROMPT = np.asarray([3, 20, 21, 4], np.int32)
 async def main() -> None:
     model = ModelConfig(path=sys.argv[1], dtype="float32", device="cpu")
     settings = EngineSettings(model=model, max_model_len=256, tensor_parallel=1, seed=0, arguments={})
-    engine = VllmEngine(settings, on_gpu=False)
-    await engine.connect()
+    engine = VllmEngine(settings, "cpu")
     await engine.ping()
     whole = await engine.generate(PROMPT, Sampling(temperature=1.0, max_response_tokens=4), 7, None)
     assert 1 <= whole.response_ids.size <= 4

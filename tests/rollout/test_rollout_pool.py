@@ -59,7 +59,7 @@ async def running(
 
 
 async def publish(pool: ElasticRolloutPool, version: int) -> PublishReport:
-    return await pool.publish(make_snapshot(version, 1.0)[0], [], [])
+    return await pool.publish(make_snapshot(version, 1.0), [], [])
 
 
 async def generate(pool: ElasticRolloutPool, groups: range) -> list[GroupReport]:

@@ -1,21 +1,37 @@
 """A worker serves only what it has proven to hold."""
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from doubles.loop import FakeEngine, FakeScorer, make_prompt, make_snapshot
+from doubles.loop import FakeEngine, FakeScorer, make_config, make_prompt, make_snapshot
 
+from actors.bench.doubles import Bucket
 from actors.interfaces import ProbeSequence
-from actors.rollout.worker import RolloutWorker
+from actors.rollout.actor import RolloutActor
 from maspo_dist.errors import WeightSyncError
 from maspo_dist.types import RolloutRequest, Sampling
 
 PROBES = [ProbeSequence(token_ids=np.arange(5, dtype=np.int32))]
 
 
-def make_worker(engine: FakeEngine) -> RolloutWorker:
-    return RolloutWorker("rollout worker 0", engine, FakeScorer(), max_logprob_gap=1e-3)
+class Worker(RolloutActor):
+    """A rollout actor in this process."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        super().__init__(make_config(), 0, "cpu", FakeScorer(), Path("logs"))
+        self._fake = engine
+
+    async def _make_engine(self) -> FakeEngine:
+        return self._fake
+
+
+async def make_worker(engine: FakeEngine) -> Worker:
+    worker = Worker(engine)
+    await worker.start_engine()
+    return worker
 
 
 def request(seed: int = 10) -> RolloutRequest:
@@ -27,13 +43,12 @@ def expected(weight: float) -> list[np.ndarray]:
     return [np.full(4, -weight, np.float32)]
 
 
-async def publish(worker: RolloutWorker, version: int, weight: float) -> float:
-    snapshot, buckets = make_snapshot(version, weight)
-    return (await worker.publish(snapshot, buckets, PROBES, expected(weight))).max_logprob_gap
+async def publish(worker: Worker, version: int, weight: float) -> float:
+    return (await worker.publish(make_snapshot(version, weight), PROBES, expected(weight))).max_logprob_gap
 
 
 async def test_a_group_carries_its_responses_verdicts_and_versions() -> None:
-    worker = make_worker(FakeEngine())
+    worker = await make_worker(FakeEngine())
     await publish(worker, 3, 0.25)
     report, group = await worker.generate(request())
     assert [rollout.text for rollout in group.rollouts] == ["10", "11", "12"]
@@ -44,7 +59,7 @@ async def test_a_group_carries_its_responses_verdicts_and_versions() -> None:
 
 
 async def test_nothing_is_served_before_the_first_proof() -> None:
-    worker = make_worker(FakeEngine())
+    worker = await make_worker(FakeEngine())
     serving = asyncio.create_task(worker.generate(request()))
     await asyncio.sleep(0.01)
     assert not serving.done()
@@ -55,7 +70,7 @@ async def test_nothing_is_served_before_the_first_proof() -> None:
 
 async def test_an_engine_that_kept_old_weights_is_refused_and_serves_nothing() -> None:
     engine = FakeEngine()
-    worker = make_worker(engine)
+    worker = await make_worker(engine)
     await publish(worker, 0, 0.5)
     engine.stale = True
     with pytest.raises(WeightSyncError, match=r"rollout worker 0 does not hold policy version 1: .* by 0\.25") as error:
@@ -71,7 +86,7 @@ async def test_an_engine_that_kept_old_weights_is_refused_and_serves_nothing() -
 
 async def test_a_stale_lm_head_is_named() -> None:
     engine = FakeEngine()
-    worker = make_worker(engine)
+    worker = await make_worker(engine)
     await publish(worker, 0, 0.5)
     engine.stale, engine.head_gap = True, 0.3
     with pytest.raises(WeightSyncError, match=r"stale copy of lm_head\.weight \(logits off by 30\.0%\)"):
@@ -80,17 +95,18 @@ async def test_a_stale_lm_head_is_named() -> None:
 
 async def test_bytes_that_changed_on_the_way_are_noticed_before_they_are_loaded() -> None:
     engine = FakeEngine()
-    worker = make_worker(engine)
-    snapshot, buckets = make_snapshot(0, 0.5)
-    damaged = buckets[0][0].copy()
+    worker = await make_worker(engine)
+    snapshot = make_snapshot(0, 0.5)
+    damaged = snapshot.payload[0][0].copy()
     damaged[17] ^= 1
-    with pytest.raises(WeightSyncError, match="received other bytes than were exported"):
-        await worker.publish(snapshot, [[damaged]], PROBES, expected(0.5))
+    snapshot = replace(snapshot, payload=(Bucket([damaged]),))
+    with pytest.raises(WeightSyncError, match="rollout worker 0 received other bytes than were exported"):
+        await worker.publish(snapshot, PROBES, expected(0.5))
     assert engine.version == -1
 
 
 async def test_stopping_ends_the_engine() -> None:
     engine = FakeEngine()
-    worker = make_worker(engine)
-    worker.stop()
+    worker = await make_worker(engine)
+    await worker.stop()
     assert engine.closed

@@ -289,7 +289,7 @@ class SimulatedLearners:
     async def export_weights(self, version: int) -> WeightSnapshot:
         assert version == self._version
         await asyncio.sleep(0.5)
-        return make_snapshot(version, 1.0)[0]
+        return make_snapshot(version, 1.0)
 
     async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
         return [np.full(sequence.token_ids.size - 1, -1.0, np.float32) for sequence in sequences]

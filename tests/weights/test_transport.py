@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,15 @@ from doubles.tiny_learner import make_groups, score
 
 from actors.learner.group import RayLearnerGroup
 from actors.weights.fingerprint import combine, fingerprint
-from actors.weights.staged_weights import StagedWeights, read_tensors
-from actors.weights.weight_buckets import BucketWriter
+from actors.weights.object_store import write_buckets
+from actors.weights.shared_memory import SharedMemory, mapped_file, read_tensors
 from maspo_dist.config import ClusterConfig
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.errors import LearnerLostError, WeightSyncError
+
+
+def _copies(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [part.copy() for part in parts]
 
 
 def test_tensors_come_back_from_their_buckets() -> None:
@@ -29,15 +33,11 @@ def test_tensors_come_back_from_their_buckets() -> None:
         "c.weight": torch.randn(40, 40, generator=generator),
         "scalar": torch.tensor(3.0),
     }
-    writer = BucketWriter(lambda parts: [part.copy() for part in parts], bucket_bytes=256)
     for version in range(2):
-        for name, tensor in tensors.items():
-            writer.add(name, tensor)
-        snapshot = writer.finish(version)
+        snapshot = write_buckets(version, tensors.items(), _copies, bucket_bytes=256)
         assert snapshot.version == version
-        assert [len(bucket) for bucket in snapshot.buckets] == [2, 1, 1]
-        parts = [part for bucket in snapshot.buckets for part in bucket]
-        assert snapshot.total_bytes == sum(part.size for part in parts)
+        assert [len(bucket) for bucket in snapshot.payload] == [2, 1, 1]
+        parts = [part for bucket in snapshot.payload for part in bucket]
         assert snapshot.fingerprint == combine([fingerprint(part) for part in parts])
         for entry, part, (name, tensor) in zip(snapshot.entries, parts, tensors.items(), strict=True):
             assert entry == (name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
@@ -46,18 +46,15 @@ def test_tensors_come_back_from_their_buckets() -> None:
 
 def test_staged_weights_are_read_as_they_were_added() -> None:
     generator = torch.Generator().manual_seed(0)
-    memory = StagedWeights()
+    memory = SharedMemory()
     for rows in (5, 700):
         tensors = {
             "a": torch.randn(rows, 3, generator=generator),
             "b": torch.randn(rows, 33, generator=generator).bfloat16(),
         }
-        writer = BucketWriter(lambda parts: [part.copy() for part in parts])
-        for name, tensor in tensors.items():
-            writer.add(name, tensor)
-        snapshot = writer.finish(1)
-        entries = memory.stage(snapshot, snapshot.buckets, "worker")
-        read = dict(read_tensors(memory.path, memory.size_bytes, entries))
+        snapshot = write_buckets(1, tensors.items(), _copies)
+        weights = memory.stage(snapshot, snapshot.payload)
+        read = dict(read_tensors(mapped_file(weights), weights.entries))
         assert read.keys() == tensors.keys()
         assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
     memory.close()

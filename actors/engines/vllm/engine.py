@@ -1,20 +1,18 @@
-"""The rollout engine: vLLM's AsyncLLM behind a small, typed surface.
+"""vLLM's AsyncLLM as a rollout engine.
 
-Logprobs come from the distribution that was sampled (`processed_logprobs`), so that at any
-temperature they are the learner's logπ of the same tokens with logits divided alike.
+Logprobs are of the sampled distribution (`processed_logprobs`): at any temperature they equal the learner's logπ of
+the same tokens, whose logits are divided by the same temperature.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from vllm import SamplingParams
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -25,17 +23,18 @@ from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from actors.engines.vllm.settings import AS_LOADED, EngineSettings
 from actors.engines.vllm.weights import BACKEND
-from actors.weights.staged_weights import Entries
+from actors.interfaces import AS_LOADED, EngineSettings, StagedWeights
+from actors.weights.shared_memory import mapped_file
 from maspo_dist.errors import ActorDiedError
+from maspo_dist.planning.placement import Device
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
 
-#: Engine arguments on a machine without a GPU; rollout.engine overrides them. A chunked prefill rewinds
-#: the request's random generator, which torch cannot do on CPU: the engine would die of it.
+#: Engine arguments on a machine without a GPU; rollout.engine overrides them. A chunked prefill rewinds the request's
+#: random generator, which torch cannot do on CPU, so that the engine would fail.
 _CPU_ARGUMENTS: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False}
 
-#: Within a placement group vLLM would take the group's bundles for its own actors; the worker's GPUs are in one.
+#: The worker's GPUs are all in one bundle; vLLM's own actors would take one bundle each.
 _PARALLEL_ARGUMENTS: dict[str, Any] = {"distributed_executor_backend": "mp"}
 
 _SHUTDOWN_TIMEOUT_S = 10.0
@@ -43,14 +42,14 @@ _AS_LOADED_LABEL = "default"
 
 
 class VllmEngine:
-    """One engine. All methods are coroutines of one event loop."""
+    """Implements `interfaces.RolloutEngine`; the contract of each method is there."""
 
-    def __init__(self, settings: EngineSettings, *, on_gpu: bool) -> None:
+    def __init__(self, settings: EngineSettings, device: Device) -> None:
         """Starts the engine's processes and loads the model; takes 7 to 60 s."""
         arguments: dict[str, Any] = {
             "max_model_len": settings.max_model_len,
             "disable_log_stats": True,
-            **({} if on_gpu else _CPU_ARGUMENTS),
+            **({} if device == "cuda" else _CPU_ARGUMENTS),
             **({} if settings.tensor_parallel == 1 else _PARALLEL_ARGUMENTS),
             **settings.arguments,
         }
@@ -68,18 +67,14 @@ class VllmEngine:
         )
         self._engine = AsyncLLM.from_engine_args(engine_args)
         self._tokenizer = self._engine.get_tokenizer()
-        self._version = AS_LOADED
-        # A full collection over all that vLLM and torch have loaded would hold the event loop for a third of a second.
+        self._receives_weights = False
+        # A full collection over everything that vLLM and torch have loaded would block the event loop for 0.3 s.
         freeze_gc_heap()
 
-    async def connect(self) -> None:
-        """Makes the engine ready to receive weights."""
-        await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
-
     async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
-        """One response to one prompt. Equal seeds give equal responses, up to batch-dependent rounding.
+        """Equal seeds give equal responses up to rounding that depends on the batch.
 
-        One still open after `cut_after_s` ends there as truncated; with no token yet it gets one more chance.
+        A response that is cut before its first token is sampled again.
         """
         parameters = SamplingParams(
             temperature=sampling.temperature,
@@ -98,7 +93,6 @@ class VllmEngine:
                 return self._rollout(result.outputs[0])
 
     async def prompt_logprobs(self, token_ids: IntArray) -> FloatArray:
-        """Raw logprobs f32[L−1] of tokens 1 to L−1 of a whole sequence, past any prefix cache."""
         parameters = SamplingParams(
             temperature=0.0,
             max_tokens=1,
@@ -116,35 +110,34 @@ class VllmEngine:
         ]
         return np.asarray(values, np.float32)
 
-    async def load_weights(self, path: str, size_bytes: int, entries: Entries, version: int) -> float:
-        """Swaps in a snapshot under running requests, which are kept and go on; returns the pause in seconds.
-
-        The prefix cache, whose keys and values belong to the old weights, is cleared.
-        """
-        started_s = time.perf_counter()
-        update = WeightTransferUpdateRequest(
-            update_info={"path": path, "size_bytes": size_bytes, "entries": entries},
-        )
+    async def pause(self) -> None:
+        """Also clears the prefix cache, whose keys and values belong to the old weights."""
         with _engine_death():
             await self._engine.pause_generation(mode="keep", clear_cache=True)
+
+    async def load(self, weights: StagedWeights) -> None:
+        file = mapped_file(weights)
+        update = {"path": file.path, "size_bytes": file.size_bytes, "entries": weights.entries}
+        with _engine_death():
+            if not self._receives_weights:
+                await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+                self._receives_weights = True
             await self._engine.start_weight_update()
-            await self._engine.update_weights(update)
-            await self._engine.finish_weight_update(str(version))
-        self._version = version
-        return time.perf_counter() - started_s
+            await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
+            await self._engine.finish_weight_update(str(weights.version))
 
     async def resume(self) -> None:
-        """Lets held requests go on after `load_weights`."""
         with _engine_death():
             await self._engine.resume_generation()
 
     async def ping(self) -> None:
-        """Comes back when the engine's processes answer between two of their steps."""
+        """Returns when the engine's processes answer between two of their steps."""
         await self._rpc("alive", ())
 
-    async def lm_head_gap(self, path: str, size_bytes: int, entries: Entries) -> float:
-        """Relative gap of the LM head against the published weight, see `WeightProofs`."""
-        return max(await self._rpc("lm_head_gap", (path, size_bytes, entries)))
+    async def lm_head_gap(self, weights: StagedWeights) -> float:
+        """See `WeightProofs.lm_head_gap`."""
+        file = mapped_file(weights)
+        return max(await self._rpc("lm_head_gap", (file.path, file.size_bytes, weights.entries)))
 
     async def _rpc(self, method: str, arguments: tuple[Any, ...]) -> Sequence[float]:
         with _engine_death():
@@ -152,7 +145,7 @@ class VllmEngine:
         return answers
 
     def close(self) -> None:
-        """Ends the engine's processes, with time to take their shared memory down."""
+        """Ends the engine's processes, with time to remove their shared memory."""
         self._engine.shutdown(timeout=_SHUTDOWN_TIMEOUT_S)
 
     async def _final(
@@ -180,7 +173,7 @@ class VllmEngine:
 
     def _rollout(self, output: CompletionOutput) -> Rollout:
         token_ids = list(output.token_ids)
-        # An abort is ours: a straggler was cut.
+        # `_final` aborts a straggler.
         if output.logprobs is None or output.finish_reason not in ("stop", "length", "abort"):
             raise RuntimeError(f"vLLM ended a request with {output.finish_reason!r} instead of a response")
         logprobs = [position[token].logprob for position, token in zip(output.logprobs, token_ids, strict=True)]
@@ -197,7 +190,7 @@ class VllmEngine:
 
 @contextmanager
 def _engine_death() -> Iterator[None]:
-    """The engine's death by the name that the pool knows."""
+    """Raises ActorDiedError, which the pool handles, when the engine's process is dead."""
     try:
         yield
     except EngineDeadError as error:
@@ -205,10 +198,5 @@ def _engine_death() -> Iterator[None]:
 
 
 def _version_number(label: str) -> int:
-    """vLLM labels weights by text, those it started with by a word of its own."""
+    """vLLM labels weights by text, and the weights that it started with by `_AS_LOADED_LABEL`."""
     return AS_LOADED if label == _AS_LOADED_LABEL else int(label)
-
-
-def gpu_is_available() -> bool:
-    """Whether this process sees a CUDA device."""
-    return torch.cuda.is_available()

@@ -1,36 +1,18 @@
-"""What a generation engine is made from, whoever asks for it."""
+"""Settings of a generation engine, for training and for evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from maspo_dist.config import EvaluationConfig, ModelConfig, TrainConfig
+from actors.interfaces import EngineSettings
+from maspo_dist.config import EvaluationConfig, TrainConfig
 from maspo_dist.planning.placement import Device
-
-#: Policy version of tokens from an engine that serves its model as it was loaded, none published to it.
-AS_LOADED = -1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSettings:
-    """`max_model_len` is prompt and response at their longest, in tokens; `arguments` are the engine's own."""
-
-    model: ModelConfig
-    max_model_len: int
-    tensor_parallel: int
-    seed: int
-    arguments: Mapping[str, Any]
 
 
 def engine_environment(device: Device, threads: int) -> dict[str, str]:
-    """What vLLM reads when it is imported; `threads` are CPU threads for its arithmetic."""
+    """Environment of an engine's process, which vLLM reads when imported; `threads` are CPU threads for arithmetic."""
     common = {
         "OMP_NUM_THREADS": str(threads),
         # Has vLLM load actors.engines.vllm.plugin.
         "MASPO_DIST_ENGINE": "1",
-        # The engines are local: what they serve is nobody else's statistic.
         "VLLM_NO_USAGE_STATS": "1",
     }
     if device == "cuda":
@@ -38,7 +20,7 @@ def engine_environment(device: Device, threads: int) -> dict[str, str]:
     return common | {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        # The model runs in the engine's process: a worker's would only import torch and vLLM a third time.
+        # Runs the model in the engine's process: a worker process would import torch and vLLM a third time.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # Keeps torch from compiling C++ at the first request with logprobs.
         "TORCHDYNAMO_DISABLE": "1",

@@ -1,0 +1,14 @@
+"""The weight transports by their names in `sync.transport`."""
+
+from __future__ import annotations
+
+from actors.interfaces import WeightTransport
+from maspo_dist.config.extension import load_class
+
+_OBJECT_STORE = "python:actors.weights.object_store:ObjectStoreTransport"
+_TRANSPORTS = {"auto": _OBJECT_STORE, "object_store": _OBJECT_STORE}
+
+
+def weight_transport(name: str) -> type[WeightTransport]:
+    """The class of `name`. Raises ConfigError when it cannot be imported or lacks a method of WeightTransport."""
+    return load_class(_TRANSPORTS.get(name, name), "sync.transport", WeightTransport)

@@ -72,8 +72,10 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     from maspo_dist.config import load_config
 
     loaded = load_config(config, overrides or ())
+    from actors.commands.extensions import require_extensions
     from maspo_dist.planning.check import check_run
 
+    require_extensions(loaded)
     check_run(loaded, Console(soft_wrap=True))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -144,12 +145,15 @@ def make_scored(report: GroupReport, advantages: FloatArray) -> ScoredGroup:
     return ScoredGroup(report=report, rewards=advantages, advantages=advantages, trainable=trainable)
 
 
-class Bucket(list[np.ndarray]):
-    """Bytes of weights that are their own reference: awaiting them returns them."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Bucket:
+    """Bytes of weights behind a reference of their own: awaiting it returns them."""
 
-    def __await__(self) -> Generator[None, None, Bucket]:
+    parts: list[np.ndarray]
+
+    def __await__(self) -> Generator[None, None, list[np.ndarray]]:
         yield from ()
-        return self
+        return self.parts
 
 
 def make_snapshot(version: int, weight: float) -> WeightSnapshot:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from actors.commands.extensions import require_extensions
 from actors.controller.controller import Controller, Session
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
@@ -49,6 +50,7 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
     Raises ConfigError where a checkpoint is resumed under a configuration that would train something else,
     unless `allow_config_change`.
     """
+    require_extensions(config)
     prepared = prepare(config)
     path = config.run.dir / config.run.name
     fresh = config.checkpoint.resume == "never"

@@ -97,7 +97,7 @@ async def test_bytes_that_changed_on_the_way_are_noticed_before_they_are_loaded(
     engine = FakeEngine()
     worker = await make_worker(engine)
     snapshot = make_snapshot(0, 0.5)
-    damaged = snapshot.payload[0][0].copy()
+    damaged = snapshot.payload[0].parts[0].copy()
     damaged[17] ^= 1
     snapshot = replace(snapshot, payload=(Bucket([damaged]),))
     with pytest.raises(WeightSyncError, match="rollout worker 0 received other bytes than were exported"):

@@ -1,0 +1,124 @@
+"""An engine from a module outside the packages serves a pool, weights and all."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from doubles.loop import FakeScorer, make_config, make_prompt
+
+from actors.commands.extensions import require_extensions
+from actors.interfaces import Body, ProbeSequence, WeightSnapshot
+from actors.rollout.actor import RolloutActor
+from actors.rollout.pool import ElasticRolloutPool
+from actors.weights.transport import weight_transport
+from maspo_dist.config import TrainConfig
+from maspo_dist.errors import ConfigError, WeightSyncError
+from maspo_dist.types import Event, RolloutGroup, RolloutRequest, Sampling
+
+OWN = {
+    "rollout": {"backend": "python:doubles.own_engine:CountingEngine", "workers": 2},
+    "sync": {"transport": "python:doubles.own_transport:FileTransport"},
+}
+PROBES = [ProbeSequence(token_ids=np.arange(5, dtype=np.int32))]
+
+
+class LocalWorker(RolloutActor):
+    """A rollout actor in this process, as its own handle."""
+
+    name = "rollout worker"
+
+    async def ping(self) -> None:
+        await self._engine.ping()
+
+    async def is_gone_with_its_node(self) -> bool:
+        return False
+
+    def kill(self) -> None:
+        """The pool has stopped it."""
+
+
+class LocalWorkers:
+    """Starts workers in this process."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config = config
+
+    async def start_worker(self, index: int) -> LocalWorker:
+        worker = LocalWorker(self._config, index, "cpu", FakeScorer(), Path("logs"))
+        await worker.start_engine()
+        return worker
+
+    async def room(self) -> int:
+        return 0
+
+    async def fetch(self, body: Body) -> RolloutGroup:
+        assert isinstance(body, RolloutGroup)
+        return body
+
+    def store(self, group: RolloutGroup) -> Body:
+        return group
+
+
+def exported(config: TrainConfig, version: int, weight: float) -> WeightSnapshot:
+    snapshot = weight_transport(config.sync.transport)().export(version, [("weight", torch.tensor([weight]))], 0)
+    assert snapshot is not None
+    return snapshot
+
+
+def expected(weight: float) -> list[np.ndarray]:
+    return [np.full(4, -weight, np.float32)]
+
+
+def request(group_id: int) -> RolloutRequest:
+    sampling = Sampling(temperature=1.0, max_response_tokens=100)
+    return RolloutRequest(
+        group_id=group_id, attempt=0, prompt=make_prompt(group_id), num_samples=2, sampling=sampling, seed=2
+    )
+
+
+async def test_an_own_engine_and_an_own_transport_serve_a_pool() -> None:
+    config = make_config(**OWN)
+    events: list[Event] = []
+    pool = ElasticRolloutPool(config, LocalWorkers(config), events.append)
+    await pool.start()
+    try:
+        report = await pool.publish(exported(config, 0, 0.5), PROBES, expected(0.5))
+        assert (report.version, report.max_logprob_gap) == (0, 0.0)
+        generating = [asyncio.create_task(pool.generate(request(group))) for group in range(4)]
+        await asyncio.sleep(0.02)
+        await pool.publish(exported(config, 1, 0.75), PROBES, expected(0.75))
+        for task in generating:
+            group_report, group = await task
+            assert [version for version, _ in group_report.version_tokens] == [0, 1]
+            for rollout in group.rollouts:
+                (_, old), (_, new) = rollout.token_versions
+                assert rollout.behavior_logprobs.tolist() == [-0.5] * old + [-0.75] * new
+        with pytest.raises(WeightSyncError, match="does not hold policy version 2"):
+            await pool.publish(exported(config, 2, 1.0), PROBES, expected(0.75))
+    finally:
+        await pool.stop()
+    assert not events
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("own_engine:MuteEngine", "lacks prompt_logprobs, pause, load, resume, lm_head_gap, ping, close: "),
+        ("own_engine:Other", "module doubles.own_engine has no Other"),
+        ("no_engine:Other", "importing doubles.no_engine fails"),
+        ("own_engine:AS_LOADED", "which is no class"),
+    ],
+)
+def test_an_engine_that_cannot_serve_is_refused_before_anything_starts(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^rollout\.backend is 'python:doubles\.{name}'.*{said}") as error:
+        require_extensions(make_config(rollout={"backend": f"python:doubles.{name}"}))
+    assert "\n" not in str(error.value)
+
+
+def test_own_parts_that_can_serve_are_accepted() -> None:
+    require_extensions(make_config(**OWN))
+    require_extensions(make_config())

@@ -10,7 +10,7 @@ from actors.interfaces import ProbeSequence
 
 
 def probe_sequences(prompts: Sequence[Sequence[int]], count: int, tokens: int) -> list[ProbeSequence]:
-    """`count` sequences of `tokens` ids, made of training prompts laid end to end."""
+    """`count` sequences of `tokens` ids, cut from training prompts laid end to end."""
     ids = [token for prompt in prompts for token in prompt]
     return [
         ProbeSequence(token_ids=np.asarray(ids[start : start + tokens], np.int32))

@@ -1,7 +1,7 @@
-"""A vLLM plugin: the engine's processes end with the actor that made them.
+"""A vLLM plugin: the engine's processes end with the actor that started them.
 
-vLLM's EngineCore outlives a parent that was killed, holding its memory and GPU. vLLM loads plugins in
-each of its processes before anything else; this one asks the kernel to end the process with its parent.
+vLLM's EngineCore outlives a killed parent and keeps its memory and GPU. vLLM loads plugins in each of its processes
+before anything else; this plugin asks the kernel to end the process with its parent.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 
 _PR_SET_PDEATHSIG = 1
 
-#: Set by the rollout actor, so that other uses of vLLM in the same environment are left alone.
+#: Set for the rollout actor, so that other uses of vLLM in the same environment are not changed.
 MARKER = "MASPO_DIST_ENGINE"
 
 
@@ -24,5 +24,5 @@ def register() -> None:
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent.pid:
-        # It died before the request to the kernel.
+        # The parent died before the request to the kernel.
         os._exit(1)

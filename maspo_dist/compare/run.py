@@ -21,9 +21,9 @@ from maspo_dist.compare.page import render_comparison
 from maspo_dist.compare.plan import Plan, PlannedRun, is_finished
 from maspo_dist.compare.processes import last_line, run_all, train_command
 from maspo_dist.errors import ConfigError, RunsFailedError
-from maspo_dist.runs.folder_lock import lock_folder
+from maspo_dist.runs.folder import lock_folder
 from maspo_dist.runs.interrupt import until_signal
-from maspo_dist.runs.whole_file import replace_text
+from maspo_dist.runs.jsonl import replace_text
 from maspo_dist.views.format import format_duration
 
 #: Exit code of a run whose input cannot run; the next run's could not either.

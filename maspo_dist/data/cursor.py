@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import ConfigDict
 
 from maspo_dist.errors import DataError
 from maspo_dist.types import Prompt
@@ -14,11 +15,12 @@ from maspo_dist.types import Prompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CursorState:
-    """Where a cursor stands; plain numbers and text, so that JSON holds it.
+    """Position of a cursor in plain numbers and text, for JSON.
 
-    `epoch` and `position` name the next prompt. `data_digest` tells whether a data set is the one
-    that the state was taken from.
+    `epoch` and `position` name the next prompt. `data_digest` identifies the prompts.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     seed: int
     epoch: int

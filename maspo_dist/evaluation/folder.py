@@ -27,9 +27,8 @@ from maspo_dist.config.section import Effect
 from maspo_dist.data.rows import HUB_PREFIX
 from maspo_dist.errors import ConfigError
 from maspo_dist.evaluation.results import Outcome
-from maspo_dist.runs.folder_lock import lock_folder
-from maspo_dist.runs.jsonl import JsonLog, finite, read_rows
-from maspo_dist.runs.whole_file import replace_text
+from maspo_dist.runs.folder import lock_folder
+from maspo_dist.runs.jsonl import JsonLog, finite, read_rows, replace_text
 
 _MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py")
 _CHUNK_BYTES = 1 << 22

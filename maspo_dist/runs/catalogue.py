@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from maspo_dist.types import EventKind
 
@@ -199,3 +199,16 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
 _PATTERNS = tuple((metric, _pattern(metric.name)) for metric in METRICS if "<" in metric.name)
+
+
+class HeldOutScore(NamedTuple):
+    """A metric that is a score on a held-out set. `measure` is such as avg@1 or pass@4."""
+
+    set_name: str
+    measure: str
+
+
+def held_out_score(name: str) -> HeldOutScore | None:
+    """The held-out score that the metric `name` is; None for any other metric."""
+    match = re.fullmatch(r"eval/([^/]+)/((?:avg|pass)@\d+)", name)
+    return HeldOutScore(match[1], match[2]) if match else None

@@ -1,4 +1,4 @@
-"""Saving beside training.
+"""Saving while training goes on.
 
 save ──► learners write (training waits) ──► hash, fsync, rename, read back, remove older (a thread)
                                                    │ meanwhile the next steps are trained
@@ -20,7 +20,7 @@ from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, Finished
 class CheckpointWriter:
     """Writes the checkpoints of a run, at most one at a time. All methods belong to one event loop.
 
-    A failed write (a full disk) costs that checkpoint, not the run: `on_failure(step, what happened)`.
+    A failed write (a full disk) loses that checkpoint, not the run: `on_failure(step, what happened)` is called.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class CheckpointWriter:
     async def save(
         self, state: RunState, finished: Sequence[FinishedGroup], write_learners: Callable[[Path], Awaitable[None]]
     ) -> float:
-        """Saves `state` with what `write_learners` puts into the folder it is given; returns the seconds that
-        training stood still. The checkpoint counts only once `drain` or the next `save` has returned.
+        """Saves `state` and what `write_learners` writes into its folder; returns the seconds that training waited.
 
-        `state` and the learners must be of the same moment: nothing may train before this returns.
+        The checkpoint counts only once `drain` or the next `save` has returned. `state` and the learners must be of
+        the same moment: nothing may train before this returns.
         """
         started_s = time.perf_counter()
         await self.drain()
@@ -52,7 +52,7 @@ class CheckpointWriter:
             await write_learners((part / LEARNER_FOLDER).resolve())
         except OSError as error:
             if part is not None:
-                # On a full disk, half a checkpoint is room that the logs need.
+                # On a full disk, the logs need the room of half a checkpoint.
                 await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
             self._on_failure(state.step, str(error))
         else:
@@ -60,8 +60,9 @@ class CheckpointWriter:
         return time.perf_counter() - started_s
 
     async def score(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Tells how the policy after `step` did, for `keep_best`; before or after its `save`, and only once the
-        step has been evaluated. Metrics without the score change nothing.
+        """Records the score of the policy after `step`, for `keep_best`; metrics without that score change nothing.
+
+        Call it once the step has been evaluated, before or after its `save`.
         """
         score = score_of(metrics, self._config.keep_best)
         if score is not None:
@@ -71,7 +72,7 @@ class CheckpointWriter:
                 self._on_failure(step, str(error))
 
     async def drain(self) -> None:
-        """Waits until the last checkpoint is in place, or has failed. A cancelled wait leaves it running."""
+        """Waits until the last checkpoint is in place or has failed. Cancelling the wait does not cancel the save."""
         if self._committing is not None:
             await asyncio.shield(self._committing)
             self._committing = None

@@ -2,18 +2,19 @@
 
     runs/<name>/
         config.yaml       the resolved configuration
-        metrics.jsonl     one object per step: `step` and flat `group/name` numbers; held-out scores in one of their own
+        metrics.jsonl     one object per step: `step` and flat `group/name` numbers; held-out scores have their own row
         ledger.jsonl      what became of every prompt group
         samples.jsonl     prompts, responses, verdicts
         events.jsonl      faults, restarts, scaling
-        live.json         how the run stands this second; ray_address   the cluster that it is on
+        live.json         what the run does at this moment
+        ray_address       the cluster that it is on
         checkpoints/      step-000040/ …
-        steps/            recorded ones, for replay
+        steps/            recorded steps, for replay
         tensorboard/      event files
-        logs/             one file a process
+        logs/             one file per process
         report.html
 
-One process writes at a time, held by a lock; anyone may read meanwhile.
+One process writes at a time and holds a lock; any process may read meanwhile.
 """
 
 from __future__ import annotations
@@ -29,17 +30,15 @@ from typing import Any, BinaryIO, Self
 import yaml
 
 from maspo_dist.errors import ConfigError, DataError
-from maspo_dist.runs.folder_lock import lock_folder
-from maspo_dist.runs.jsonl import JsonLog, finite, read_rows
-from maspo_dist.runs.whole_file import replace_text
+from maspo_dist.runs.jsonl import JsonLog, finite, read_rows, replace_text
 from maspo_dist.types import Event, LedgerRow, SampleRow
 
 
 class RunFolder:
-    """Owns the paths of one run folder and the appends to its files."""
+    """The paths of one run folder, and the appends to its files."""
 
     def __init__(self, path: Path) -> None:
-        """Names a folder, for reading; `create` and `resume` make one that may be written."""
+        """Names a folder, for reading; `create` and `resume` open a folder for writing."""
         self.path = path
         self.config_path = path / "config.yaml"
         self.metrics_path = path / "metrics.jsonl"
@@ -64,14 +63,13 @@ class RunFolder:
     def create(cls, path: Path) -> RunFolder:
         """Makes the folder of a new run and takes its lock.
 
-        A folder whose run never got as far as a metric or a checkpoint is taken over; its events
-        stay. Raises ConfigError for one that was used, is in use, or cannot be made.
+        A folder whose run wrote neither a metric nor a checkpoint is reused; its events stay. Raises ConfigError for
+        a folder that was used, is in use, or cannot be made.
         """
         folder = cls(path)
         if folder.used:
             raise ConfigError(
-                f"run folder {path} exists already: choose another run.name, "
-                "or set checkpoint.resume=auto to go on with it"
+                f"run folder {path} exists already: choose another run.name, or set checkpoint.resume=auto to resume it"
             )
         folder._take()
         for log in (folder._metrics, folder._ledger, folder._samples):
@@ -80,7 +78,7 @@ class RunFolder:
 
     @classmethod
     def resume(cls, path: Path) -> RunFolder:
-        """Takes the folder of an interrupted run, or makes a new one; `rewind` says from which step.
+        """Opens the folder of an interrupted run, or makes a new folder; `rewind` then sets the step.
 
         Raises ConfigError if the folder is in use or cannot be written.
         """
@@ -109,11 +107,11 @@ class RunFolder:
 
     @property
     def in_use(self) -> bool:
-        """Whether a process is writing here. Not for the writing process, whose lock it could drop."""
+        """Whether a process writes here. Not for the writing process itself: the check could drop its lock."""
         if self._lock is not None:
             return True
         try:
-            # Append mode makes files; a reader must not.
+            # Append mode would make the file, and a reader must not.
             with (self.path / ".lock").open("r+b") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -123,11 +121,8 @@ class RunFolder:
         return False
 
     def write_config(self, config_yaml: str) -> None:
-        """Replaces config.yaml; call it once the run is sure to go by it."""
+        """Replaces config.yaml; call it once the run is certain to use this configuration."""
         replace_text(self.config_path, config_yaml)
-
-    def checkpoint_path(self, step: int) -> Path:
-        return self.checkpoints_path / f"step-{step:06d}"
 
     @property
     def last_step(self) -> int | None:
@@ -176,9 +171,9 @@ class RunFolder:
         return read_rows(self.events_path)
 
     def read_config(self) -> dict[str, Any]:
-        """config.yaml as plain values, unvalidated, since another version may have written it.
+        """config.yaml as plain values, unvalidated, since another version may have written it; empty without the file.
 
-        Empty if there is none. Raises DataError for one that is not YAML.
+        Raises DataError for a file that is not YAML.
         """
         if not self.config_path.is_file():
             return {}
@@ -189,10 +184,10 @@ class RunFolder:
         return config if isinstance(config, dict) else {}
 
     def rewind(self, step: int) -> int:
-        """Forgets what came after `step`, so that a resumed run writes it once; returns the steps forgotten.
+        """Removes the rows after `step`, which a resumed run writes again; returns the number of steps removed.
 
-        Pending ledger rows go whatever their step: their groups are admitted again and end anew.
-        Events stay, since they happened.
+        Pending ledger rows of every step are removed: their groups are admitted again. Events stay, since they
+        happened.
         """
 
         def happened(row: dict[str, Any]) -> bool:
@@ -209,16 +204,16 @@ class RunFolder:
         self.address_path.write_text(address, encoding="utf-8")
 
     def read_address(self) -> str | None:
-        """The Ray cluster that the run was last on; None if it never said."""
+        """The Ray cluster that the run was last on; None before it has started."""
         return self.address_path.read_text(encoding="utf-8") if self.address_path.is_file() else None
 
     def sync(self) -> None:
-        """Makes what was written so far outlive a crash of the machine."""
+        """Waits until the disk holds everything written so far."""
         for log in (self._metrics, self._ledger, self._samples, self._events):
             log.sync()
 
     def close(self) -> None:
-        """Closes all files and gives the lock back. Harmless when called twice."""
+        """Closes all files and releases the lock. May be called twice."""
         for log in (self._metrics, self._ledger, self._samples, self._events):
             log.close()
         if self._lock is not None:
@@ -244,3 +239,21 @@ class RunFolder:
             )
         except OSError as error:
             raise ConfigError(f"run folder {self.path} cannot be written: {error.strerror}; set run.dir") from None
+
+
+def lock_folder(folder: Path, complaint: str) -> BinaryIO:
+    """Locks `folder` for this process alone; closing the returned file releases it.
+
+    Raises ConfigError with `complaint` if another process holds the lock, OSError if the file cannot be made.
+    """
+    file = (folder / ".lock").open("ab")
+    try:
+        # A record lock, not flock: children forked while it is held do not keep it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        raise ConfigError(complaint) from None
+    except OSError:
+        # Some network file systems have no locks; a run there works without one.
+        return file
+    return file

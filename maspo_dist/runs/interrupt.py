@@ -1,4 +1,4 @@
-"""A command that is told to end: by Ctrl-C, by `kill`, or by a node that is taken away."""
+"""Commands that end in order on SIGINT or SIGTERM: Ctrl-C, `kill`, or a node that is pre-empted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 
-#: From a request to end to the end, at most: a pre-empted node gives 30 s.
+#: Most seconds from the first signal to the end: a pre-empted node gives 30 s.
 GRACE_S = 20.0
 
 WatchSignals = Callable[[], None]
@@ -23,9 +23,9 @@ async def until_signal(
 ) -> signal.Signals | None:
     """Awaits `drive`; returns the SIGINT or SIGTERM that ended it, or None.
 
-    The first signal calls `request_stop`; where that says that the work will end by itself, it has `grace_s` to do
-    so. Otherwise, past that, and at a second signal, `drive` is cancelled, so that its clean-up runs. `drive` gets a
-    function that takes the signals again, for when something else took them.
+    The first signal calls `request_stop`. If it returns True, the work has `grace_s` to end by itself. If it returns
+    False, after `grace_s`, or at a second signal, `drive` is cancelled, so that its clean-up runs. `drive` gets a
+    function that installs the signal handlers again, for use after a library has replaced them.
     """
     received: list[signal.Signals] = []
     loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
-"""Append-only files of one JSON object a line, safe to read while they are written.
+"""Append-only files of one JSON object per line, and the atomic replacement of a text file.
 
-A process killed in the middle of a write leaves at most one line without its newline. Readers skip
-that line; a writer cuts it off when it opens the file.
+Both are safe to read while they are written. A process that is killed during an append leaves at most one line
+without its newline: readers skip that line, and a writer cuts it off when it opens the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from maspo_dist.errors import DataError
 
-_TAIL_BLOCK_BYTES = 1 << 16
+_TAIL_BYTES = 1 << 16
 
 
 class JsonLog:
@@ -27,10 +27,10 @@ class JsonLog:
         self._file: FileIO | None = None
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
-        """Adds a line for each row, in one write, and flushes it to the operating system.
+        """Adds one line per row in one write, and hands it to the operating system.
 
-        Raises ValueError for a value that JSON has no word for (NaN, an array), OSError when the
-        disk is full; the file then ends with the last whole line, as before.
+        Raises ValueError for a value that JSON cannot represent (NaN, an array) and OSError when the disk is full.
+        After an OSError the file ends with the last whole line, as before the call.
         """
         data = b"".join(_encode(row) for row in rows)
         if not data:
@@ -47,10 +47,7 @@ class JsonLog:
             raise
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
-        """Rewrites the file with the rows that `wanted` accepts; returns how many went.
-
-        The new file replaces the old one in one rename.
-        """
+        """Replaces the file, in one rename, by the rows that `wanted` accepts; returns how many rows it refused."""
         self.close()
         if not self.path.exists():
             return 0
@@ -68,7 +65,7 @@ class JsonLog:
         return removed
 
     def sync(self) -> None:
-        """Waits until the disk has what was appended."""
+        """Waits until the disk holds everything that was appended."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
@@ -85,23 +82,30 @@ class JsonLog:
         self.close()
 
     def _open(self) -> FileIO:
-        # Unbuffered: what append returns from, a reader can see.
+        # Unbuffered: a reader sees a row as soon as append returns.
         file = self.path.open("ab", buffering=0)
-        whole = _whole_lines_bytes(self.path)
-        if whole < file.tell():
-            file.truncate(whole)
+        _, end = _last_lines(self.path, _TAIL_BYTES)
+        if end < file.tell():
+            file.truncate(end)
         return file
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Replaces `path` by `text` (UTF-8) in one rename: a reader finds the old or the new file, whole."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
 def finite(row: Mapping[str, object]) -> dict[str, object]:
-    """`row` with None in place of infinities and NaN, for which JSON has no word."""
+    """`row` with None for NaN and infinities, which JSON cannot represent."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
     }
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file, oldest first; none if it does not exist. A torn last line is left out.
+    """The rows of a file, oldest first; none if the file does not exist. A torn last line is left out.
 
     Raises DataError naming file and line where a whole line is not a JSON object.
     """
@@ -111,70 +115,43 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         return
     with file:
         for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: not a JSON object; remove the line to go on")
-            yield row
-
-
-def last_row(path: Path) -> dict[str, Any] | None:
-    """The last whole row, read from the end of the file; None if there is none."""
-    if not path.exists():
-        return None
-    end = _whole_lines_bytes(path)
-    with path.open("rb") as file:
-        start, line = end, b""
-        while start > 0 and b"\n" not in line[:-1]:
-            block_start = max(0, start - _TAIL_BLOCK_BYTES)
-            file.seek(block_start)
-            line = file.read(start - block_start) + line
-            start = block_start
-    text = line[:-1].rpartition(b"\n")[2]
-    if not text:
-        return None
-    try:
-        row = json.loads(text)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        raise DataError(f"{path}: the last line is not a JSON object; remove it to go on")
-    return row
+            if line.endswith(b"\n"):
+                yield _decode(line, f"{path}, line {number}")
 
 
 def tail_rows(path: Path, max_bytes: int = 1 << 22) -> list[dict[str, Any]]:
-    """The last rows, as many as fit in `max_bytes` (a longer last row alone)."""
+    """The last whole rows, as many as fit in `max_bytes`; more only for a longer last row. Raises as read_rows does."""
+    return [_decode(line, f"{path}, near its end") for line in _last_lines(path, max_bytes)[0]]
+
+
+def _last_lines(path: Path, max_bytes: int) -> tuple[list[bytes], int]:
+    """The last whole lines of `tail_rows`, and the offset at which they end."""
     if not path.exists():
-        return []
-    end = _whole_lines_bytes(path)
-    start = max(0, end - max_bytes)
-    with path.open("rb") as file:
-        file.seek(start)
-        data = file.read(end - start)
-    if start > 0:
-        data = data.partition(b"\n")[2]
-    if not data:
-        row = last_row(path)
-        return [] if row is None else [row]
-    return [json.loads(line) for line in data[:-1].split(b"\n")]
-
-
-def _whole_lines_bytes(path: Path) -> int:
-    """Size of the file up to and including its last newline."""
+        return [], 0
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - _TAIL_BLOCK_BYTES)
+        while True:
+            start = max(0, end - max_bytes)
             file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                return start + newline + 1
-            end = start
-    return 0
+            *lines, torn = file.read(end - start).split(b"\n")
+            if torn:
+                end -= len(torn)
+                continue
+            # The first line may have begun before `start`.
+            whole = lines[1:] if start > 0 else lines
+            if whole or start == 0:
+                return whole, end
+            max_bytes *= 2
+
+
+def _decode(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: not a JSON object; remove the line to go on")
+    return row
 
 
 def _encode(row: Mapping[str, object]) -> bytes:
@@ -182,5 +159,5 @@ def _encode(row: Mapping[str, object]) -> bytes:
     try:
         return text.encode() + b"\n"
     except UnicodeEncodeError:
-        # A response may hold half of a surrogate pair, which UTF-8 cannot write and JSON can escape.
+        # A response may hold half of a surrogate pair, which UTF-8 cannot represent and JSON can escape.
         return json.dumps(row, allow_nan=False).encode() + b"\n"

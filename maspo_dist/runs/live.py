@@ -1,4 +1,4 @@
-"""How a run stands this second: written by the run, read by `maspo-dist status`."""
+"""What a run does at this moment: written by the run, read by `maspo-dist status`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from maspo_dist.runs.whole_file import replace_text
+from pydantic import TypeAdapter, ValidationError
+
+from maspo_dist.runs.jsonl import replace_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
-    """How a rollout worker stands; `version` is of the policy that it serves, −1 until it has weights."""
+    """State of a rollout worker. `version` is that of the policy it serves, −1 until it has weights."""
 
     name: str
     state: str
@@ -22,10 +24,10 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """How the loop stands.
+    """State of the loop.
 
-    step               last one done;  phase   what goes on now
-    groups_in_flight   admitted, no result yet;  groups_finished   scored, in no batch yet
+    step               last finished step;  phase   what the loop does now
+    groups_in_flight   admitted, without a result;  groups_finished   scored, and not yet in a batch
     outcomes           (admitted | trained | dropped | pending, groups) since this process began or rewound
     """
 
@@ -39,7 +41,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveStatus:
-    """The loop, its workers, and what is waited for, oldest first: (what, seconds so far). `time` is time.time()."""
+    """The loop, its workers, and what it waits for, oldest first: (what, seconds so far). `time` is time.time()."""
 
     time: float
     standing: Standing
@@ -51,16 +53,12 @@ class LiveStatus:
         replace_text(path, json.dumps(asdict(self)))
 
 
+_DECODER = TypeAdapter(LiveStatus)
+
+
 def read_live(path: Path) -> LiveStatus | None:
-    """None where there is none, or one of another version."""
+    """None where there is no file, or one of another version."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        standing = fields["standing"]
-        return LiveStatus(
-            time=float(fields["time"]),
-            standing=Standing(**{**standing, "outcomes": tuple((name, count) for name, count in standing["outcomes"])}),
-            workers=tuple(WorkerStatus(**worker) for worker in fields["workers"]),
-            waits=tuple((what, seconds) for what, seconds in fields["waits"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        return _DECODER.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         return None

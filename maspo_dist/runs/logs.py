@@ -1,7 +1,7 @@
-"""Log lines that name role, rank and step, and a place for everyone else's chatter.
+"""Log lines that name role and rank, and a file for the output of libraries.
 
-Each process has one file under the run folder's logs/. Our own warnings reach the console as well;
-what Ray, vLLM and DeepSpeed print goes to the file alone.
+Each process has one file under the run folder's logs/. Our own warnings reach the console as well; the output of Ray,
+vLLM and DeepSpeed goes to the file alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -24,32 +23,31 @@ _CONSOLE_FORMAT = "%(levelname)s %(where)s: %(message)s"
 
 
 class LogContext(logging.Filter):
-    """Where a process stands. Set `step` as the run goes on; the next line carries it.
+    """Adds the name of the process to its log lines.
 
     role    controller, rollout, learner or verifier
-    rank    number among its like; None where there is but one
+    rank    number among the processes of this role; None where there is only one
     """
 
     def __init__(self, role: str, rank: int | None = None) -> None:
         super().__init__()
         self.role = role
         self.rank = rank
-        self.step: int | None = None
 
     @property
     def process_name(self) -> str:
         return self.role if self.rank is None else f"{self.role}-{self.rank}"
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.where = self.process_name if self.step is None else f"{self.process_name} step {self.step}"
+        record.where = self.process_name
         return True
 
 
 def configure_logging(context: LogContext, logs_path: Path, console: IO[str] | None = None) -> Path:
     """Sends all loggers to `<logs_path>/<process_name>.log` from INFO up; returns that path.
 
-    Ours also go to `console` from WARNING up, where one is given. Calling again replaces what an
-    earlier call set up.
+    Our own loggers also write to `console`, if given, from WARNING up. A second call replaces the handlers of the
+    first.
     """
     logs_path.mkdir(parents=True, exist_ok=True)
     path = logs_path / f"{context.process_name}.log"
@@ -68,18 +66,8 @@ def configure_logging(context: LogContext, logs_path: Path, console: IO[str] | N
     return path
 
 
-def silence_on_console(logger_names: Iterable[str]) -> None:
-    """Takes console handlers off third-party loggers, whose lines then reach the file alone."""
-    for name in logger_names:
-        logger = logging.getLogger(name)
-        logger.propagate = True
-        for handler in list(logger.handlers):
-            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-                logger.removeHandler(handler)
-
-
 class LogStream(io.TextIOBase):
-    """Takes what a library prints to the log; for contextlib.redirect_stdout."""
+    """Writes the output of a library to the log; for contextlib.redirect_stdout."""
 
     def write(self, text: str) -> int:
         if text.strip():
@@ -90,7 +78,7 @@ class LogStream(io.TextIOBase):
 def redirect_output(path: Path) -> None:
     """Appends standard output and error of this process, its C libraries and its later children to `path`.
 
-    For actors, which have no screen of their own. Lasts for the life of the process.
+    For actors, which have no console of their own. It lasts as long as the process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()

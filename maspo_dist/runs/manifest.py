@@ -1,4 +1,4 @@
-"""What makes a folder whole: a list of its files with sizes and SHA-256, itself under a checksum.
+"""The manifest of a finished folder: its files with sizes and SHA-256, and a checksum of that list.
 
 `manifest.json` is written last, when every file is on disk; a folder without it was never finished.
 """
@@ -17,7 +17,7 @@ _CHUNK_BYTES = 1 << 22
 
 
 def write_manifest(folder: Path) -> None:
-    """Puts every file of `folder` on disk, then the manifest. Raises OSError when the disk does."""
+    """Flushes every file of `folder` to disk, then writes the manifest. Raises OSError when the disk does."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
@@ -30,8 +30,9 @@ def write_manifest(folder: Path) -> None:
 
 
 def damage_of(path: Path) -> str | None:
-    """What is wrong with a finished folder, or None: every file of the manifest must have its size and SHA-256,
-    and so must the manifest's own list.
+    """What is wrong with a finished folder, or None.
+
+    Every file must have the size and SHA-256 of the manifest, and the manifest's list its own checksum.
     """
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
@@ -68,7 +69,7 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-        # What is read back shall come from the disk, not from memory, where the system lets go of it.
+        # Drop the cached pages where the system allows it, so that reading back reads the disk.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)

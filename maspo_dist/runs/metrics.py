@@ -1,4 +1,4 @@
-"""From a step's numbers to the places that keep them: metrics.jsonl, TensorBoard, Weights & Biases."""
+"""Writes the metrics of a step to metrics.jsonl, TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ except ImportError:
 
 
 class MetricSink(Protocol):
-    """A place that keeps metrics. Values are finite, or None where a number was NaN or infinite."""
+    """A store of metrics. Values are finite, or None where a number was NaN or infinite."""
 
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None: ...
 
@@ -40,7 +40,7 @@ class MetricSink(Protocol):
 
 
 class JsonlSink:
-    """metrics.jsonl of the run folder, which stays open: its owner closes it."""
+    """metrics.jsonl of the run folder. `close` leaves the folder open: its owner closes it."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -53,7 +53,7 @@ class JsonlSink:
 
 
 class TensorBoardSink:
-    """TensorBoard event files. `first_step` on resume hides what an earlier process wrote from there on."""
+    """TensorBoard event files. On resume, steps from `first_step` on that an earlier process wrote are hidden."""
 
     def __init__(self, path: Path, first_step: int = 0) -> None:
         self._writer = EventFileWriter(str(path))
@@ -79,7 +79,7 @@ class WandbSink:
             entity=settings.entity,
             mode=settings.mode,
             name=folder.name,
-            # The same id on resume, so that the curves go on where they stopped.
+            # The same id on resume, so that the curves continue.
             id=re.sub(r"[^A-Za-z0-9_-]", "-", folder.name),
             resume="allow",
             dir=str(folder.logs_path),
@@ -94,10 +94,10 @@ class WandbSink:
 
 
 class MetricFanout:
-    """Checks a step's metrics and hands them to every sink.
+    """Checks a step's metrics and writes them to every sink.
 
-    A number that is not finite becomes None, with one event a step that names it. A sink that
-    cannot write (disk full) costs its line and a warning, not the run.
+    A number that is not finite becomes None, and one event per step names all such numbers. A sink that cannot write
+    (disk full) loses its line and logs a warning; the run goes on.
     """
 
     def __init__(self, sinks: Sequence[MetricSink], on_event: Callable[[Event], None]) -> None:
@@ -124,10 +124,9 @@ class MetricFanout:
 
 
 def check_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Metrics as JSON can hold them: plain floats, None for NaN and infinities, in the given order.
+    """Metrics as JSON can represent them: plain floats, None for NaN and infinities, in the given order.
 
-    Raises ValueError for a name that is not of the form group/name, TypeError for a value that is
-    not a number.
+    Raises ValueError for a name that is not of the form group/name, TypeError for a value that is not a number.
     """
     checked: dict[str, float | None] = {}
     for name, value in metrics.items():
@@ -139,7 +138,7 @@ def check_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def require_sinks(settings: LoggingConfig) -> None:
-    """Raises ConfigError where a configured sink cannot be had; call it before anything starts."""
+    """Raises ConfigError where a configured sink is not installed; call it before anything starts."""
     if settings.wandb is not None:
         _require_wandb()
 

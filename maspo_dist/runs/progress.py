@@ -1,15 +1,15 @@
-"""How far a run has come, told from its metric rows alone."""
+"""Progress of a run, computed from its rows of metrics alone."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+
+from maspo_dist.runs.catalogue import held_out_score
 
 #: The phases of a step, in order; each has a `time/<phase>_s`.
 PHASES = ("generate", "verify", "update", "publish")
 
-_EVAL_SCORE = re.compile(r"eval/([^/]+)/(avg@\d+)")
 _STEPS_OF_ESTIMATE = 10
 
 
@@ -24,11 +24,11 @@ class EvalScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A run so far. Made once, then `after` each row.
+    """A run so far. Call `after` with each row.
 
     metrics        of the last training step; empty before the first
-    scores         by held-out set, in the order in which they were first seen
-    step_seconds   of the last steps, newest last; the time left is told from them
+    scores         by held-out set, in the order in which they first appeared
+    step_seconds   of the last steps, newest last; they give the time left
     """
 
     max_steps: int
@@ -40,10 +40,9 @@ class Progress:
     step_seconds: tuple[float, ...] = ()
 
     def after(self, step: int, metrics: Mapping[str, float | None], seconds: float | None = None) -> Progress:
-        """Progress with the row of `step` taken in.
+        """Progress including the row of `step`.
 
-        `seconds` is the wall time that the step took, evaluation and checkpoint included; without
-        it `time/step_s` stands in.
+        `seconds` is the wall time of the step, evaluation and checkpoint included; None takes `time/step_s`.
         """
         progress = self.scored(metrics)
         if step == 0:
@@ -60,14 +59,14 @@ class Progress:
         )
 
     def scored(self, metrics: Mapping[str, float | None]) -> Progress:
-        """Progress with the held-out scores in `metrics` taken in."""
+        """Progress including the held-out scores in `metrics`."""
         scores = dict(self.scores)
         for name, value in metrics.items():
-            match = _EVAL_SCORE.fullmatch(name)
-            if match and value is not None:
-                known = scores.get(match[1])
+            score = held_out_score(name)
+            if score is not None and score.measure.startswith("avg@") and value is not None:
+                known = scores.get(score.set_name)
                 start = known.start if known else value
-                scores[match[1]] = EvalScore(measure=match[2], start=start, last=value)
+                scores[score.set_name] = EvalScore(measure=score.measure, start=start, last=value)
         return replace(self, scores=scores)
 
     def metric(self, name: str) -> float | None:

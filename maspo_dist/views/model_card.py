@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from maspo_dist.config import TrainConfig, dump_config
+from maspo_dist.runs.catalogue import held_out_score
 from maspo_dist.runs.folder import RunFolder
-
-_SCORE = re.compile(r"eval/(?P<name>.+)/(?P<measure>(?:avg|pass|maj)@\d+)")
 
 
 def model_card(run: RunFolder, config: TrainConfig, step: int, dtype: str) -> str:
@@ -36,16 +34,16 @@ def model_card(run: RunFolder, config: TrainConfig, step: int, dtype: str) -> st
 
 
 def _scores(rows: list[dict[str, Any]], step: int) -> str:
-    evaluated = {int(row["step"]): row for row in rows if any(_SCORE.fullmatch(name) for name in row)}
+    evaluated = {int(row["step"]): row for row in rows if any(map(held_out_score, row))}
     earlier = [number for number in evaluated if number <= step]
     if not earlier:
         return "Not evaluated."
     first, last = min(earlier), max(earlier)
     table = [f"| set | measure | step {first} | step {last} |", "|---|---|---|---|"]
     for name, value in evaluated[last].items():
-        match = _SCORE.fullmatch(name)
-        if match and value is not None:
+        score = held_out_score(name)
+        if score is not None and value is not None:
             start = evaluated[first].get(name)
             shown = "" if start is None else f"{start:.4f}"
-            table.append(f"| {match['name']} | {match['measure']} | {shown} | {value:.4f} |")
+            table.append(f"| {score.set_name} | {score.measure} | {shown} | {value:.4f} |")
     return "\n".join(table)

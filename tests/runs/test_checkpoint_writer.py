@@ -123,7 +123,7 @@ async def test_a_disk_that_fails_during_completion_is_told(tmp_path: Path, monke
     def fail(part: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("maspo_dist.runs.checkpoint.write_manifest", fail)
+    monkeypatch.setattr("maspo_dist.runs.step_folders.write_manifest", fail)
     await writer.save(state(2), (), write_learners)
     await writer.drain()
     assert failures.told == [(2, "[Errno 5] Input/output error")]

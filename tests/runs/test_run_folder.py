@@ -12,7 +12,7 @@ import pytest
 
 from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.runs.jsonl import JsonLog, last_row, read_rows
+from maspo_dist.runs.jsonl import JsonLog, read_rows, tail_rows
 from maspo_dist.types import Event, LedgerRow, SampleRow
 
 
@@ -39,7 +39,7 @@ def test_a_torn_last_line_is_skipped_by_readers_and_cut_by_the_next_writer(tmp_p
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"step": 0}\n{"step": 1}\n' + tail)
     assert [row["step"] for row in read_rows(path)] == [0, 1]
-    assert last_row(path) == {"step": 1}
+    assert tail_rows(path)[-1] == {"step": 1}
 
     log = JsonLog(path)
     log.append([{"step": 2}])
@@ -51,10 +51,10 @@ def test_a_file_that_is_only_a_torn_line_counts_as_empty(tmp_path: Path) -> None
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"step": 0')
     assert list(read_rows(path)) == []
-    assert last_row(path) is None
+    assert tail_rows(path) == []
     with JsonLog(path) as log:
         log.append([{"step": 1}])
-    assert last_row(path) == {"step": 1}
+    assert tail_rows(path)[-1] == {"step": 1}
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
@@ -69,15 +69,14 @@ def test_rows_are_readable_as_soon_as_append_returns(tmp_path: Path) -> None:
     with JsonLog(path) as log:
         for step in range(3):
             log.append([{"step": step}])
-            assert last_row(path) == {"step": step}
+            assert tail_rows(path)[-1] == {"step": step}
 
 
-def test_last_row_may_be_longer_than_a_block(tmp_path: Path) -> None:
+def test_the_last_row_may_be_longer_than_the_tail_that_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     with JsonLog(path) as log:
         log.append([{"text": "a"}, {"text": "b" * 200_000}])
-    row = last_row(path)
-    assert row is not None
+    row = tail_rows(path, 1 << 16)[-1]
     assert len(row["text"]) == 200_000
 
 
@@ -168,7 +167,7 @@ def test_rewind_forgets_later_steps_and_open_groups(folder: RunFolder) -> None:
         assert [row["group_id"] for row in resumed.read_ledger()] == [0, 1, 2]
         assert len(list(resumed.read_events())) == 1
         resumed.write_metrics(3, {"reward/mean": 0.3})
-        assert last_row(resumed.metrics_path) == {"step": 3, "reward/mean": 0.3}
+        assert tail_rows(resumed.metrics_path)[-1] == {"step": 3, "reward/mean": 0.3}
 
 
 def test_the_scores_of_a_step_are_a_line_of_their_own_and_read_with_the_step(folder: RunFolder) -> None:
@@ -215,7 +214,7 @@ def test_an_event_is_one_flat_row(folder: RunFolder) -> None:
 
 def test_names_and_places(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    assert folder.checkpoint_path(40) == tmp_path / "run" / "checkpoints" / "step-000040"
+    assert folder.checkpoints_path == tmp_path / "run" / "checkpoints"
     assert folder.name == "run"
     with pytest.raises(ConfigError, match="is not a run folder"):
         RunFolder.open_for_reading(tmp_path / "run")

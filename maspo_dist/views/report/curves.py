@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from maspo_dist.runs.catalogue import find_metric
+from maspo_dist.runs.catalogue import find_metric, held_out_score
 from maspo_dist.runs.progress import PHASES
 from maspo_dist.views.format import format_number
 from maspo_dist.views.report.charts import COLORS, Line, line_chart, stacked_chart, swatch
 from maspo_dist.views.report.runs import Run
 
-_EVAL_METRIC = re.compile(r"eval/([^/]+)/((?:avg|pass)@\d+)")
 _MIN_STEPS_TO_SMOOTH = 20
 
 
@@ -106,8 +104,8 @@ def eval_charts(runs: Sequence[Run]) -> tuple[Chart, ...]:
     """One chart per held-out set, avg@k and pass@k together."""
     measures: dict[str, dict[str, str]] = {}
     for name in _metric_names(runs):
-        if match := _EVAL_METRIC.fullmatch(name):
-            measures.setdefault(match[1], {})[name] = match[2]
+        if score := held_out_score(name):
+            measures.setdefault(score.set_name, {})[name] = score.measure
     return tuple(Chart(f"Held-out: {name}", metrics) for name, metrics in measures.items())
 
 

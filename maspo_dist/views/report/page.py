@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maspo_dist.errors import ConfigError
-from maspo_dist.runs.whole_file import replace_text
+from maspo_dist.runs.jsonl import replace_text
 from maspo_dist.views.format import MISSING, format_duration, format_number
 from maspo_dist.views.report.curves import (
     LEARNING,

@@ -1,0 +1,16 @@
+"""What a run leaves behind in its folder.
+
+folder.py              the files of a run, their rows, and the lock of their writer
+jsonl.py               files of one JSON object per line, and the atomic replacement of a text file
+step_folders.py        numbered folders that are complete or absent
+manifest.py            sizes and checksums by which damage is noticed
+checkpoint.py          checkpoints, their scores, and the state of the controller
+checkpoint_writer.py   saving while training goes on
+step_record.py         recorded steps, for `maspo-dist replay`
+catalogue.py           every metric and every kind of event, with unit and meaning
+metrics.py             metrics of a step → metrics.jsonl, TensorBoard, Weights & Biases
+progress.py            progress of a run, computed from its metrics
+live.py                what a run does at this moment, for `maspo-dist status`
+logs.py                one log file per process
+interrupt.py           an end in order on SIGINT or SIGTERM
+"""

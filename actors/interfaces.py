@@ -82,7 +82,7 @@ class ProbeSequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishReport:
-    """What a publish took and showed. `pause_s` is the longest time an engine stood still."""
+    """Time and proof of a publish; `pause_s` is the longest pause of an engine's requests."""
 
     version: int
     max_logprob_gap: float
@@ -92,7 +92,7 @@ class PublishReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPublish:
-    """One worker's part of a publish. `pause_s` is how long its requests stood still."""
+    """One worker's part of a publish; `pause_s` is the pause of its requests."""
 
     max_logprob_gap: float
     transfer_s: float
@@ -248,12 +248,12 @@ class WorkerFactory(Protocol):
 
 
 class LearnerGroup(Protocol):
-    """All learner ranks. Calls raise LearnerLostError when a rank is gone or silent; `restart` makes the group anew,
-    with the weights of `model.path` until `load`.
+    """All learner ranks. Calls raise LearnerLostError when a rank died or does not answer. `restart` starts all ranks
+    again, with the weights of `model.path` until `load`.
     """
 
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
-        """Raises BodyLostError, before anything is trained, where a body is gone with the node that it lay on."""
+        """Raises BodyLostError, before anything is trained, when a body was lost with its node."""
 
     async def export_weights(self, version: int) -> WeightSnapshot: ...
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 from actors.interfaces import Body, ProbeSequence, PublishReport, WeightSnapshot, WorkerFactory, WorkerPublish
 from actors.ray.waits import within
@@ -32,6 +33,7 @@ from maspo_dist.types import Event, FloatArray, GroupReport, RolloutGroup, Rollo
 #: How often a pool without a fixed size looks for room in the cluster.
 _FOLLOW_S = 5.0
 _A_WORKER = "a worker that serves"
+_LOAD = attrgetter("load")
 
 
 class _WorkerEndedError(MaspoError):
@@ -245,8 +247,8 @@ class ElasticRolloutPool:
         """The free worker with the fewest responses in flight, of equals the oldest; None while requests are held."""
         if self._held:
             return None
-        free = (slot.worker for slot in self._slots.values() if slot.worker is not None and slot.worker.is_free)
-        return min(free, key=lambda worker: worker.load, default=None)
+        free = [worker for worker in self._serving() if not worker.reserved]
+        return min(free, key=_LOAD, default=None)
 
     async def _until_free(self, answers: int) -> None:
         """Waits until a worker is free, or more than `answers` requests are answered: the deadline restarts with each
@@ -298,8 +300,7 @@ class ElasticRolloutPool:
         return state.weights is not None and state.lost_weights is state.weights and not self._serving()
 
     def _serving(self) -> list[RunningWorker]:
-        workers = [slot.worker for slot in self._slots.values() if slot.worker is not None]
-        return [worker for worker in workers if worker.serves and not worker.ended.done()]
+        return [worker for slot in self._slots.values() if (worker := slot.worker) is not None and worker.serves]
 
     async def _without_lost_nodes(self, lost: Sequence[RunningWorker]) -> list[RunningWorker]:
         """Workers of `lost` whose nodes still live: the death of a whole node does not count against a prompt.

@@ -53,8 +53,9 @@ class PoolState:
 class RunningWorker:
     """One started worker and its calls in flight.
 
-    ended   set once: None when the worker leaves, else why it was lost
-    load    responses in flight; `calls` are their groups
+    ended    set once: None when the worker leaves, else why it was lost
+    serves   until it ends; requests go to it unless it is reserved for one
+    load     responses in flight; `calls` are their groups
     """
 
     index: int
@@ -69,16 +70,12 @@ class RunningWorker:
     reserved: bool = False
     groups_at_end: int = 0
 
-    @property
-    def is_free(self) -> bool:
-        """Whether it takes requests."""
-        return self.serves and not self.reserved and not self.ended.done()
-
     def end(self, cause: MaspoError | None) -> None:
         """Cancels all calls; their callers send them to other workers."""
         if self.ended.done():
             return
         self.ended.set_result(cause)
+        self.serves = False
         self.groups_at_end = len(self.calls)
         for call in list(self.calls):
             call.cancel()

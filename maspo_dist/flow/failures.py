@@ -1,7 +1,7 @@
 """What to do when something fails. Decisions only: no I/O, no clock of its own, testable without a cluster.
 
-a worker died with a group aboard      → after_loss: sample it elsewhere, at last alone, or set it aside
-a worker or the learner group is gone  → RestartBudget: start anew after a pause, or give up
+a worker died with a group in flight    → after_loss: sample the group elsewhere, at last alone, or set it aside
+a worker or the learner group was lost  → RestartBudget: restart after a pause, or give up
 nothing goes on                        → after_stall: end the oldest wait, end the run, or only tell
 """
 
@@ -16,11 +16,11 @@ StallAction = Literal["restart", "fail", "report"]
 
 
 def after_loss(losses: int, was_alone: bool, max_attempts: int) -> GroupFate:
-    """What becomes of a group whose worker died while it was aboard, for the `losses`-th time.
+    """What becomes of a group that was in flight on a worker that died, for the `losses`-th time.
 
-    A worker takes all its groups along, so being aboard proves little; the last of `max_attempts` is
-    therefore made with no other group on the worker. One that dies then was killed by this prompt. Workers
-    that went with their nodes prove nothing and are not among `losses`.
+    A worker that dies takes all its groups along, so a loss proves little about any of them. The last of `max_attempts`
+    is therefore made with no other group on the worker: a worker that dies then was killed by this prompt. If a whole
+    node died, the deaths of its workers are not among `losses`.
     """
     if was_alone or losses >= max_attempts:
         return "set_aside"
@@ -48,7 +48,7 @@ class RestartBudget:
         return min(self.backoff_max_s, self.backoff_s * 2.0 ** min(len(self._losses) - 1, 32))
 
     def forgive(self) -> None:
-        """Takes the last loss back: it turned out to be a prompt's doing."""
+        """Removes the last loss, which a prompt turned out to have caused."""
         if self._losses:
             self._losses.pop()
 

@@ -93,7 +93,7 @@ class ScriptedFactory:
     started: list[ScriptedWorker] = field(default_factory=list)
     requests: list[tuple[int, RolloutRequest]] = field(default_factory=list)
     published: list[tuple[int, int]] = field(default_factory=list)
-    #: Places whose workers' nodes the cluster misses.
+    #: Indices of workers whose nodes the cluster knows to be lost.
     lost_nodes: set[int] = field(default_factory=set)
 
     async def start_worker(self, index: int) -> ScriptedWorker:

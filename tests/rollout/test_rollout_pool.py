@@ -98,7 +98,7 @@ async def test_groups_of_a_killed_worker_go_elsewhere_and_each_is_answered_once(
     assert dict(events[1].details)["seconds"] >= 0
 
 
-async def test_training_goes_on_with_what_is_left_while_the_replacement_starts() -> None:
+async def test_other_workers_serve_while_the_replacement_starts() -> None:
     factory = ScriptedFactory()
     async with running(factory) as (pool, _):
         factory.start_s = 60.0
@@ -152,7 +152,7 @@ async def test_a_prompt_that_kills_engines_is_set_aside_alone_and_its_neighbours
     assert attempts == [0, 1, 2]
 
 
-async def test_poison_prompts_do_not_use_up_the_restarts_of_a_place() -> None:
+async def test_poison_prompts_do_not_use_up_the_restarts_of_a_slot() -> None:
     factory = ScriptedFactory()
 
     async def poison(worker: ScriptedWorker, subject: object) -> None:
@@ -168,8 +168,8 @@ async def test_poison_prompts_do_not_use_up_the_restarts_of_a_place() -> None:
     assert report.group_id == 3
 
 
-async def test_workers_that_went_with_their_nodes_do_not_speak_against_their_groups() -> None:
-    """The first node is missed only when the second is lost: its worker counts until then, and not after."""
+async def test_workers_lost_with_their_nodes_do_not_count_against_their_groups() -> None:
+    """The loss of the first node is noticed with that of the second: the first worker counts until then, not after."""
     factory = ScriptedFactory()
 
     async def lose_the_node(worker: ScriptedWorker, subject: object) -> None:
@@ -203,7 +203,7 @@ async def test_groups_that_are_tried_alone_wait_for_each_other_however_long_the_
     assert {report.attempt for report in reports} == {1}
 
 
-async def test_a_straggler_is_given_up_by_the_clock_of_its_worker_not_of_the_queue() -> None:
+async def test_the_deadline_of_a_straggler_starts_at_its_worker_not_in_the_queue() -> None:
     factory = ScriptedFactory(start_s=0.0)
     async with running(factory, config(workers=1)) as (pool, _):
         factory.start_s = 0.2
@@ -309,7 +309,7 @@ async def test_a_worker_that_is_no_longer_wanted_before_it_is_up_never_serves() 
     assert [event.kind for event in events] == ["scale", "scale"]
 
 
-async def test_a_worker_that_dies_of_leaving_is_not_told_as_lost() -> None:
+async def test_a_worker_that_dies_while_it_leaves_is_not_reported_as_lost() -> None:
     factory = ScriptedFactory()
     async with running(factory, config(workers=1)) as (pool, events):
         joining, go_on = asyncio.Event(), asyncio.Event()
@@ -341,7 +341,7 @@ async def test_a_worker_that_leaves_during_a_publish_does_not_stop_it() -> None:
         assert (await publish(pool, 1)).version == 1
 
 
-async def test_a_group_that_was_handed_back_often_is_not_suspected() -> None:
+async def test_a_group_whose_workers_left_often_is_not_set_aside() -> None:
     factory = ScriptedFactory(seconds=0.02)
     async with running(factory, config(workers=2)) as (pool, _):
         generating = asyncio.create_task(generate(pool, range(1)))
@@ -364,7 +364,7 @@ async def test_a_pool_with_bounds_follows_the_room_in_the_cluster(monkeypatch: p
         await until_serving(pool, 3)
 
 
-async def test_a_fixed_pool_keeps_the_place_of_a_lost_node_until_there_is_room_again() -> None:
+async def test_a_fixed_pool_keeps_the_slot_of_a_lost_node_until_there_is_room_again() -> None:
     factory = ScriptedFactory()
     settings = config(cluster={"restart_backoff_max_s": 0.01, "max_worker_restarts": 1})
     async with running(factory, settings) as (pool, events):
@@ -377,7 +377,7 @@ async def test_a_fixed_pool_keeps_the_place_of_a_lost_node_until_there_is_room_a
     assert [event.kind for event in events] == ["worker_lost", "worker_waits", "worker_recovered"]
 
 
-async def test_a_pool_with_bounds_gives_the_place_of_a_lost_node_up_down_to_its_minimum(
+async def test_a_pool_with_bounds_closes_slots_of_lost_nodes_down_to_its_minimum(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("actors.rollout.pool._FOLLOW_S", 0.005)
@@ -391,7 +391,7 @@ async def test_a_pool_with_bounds_gives_the_place_of_a_lost_node_up_down_to_its_
         await until_serving(pool, 1)
 
 
-async def test_a_pool_that_was_scaled_by_hand_follows_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pool_that_was_scaled_by_hand_keeps_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.rollout.pool._FOLLOW_S", 0.005)
     factory = ScriptedFactory(free=10)
     async with running(factory, config(workers={"min": 1, "max": 3})) as (pool, _):
@@ -416,7 +416,7 @@ async def test_a_worker_lost_during_a_publish_does_not_stop_it() -> None:
         assert {status.version for status in pool.status()} == {1}
 
 
-async def test_a_publish_that_outlives_all_workers_comes_from_their_replacement() -> None:
+async def test_a_publish_during_which_all_workers_die_ends_with_their_replacement() -> None:
     factory = ScriptedFactory()
     async with running(factory, config(workers=1)) as (pool, _):
         factory.started[0].kill()
@@ -425,7 +425,7 @@ async def test_a_publish_that_outlives_all_workers_comes_from_their_replacement(
         assert np.all(report.oldest_version == 1)
 
 
-async def test_weights_that_are_gone_with_their_learner_cost_no_worker() -> None:
+async def test_weights_lost_with_their_learner_cost_no_worker() -> None:
     factory = ScriptedFactory()
     async with running(factory, config(workers=2)) as (pool, events):
 
@@ -466,7 +466,7 @@ async def test_a_publish_wakes_a_worker_that_waits_for_weights_when_none_serves(
     assert len(factory.started) == 2
 
 
-async def test_a_time_out_in_a_worker_is_no_straggler() -> None:
+async def test_a_timeout_inside_a_worker_is_not_a_straggler() -> None:
     factory = ScriptedFactory()
 
     async def bug(worker: ScriptedWorker, subject: object) -> None:
@@ -515,7 +515,7 @@ async def test_without_in_flight_updates_a_publish_waits_for_requests_to_end() -
         assert all(report.oldest_version.min() == 1 for report in await late)
 
 
-async def test_what_is_called_back_is_answered_by_nobody() -> None:
+async def test_a_cancelled_group_leaves_nothing_in_flight() -> None:
     factory = ScriptedFactory(seconds=0.01)
     async with running(factory) as (pool, _):
         task = asyncio.create_task(pool.generate(request(0)))

@@ -1,4 +1,4 @@
-"""A worker serves only what it has proven to hold."""
+"""A worker serves only weights that it has proven to hold."""
 
 import asyncio
 from dataclasses import replace

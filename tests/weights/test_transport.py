@@ -152,7 +152,7 @@ async def test_the_policy_version_goes_on_from_a_checkpoint(tmp_path: Any) -> No
     assert (await group.update(batch, {0: None, 1: None})).policy_version == 8
 
 
-async def test_silence_is_told_by_rank_and_call() -> None:
+async def test_a_silent_rank_is_named_with_its_call() -> None:
     batch = lay_out_batch(12, score(make_groups(4)), mini_batches=1, ranks=3, micro_batch_tokens=128)
     group = await _group(FakeLearner(30.0), FakeLearner(), FakeLearner(30.0), update_timeout_s=0.1)
     with pytest.raises(LearnerLostError, match=r"learner rank 0, 2: update \(step 12\): no answer within 0.1 s"):

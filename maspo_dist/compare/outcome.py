@@ -1,4 +1,4 @@
-"""What came out of a comparison: every run's figures, every variant's mean, every paired test.
+"""Results of a comparison: the figures of every run, the mean of every variant, and the paired tests.
 
 compare.json
     name, score, reach, against, samples_per_step
@@ -30,7 +30,7 @@ MEASURES = {
     "entropy": "final entropy",
     "gate": "mean gate",
 }
-#: Those that variants are tested on.
+#: Figures that the variants are tested on.
 TESTED = ("final", "area")
 
 Curve = tuple[tuple[int, float], ...]
@@ -87,7 +87,7 @@ class PairedTest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All of it. `reach` is None while no run has finished."""
+    """The whole comparison. `reach` is None while no run has finished."""
 
     plan: Plan
     reach: float | None

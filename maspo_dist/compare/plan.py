@@ -1,4 +1,4 @@
-"""From variants and seeds to runs, each an ordinary `maspo-dist train` in a folder of its own."""
+"""Variants and seeds → runs; each is an ordinary `maspo-dist train` with its own folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of a comparison as child processes, each in a session of its own.
+"""Runs of a comparison as child processes, each in its own session.
 
 start ──► exit code
   │ cancelled, or this process ends: SIGTERM, so that it ends its own processes and saves its state
@@ -21,7 +21,7 @@ from maspo_dist.compare.plan import PlannedRun
 _PR_SET_PDEATHSIG = 1
 _GRACE_S = 60.0
 
-#: Loaded before any fork: between fork and exec there is no safe time to.
+#: Loaded before any fork: loading between fork and exec is not safe.
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -35,14 +35,14 @@ def train_command(run: PlannedRun, launcher: Sequence[str]) -> list[str]:
 async def run_command(command: Sequence[str], log: Path) -> int:
     """Runs `command` to its end, what it prints going to `log`; returns its exit code, −n for signal n.
 
-    However this ends, the process and all of its session have ended too.
+    When this returns or raises, the process and all of its session have ended.
     """
     parent = os.getpid()
 
     def end_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
-            # It died before the request to the kernel.
+            # The parent died before prctl was called.
             os._exit(1)
 
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ async def run_all(
     log_of: Callable[[PlannedRun], Path],
     on_ended: Callable[[PlannedRun, int], None],
 ) -> None:
-    """Runs all, at most `jobs` at once, in order. `on_ended` may raise, which ends those that are on."""
+    """Runs all, at most `jobs` at once, in order. If `on_ended` raises, the running processes are ended."""
     waiting = iter(runs)
 
     async def work() -> None:
@@ -81,14 +81,14 @@ async def run_all(
         await asyncio.gather(*tasks)
     finally:
         for task in tasks:
-            # A second cancellation would cut short what the first one set off.
+            # A second cancellation would interrupt the clean-up of the first.
             if not task.cancelling():
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def last_line(log: Path) -> str:
-    """What a process said last; empty if nothing."""
+    """The last line that a process printed; empty if it printed nothing."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
@@ -98,7 +98,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         process.terminate()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), _GRACE_S)
-    # The leader's session outlives it where it left children behind.
+    # Children may outlive the leader of the session.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()

@@ -1,4 +1,4 @@
-"""`maspo-dist compare`: every run once, then one report. Called again, it goes on where it stopped.
+"""`maspo-dist compare`: every run once, then one report. The same command again continues where it stopped.
 
 runs/<name>/
     <variant>-seed<k>/   ordinary run folders
@@ -26,7 +26,7 @@ from maspo_dist.runs.interrupt import until_signal
 from maspo_dist.runs.jsonl import replace_text
 from maspo_dist.views.format import format_duration
 
-#: Exit code of a run whose input cannot run; the next run's could not either.
+#: Exit code of a run with a user error, which would stop the other runs too.
 _USER_ERROR = 2
 
 

@@ -1,4 +1,4 @@
-"""From scored groups to what each learner rank does: mini-batches, ranks, micro-batches.
+"""Lays scored groups out over mini-batches, ranks and micro-batches.
 
     groups ──► mini-batches         whole groups, as many in each, tokens spread
            ──► ranks                responses of a mini-batch, equal cost (Karmarkar-Karp), tokens within 2 %
@@ -116,7 +116,7 @@ def _trainable(group: ScoredGroup) -> list[_Response]:
 
 
 def _deal_groups(groups: list[list[_Response]], mini_batches: int) -> list[list[list[_Response]]]:
-    """Like cards, largest first, there and back: equal counts, and tokens nearly so."""
+    """Deals groups in turn, largest first, forwards and backwards: equal counts and nearly equal tokens."""
     hands: list[list[list[_Response]]] = [[] for _ in range(min(mini_batches, len(groups)))]
     by_size = sorted(groups, key=lambda group: (-sum(r.total_tokens for r in group), group[0].ref.group_id))
     for start in range(0, len(by_size), len(hands)):
@@ -139,7 +139,7 @@ def _lay_out_mini_batch(responses: list[_Response], ranks: int, micro_batch_toke
 def _even_out_tokens(shards: list[list[_Response]]) -> None:
     """Swaps responses between the ranks with most and fewest tokens until all are within TOKEN_TOLERANCE.
 
-    Equal cost leaves ranks with few long responses short of tokens. Stops early where no swap helps.
+    After a split by equal cost, ranks with few long responses have too few tokens. Stops early if no swap helps.
     """
     tokens = [sum(response.total_tokens for response in shard) for shard in shards]
     mean = sum(tokens) / len(tokens)
@@ -159,9 +159,9 @@ def _even_out_tokens(shards: list[list[_Response]]) -> None:
 
 
 def _best_swap(rich: list[_Response], poor: list[_Response], wanted: float) -> tuple[int, int] | None:
-    """Places of the two responses to swap so that about `wanted` tokens move; None where none brings them closer.
+    """Indices of the two responses to swap so that about `wanted` tokens move; None if no swap helps.
 
-    Of those about equally good, the shortest: there tokens weigh least on the cost.
+    Among near-equal swaps prefer short responses: they change the cost least.
     """
     by_length = sorted(range(len(poor)), key=lambda j: (poor[j].total_tokens, j))
     lengths = [poor[j].total_tokens for j in by_length]

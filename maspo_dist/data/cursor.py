@@ -1,4 +1,4 @@
-"""The order in which training takes prompts: a seeded shuffle an epoch, resumable at any prompt."""
+"""The order in which training takes prompts: one seeded shuffle per epoch, resumable at any prompt."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class CursorState:
 
 
 class PromptCursor:
-    """Endless walk over prompts: every epoch takes each once, in an order drawn from (seed, epoch).
+    """An endless sequence of prompts: every epoch takes each prompt once, in an order drawn from (seed, epoch).
 
-    A cursor made with `state` goes on exactly where the one that gave it stood.
+    A cursor made with the `state` of another cursor continues exactly where that cursor was.
     """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int, state: CursorState | None = None) -> None:

@@ -1,6 +1,6 @@
 """Rows of a data set: JSON Lines, Parquet, or a Hugging Face data set by name.
 
-A row is what a file says, checked for the fields that training needs; tokens come later (prompts.py).
+A row holds the texts of a file, checked for the fields that training needs; prompts.py tokenizes them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Message = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowFields:
-    """Where a row keeps its parts; a name with dots reaches into nested objects."""
+    """Names of the fields of a row; a name with dots reaches into nested objects."""
 
     problem: str
     answer: str

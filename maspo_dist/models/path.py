@@ -1,4 +1,4 @@
-"""What `model.path` names: a folder here, or a model of the hub. Apart from the reading, whose imports take seconds."""
+"""Whether `model.path` is a folder or a name of the hub. Apart from facts.py, whose imports take seconds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from maspo_dist.errors import ModelError
 
 
 def is_hub_name(path: str) -> bool:
-    """`org/name`, where `org` is no folder here."""
+    """Whether `path` is of the form `org/name` and no folder `org` exists."""
     return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).parent.exists()
 
 
 def require_model(path: str) -> None:
-    """Raises ModelError where `path` is meant as a model folder and is none."""
+    """Raises ModelError where `path` is neither a model folder nor a name of the hub."""
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():

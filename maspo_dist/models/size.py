@@ -1,4 +1,4 @@
-"""How large a model is, as planning counts it."""
+"""The size of a model, for planning."""
 
 from __future__ import annotations
 

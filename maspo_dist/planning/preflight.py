@@ -1,4 +1,4 @@
-"""Everything that can be known before a process starts: model, tokenizer, data, and whether they fit."""
+"""Checks before any process starts: model, tokenizer, data, and whether they fit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Prepared:
 
 
 def prepare(config: TrainConfig) -> Prepared:
-    """Reads model facts and data. Every mistake that can be seen without starting anything is raised here."""
+    """Reads model facts and data, and raises every mistake that is visible without starting a process."""
     require_sinks(config.logging)
     check_loss(config.algorithm.loss)
     model = inspect_model(config)

@@ -5,11 +5,15 @@ quick and loads no torch.
 
 configuration   TrainConfig, EvaluationConfig, CompareConfig, VerifierConfig, load_config
 losses          MaspoLoss, ClipLoss, SapoLoss, GspoLoss, CispoLoss, DacLoss, BapoLoss: parameters of a loss
-algorithm       token_loss and aggregate, TokenLoss, group_advantages, token_logprobs
+algorithm       policy_loss on padded tensors; token_loss and aggregate on packed tokens, TokenLoss;
+                group_advantages, token_logprobs
 verifiers       verify_math, VerifierPool
 records         Prompt, Sampling, RolloutRequest, Rollout, RolloutGroup, Verdict, GroupReport, ScoredGroup,
                 SampleRef, TrainingBatch, UpdateReport, Event, LedgerRow, SampleRow
 errors          the tree in `maspo_dist.errors`
+
+    from maspo_dist import MaspoLoss, policy_loss
+    loss = policy_loss(MaspoLoss(), logprobs, old_logprobs, advantages, mask)   # [B, T], [B, T], [B], [B, T] → scalar
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
         TokenLoss,
         aggregate,
         group_advantages,
+        policy_loss,
         token_logprobs,
         token_loss,
     )
@@ -138,6 +143,7 @@ __all__ = [
     "aggregate",
     "group_advantages",
     "load_config",
+    "policy_loss",
     "token_logprobs",
     "token_loss",
     "verify_math",

@@ -77,7 +77,12 @@ def test_every_direct_import_is_a_declared_dependency() -> None:
         for requirements in (project["dependencies"], *project["optional-dependencies"].values())
         for requirement in requirements
     }
-    modules = {"yaml": "pyyaml", "latex2sympy2_extended": "latex2sympy2-extended", "antlr4": "antlr4-python3-runtime"}
+    modules = {
+        "yaml": "pyyaml",
+        "grpc": "grpcio",
+        "latex2sympy2_extended": "latex2sympy2-extended",
+        "antlr4": "antlr4-python3-runtime",
+    }
     imported = set()
     for path in [*(ROOT / "maspo_dist").rglob("*.py"), *(ROOT / "actors").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):

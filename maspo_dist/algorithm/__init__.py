@@ -5,7 +5,7 @@ objective.py    all terms, for one micro-batch           advantages.py   rewards
 correction.py   mismatch between engine and learner      regularisers.py KL to a reference, overlong penalty
 logprobs.py     log-probabilities of a large vocabulary  schedule.py     the learning rate
 diagnostics.py  inside the trust region                  extremes.py     tokens with extreme ratios
-totals.py       statistics that add up
+totals.py       statistics that add up                   policy_loss.py  the loss on padded tensors
 """
 
 from maspo_dist.algorithm.advantages import advantages_after_kl, entropy_advantages, group_advantages, score_group
@@ -24,6 +24,7 @@ from maspo_dist.algorithm.objective import (
     micro_batch_objective,
     token_cotangents,
 )
+from maspo_dist.algorithm.policy_loss import policy_loss
 from maspo_dist.algorithm.regularisers import kl_penalty, overlong_penalty, response_kl
 from maspo_dist.algorithm.totals import Totals
 
@@ -52,6 +53,7 @@ __all__ = [
     "micro_batch_objective",
     "move_bounds",
     "overlong_penalty",
+    "policy_loss",
     "ratio_extremes",
     "response_kl",
     "score_group",

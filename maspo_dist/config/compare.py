@@ -22,15 +22,15 @@ class CompareConfig(Section):
     name: str = Field(pattern=_NAME.pattern + "$")
     #: The configuration that all runs start from, relative to this file.
     config: str
-    #: dotted.key=value of every run.
+    #: dotted.key=value overrides of every run.
     overrides: list[str] = Field(default_factory=list)
-    #: 0-4, or 0,3,7; every variant is run with each.
+    #: Seeds of every variant, such as 0-4 or 0,3,7.
     seeds: str = "0-4"
-    #: dotted.key=value of each variant, by its name.
+    #: dotted.key=value overrides of each variant, by its name.
     variants: dict[str, list[str]] = Field(min_length=1)
     #: Metric that is compared; null: avg@k of the first held-out set.
     score: str | None = None
-    #: Score whose first step is compared; null: half way from the start to the best variant's end.
+    #: Runs are compared by their first step with this score; null: half way from the start to the best final score.
     reach: float | None = None
     #: Variant that the others are tested against; null: the first.
     against: str | None = None

@@ -1,4 +1,4 @@
-"""From YAML and dotted overrides to a configuration, or one sentence that says what is wrong."""
+"""YAML and dotted overrides → a validated configuration, or one sentence naming key, value and fix."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section")
         node = child
     if leaf == "kind" and isinstance(node.get("kind"), str) and node["kind"] != value:
-        # Another kind has other keys; those of the old kind would be refused.
+        # Another kind has other keys, and would refuse the keys of the old kind.
         node.clear()
     node[leaf] = value
 

@@ -1,4 +1,4 @@
-"""The supervised phase that takes the demo's model from noise to where reinforcement learning can start."""
+"""The supervised phase that trains the demo's model until reinforcement learning can start."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class WarmStart:
     first_check_step: int = 160
     check_every_steps: int = 20
     max_steps: int = 2000
-    #: One thread is the fastest where other processes want the cores: no barrier waits for a descheduled peer.
+    #: One thread is fastest on a busy machine: no barrier waits for a descheduled thread.
     threads: int = 1
 
 

@@ -1,4 +1,4 @@
-"""The folder that an evaluation leaves behind, and goes on in.
+"""The folder of an evaluation, in which it can be resumed.
 
     evals/<name>/
         settings.yaml    everything that the scores depend on: settings, checksums of model and data
@@ -39,7 +39,7 @@ ProblemKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatedSample:
-    """One line of samples.jsonl. `sample` counts a problem's responses from 0; `seed` is what it drew from."""
+    """One line of samples.jsonl. `sample` numbers a problem's responses from 0; `seed` is the response's own."""
 
     set: str
     prompt_id: str
@@ -71,7 +71,7 @@ class ProblemRow:
 
 
 class EvaluationFolder:
-    """Owns the files of one evaluation. Use it as a context manager."""
+    """The files of one evaluation. Use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -85,7 +85,7 @@ class EvaluationFolder:
 
     @classmethod
     def open(cls, path: Path, settings: Mapping[str, Any]) -> EvaluationFolder:
-        """The folder of an evaluation with `settings`, made or gone on with, and its lock.
+        """Makes or resumes the folder of an evaluation with `settings`, and takes its lock.
 
         Raises ConfigError when it is in use, holds an evaluation with other settings (naming the first
         difference) or something else, or cannot be written.
@@ -107,7 +107,7 @@ class EvaluationFolder:
         return folder
 
     def finished(self, samples: int) -> dict[ProblemKey, tuple[Outcome, ...]]:
-        """Problems with all their `samples` responses; what is left of others is removed from the file."""
+        """Problems with all their `samples` responses; rows of other problems are removed from the file."""
         found: dict[ProblemKey, dict[int, Outcome]] = {}
         for row in read_rows(self.samples_path):
             found.setdefault((row["set"], row["prompt_id"]), {})[int(row["sample"])] = _outcome(row)
@@ -117,7 +117,7 @@ class EvaluationFolder:
         return {key: tuple(rows[sample] for sample in range(samples)) for key, rows in whole.items()}
 
     def write_problems(self, rows: Iterable[ProblemRow]) -> None:
-        """What was asked. Written anew by every call: equal settings make equal rows."""
+        """Replaces problems.jsonl; equal settings give equal rows."""
         with self.problems_path.open("w", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(asdict(row), ensure_ascii=True) + "\n")
@@ -164,7 +164,7 @@ class EvaluationFolder:
 
 
 def evaluation_settings(config: EvaluationConfig) -> dict[str, Any]:
-    """Everything that the scores depend on, as settings.yaml holds it: the configuration, and what lies on disk.
+    """The content of settings.yaml: the configuration, and checksums of model and data.
 
     A hub name stands for itself. Raises OSError where a file cannot be read.
     """
@@ -214,5 +214,5 @@ def _sha256(paths: Iterable[Path]) -> str:
 
 
 def _changes_scores(effect: Effect | None) -> bool:
-    """Checksums, and keys of another version, have no effect stated and count."""
+    """Keys without a stated effect count: checksums, and keys of another version."""
     return effect is None or effect.scores

@@ -1,4 +1,4 @@
-"""`maspo-dist check`: everything that can be said of a run before it starts.
+"""`maspo-dist check`: everything that is known of a run before it starts.
 
 A recipe is often checked where it will not run: its model is a hub name that cannot be looked up here, its
 data are in a folder that this machine has not got. Those are listed, and whatever can be checked without
@@ -30,7 +30,7 @@ from maspo_dist.runs.metrics import require_sinks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFacts:
-    """One data set: its prompts where model and files are here, else its number of rows, else nothing."""
+    """One data set: its prompts if model and files exist here, else its number of rows, else neither."""
 
     name: str
     prompts: PromptSet | None
@@ -93,7 +93,7 @@ def _data_facts(
 
 
 def _is_elsewhere(name: str) -> bool:
-    """Whether a data set or model folder may well exist, but not here.
+    """Whether a data set or model folder may exist on another machine.
 
     A hub name where no hub answers; a path in a folder that is missing altogether and resembles nothing
     here. What is missing in a folder that exists, or in one that resembles it, is a slip.

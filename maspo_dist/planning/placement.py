@@ -1,4 +1,4 @@
-"""What a run asks of the cluster: which processes, how many CPUs and GPUs each, and about how much memory.
+"""The processes of a run: their number, CPUs and GPUs, and an estimate of their memory.
 
 Pure planning; `actors.processes` reserves what is planned here and `maspo-dist check` prints it.
 """
@@ -17,7 +17,7 @@ from maspo_dist.models.size import ModelSize
 Device = Literal["cpu", "cuda"]
 Role = Literal["learner", "rollout", "verifier"]
 
-#: Share of a core that each process reserves where there are no GPUs: there they take turns.
+#: Share of a core that each process reserves on a machine without GPUs, where the processes take turns.
 CPU_SHARE = 0.25
 _GIB = 1024**3
 
@@ -113,7 +113,7 @@ def learner_bytes(config: TrainConfig, size: ModelSize) -> int:
         + weight / (ranks if stage >= 3 else 1)
     )
     hidden = size.kv_heads * size.head_dim
-    # About 16 activations of hidden size a layer and token are kept for backward, 1 with checkpointing.
+    # About 16 activations of hidden size per layer and token are kept for backward, 1 with checkpointing.
     kept = 1 if config.learner.gradient_checkpointing else 16
     activations = config.learner.micro_batch_tokens * size.layers * hidden * kept * width
     return int(state + activations)
@@ -148,5 +148,5 @@ def require_fit(bundles: tuple[Bundle, ...], available: Mapping[str, float]) -> 
 
 
 def gibibytes(count: int) -> str:
-    """`count` bytes for people."""
+    """`count` bytes in GiB, as text."""
     return f"{count / _GIB:.2f} GiB"

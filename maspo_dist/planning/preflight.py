@@ -15,6 +15,7 @@ from maspo_dist.errors import ConfigError
 from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.models.size import ModelSize
 from maspo_dist.planning.placement import pick_device, plan_bundles, require_fit
+from maspo_dist.reward.registry import check_rewards
 from maspo_dist.runs.metrics import require_sinks
 
 
@@ -31,6 +32,7 @@ def prepare(config: TrainConfig) -> Prepared:
     """Reads model facts and data, and raises every mistake that is visible without starting a process."""
     require_sinks(config.logging)
     check_loss(config.algorithm.loss)
+    check_rewards(config.reward)
     model = inspect_model(config)
     if "RAY_ADDRESS" not in os.environ:
         # The cluster will be this machine alone, so what it lacks is known before it starts.

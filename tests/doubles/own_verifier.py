@@ -1,0 +1,61 @@
+"""Verifiers of a user's own, named in a configuration as `python:doubles.own_verifier:…`."""
+
+from __future__ import annotations
+
+import time
+
+from maspo_dist.reward import Sample, Verdict, VerifierConfig
+
+
+class LastWordVerifier:
+    """Correct when the response ends with the reference. Takes no configuration."""
+
+    def score(self, sample: Sample) -> Verdict:
+        started = time.monotonic()
+        words = sample.response.split()
+        found = words[-1] if words else None
+        correct = found == sample.reference
+        return Verdict(
+            reward=float(correct),
+            status="correct" if correct else "wrong",
+            extracted=found,
+            seconds=time.monotonic() - started,
+        )
+
+
+class TimeoutVerifier:
+    """The reward is the configured deadline: shows that the configuration arrives."""
+
+    def __init__(self, config: VerifierConfig) -> None:
+        self._reward = config.timeout_s
+
+    def score(self, sample: Sample) -> Verdict:
+        return Verdict(reward=self._reward, status="correct", extracted=None, seconds=0.0)
+
+
+class NumberVerifier:
+    """Breaks the contract: its score is a number."""
+
+    def score(self, sample: Sample) -> float:
+        return 1.0
+
+
+class InfiniteVerifier:
+    """Breaks the contract: its reward is infinite."""
+
+    def score(self, sample: Sample) -> Verdict:
+        return Verdict(reward=float("inf"), status="correct", extracted=None, seconds=0.0)
+
+
+class ScorelessVerifier:
+    """Breaks the contract: it has no score."""
+
+
+class TwoArgumentsVerifier(LastWordVerifier):
+    """Breaks the contract: nobody can make it."""
+
+    def __init__(self, path: str, mode: str) -> None:
+        self.path, self.mode = path, mode
+
+
+NOT_A_VERIFIER = 3

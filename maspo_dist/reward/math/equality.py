@@ -1,12 +1,12 @@
 """Whether two answers are the same: literal, then numeric, then shape by shape, then by algebra.
 
 The conventions, where people differ:
-    a label is read over when one side has none          x = 3 is 3
+    a label that only one side has is ignored          x = 3 is 3
     bare lists and sets have no order, tuples do         {1,2} is 2,1; (1,2) is not (2,1)
     a list is right only as a whole                      3, 4, 5 is not 4
     the exact part stands before ≈                       \\sqrt{2} ≈ 1.41 is \\sqrt{2}
-    letter case of words is read over                    evelyn is Evelyn
-    what is too large to evaluate must be written as the reference is
+    the letter case of words is ignored                 evelyn is Evelyn
+    an answer too large to evaluate must be written as the reference is
 """
 
 from __future__ import annotations

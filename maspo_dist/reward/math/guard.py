@@ -1,6 +1,6 @@
-"""What is not handed to a computer algebra system, because it could run for ever or fill the memory.
+"""Refuses formulas on which a computer algebra system could run without end or fill the memory.
 
-A refused answer is correct only where it is written as the reference is.
+A refused answer is correct only when it is written as the reference is.
 """
 
 from __future__ import annotations

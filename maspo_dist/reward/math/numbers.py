@@ -7,7 +7,7 @@ When two numbers count as equal:
     decimal against exact     the decimal is a correct rounding to five significant figures or more
     percent                   `p%` equals `p` and `p/100`; two percentages compare as written
     base subscript            same digits and same base; a base left out of the answer is forgiven
-    unit                      read over, unless both sides name different ones; units are not converted
+    unit                      ignored, unless both sides name different units; units are not converted
 """
 
 from __future__ import annotations

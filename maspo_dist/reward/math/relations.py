@@ -1,4 +1,4 @@
-"""Notations that are read without algebra: inequalities as intervals, ratios as terms, and what one side leaves out."""
+"""Notations read without algebra: inequalities as intervals, ratios as terms, and parts that only one side writes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def name_a_variable(intervals: list[Interval]) -> bool:
 
 
 def align_notation(found: str, expected: str) -> tuple[str, str]:
-    """Both without what only one of them writes: a point's name, a modulus, `to` for a colon, text around a number."""
+    """Both without notation that only one has: a point's name, a modulus, `to` for a colon, text around a number."""
     if ":" in expected and _TO.search(found):
         found = _TO.sub(":", found)
     if expected.startswith("(") and _POINT.fullmatch(found):

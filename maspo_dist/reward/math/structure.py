@@ -27,7 +27,7 @@ _MAX_PARTS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """An answer taken apart once. `brackets` is the outer pair of a tuple, as written; rows of a matrix are tuples."""
+    """The outer shape and its items. `brackets` is the outer pair of a tuple, as written; a matrix has rows."""
 
     shape: Shape
     items: tuple[str, ...]

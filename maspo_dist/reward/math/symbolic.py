@@ -20,7 +20,7 @@ from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 from sympy.core.function import AppliedUndef
 
-# It warns, once a process, that we answer for the time-outs. We do.
+# It warns, once per process, that time-outs are the caller's duty. The pool has them.
 logging.getLogger("math_verify.grader").setLevel(logging.ERROR)
 
 _SPELLING = NormalizationConfig(

@@ -213,9 +213,10 @@ def _reap(pid: int) -> None:
 
 
 def _is_of_pytest(process: psutil.Process) -> bool:
-    """multiprocessing's resource tracker, which other tests start and which lives as long as pytest."""
+    """Whether it is a helper of multiprocessing that another test started: these live as long as pytest."""
     try:
-        return "resource_tracker" in " ".join(process.cmdline()) and process.ppid() == os.getpid()
+        command = " ".join(process.cmdline())
+        return process.ppid() == os.getpid() and ("resource_tracker" in command or "forkserver" in command)
     except psutil.NoSuchProcess:
         return False
 

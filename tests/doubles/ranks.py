@@ -1,9 +1,14 @@
-"""Runs a function on real process groups."""
+"""Runs a function on real process groups.
+
+Importing torch, transformers and DeepSpeed takes a rank longer than most of its work. Hence a fork server imports them
+once, and each rank starts as a fork of it: a process of its own that has computed nothing yet.
+"""
 
 from __future__ import annotations
 
 import faulthandler
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import socket
 import sys
@@ -14,20 +19,32 @@ from collections.abc import Callable
 from contextlib import closing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-#: Importing torch, transformers and DeepSpeed takes most of it on a busy machine.
+#: Upper bound on the life of a group, on a busy machine.
 DEADLINE_S = 420.0
-#: Of what a rank printed, what a failure shows.
+#: A failure shows that much of the end of what each rank printed.
 _SHOWN_CHARACTERS = 4000
+_TESTS = Path(__file__).parents[1]
 
 
 class Ranks:
-    """`world_size` spawned processes that each run `work(rank, world_size, address, *arguments)`."""
+    """`world_size` processes that each run `work(rank, world_size, address, *arguments)`.
 
-    def __init__(self, world_size: int, work: Callable[..., None], *arguments: Any) -> None:
+    With the start method `spawn` they are fresh: they import for themselves.
+    """
+
+    def __init__(
+        self,
+        world_size: int,
+        work: Callable[..., None],
+        *arguments: Any,
+        start_method: Literal["forkserver", "spawn"] = "forkserver",
+    ) -> None:
         address = f"tcp://127.0.0.1:{_free_port()}"
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(start_method)
+        if start_method == "forkserver":
+            _start_fork_server()
         self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
         self._logs = [Path(self._folder.name) / f"rank{rank}.log" for rank in range(world_size)]
         self._processes: list[BaseProcess] = [
@@ -41,7 +58,7 @@ class Ranks:
         return any(process.is_alive() for process in self._processes)
 
     def check(self) -> None:
-        """Fails with what the ranks printed where one of them has."""
+        """Fails with what the ranks printed if a rank has failed."""
         assert not any(process.exitcode for process in self._processes), self.story()
 
     def end(self) -> None:
@@ -51,7 +68,7 @@ class Ranks:
         self._folder.cleanup()
 
     def story(self) -> str:
-        """How far each rank came."""
+        """Exit code and last output of each rank."""
         codes = [process.exitcode for process in self._processes]
         printed = [log.read_text(errors="replace")[-_SHOWN_CHARACTERS:] if log.exists() else "" for log in self._logs]
         return f"exit codes of the ranks: {codes}" + "".join(
@@ -60,7 +77,7 @@ class Ranks:
 
 
 def join(*groups: Ranks) -> None:
-    """Waits for all ranks of all `groups`; ends the rest, and fails, once one has failed or time is up."""
+    """Waits for all ranks of all `groups`. Once a rank has failed or time is up, kills the others and fails."""
     deadline = time.monotonic() + DEADLINE_S
     try:
         while any(group.is_alive() for group in groups):
@@ -76,7 +93,7 @@ def join(*groups: Ranks) -> None:
 
 
 def _logged(log: Path, work: Callable[..., None], *arguments: Any) -> None:
-    """In the rank: what it prints, native threads and a fatal signal's stacks included, goes to `log`."""
+    """Runs in the rank. All it prints goes to `log`, the output of native threads and crash stacks included."""
     with log.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -89,9 +106,24 @@ def _logged(log: Path, work: Callable[..., None], *arguments: Any) -> None:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
-        # At once, as a learner's process ends: DeepSpeed keeps the threads of a process group that was left, and the
-        # interpreter's exit would take down under them what they work on.
+        # At once, as a learner's process ends: DeepSpeed keeps the threads of a closed process group, and they would
+        # outlive the objects that the interpreter's exit destroys.
         os._exit(code)
+
+
+def _start_fork_server() -> None:
+    """Does nothing if the server runs. It ends with this process."""
+    multiprocessing.set_forkserver_preload(["doubles.learner_imports"])
+    inherited = os.environ.get("PYTHONPATH")
+    try:
+        # The server looks for modules there, not in this process's sys.path.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_TESTS.parent), str(_TESTS), inherited]))
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        if inherited is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = inherited
 
 
 def _free_port() -> int:

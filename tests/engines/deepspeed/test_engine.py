@@ -94,7 +94,8 @@ def _fill_the_disk_of_one_rank(engine: Any, rank: int, folder: Path) -> None:
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     make_model(folder / "model")
-    join(Ranks(2, _save_and_go_on_twice, folder))
+    # Fresh processes: what the libraries print at their import counts too.
+    join(Ranks(2, _save_and_go_on_twice, folder, start_method="spawn"))
     return folder
 
 

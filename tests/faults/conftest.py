@@ -1,6 +1,7 @@
-"""Real Ray, real processes, real signals; engines that are quick and deterministic.
+"""Real Ray, real processes and real signals, over engines that are quick and deterministic.
 
-The training data is the script: a prompt's reference says what fails when the prompt comes by, see `fault_script`.
+The training data is the script: a prompt's reference names what fails when the prompt is dispatched, see
+`doubles.fault_script`.
 """
 
 import gc
@@ -11,15 +12,16 @@ from pathlib import Path
 
 import pytest
 import ray
-from faulty_run import Scene, make_scene
 from ray.cluster_utils import Cluster
+
+from faults.faulty_run import Scene, make_scene
 
 _TESTS = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def ray_cluster() -> Iterator[Cluster]:
-    """A head node with room for eight processes (placement.CPU_SHARE); nodes may be added."""
+    """A head node with room for eight processes (placement.CPU_SHARE). A test removes the nodes that it adds."""
     with pytest.MonkeyPatch.context() as patch:
         inherited = os.environ.get("PYTHONPATH")
         patch.setenv(
@@ -32,7 +34,7 @@ def ray_cluster() -> Iterator[Cluster]:
             yield cluster
         finally:
             cluster.shutdown()
-            # What Ray left open goes here, and not in another module's test.
+            # Collect what Ray left open here, so that its warnings do not fail a later test.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 gc.collect()
@@ -40,7 +42,7 @@ def ray_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def joined(ray_cluster: Cluster) -> Iterator[None]:
-    """This process is in the cluster while a test runs."""
+    """Joins this process to the cluster for one test."""
     ray.init(ray_cluster.address, log_to_driver=False)
     try:
         yield
@@ -50,5 +52,5 @@ def joined(ray_cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def scene(ray_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    """What all runs of this module share."""
+    """The cluster, model and folder that all runs of a module share."""
     return make_scene(ray_cluster, tmp_path_factory.mktemp("scene"))

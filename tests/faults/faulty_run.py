@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -14,8 +15,9 @@ import ray
 from doubles.faulty_actors import CLASSES
 from doubles.live_run import comparable
 from doubles.loop import make_config, make_prompt
+from ray._private.node import Node as ClusterNode
 from ray.cluster_utils import Cluster
-from ray.util.placement_group import placement_group
+from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
 
 from actors.commands.training import Run
 from actors.controller.run_services import beside
@@ -76,11 +78,35 @@ class Outcome:
         return outcomes
 
 
-def occupy(cluster: Cluster, processes: int) -> None:
-    """Takes the room of as many processes for good."""
-    ray.init(cluster.address)
+@contextmanager
+def occupied(cluster: Cluster, processes: int) -> Iterator[None]:
+    """Takes the room of that many processes from the runs inside."""
+    with joined_cluster(cluster):
+        group = placement_group([{"CPU": processes * CPU_SHARE}], name="occupied", lifetime="detached")
+        assert group.wait(30)
     try:
-        assert placement_group([{"CPU": processes * CPU_SHARE}], lifetime="detached").wait(30)
+        yield
+    finally:
+        with joined_cluster(cluster):
+            remove_placement_group(get_placement_group("occupied"))
+
+
+@contextmanager
+def extra_node(cluster: Cluster, **options: Any) -> Iterator[ClusterNode]:
+    """A node of one core more, removed at the end."""
+    node = cluster.add_node(num_cpus=1, object_store_memory=10**8, **options)
+    try:
+        yield node
+    finally:
+        cluster.remove_node(node)
+
+
+@contextmanager
+def joined_cluster(cluster: Cluster) -> Iterator[None]:
+    """Joins this process to `cluster`."""
+    ray.init(cluster.address, log_to_driver=False)
+    try:
+        yield
     finally:
         ray.shutdown()
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import ray
-from faulty_run import until
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.interfaces import ActorProcess
 from actors.ray.placement_groups import reserve, room_for
 from actors.rollout.handle import RayRolloutWorker
+from faults.faulty_run import extra_node, until
 from maspo_dist.errors import ActorDiedError
 from maspo_dist.planning.placement import Bundle
 
@@ -36,13 +36,10 @@ async def test_a_place_is_given_as_soon_as_there_is_room() -> None:
 
 
 async def test_room_is_counted_by_node(ray_cluster: Cluster) -> None:
-    """Two of the three cores that are free lie together; it takes Ray a moment to know of all."""
-    node = ray_cluster.add_node(num_cpus=1, object_store_memory=10**8)
-    try:
+    """Two of the three free cores are on one node. Ray needs a moment to know of all three."""
+    with extra_node(ray_cluster):
         async with asyncio.timeout(60):
             await until(lambda: [room_for(*processes(1, cpus)) for cpus in (1, 1.5, 2, 3)] == [3, 1, 1, 0])
-    finally:
-        ray_cluster.remove_node(node)
 
 
 async def test_many_who_wait_for_a_place_leave_the_threads_to_others() -> None:

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 
 import pytest
-from faulty_run import Outcome, Scene, faulty_config, occupy, play, score_while_watched, told, until, write_script
 
+from faults.faulty_run import (
+    Outcome,
+    Scene,
+    extra_node,
+    faulty_config,
+    occupied,
+    play,
+    score_while_watched,
+    told,
+    until,
+    write_script,
+)
 from maspo_dist.runs.folder import RunFolder
 
 #: Ray's own sockets and processes, in a process that joins a cluster again; they are closed when collected.
@@ -120,18 +132,10 @@ def test_a_stall_leaves_the_stacks_of_every_process_in_the_logs(scene: Scene) ->
 
 
 def test_workers_of_a_lost_node_are_replaced_when_another_node_comes(scene: Scene) -> None:
-    """The first node has no room for all workers; one elsewhere takes its node down, with what was sampled there, when
-    the prompt of a later step comes by.
+    """The first node has no room for all workers. The prompt of a later step kills the raylet of the second node, which
+    takes along the responses that lie there.
     """
-    occupy(scene.cluster, processes=3)
-    scene.cluster.add_node(num_cpus=1, object_store_memory=10**8, env_vars={"MASPO_TEST_NODE": "1"})
     script = write_script(scene.folder / "node", 40, ["none"] * 5 + ["kill_node"])
-
-    async def another_node_comes(folder: RunFolder) -> None:
-        await until(lambda: bool(told(folder, "worker_waits")))
-        scene.cluster.add_node(num_cpus=1, object_store_memory=10**8)
-        await until(lambda: len(told(folder, "worker_recovered")) == len(told(folder, "worker_lost")))
-
     config = faulty_config(
         scene,
         "node",
@@ -141,7 +145,16 @@ def test_workers_of_a_lost_node_are_replaced_when_another_node_comes(scene: Scen
         algorithm={"max_policy_age": 1},
         cluster={"place_timeout_s": 1, "restart_backoff_max_s": 1},
     )
-    outcome = play(config, another_node_comes)
+    with ExitStack() as stack:
+        stack.enter_context(occupied(scene.cluster, processes=3))
+        stack.enter_context(extra_node(scene.cluster, env_vars={"MASPO_TEST_NODE": "1"}))
+
+        async def another_node_comes(folder: RunFolder) -> None:
+            await until(lambda: bool(told(folder, "worker_waits")))
+            stack.enter_context(extra_node(scene.cluster))
+            await until(lambda: len(told(folder, "worker_recovered")) == len(told(folder, "worker_lost")))
+
+        outcome = play(config, another_node_comes)
     assert outcome.error is None
     before, _, after = outcome.screen.partition("worker_lost")
     assert "start-up" in before

@@ -1,8 +1,7 @@
-"""What a checkpoint costs: its speed against torch.save and torch.load of the same bytes, its share of the demo's step.
+"""Speed of checkpoints, against torch.save and torch.load of the same bytes; and their share of the demo's step.
 
-One learner rank in this process, on the CPU. Both sides write into the same folder, in turn; the best of
-three counts. Neither waits for the disk while training stands still: fsync comes with the completion, which
-goes on beside the next step.
+One learner rank runs in this process, on the CPU. Both sides write into the same folder in turn, and the best of three
+times counts. Neither side waits for the disk: a run calls fsync later, beside the next step.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState
 from maspo_dist.types import Prompt, Rollout, RolloutGroup, ScoredGroup
 
 _REPEATS = 3
-#: The share of a step that a checkpoint may take, at this many steps between two.
+#: Largest share of step time that a checkpoint every `_DEMO_EVERY` steps may take.
 _ALLOWED_SHARE = 0.05
 _DEMO_EVERY = 10
 #: The demo's batch, as in configs/local_smoke.yaml.
@@ -41,7 +40,7 @@ _DEMO_PROMPTS, _DEMO_SAMPLES, _DEMO_PROMPT_TOKENS, _DEMO_RESPONSE_TOKENS = 64, 8
 
 
 def run() -> Iterator[BenchLine]:
-    """The lines of the bench; about a minute, and 2 GB of the temporary folder."""
+    """The lines of the bench. Takes about a minute, and 2 GB of the temporary folder."""
     torch.set_num_threads(1)
     # transformers would import it on its own terms, at the first save.
     import_deepspeed(torch.device("cpu"))
@@ -93,7 +92,7 @@ def _speeds(folder: Path, make: Callable[[int], DeepSpeedEngine]) -> Iterator[Be
 
 
 def _demo_share(folder: Path) -> BenchLine:
-    """Seconds that checkpoints may take, held against what the blocking part of one does take."""
+    """Seconds that a checkpoint may block training, against the seconds that it does."""
     engine = _engines(folder, make_model(make_tokenizer(), 0))(2)
     update_s = _best(lambda: _train(engine, _DEMO_PROMPTS, _DEMO_SAMPLES))
     save_s = _best(lambda: engine.save(folder / "demo"))
@@ -129,7 +128,7 @@ def _best(work: Callable[[], object]) -> float:
 
 
 def _engines(folder: Path, model: PreTrainedModel) -> Callable[[int], DeepSpeedEngine]:
-    """Engines of one rank over `model`, by ZeRO stage; all share a process group, which the last one closes."""
+    """Makes an engine of one rank over `model` for a ZeRO stage. All engines share one process group."""
     path = folder / f"model-{model.num_parameters()}"
     model.save_pretrained(path)
     address = f"tcp://127.0.0.1:{free_port()}"

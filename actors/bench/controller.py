@@ -1,4 +1,4 @@
-"""What the loop itself costs: groups a second with a large pool, memory over many groups, overlap of the two sides."""
+"""Cost of the loop over fakes: groups per second of CPU, growth of memory, and overlap of generation and update."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def run() -> Iterator[BenchLine]:
 
 
 def _overlap() -> Iterator[BenchLine]:
-    """Seconds of 100 steps, ideal over measured, with generation and update of known length."""
+    """Ideal against measured seconds of 100 steps, where generation and update take known times."""
     for age, ideal_step_s in ((0, _GENERATE_S + _UPDATE_S), (1, max(_GENERATE_S, _UPDATE_S))):
         config = _config(workers=2, per_step=8, group_size=4, age=age, steps=_OVERLAP_STEPS)
         started_s = time.perf_counter()
         asyncio.run(_train(config, _GENERATE_S, _UPDATE_S, FakeRecord()))
         seconds = time.perf_counter() - started_s
-        # The first batch has no update to hide behind, the last update nothing to generate.
+        # No update runs beside the first batch, and no generation beside the last update.
         ideal_s = _OVERLAP_STEPS * ideal_step_s + (min(_GENERATE_S, _UPDATE_S) if age else 0.0)
         case = f"overlap: ideal over measured seconds of {_OVERLAP_STEPS} steps, max_policy_age {age}"
         yield compare("controller", case, ideal_s, "s", seconds)
 
 
 def _throughput() -> Iterator[BenchLine]:
-    """Groups a second of one core, and memory of the second half of them against the first."""
+    """Groups per second of one core; and memory after a quarter of the groups, against its peak."""
     per_step = _IN_FLIGHT // 2
     config = _config(workers=_WORKERS, per_step=per_step, group_size=2, age=1, steps=_GROUPS // per_step)
     record = FakeRecord()
@@ -61,7 +61,7 @@ def _throughput() -> Iterator[BenchLine]:
     started_s = time.process_time()
     asyncio.run(_train(config, 0.0, 0.0, record, resident))
     seconds = time.process_time() - started_s
-    case = f"groups a second of CPU, {_WORKERS} workers, {_IN_FLIGHT} groups in flight, {record.ended} groups"
+    case = f"groups per second of CPU, {_WORKERS} workers, {_IN_FLIGHT} groups in flight, {record.ended} groups"
     yield compare("controller", case, record.ended / seconds, "groups/s", _WANTED_GROUPS_PER_S)
     early, late = max(resident[: len(resident) // 4]), max(resident)
     case = f"memory after a quarter of {record.ended} groups over that at its peak ({late / 2**20:.0f} MiB)"
@@ -85,9 +85,9 @@ async def _train(
     record: FakeRecord,
     resident: list[int] | None = None,
 ) -> None:
-    """The real controller, stream, ledger and pool from the first step to the last."""
+    """Runs the real controller, stream, ledger and pool from the first step to the last."""
     rollout = config.rollout
-    # One batch takes the whole pool `generate_s`.
+    # The pool generates one batch in `generate_s`.
     at_once = rollout.prompts_per_step // rollout.first_workers
     workers = FakeWorkers(generate_s, at_once)
     pool = ElasticRolloutPool(config, workers, record.write_event)
@@ -134,7 +134,7 @@ def _checkpoint_failed(step: int, reason: str) -> None:
 
 
 class _ResidentSink:
-    """Notes this process's memory at every step."""
+    """Appends this process's memory in bytes at each step."""
 
     def __init__(self, resident: list[int]) -> None:
         self._resident = resident

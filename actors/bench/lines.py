@@ -1,7 +1,4 @@
-"""Measurements behind `maspo-dist bench NAME`: one module a bench, each with `run() -> Iterator[BenchLine]`.
-
-Benches that need the cluster or an engine live in `actors.bench`, all others here; both are listed in `actors.cli`.
-"""
+"""What a bench yields. Each bench is a module with `run() -> Iterator[BenchLine]`, listed in `actors.cli`."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchLine:
-    """One measured case. `ratio` is `value` over `against`, measured in the same run; larger is better."""
+    """One measured case. `ratio` is `value` / `against`, both measured in the same run; larger is better."""
 
     bench: str
     case: str
@@ -26,7 +23,7 @@ class BenchLine:
 
 
 def compare(bench: str, case: str, value: float, unit: str, against: float) -> BenchLine:
-    """The line of `value` held against `against`, both in `unit`."""
+    """The line that compares `value` with `against`, both in `unit`."""
     return BenchLine(bench=bench, case=case, value=value, unit=unit, against=against, ratio=value / against)
 
 

@@ -1,4 +1,4 @@
-"""Models of random weights, of the size that a measurement asks for."""
+"""Models of random weights, in the size that a bench needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _HEAD_DIM = 64
 
 
 def random_qwen3(vocabulary: int, layers: int, width: int) -> Qwen3ForCausalLM:
-    """A Qwen3 in float32, heads of 64, two to a key-value head, MLPs three times as wide as it; always the same."""
+    """A Qwen3 in float32, the same at each call: heads of 64, two per key-value head, MLPs of 3 × `width`."""
     torch.manual_seed(0)
     heads = width // _HEAD_DIM
     return Qwen3ForCausalLM(

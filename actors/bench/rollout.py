@@ -1,8 +1,8 @@
-"""The rollout path against bare vLLM: the same requests through stream, pool, worker and verifier, and without.
+"""Tokens per second of the rollout path, against bare vLLM on the same requests.
 
-A model of 25 million random weights, so that the engine and not its bookkeeping sets the pace; both engines are
-up, one works at a time, turn about. Both have all cores for their arithmetic, so whatever the loop does costs them
-time; its work is by the response, so short responses show it most.
+The rollout path is stream, pool, worker and verifier. The model has 25 million random weights, so that arithmetic and
+not vLLM's own bookkeeping sets the pace. Both engines are up and work in turn. Each uses all cores, so the loop's work
+costs it time. The loop's work is per response, so short responses show it most.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ _SAMPLES = 8
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """Rounds of `groups` groups. The first only warms up; the best of the others counts, since a busy machine only
-    ever slows a round down.
-    """
+    """Rounds of `groups` groups. The first round warms up. The best of the others counts: load only slows rounds."""
 
     groups: int
     response_tokens: int
@@ -54,13 +52,13 @@ _LONGEST_RESPONSE_TOKENS = max(case.response_tokens for case in _CASES)
 _ENVIRONMENT = {
     **engine_environment("cpu", os.cpu_count() or 1),
     "VLLM_LOGGING_LEVEL": "ERROR",
-    # Ray would give way to the bare engine.
+    # By default Ray lowers the priority of its workers below that of the bare engine.
     "RAY_worker_niceness": "0",
 }
 
 
 def run() -> Iterator[BenchLine]:
-    """One line for each length of responses; five minutes on two cores."""
+    """One line per length of responses. Takes five minutes on two cores."""
     os.environ.update(_ENVIRONMENT)
     logging.disable(logging.WARNING)
     with TemporaryDirectory() as name:
@@ -99,12 +97,12 @@ def _config(model: Path, case: _Case) -> TrainConfig:
 
 
 async def _measure(model: Path, folder: Path) -> list[tuple[float, float]]:
-    """Tokens a second of each way, for each case."""
-    # Made for the longest responses, the workers take all others too.
+    """Tokens per second of (rollout path, bare engine), per case."""
+    # Workers that are made for the longest responses take shorter ones too.
     config = _config(model, max(_CASES, key=lambda case: case.response_tokens))
     device = await asyncio.to_thread(connect, "cpu")
     facts = read_model_facts(config.model)
-    # Its start holds the event loop, which nothing else may need meanwhile.
+    # Before the cluster starts: its start blocks the event loop.
     direct = DirectEngine(config.model.path, config.data.max_prompt_tokens + _LONGEST_RESPONSE_TOKENS + 1)
     cluster = RunCluster(config, facts.size, device, folder, waiting_for=lambda _: None, on_event=lambda _: None)
     try:
@@ -120,7 +118,7 @@ async def _measure(model: Path, folder: Path) -> list[tuple[float, float]]:
 
 
 async def _turn_about(config: TrainConfig, pool: RolloutPool, direct: DirectEngine) -> tuple[float, float]:
-    """Tokens a second of the loop and of the bare engine, each in its best round."""
+    """Tokens per second of the rollout path and of the bare engine, each in its best round."""
     rounds = config.run.max_steps
     stream = GroupStream(
         config,
@@ -144,7 +142,7 @@ async def _turn_about(config: TrainConfig, pool: RolloutPool, direct: DirectEngi
 
 
 def _requests(config: TrainConfig, number: int) -> list[RolloutRequest]:
-    """What the stream sends in round `number`."""
+    """The requests of the stream in round `number`."""
     groups = config.rollout.prompts_per_step
     prompts = FakePrompts()
     prompts.take(number * groups)

@@ -1,4 +1,4 @@
-"""vLLM's AsyncLLM with nothing of ours around it: what the rollout path is held against."""
+"""Bare AsyncLLM of vLLM: the yardstick of the rollout bench."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maspo_dist.types import RolloutRequest
 
 
 class DirectEngine:
-    """One engine on the CPU, with the arguments that a rollout worker would give it."""
+    """One engine on the CPU, with the arguments of a rollout worker's engine."""
 
     def __init__(self, model: str, max_model_len: int) -> None:
         self._engine = AsyncLLM.from_engine_args(
@@ -33,7 +33,7 @@ class DirectEngine:
         )
 
     async def sample(self, requests: Sequence[RolloutRequest]) -> int:
-        """Samples every request's responses, all at once; returns their tokens."""
+        """Samples the responses to all requests at once. Returns the number of their tokens."""
         counts = await asyncio.gather(
             *(self._one(request, sample) for request in requests for sample in range(request.num_samples))
         )

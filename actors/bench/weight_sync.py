@@ -1,7 +1,9 @@
-"""What a publish costs: 500 MB of weights from the learner's tensors through the object store into engines' parameters.
+"""Time of a publish, against one plain copy of the same bytes.
 
-The real writer, object store and worker actors, each a process of its own; the engine maps what it is given and
-copies it into its parameters, as vLLM's layer-wise reload does. Held against one plain copy of the same bytes.
+500 MB of weights go from the learner's tensors through the object store into the parameters of the engines.
+
+Writer, object store and worker actors are real, each in its own process. The engine maps the shared memory and copies
+it into its parameters, as vLLM's layer-wise reload does.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _START_S, _PUBLISH_S = 60.0, 60.0
 
 
 def run() -> Iterator[BenchLine]:
-    """The lines of the bench; about two minutes, 9 GB of memory."""
+    """The lines of the bench. Takes about two minutes and 9 GB of memory."""
     ray.init(
         address="local",
         include_dashboard=False,
@@ -56,7 +58,7 @@ def run() -> Iterator[BenchLine]:
 
 
 class CopyingEngine:
-    """Keeps parameters, overwritten in place at every load. Generates nothing."""
+    """Overwrites its parameters in place at each load. Generates nothing."""
 
     def __init__(self) -> None:
         self._parameters = [torch.empty(_TENSOR_ELEMENTS) for _ in range(_TENSORS)]
@@ -92,7 +94,7 @@ class CopyingEngine:
 
 
 class CopyingActor(RolloutActor):
-    """A rollout worker that serves nothing."""
+    """A rollout worker that answers no requests."""
 
     async def _make_engine(self) -> RolloutEngine:
         return CopyingEngine()
@@ -115,7 +117,7 @@ def _start_worker(index: int, logs: Path) -> ActorHandle[Any]:
 
 
 def _publish(weights: Sequence[torch.Tensor], workers: Sequence[ActorHandle[Any]]) -> Iterator[BenchLine]:
-    """Best of several, plain copies and publishes in turn; the first few warm the object store's memory."""
+    """The best of `_REPEATS` plain copies and publishes, in turn. The first only warms the object store's memory."""
     count = len(workers)
     flat = torch.cat(list(weights)).numpy()
     size = flat.nbytes

@@ -1,4 +1,4 @@
-"""The README's commands exist, and its configurations load."""
+"""The commands and paths in the guides exist, and the configurations in the README load."""
 
 import re
 from pathlib import Path
@@ -12,6 +12,11 @@ from maspo_dist.config import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+#: Guides whose paths are checked.
+GUIDES = [
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "README.md", *ROOT.glob("CONTRIBUTING.md"), ROOT / "tests/README.md")
+]
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 
 
@@ -33,6 +38,10 @@ def test_commands_exist_and_their_configurations_load(line: str) -> None:
             load_config(ROOT / config, [word for word in words if "=" in word])
 
 
-@pytest.mark.parametrize("path", re.findall(r"`((?:maspo_dist|actors|configs)/[\w/.]*)`", README))
-def test_paths_exist(path: str) -> None:
-    assert (ROOT / path).exists()
+@pytest.mark.parametrize("guide", GUIDES)
+def test_paths_exist(guide: str) -> None:
+    """A path may stand for the files that a `*` in it matches."""
+    text = (ROOT / guide).read_text()
+    paths = re.findall(r"(?<![\w./])((?:maspo_dist|actors|configs|deploy|tests)/[\w/.*]*)", text)
+    assert paths
+    assert [path for path in paths if not list(ROOT.glob(path.rstrip("/.")))] == []

@@ -6,6 +6,20 @@ import time
 
 from maspo_dist.reward import Sample, Verdict, VerifierConfig
 
+#: The reason of each verdict of `BoxedVerifier`.
+REASON = "judged by the user's own verifier"
+
+
+class BoxedVerifier:
+    """Correct when the last \\boxed{…} holds the reference, letter by letter."""
+
+    def score(self, sample: Sample) -> Verdict:
+        _, box, rest = sample.response.rpartition("\\boxed{")
+        answer = rest.partition("}")[0] if box else None
+        right = answer == sample.reference
+        status = "correct" if right else "unparsed" if answer is None else "wrong"
+        return Verdict(reward=float(right), status=status, extracted=answer, seconds=0.0, reason=REASON)
+
 
 class LastWordVerifier:
     """Correct when the response ends with the reference. Takes no configuration."""

@@ -1,21 +1,34 @@
-"""Real processes of a real run are killed and frozen; the run goes on, loses no step and accounts for every prompt."""
+"""Real processes of a real run are killed and frozen. The run goes on, loses no step and accounts for every prompt.
+
+Its loss and its verifier are those of a user, from a module outside the packages.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from doubles.live_run import Launcher
+from doubles.own_verifier import REASON
 from live_faults import QUICK, events, finish_whole, processes, until
 
 from maspo_dist.runs.checkpoint import CheckpointStore, read_state
 
+OWN = (
+    "algorithm.loss.kind=python:doubles.own_loss:CauchyLoss",
+    "algorithm.loss.tau=0.01",
+    "reward.default=python:doubles.own_verifier:BoxedVerifier",
+    "logging.sample_groups=4",
+)
+TESTS = Path(__file__).parents[1]
 
-def test_a_killed_worker_a_frozen_engine_and_a_killed_learner_cost_no_step(launcher: Launcher) -> None:
-    run = launcher.start(
-        "faults", "run.max_steps=10000", "rollout.workers=2", "learner.ranks=2", "checkpoint.every=3", *QUICK
-    )
+
+def test_killed_and_frozen_processes_cost_no_step_of_a_run_with_its_own_loss_and_verifier(launcher: Launcher) -> None:
+    overrides = ("run.max_steps=10000", "rollout.workers=2", "learner.ranks=2", "checkpoint.every=3")
+    run = launcher.start("faults", *overrides, *QUICK, *OWN, environment={"PYTHONPATH": str(TESTS)})
     run.wait_for_step(1)
     frozen, _ = processes(run, "VLLM::EngineCore")
     frozen.suspend()
-    # The other worker: at once, so that none is left to serve and both replacements start side by side.
+    # The other worker too, at once: no worker serves, and both replacements start side by side.
     [killed] = [worker for worker in processes(run, "ray::RolloutActor") if worker.pid != frozen.ppid()]
     killed.kill()
     until(run, lambda: len(events(run, "worker_recovered")) == 2, "both workers' replacements")
@@ -27,3 +40,10 @@ def test_a_killed_worker_a_frozen_engine_and_a_killed_learner_cost_no_step(launc
     newest, _ = CheckpointStore(run.folder.checkpoints_path).newest()
     assert newest is not None
     assert read_state(newest).step == last
+    for row in run.metrics[1:]:
+        # The gate of the run's own loss, and the diagnostics that every trust region gets.
+        assert 0 < row["gate/mean"] < 1
+        assert any(name.startswith("trust_region/") for name in row)
+    samples = list(run.folder.read_samples())
+    assert {sample["reason"] for sample in samples} == {REASON}
+    assert {sample["reward"] for sample in samples} == {0.0, 1.0}

@@ -104,7 +104,8 @@ def extra_node(cluster: Cluster, **options: Any) -> Iterator[ClusterNode]:
 @contextmanager
 def joined_cluster(cluster: Cluster) -> Iterator[None]:
     """Joins this process to `cluster`."""
-    ray.init(cluster.address, log_to_driver=False)
+    # Named placement groups belong to a namespace.
+    ray.init(cluster.address, namespace="faults", log_to_driver=False)
     try:
         yield
     finally:

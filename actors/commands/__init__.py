@@ -1,0 +1,8 @@
+"""The commands that need Ray or an engine, one module each; `actors.cli` calls them.
+
+training    a run, from configuration to exit
+evaluation  a standalone evaluation
+export      a checkpoint as a Hugging Face folder
+replay      one recorded step, computed again
+scaling     another number of rollout workers for a live run
+"""

@@ -1,0 +1,5 @@
+"""The learner: DeepSpeed ranks as Ray actors.
+
+actor  one rank: resolves references and calls its training engine
+group  all ranks as one object: names, deadlines and lost ranks
+"""

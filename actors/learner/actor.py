@@ -1,4 +1,4 @@
-"""One learner rank as an actor: resolves what arrives by reference and hands it to the engine."""
+"""One learner rank as an actor: resolves references and calls its training engine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
 
 
 class Engine(Protocol):
-    """What a rank needs of a training engine; see `engines.deepspeed.DeepSpeedEngine`."""
+    """What a rank needs of a training engine; see `DeepSpeedEngine` for the contract."""
 
     @property
     def policy_version(self) -> int: ...
@@ -49,12 +49,10 @@ class Engine(Protocol):
 
 
 class Learner:
-    """Rank `rank` of `ranks`. Methods are collective unless they say otherwise: the learner group calls them on all
-    ranks at once.
-    """
+    """Rank `rank` of `ranks`. Methods are collective unless they say otherwise: call them on all ranks at once."""
 
     def __init__(self, config: TrainConfig, rank: int, ranks: int, logs_path: Path) -> None:
-        """Quick; `start` does the work."""
+        """Does no work yet; see `start`."""
         redirect_output(configure_logging(LogContext("learner", rank), logs_path))
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         self._config = config
@@ -65,20 +63,21 @@ class Learner:
         self._groups: dict[int, RolloutGroup] = {}
 
     def start(self, init_address: str) -> ActorProcess:
-        """Builds the engine; blocks until all ranks have joined `init_address` ("tcp://host:port")."""
+        """Builds the engine; blocks until all ranks have joined at `init_address` ("tcp://host:port")."""
         self._running = self._start_engine(init_address)
         return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
 
     def receive(self, *groups: RolloutGroup) -> None:
-        """Takes what the next `update` trains on. One by one, so that Ray resolves their references; not collective,
-        so that a group which cannot be read any more leaves no rank waiting for another.
+        """Stores the groups of the next `update`. Each is an argument of its own, so that Ray resolves its reference.
+
+        Not collective: when one rank cannot read a lost group, no other rank waits for it.
         """
         self._groups = {group.group_id: group for group in groups}
 
     def update(
         self, shard: tuple[MiniBatch, ...], loss_tokens: tuple[int, ...], loss_sequences: tuple[int, ...]
     ) -> dict[str, float]:
-        """See DeepSpeedEngine.update; on the groups last received."""
+        """See `DeepSpeedEngine.update`; trains on the groups received last."""
         groups, self._groups = self._groups, {}
         return self._engine.update(shard, loss_tokens, loss_sequences, groups)
 
@@ -91,15 +90,15 @@ class Learner:
         return self._engine.logprobs([np.asarray(sequence.token_ids, dtype=np.int32) for sequence in sequences])
 
     def frozen_logprobs(self) -> list[ResponseLogprobs]:
-        """See DeepSpeedEngine.frozen_logprobs."""
+        """See `DeepSpeedEngine.frozen_logprobs`."""
         return self._engine.frozen_logprobs()
 
     def save(self, folder: Path) -> None:
-        """See DeepSpeedEngine.save."""
+        """See `DeepSpeedEngine.save`."""
         self._engine.save(folder)
 
     def load(self, folder: Path) -> int:
-        """See DeepSpeedEngine.load; returns the policy version that was saved."""
+        """See `DeepSpeedEngine.load`; returns the policy version of the checkpoint."""
         self._engine.load(folder)
         return self._engine.policy_version
 
@@ -110,7 +109,7 @@ class Learner:
             self._running = None
 
     def _start_engine(self, init_address: str) -> Engine:
-        from actors.engines.deepspeed.engine import DeepSpeedEngine  # seconds of imports, which are part of the start
+        from actors.engines.deepspeed.engine import DeepSpeedEngine  # takes seconds, which count as part of the start
 
         return DeepSpeedEngine(self._config, self._rank, self._ranks, init_address)
 

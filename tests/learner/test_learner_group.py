@@ -1,4 +1,4 @@
-"""One call on all ranks: whose failure it is that ends it."""
+"""Which failure ends a call on all ranks."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -35,19 +35,21 @@ async def test_results_come_by_rank() -> None:
     assert await by_rank([answers(7), answers(8)], "probe", 1) == [7, 8]
 
 
-async def test_of_a_lost_rank_and_peers_that_failed_with_it_the_lost_one_is_named() -> None:
+async def test_the_dead_rank_is_named_though_its_peers_failed_first() -> None:
     calls = [fails(PEER_CLOSED), fails(PEER_CLOSED, 0.02), is_stuck(), fails(RayActorDiedError(), 0.05)]
     with pytest.raises(ActorDiedError, match=r"^learner rank 3: update"):
         await by_rank(calls, "update", 10)
 
 
-async def test_a_failure_that_no_death_explains_is_raised_as_it_was() -> None:
+async def test_a_failure_without_a_death_is_raised_unchanged() -> None:
     with pytest.raises(RuntimeError, match="closed by peer"):
         await by_rank([is_stuck(), fails(PEER_CLOSED)], "update", 10)
 
 
 @pytest.mark.parametrize("error", [WeightSyncError("raised on purpose"), OSError("disk full")], ids=repr)
-async def test_what_no_death_can_cause_is_not_held_up(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_that_no_death_causes_is_raised_at_once(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(learner_group, "_NOTICE_S", 3600)
     with pytest.raises(type(error)):
         await asyncio.wait_for(by_rank([fails(error), is_stuck()], "save", 10), 5)

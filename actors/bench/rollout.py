@@ -22,7 +22,7 @@ from actors.bench.doubles import FakePrompts
 from actors.bench.lines import BenchLine, compare
 from actors.bench.models import random_qwen3
 from actors.bench.vllm_direct import DirectEngine
-from actors.controller.group_stream import GroupStream, group_seed
+from actors.controller.group_stream import GroupStream
 from actors.engines.settings import engine_environment
 from actors.interfaces import RolloutPool
 from actors.processes import RunCluster
@@ -31,6 +31,7 @@ from actors.weights.probes import probe_sequences
 from maspo_dist.config import TrainConfig
 from maspo_dist.demo.model import make_tokenizer
 from maspo_dist.flow.ledger import Ledger
+from maspo_dist.flow.seeds import group_seed
 from maspo_dist.models.facts import read_model_facts
 from maspo_dist.models.folder import save_model_folder
 from maspo_dist.types import RolloutRequest, Sampling

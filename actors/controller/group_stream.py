@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
-
 from actors.interfaces import Body, RolloutPool
 from actors.ray.waits import within
 from maspo_dist.algorithm import score_group
@@ -25,6 +23,7 @@ from maspo_dist.data.cursor import CursorState
 from maspo_dist.errors import BodyLostError, PoisonPromptError, StragglerError
 from maspo_dist.flow.admission import Candidate, Waiting, open_slots, select_batch
 from maspo_dist.flow.ledger import Ledger
+from maspo_dist.flow.seeds import group_seed
 from maspo_dist.flow.selection import drop_reason
 from maspo_dist.runs.checkpoint import FinishedGroup, PendingGroup, StreamState
 from maspo_dist.types import DropReason, Event, GroupReport, LossReason, Prompt, RolloutRequest, Sampling, ScoredGroup
@@ -88,11 +87,6 @@ def _trains(group: _Open) -> bool:
 
 def _admission(group: _Open) -> int:
     return group.group_id
-
-
-def group_seed(run_seed: int, group_id: int) -> int:
-    """Seed of a group's first sample; apart for each group, the same in every run of `run_seed`."""
-    return int(np.random.SeedSequence([run_seed, group_id]).generate_state(1)[0]) >> 1
 
 
 class GroupStream:

@@ -30,7 +30,7 @@ _STOP_S = 30.0
 
 
 class EvaluationCluster:
-    """Places, starts and ends the processes. Implements `actors.commands.evaluation.EvaluationPool`."""
+    """Places, starts and ends the processes. Implements `actors.evaluation.sampling.EvaluationPool`."""
 
     def __init__(self, config: EvaluationConfig, bundles: tuple[Bundle, ...], device: Device, logs_path: Path) -> None:
         """`bundles` are those of `plan_evaluation`: engines, then the verifier."""

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import pytest
 from doubles.loop import FakePool, FakePrompts, make_config
 
-from actors.controller.group_stream import Batch, GroupStream, group_seed
+from actors.controller.group_stream import Batch, GroupStream
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, PoisonPromptError
 from maspo_dist.flow.ledger import Ledger
+from maspo_dist.flow.seeds import group_seed
 from maspo_dist.runs.checkpoint import FinishedGroup, StreamState
 
 

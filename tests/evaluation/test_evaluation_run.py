@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.commands.evaluation import Problem, list_problems, problem_seed, sample_problems, score_sets
+from actors.commands.evaluation import score_sets
+from actors.evaluation.sampling import Problem, list_problems, problem_seed, sample_problems
 from maspo_dist.config import EvaluationConfig, build_config
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.errors import ActorDiedError, ConfigError

@@ -1,0 +1,107 @@
+"""Samples the problems of held-out sets on any pool of workers.
+
+A response depends on its set, problem, number and the seed alone. So scores depend neither on the number of workers
+nor on the order in which problems end, and an interrupted evaluation can continue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from actors.ray.waits import cancel_all
+from maspo_dist.config import EvaluationConfig
+from maspo_dist.data.prompts import PromptSet
+from maspo_dist.evaluation.folder import EvaluatedSample, ProblemKey
+from maspo_dist.flow.seeds import problem_seed
+from maspo_dist.types import Prompt, Rollout, RolloutRequest, Sampling, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A problem of one set. Response i is sampled with `seed` + i."""
+
+    set: str
+    prompt: Prompt
+    seed: int
+
+    @property
+    def key(self) -> ProblemKey:
+        return self.set, self.prompt.prompt_id
+
+
+class EvaluationPool(Protocol):
+    """`size` workers that serve the model, numbered from 0."""
+
+    @property
+    def size(self) -> int: ...
+
+    async def sample(self, worker: int, request: RolloutRequest) -> Sequence[tuple[Rollout, Verdict]]: ...
+
+
+def list_problems(sets: Mapping[str, PromptSet], seed: int) -> Iterator[Problem]:
+    """Every problem of every set, in order."""
+    for name, prompts in sets.items():
+        for prompt in prompts.prompts:
+            yield Problem(set=name, prompt=prompt, seed=problem_seed(seed, name, prompt.prompt_id))
+
+
+async def sample_problems(
+    problems: Sequence[Problem],
+    config: EvaluationConfig,
+    pool: EvaluationPool,
+    on_ended: Callable[[Problem, Sequence[EvaluatedSample]], None],
+) -> None:
+    """Samples each problem once, with at most `rollout.samples_in_flight` responses in flight per worker.
+
+    Calls `on_ended` when a problem ends. The first failure cancels the other problems and is raised.
+    """
+    waiting = iter(enumerate(problems))
+    sampling = Sampling(
+        temperature=config.sampling.temperature,
+        max_response_tokens=config.sampling.max_response_tokens,
+        top_p=config.sampling.top_p,
+    )
+
+    async def serve(worker: int) -> None:
+        for number, problem in waiting:
+            request = RolloutRequest(
+                group_id=number,
+                attempt=0,
+                prompt=problem.prompt,
+                num_samples=config.sampling.samples,
+                sampling=sampling,
+                seed=problem.seed,
+            )
+            on_ended(problem, _rows(problem, await pool.sample(worker, request)))
+
+    per_worker = max(1, config.rollout.samples_in_flight // config.sampling.samples)
+    tasks = [asyncio.ensure_future(serve(worker)) for _ in range(per_worker) for worker in range(pool.size)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        await cancel_all(tasks)
+
+
+def _rows(problem: Problem, samples: Sequence[tuple[Rollout, Verdict]]) -> list[EvaluatedSample]:
+    return [
+        EvaluatedSample(
+            set=problem.set,
+            prompt_id=problem.prompt.prompt_id,
+            sample=number,
+            seed=problem.seed + number,
+            response=rollout.text,
+            reference=problem.prompt.reference,
+            source=problem.prompt.source,
+            reward=verdict.reward,
+            status=verdict.status,
+            extracted=verdict.extracted,
+            seconds=verdict.seconds,
+            reason=verdict.reason,
+            finish_reason=rollout.finish_reason,
+            response_tokens=rollout.response_ids.size,
+        )
+        for number, (rollout, verdict) in enumerate(samples)
+    ]

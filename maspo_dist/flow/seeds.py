@@ -1,0 +1,18 @@
+"""Seeds of sampling: they depend on the configured seed and on what is sampled, never on time or place."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def group_seed(run_seed: int, group_id: int) -> int:
+    """Seed of a group's first sample; different for each group, and equal in every run of `run_seed`."""
+    return int(np.random.SeedSequence([run_seed, group_id]).generate_state(1)[0]) >> 1
+
+
+def problem_seed(seed: int, set_name: str, prompt_id: str) -> int:
+    """Seed of the first response to a problem of a standalone evaluation, whatever else is evaluated with it."""
+    digest = hashlib.sha256(f"{set_name}\0{prompt_id}".encode()).digest()
+    return group_seed(seed, int.from_bytes(digest[:8], "big"))

@@ -26,13 +26,15 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
+
+B = TypeVar("B")
 
 FinishReason = Literal["stop", "length"]
 VerdictStatus = Literal["correct", "wrong", "unparsed", "timeout", "error"]
@@ -211,6 +213,36 @@ class ScoredGroup:
         _require(bool(np.isfinite(self.advantages).all()), f"group {self.report.group_id}: advantage not finite")
 
 
+#: Why a sampled group does not train.
+DropReason = Literal["zero_variance", "unverifiable", "masked", "too_old"]
+#: Why a group could not be sampled.
+LossReason = Literal["poison", "straggler"]
+GroupOutcome = Literal["trained", "dropped", "pending"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedGroup(Generic[B]):
+    """A group with its result. `body` is the `RolloutGroup` in a checkpoint, and elsewhere a reference to it.
+
+    dropped      why the group will not train; None if it will
+    sent_at_s    wall clock (time.time) when the group was sent to a worker
+    """
+
+    scored: ScoredGroup
+    body: B
+    dropped: DropReason | None
+    sent_at_s: float
+
+    @property
+    def group_id(self) -> int:
+        return self.scored.report.group_id
+
+    @property
+    def oldest_version(self) -> int:
+        """Policy version of the oldest token."""
+        return int(self.scored.report.oldest_version.min())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRef:
     """One response of one group, by position, with its reward and advantage."""
@@ -256,12 +288,6 @@ class UpdateReport:
     policy_version: int
     metrics: dict[str, float]
 
-
-#: Why a sampled group does not train.
-DropReason = Literal["zero_variance", "unverifiable", "masked", "too_old"]
-#: Why a group could not be sampled.
-LossReason = Literal["poison", "straggler"]
-GroupOutcome = Literal["trained", "dropped", "pending"]
 
 #: Every kind of event of events.jsonl.
 EventKind = Literal[

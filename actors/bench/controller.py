@@ -13,16 +13,18 @@ import psutil
 
 from actors.bench.doubles import FakeDecoder, FakeLearners, FakePrompts, FakeRecord, FakeWorkers, make_config
 from actors.bench.lines import BenchLine, compare
-from actors.controller.controller import Controller, Session
+from actors.controller.controller import Controller
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
+from actors.controller.session import Session
 from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.config import TrainConfig
 from maspo_dist.flow.ledger import Ledger
-from maspo_dist.runs.checkpoint import CheckpointStore, FinishedGroup, RunState
+from maspo_dist.runs.checkpoint import CheckpointStore, RunState
 from maspo_dist.runs.checkpoint_writer import CheckpointWriter
 from maspo_dist.runs.metrics import MetricFanout
 from maspo_dist.runs.progress import Progress
+from maspo_dist.types import FinishedGroup, RolloutGroup
 from maspo_dist.views.console import PlainConsole
 
 _WORKERS = 256
@@ -93,7 +95,7 @@ async def _train(
     pool = ElasticRolloutPool(config, workers, record.write_event)
     sink = _ResidentSink(resident if resident is not None else [])
 
-    def session(state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:
+    def session(state: RunState | None, finished: Sequence[FinishedGroup[RolloutGroup]]) -> Session:
         ledger = Ledger()
         stream = GroupStream(
             config,

@@ -11,11 +11,12 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from actors.commands.extensions import require_extensions
-from actors.controller.controller import Controller, Session
+from actors.controller.controller import Controller
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
 from actors.controller.recording import RecordingLearners
 from actors.controller.run_services import beside, follow_requests, write_live
+from actors.controller.session import Session
 from actors.controller.watchdog import watch
 from actors.interfaces import LearnerGroup, RolloutPool
 from actors.processes import REAL_CLASSES, ActorClasses, RunCluster
@@ -27,7 +28,7 @@ from maspo_dist.data.cursor import PromptCursor
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.planning.preflight import Prepared, prepare
-from maspo_dist.runs.checkpoint import CheckpointStore, FinishedGroup, RunState, read_config_yaml, read_state
+from maspo_dist.runs.checkpoint import CheckpointStore, RunState, read_config_yaml, read_state
 from maspo_dist.runs.checkpoint_writer import CheckpointWriter
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.interrupt import WatchSignals, until_signal
@@ -35,7 +36,7 @@ from maspo_dist.runs.logs import LogContext, LogStream, configure_logging
 from maspo_dist.runs.manifest import damage_of
 from maspo_dist.runs.metrics import open_metrics
 from maspo_dist.runs.step_record import StepRecords
-from maspo_dist.types import Event
+from maspo_dist.types import Event, FinishedGroup, RolloutGroup
 from maspo_dist.views.console import RunConsole, open_console
 from maspo_dist.views.report import write_report
 
@@ -214,7 +215,9 @@ class Run:
             cluster.learners, records, dump_config(self._config), cluster.rollout.fetch, self._event
         )
 
-    def _session(self, pool: RolloutPool, state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:
+    def _session(
+        self, pool: RolloutPool, state: RunState | None, finished: Sequence[FinishedGroup[RolloutGroup]]
+    ) -> Session:
         config = self._config
         if state is not None:
             self._event(Event(kind="resumed", message=f"after step {state.step}"))

@@ -9,13 +9,12 @@
 
 One step: take the groups that the age bound says → lay them out → update → publish, prove, stamp →
 evaluation starts when due → metrics → checkpoint when due. Generation of later groups goes on beside all of it
-as far as `algorithm.max_policy_age` allows; with 0 it waits for the publish. An evaluation is of one policy
-version, so the next publish waits for it; so does its row of metrics. Responses travel from worker to
-learner by reference: this process sees their lengths, versions and verdicts only.
+as far as `algorithm.max_policy_age` allows; with 0 it waits for the publish. An evaluation belongs to one policy
+version, so the next publish waits for it. Responses travel from worker to learner by reference: this process sees
+only their lengths, versions and verdicts.
 
-Lost rollout workers are the pool's to replace; groups that lay in the memory of a lost node are sampled again. A
-lost learner ends a session: the group starts anew, and a new session goes on from the newest good checkpoint,
-exactly as a resumed run does.
+The pool replaces lost rollout workers. Groups in the memory of a lost node are sampled again. A lost learner ends the
+session: the learner group restarts, and a new session continues from the newest good checkpoint, as a resumed run does.
 """
 
 from __future__ import annotations
@@ -23,33 +22,30 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from actors.controller.evaluator import Evaluator
-from actors.controller.group_stream import Batch, CollectedGroup, GroupStream
+from actors.controller.group_stream import Batch
 from actors.controller.samples import Decoder, sample_rows
+from actors.controller.session import RunRecord, Session, SessionFactory
 from actors.controller.step_metrics import batch_metrics, generation_times, publish_metrics
-from actors.interfaces import LearnerGroup, ProbeSequence, PublishReport, RolloutPool
-from actors.ray.waits import within
+from actors.interfaces import Body, LearnerGroup, ProbeSequence, PublishReport, RolloutPool
+from actors.ray.waits import unless_set, within
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.errors import BodyLostError, LearnerLostError, PolicyAgeError
 from maspo_dist.flow.failures import RestartBudget
-from maspo_dist.flow.ledger import Ledger
 from maspo_dist.runs.checkpoint import (
     LEARNER_FOLDER,
     CheckpointStore,
-    FinishedGroup,
     RunState,
     read_finished,
     read_state,
 )
 from maspo_dist.runs.checkpoint_writer import CheckpointWriter
 from maspo_dist.runs.live import Standing
-from maspo_dist.runs.metrics import MetricFanout
-from maspo_dist.types import Event, EventKind, LedgerRow, SampleRow
+from maspo_dist.types import Event, EventKind, FinishedGroup, RolloutGroup
 from maspo_dist.views.console import RunConsole
 
 logger = logging.getLogger(__name__)
@@ -60,37 +56,8 @@ T = TypeVar("T")
 _LAST_SCORES_S = 5.0
 
 
-class RunRecord(Protocol):
-    """What a run leaves behind; see `RunFolder`."""
-
-    def write_event(self, event: Event) -> None: ...
-
-    def write_ledger(self, rows: Sequence[LedgerRow]) -> None: ...
-
-    def write_samples(self, rows: Sequence[SampleRow]) -> None: ...
-
-    def is_scored(self, step: int) -> bool: ...
-
-    def rewind(self, step: int) -> int: ...
-
-    def sync(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """What is made anew when a run goes on from a checkpoint."""
-
-    stream: GroupStream
-    ledger: Ledger
-    metrics: MetricFanout
-
-
-#: From the state to go on from (None: the start) and its finished groups to a session.
-SessionFactory = Callable[[RunState | None, Sequence[FinishedGroup]], Session]
-
-
 class Controller:
-    """Drives one run. Owns no process: whoever made the pools ends them."""
+    """Drives one run. Owns no process; the run that made the pools ends them."""
 
     def __init__(
         self,
@@ -171,7 +138,7 @@ class Controller:
 
     @property
     def standing(self) -> Standing:
-        """How the run stands now, for `maspo-dist status`."""
+        """The state of the run now, for `maspo-dist status`."""
         session = self._session
         return Standing(
             step=self._step,
@@ -186,7 +153,7 @@ class Controller:
 
     async def _open_session(self, resume: Path | None) -> None:
         state = None if resume is None else read_state(resume)
-        finished: Sequence[FinishedGroup] = ()
+        finished: Sequence[FinishedGroup[RolloutGroup]] = ()
         if resume is not None:
             self._enter("load checkpoint")
             await self._learners.load((resume / LEARNER_FOLDER).resolve())
@@ -204,7 +171,7 @@ class Controller:
                 await self._finish_evaluation()
 
     async def _close_session(self) -> None:
-        """Calls back what is in flight and enters open groups as pending; a session that goes on forgets those rows."""
+        """Cancels what is in flight and enters open groups as pending; the next session removes those rows."""
         session, self._session = self._session, None
         if session is None:
             return
@@ -216,7 +183,7 @@ class Controller:
         session.metrics.close()
 
     async def _restart_learners(self, lost: LearnerLostError, first: Path | None) -> Path | None:
-        """A new learner group; returns the checkpoint to go on from. Raises `lost` when it was lost too often."""
+        """Restarts the learner group; returns the checkpoint to continue from. Raises `lost` after too many losses."""
         pause_s = self._budget.lost(asyncio.get_running_loop().time())
         if pause_s is None:
             raise lost
@@ -226,7 +193,7 @@ class Controller:
         step = read_state(resume).step if resume else 0
         self._event(
             "learner_lost",
-            f"{lost}; starts anew from {'step ' + str(step) if step else 'the start'}, {self._step - step} steps again",
+            f"{lost}; restarts from {'step ' + str(step) if step else 'the start'}, {self._step - step} steps again",
             step=self._step,
             steps_lost=self._step - step,
         )
@@ -279,7 +246,7 @@ class Controller:
         return True
 
     async def _one_step(self, batch: Batch, step: int, started_s: float) -> bool:
-        """False where groups of `batch` are gone with a node: it is given back, and the policy is as it was."""
+        """False if groups of `batch` were lost with a node: the batch is given back, and the policy is unchanged."""
         session = self._current
         consumed_version = self._version
         taken_s = self._clock()
@@ -320,9 +287,9 @@ class Controller:
         return True
 
     async def _finish_evaluation(self) -> bool:
-        """Waits for the scores of the last step, where it is evaluated, and writes them.
+        """Waits for the scores of the last step, if it is evaluated, and writes the scores.
 
-        False where the run is asked to stop and they are not in soon: the evaluation is cancelled then.
+        False if the run is asked to stop and the scores take too long: the evaluation is cancelled then.
         """
         if self._evaluator.version is None:
             return True
@@ -340,12 +307,11 @@ class Controller:
 
     async def _update(self, step: int, batch: Batch) -> dict[str, float]:
         """One batch on the learners. A batch with nothing to train leaves the policy as it is."""
-        training = [group for group in batch.groups if group.dropped is None]
         metrics = {
-            "rollout/groups_trained": float(len(training)),
-            "rollout/groups_dropped": float(len(batch.groups) - len(training) + len(batch.lost)),
+            "rollout/groups_trained": float(len(batch.training)),
+            "rollout/groups_dropped": float(len(batch.groups) - len(batch.training) + len(batch.lost)),
         }
-        if training:
+        if training := batch.training:
             for group in training:
                 self._require_young(group)
             layout = lay_out_batch(
@@ -360,24 +326,13 @@ class Controller:
             metrics |= report.metrics
         else:
             logger.warning("step %d: no group can teach anything, the policy stays as it is", step)
-        self._enter_in_ledger(step, batch)
+        batch.enter(self._current.ledger, step)
         return metrics
 
-    def _enter_in_ledger(self, step: int, batch: Batch) -> None:
-        """What became of the batch, once it is done."""
-        ledger = self._current.ledger
-        for group in batch.groups:
-            if group.dropped is None:
-                ledger.train(group.group_id, step)
-            else:
-                ledger.drop(group.group_id, step, group.dropped)
-        for lost in batch.lost:
-            ledger.drop(lost.group_id, step, lost.reason)
-
-    def _require_young(self, group: CollectedGroup) -> None:
+    def _require_young(self, group: FinishedGroup[Body]) -> None:
         """The proof of the age bound, at the last place before the learner."""
         bound = self._config.algorithm.max_policy_age
-        oldest = int(group.scored.report.oldest_version.min())
+        oldest = group.oldest_version
         if self._version - oldest > bound:
             raise PolicyAgeError(
                 f"group {group.group_id} holds tokens of policy version {oldest}, {self._version - oldest} "
@@ -385,7 +340,7 @@ class Controller:
             )
 
     async def _publish(self) -> PublishReport:
-        """The learner's weights to every engine, proven; see `rollout_worker`."""
+        """The learner's weights to every engine, with the proof; see `RolloutWorker.publish`."""
         expected = await self._learners.probe(self._probes)
         snapshot = await self._learners.export_weights(self._version)
         return await self._pool.publish(snapshot, self._probes, expected)
@@ -435,17 +390,4 @@ class Controller:
         self._console.event(event)
 
     async def _unless_stopped(self, work: Awaitable[T], grace_s: float = 0.0) -> T | None:
-        """The result of `work`; None when it is not done `grace_s` after the run was asked to stop. It is cancelled
-        then.
-        """
-        task = asyncio.ensure_future(work)
-        stop = asyncio.ensure_future(self._stop_requested.wait())
-        try:
-            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                await asyncio.wait((task,), timeout=grace_s)
-            return task.result() if task.done() else None
-        finally:
-            for waiting in (task, stop):
-                waiting.cancel()
-            await asyncio.gather(task, stop, return_exceptions=True)
+        return await unless_set(self._stop_requested, work, grace_s)

@@ -6,10 +6,9 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from actors.controller.group_stream import CollectedGroup
 from actors.interfaces import Body
 from maspo_dist.errors import BodyLostError
-from maspo_dist.types import RolloutGroup, SampleRow
+from maspo_dist.types import FinishedGroup, RolloutGroup, SampleRow
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ class Decoder(Protocol):
 
 async def sample_rows(
     step: int,
-    groups: Sequence[CollectedGroup],
+    groups: Sequence[FinishedGroup[Body]],
     fetch: Callable[[Body], Awaitable[RolloutGroup]],
     decoder: Decoder,
 ) -> list[SampleRow]:

@@ -89,3 +89,16 @@ async def all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Callab
                     task.result()
     finally:
         await cancel_all(tasks.values())
+
+
+async def unless_set(stop: asyncio.Event, work: Awaitable[T], grace_s: float) -> T | None:
+    """The result of `work`; None, and `work` cancelled, if it is not done `grace_s` seconds after `stop` is set."""
+    task = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await asyncio.wait((task,), timeout=grace_s)
+        return task.result() if task.done() else None
+    finally:
+        await cancel_all((task, stopped))

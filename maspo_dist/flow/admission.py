@@ -1,7 +1,7 @@
 """How far generation may run ahead of training, and which groups make the next batch.
 
-A group born under policy version b may be trained up to version b + A (A = max_policy_age): it is *due*
-then. Every batch takes P = groups_per_step slots, and at most (1 + A) · P slots are open at any time, so
+A group born under policy version b may be trained up to version b + A (A = max_policy_age), when it is *due*.
+Every batch takes P = groups_per_step slots, and at most (1 + A) · P slots are open at any time, so
 the groups due at any version always fit into the batches until then.
 """
 
@@ -9,21 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 BatchOrder = Literal["admission", "completion"]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An admitted group that no batch has taken. `born`: policy version at dispatch. A group whose slot was
-    refilled takes none and rides along.
+class Candidate(Protocol):
+    """An admitted group that no batch has taken. `born` is the policy version at its dispatch. A group whose slot was
+    refilled takes no slot: it leaves with the next batch.
     """
 
-    group_id: int
-    born: int
-    finished: bool
-    takes_slot: bool
+    @property
+    def group_id(self) -> int: ...
+
+    @property
+    def born(self) -> int: ...
+
+    @property
+    def finished(self) -> bool: ...
+
+    @property
+    def takes_slot(self) -> bool: ...
 
 
 def open_slots(outstanding_slots: int, groups_per_step: int, max_policy_age: int, over_sampling: float | None) -> int:
@@ -36,7 +42,7 @@ def open_slots(outstanding_slots: int, groups_per_step: int, max_policy_age: int
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """No batch yet: one can be had when `group_id` has finished at the earliest; None: when any has."""
+    """There is no batch before `group_id` has finished; None: before some group has."""
 
     group_id: int | None
 
@@ -46,9 +52,9 @@ def select_batch(
 ) -> list[int] | Waiting:
     """The group ids of the batch to train on policy `version`, or what it waits for.
 
-    `candidates` in the order of admission. admission: the first P slots, whatever finished before them, so
-    that a short response is never preferred over a long one. completion: the oldest P finished slots, as soon
-    as those left behind still fit into later batches before they are too old.
+    `candidates` are in the order of admission. order admission takes the first P slots, whatever finished before
+    them, so that a short response is never preferred over a long one. order completion takes the oldest P finished
+    slots, as soon as the groups left behind still fit into later batches before they are too old.
     """
     if order == "admission":
         return _first_admitted(candidates, groups_per_step)

@@ -1,6 +1,6 @@
 """What becomes of every prompt group, each exactly once.
 
-admitted ◄─► finished ──► trained                    (back when its result is lost with a node)
+admitted ◄─► finished ──► trained                    (◄ when the result is lost with a node)
     │            └──────► dropped (reason)
     └───────────────────► dropped (reason) | pending at the end
 """
@@ -16,7 +16,7 @@ GroupState = Literal["admitted", "finished"]
 
 
 class Ledger:
-    """The life cycle of groups. Each ends once: a second end, or one of an unknown group, is a bug and raises."""
+    """The life cycle of groups. Each ends once: to end a group twice, or an unknown group, is a bug and raises."""
 
     def __init__(self) -> None:
         self._open: dict[int, tuple[str, GroupState]] = {}
@@ -40,7 +40,7 @@ class Ledger:
         self.achieved += 1
 
     def reopen(self, group_id: int) -> None:
-        """The result that was accepted is gone; another is waited for."""
+        """The accepted result is lost; the group waits for another one."""
         prompt_id, _ = self._open[group_id]
         self._open[group_id] = (prompt_id, "admitted")
 
@@ -59,10 +59,6 @@ class Ledger:
         """Rows ended since the last call."""
         rows, self._ended = self._ended, []
         return rows
-
-    @property
-    def open_groups(self) -> int:
-        return len(self._open)
 
     def _end(self, group_id: int, step: int, outcome: GroupOutcome, reason: str) -> None:
         prompt_id, _ = self._open.pop(group_id)

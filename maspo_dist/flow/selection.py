@@ -1,8 +1,13 @@
-"""Which scored groups train, and why the others do not."""
+"""Which groups with a result train, and why the others do not."""
 
 from __future__ import annotations
 
-from maspo_dist.types import DropReason, ScoredGroup
+from dataclasses import replace
+from typing import TypeVar
+
+from maspo_dist.types import DropReason, FinishedGroup, ScoredGroup
+
+B = TypeVar("B")
 
 
 def drop_reason(group: ScoredGroup, *, drop_zero_variance: bool) -> DropReason | None:
@@ -11,8 +16,6 @@ def drop_reason(group: ScoredGroup, *, drop_zero_variance: bool) -> DropReason |
     unverifiable   no response has a verdict that counts
     masked         none of the verified responses may train (all truncated and masked, say)
     zero_variance  all advantages are 0: the gradient would be too
-
-    too_old, beyond max_policy_age, is only known when a batch takes the group.
     """
     if not any(verdict.verifiable for verdict in group.report.verdicts):
         return "unverifiable"
@@ -21,3 +24,10 @@ def drop_reason(group: ScoredGroup, *, drop_zero_variance: bool) -> DropReason |
     if drop_zero_variance and not group.advantages.any():
         return "zero_variance"
     return None
+
+
+def drop_too_old(group: FinishedGroup[B], policy_version: int, max_policy_age: int) -> FinishedGroup[B]:
+    """The group as a batch for `policy_version` takes it: dropped as too_old where a token is beyond the bound."""
+    if group.dropped is None and policy_version - group.oldest_version > max_policy_age:
+        return replace(group, dropped="too_old")
+    return group

@@ -27,7 +27,7 @@ from maspo_dist.runs.catalogue import held_out_score
 from maspo_dist.runs.jsonl import replace_text
 from maspo_dist.runs.manifest import damage_of, sync
 from maspo_dist.runs.step_folders import StepFolders
-from maspo_dist.types import DropReason, LossReason, RolloutGroup, ScoredGroup
+from maspo_dist.types import DropReason, FinishedGroup, LossReason, RolloutGroup
 
 #: The learners' part of a checkpoint.
 LEARNER_FOLDER = "learner"
@@ -51,15 +51,6 @@ class PendingGroup:
     drawn_at: CursorState
     refilled: bool
     lost: LossReason | DropReason | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedGroup:
-    """A pending group that was sampled and scored. `dropped` is the reason why it will not train, if there is one."""
-
-    scored: ScoredGroup
-    body: RolloutGroup
-    dropped: DropReason | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +118,7 @@ class CheckpointStore(StepFolders):
         self,
         part: Path,
         state: RunState,
-        finished: Sequence[FinishedGroup],
+        finished: Sequence[FinishedGroup[RolloutGroup]],
         keep: int,
         config_yaml: str | None = None,
     ) -> Path:
@@ -240,10 +231,10 @@ def read_state(path: Path) -> RunState:
         ) from None
 
 
-def read_finished(path: Path) -> tuple[FinishedGroup, ...]:
+def read_finished(path: Path) -> tuple[FinishedGroup[RolloutGroup], ...]:
     """The finished groups in a good checkpoint. Raises ConfigError where they cannot be read."""
     try:
-        groups: tuple[FinishedGroup, ...] = pickle.loads((path / _FINISHED).read_bytes())
+        groups: tuple[FinishedGroup[RolloutGroup], ...] = pickle.loads((path / _FINISHED).read_bytes())
     except (OSError, ValueError, TypeError, AttributeError, ImportError, pickle.UnpicklingError) as error:
         raise ConfigError(f"checkpoint {path} cannot be read: {error}") from None
     return groups

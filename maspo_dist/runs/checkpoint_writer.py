@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from maspo_dist.config import CheckpointConfig
-from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, FinishedGroup, RunState, score_of
+from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, score_of
+from maspo_dist.types import FinishedGroup, RolloutGroup
 
 
 class CheckpointWriter:
@@ -37,7 +38,10 @@ class CheckpointWriter:
         self._committing: asyncio.Task[None] | None = None
 
     async def save(
-        self, state: RunState, finished: Sequence[FinishedGroup], write_learners: Callable[[Path], Awaitable[None]]
+        self,
+        state: RunState,
+        finished: Sequence[FinishedGroup[RolloutGroup]],
+        write_learners: Callable[[Path], Awaitable[None]],
     ) -> float:
         """Saves `state` and what `write_learners` writes into its folder; returns the seconds that training waited.
 
@@ -77,7 +81,7 @@ class CheckpointWriter:
             await asyncio.shield(self._committing)
             self._committing = None
 
-    async def _commit(self, part: Path, state: RunState, finished: Sequence[FinishedGroup]) -> None:
+    async def _commit(self, part: Path, state: RunState, finished: Sequence[FinishedGroup[RolloutGroup]]) -> None:
         try:
             await asyncio.to_thread(self._store.commit, part, state, finished, self._config.keep, self._config_yaml)
         except OSError as error:

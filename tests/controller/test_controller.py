@@ -148,8 +148,8 @@ async def test_a_lost_learner_goes_on_from_the_newest_checkpoint_with_equal_numb
     assert learners.restarts == 2
     events = rows(disturbed.events_path)
     assert [row["message"] for row in events if row["kind"] == "learner_lost"] == [
-        "learner rank 1 died; starts anew from the start, 1 steps again",
-        "learner rank 0 died; starts anew from step 4, 1 steps again",
+        "learner rank 1 died; restarts from the start, 1 steps again",
+        "learner rank 0 died; restarts from step 4, 1 steps again",
     ]
     assert sum(row["kind"] == "learner_recovered" for row in events) == 2
     ledger = rows(disturbed.ledger_path)

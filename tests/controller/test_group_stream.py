@@ -11,7 +11,8 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, PoisonPromptError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.flow.seeds import group_seed
-from maspo_dist.runs.checkpoint import FinishedGroup, StreamState
+from maspo_dist.runs.checkpoint import StreamState
+from maspo_dist.types import FinishedGroup, RolloutGroup
 
 
 def make_stream(pool: FakePool, config: TrainConfig) -> GroupStream:
@@ -21,7 +22,9 @@ def make_stream(pool: FakePool, config: TrainConfig) -> GroupStream:
     )
 
 
-def resumed(pool: FakePool, config: TrainConfig, state: StreamState, finished: Sequence[FinishedGroup]) -> GroupStream:
+def resumed(
+    pool: FakePool, config: TrainConfig, state: StreamState, finished: Sequence[FinishedGroup[RolloutGroup]]
+) -> GroupStream:
     return GroupStream(
         config,
         pool,
@@ -154,7 +157,7 @@ async def test_a_poison_prompt_is_lost_with_its_reason_and_the_batch_goes_on() -
     pool.failures[2] = PoisonPromptError("prompt p2 was in flight on 3 rollout workers that died")
     batch = await make_stream(pool, make_config()).take(0)
     assert ids(batch) == [0, 1, 3]
-    assert [(lost.group_id, lost.reason) for lost in batch.lost] == [(2, "poison")]
+    assert batch.lost == {2: "poison"}
 
 
 @pytest.mark.parametrize(("action", "tries"), [("drop", 1), ("requeue", 3)])
@@ -163,7 +166,7 @@ async def test_a_straggler_is_sampled_again_or_dropped_as_configured(action: str
     pool.holds[1] = asyncio.Event()
     config = make_config(rollout={"straggler": {"deadline_s": 0.02, "action": action}})
     batch = await make_stream(pool, config).take(0)
-    assert [(lost.group_id, lost.reason) for lost in batch.lost] == [(1, "straggler")]
+    assert batch.lost == {1: "straggler"}
     assert [request.attempt for request in pool.requests if request.group_id == 1] == list(range(tries))
 
 
@@ -231,7 +234,7 @@ async def test_of_a_group_that_would_not_train_and_is_gone_the_reason_is_kept() 
     second = resumed(pool, config, state, finished)
     second.resend(1)
     batch = await second.take(1)
-    assert [(lost.group_id, lost.reason) for lost in batch.lost] == [(5, "zero_variance")]
+    assert batch.lost == {5: "zero_variance"}
     assert 5 not in [request.group_id for request in pool.requests]
 
 
@@ -248,7 +251,7 @@ async def test_a_group_that_was_set_aside_is_not_sampled_again_by_a_resumed_run(
     second.resend(1)
     batch = await second.take(1)
     assert ids(batch) == [4, 6, 7]
-    assert [(lost.group_id, lost.reason) for lost in batch.lost] == [(5, "poison")]
+    assert batch.lost == {5: "poison"}
     assert 5 not in [request.group_id for request in pool.requests]
 
 

@@ -180,7 +180,7 @@ def make_controller(
     """The real loop over doubles and a real run folder, which is also the record unless one is given."""
     kept = record or folder
 
-    def session(state: RunState | None, finished: Sequence[FinishedGroup]) -> Session:
+    def session(state: RunState | None, finished: Sequence[FinishedGroup[RolloutGroup]]) -> Session:
         ledger = make_ledger()
         stream = GroupStream(
             config,

@@ -68,7 +68,7 @@ async def kill_unnoticed(pid: int, for_s: float) -> None:
 
 
 @pytest.mark.parametrize("killed", range(RANKS))
-async def test_the_killed_rank_is_named_and_the_group_starts_anew(ranks: Ranks, killed: int) -> None:
+async def test_the_killed_rank_is_named_and_the_group_restarts(ranks: Ranks, killed: int) -> None:
     group = RayLearnerGroup(ranks.make, ranks.config.cluster)
     await group.start()
     endless = asyncio.ensure_future(group.probe(rounds(2**30)))

@@ -82,13 +82,13 @@ def test_lost_workers_are_told_and_replaced(faulty: Outcome) -> None:
     assert len(faulty.told("worker_recovered")) >= 5
 
 
-def test_a_lost_verifier_is_told_and_started_anew(faulty: Outcome) -> None:
+def test_a_lost_verifier_is_reported_and_restarted(faulty: Outcome) -> None:
     assert any("killed by SIGKILL" in message for message in faulty.told("verifier_process_lost"))
     assert any("no answer within" in message for message in faulty.told("verifier_lost"))
     assert len(faulty.told("verifier_recovered")) == 2
 
 
-def test_lost_learners_are_told_and_started_anew(faulty: Outcome) -> None:
+def test_lost_learners_are_reported_and_restarted(faulty: Outcome) -> None:
     killed, frozen = faulty.told("learner_lost")
     assert "the process died" in killed
     assert "no answer within" in frozen

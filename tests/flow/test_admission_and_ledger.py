@@ -1,13 +1,13 @@
 """The age bound as an arithmetic of slots; every group ends once."""
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maspo_dist.flow.admission import BatchOrder, Candidate, Waiting, open_slots, select_batch
+from maspo_dist.flow.admission import BatchOrder, Waiting, open_slots, select_batch
 from maspo_dist.flow.ledger import Ledger
 
 
@@ -22,12 +22,22 @@ def test_over_sampling_lowers_the_bound_and_never_raises_it() -> None:
     assert open_slots(0, 4, 1, 9.0) == 8
 
 
-def candidates(text: str, born: int = 0) -> list[Candidate]:
+@dataclass(frozen=True)
+class FakeGroup:
+    """A `Candidate`."""
+
+    group_id: int
+    born: int
+    finished: bool
+    takes_slot: bool
+
+
+def candidates(text: str, born: int = 0) -> list[FakeGroup]:
     """f finished, w waiting, r refilled: finished and without a slot."""
-    return [Candidate(i, born, state in "fr", state != "r") for i, state in enumerate(text)]
+    return [FakeGroup(i, born, state in "fr", state != "r") for i, state in enumerate(text)]
 
 
-def choose(group: list[Candidate], version: int, age: int, order: BatchOrder) -> list[int] | Waiting:
+def choose(group: list[FakeGroup], version: int, age: int, order: BatchOrder) -> list[int] | Waiting:
     return select_batch(group, version, groups_per_step=2, max_policy_age=age, order=order)
 
 
@@ -55,11 +65,11 @@ def test_in_order_of_completion_what_is_due_is_waited_for() -> None:
 def test_whatever_finishes_first_no_group_is_trained_too_old_and_every_batch_comes(
     age: int, per_step: int, order: BatchOrder, finishing: random.Random
 ) -> None:
-    waiting: list[Candidate] = []
+    waiting: list[FakeGroup] = []
     admitted = 0
     for version in range(6):
         for _ in range(open_slots(len(waiting), per_step, age, None)):
-            waiting.append(Candidate(admitted, version, False, True))
+            waiting.append(FakeGroup(admitted, version, False, True))
             admitted += 1
         while isinstance(
             batch := select_batch(waiting, version, groups_per_step=per_step, max_policy_age=age, order=order), Waiting

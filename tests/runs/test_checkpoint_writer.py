@@ -12,9 +12,10 @@ import pytest
 
 from maspo_dist.config import CheckpointConfig
 from maspo_dist.data.cursor import CursorState
-from maspo_dist.runs.checkpoint import CheckpointStore, FinishedGroup, RunState, StreamState, read_config_yaml
+from maspo_dist.runs.checkpoint import CheckpointStore, RunState, StreamState, read_config_yaml
 from maspo_dist.runs.checkpoint_writer import CheckpointWriter
 from maspo_dist.runs.manifest import damage_of
+from maspo_dist.types import FinishedGroup, RolloutGroup
 
 
 def state(step: int) -> RunState:
@@ -46,7 +47,7 @@ class HeldStore(CheckpointStore):
         self,
         part: Path,
         state: RunState,
-        finished: Sequence[FinishedGroup],
+        finished: Sequence[FinishedGroup[RolloutGroup]],
         keep: int,
         config_yaml: str | None = None,
     ) -> Path:

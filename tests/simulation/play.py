@@ -78,7 +78,7 @@ class WatchedLedger(Ledger):
 
     def admit(self, group_id: int, prompt_id: str) -> None:
         super().admit(group_id, prompt_id)
-        self._world.max_outstanding = max(self._world.max_outstanding, self.open_groups)
+        self._world.max_outstanding = max(self._world.max_outstanding, len(self._open))
 
 
 class Silence:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from play import failure_of, failures_of
 
-import actors.controller.group_stream
-from actors.controller.group_stream import GroupStream
+import actors.controller.open_groups
+from actors.controller.open_groups import OpenGroups
 from actors.rollout.worker_slot import WorkerSlot
 from maspo_dist.flow.admission import open_slots
 
@@ -34,7 +34,7 @@ def _one_batch_more(outstanding: int, per_step: int, age: int, over_sampling: fl
     return open_slots(outstanding, per_step, age + 1, over_sampling)
 
 
-def _forgets_pending(self: GroupStream, state: object, finished: object) -> None:
+def _forgets_pending(self: OpenGroups, state: object, finished: object, store: object) -> None:
     self._next_group = state.next_group  # type: ignore[attr-defined]
 
 
@@ -47,10 +47,10 @@ async def _joins_without_weights(self: WorkerSlot, worker: object) -> None:
     ("plant", "said"),
     [
         (
-            lambda patch: patch.setattr(actors.controller.group_stream, "open_slots", _one_batch_more),
+            lambda patch: patch.setattr(actors.controller.open_groups, "open_slots", _one_batch_more),
             "old|sampled|in flight",
         ),
-        (lambda patch: patch.setattr(GroupStream, "_restore", _forgets_pending), "lost"),
+        (lambda patch: patch.setattr(OpenGroups, "restore", _forgets_pending), "lost"),
         (lambda patch: patch.setattr(WorkerSlot, "_join", _joins_without_weights), "serves without weights"),
     ],
     ids=["one batch too many is admitted", "a resumed run forgets open groups", "a new worker serves unproven"],

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from maspo_dist import __version__
 from maspo_dist.errors import MaspoError, UserError
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as co
 Texts = list[str] | None
 Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value.")]
 
-#: What `bench` knows: the module of each name, imported when asked for; its `run()` gives the lines.
+#: The module of each bench, imported on demand; its `run()` yields the lines.
 BENCHES = {
     "controller": "actors.bench.controller",
     "checkpoint": "actors.bench.checkpoint",
@@ -38,8 +39,23 @@ BENCHES = {
     "weight-sync": "actors.bench.weight_sync",
     "learner": "actors.bench.learner",
     "verifier": "actors.bench.verifier",
-    "reasoning_gym": "actors.bench.reasoning_gym",
+    "reasoning-gym": "actors.bench.reasoning_gym",
 }
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"maspo-dist {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of `maspo-dist` itself."""
 
 
 @app.command()
@@ -47,10 +63,10 @@ def train(
     config: ConfigPath,
     overrides: Overrides = None,
     allow_config_change: Annotated[
-        bool, typer.Option(help="Resume a checkpoint even where CONFIG now trains something else.")
+        bool, typer.Option(help="Resume a checkpoint even if CONFIG now trains something else.")
     ] = False,
 ) -> None:
-    """Train as CONFIG says; joins the Ray cluster at RAY_ADDRESS, or starts one here."""
+    """Train with CONFIG; joins the Ray cluster at RAY_ADDRESS, or starts a cluster here."""
     from actors.ray.token import present_token
 
     if "RAY_ADDRESS" in os.environ:
@@ -60,7 +76,7 @@ def train(
 
     loaded = load_config(config, overrides or ())
     require_model(loaded.model.path)
-    # Only now, since it takes seconds: a mistake in the configuration is told at once.
+    # Imported late, since that takes seconds: a mistake in the configuration is reported at once.
     from actors.commands.training import train as run_training
 
     run_training(loaded, allow_config_change=allow_config_change)
@@ -88,7 +104,7 @@ def evaluate(
     data: Annotated[list[str] | None, typer.Option(help="A held-out set: FILE or NAME=FILE; may be repeated.")] = None,
     preset: Annotated[str | None, typer.Option(help="Known sets, found in --data-dir: paper (six benchmarks).")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of --preset.")] = None,
-    samples: Annotated[int, typer.Option(help="Responses a problem.")] = 1,
+    samples: Annotated[int, typer.Option(help="Responses per problem.")] = 1,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy; default 0 for 1 sample, else 1.")] = None,
     top_p: Annotated[float, typer.Option(help="Share of probability drawn from, likeliest first.")] = 1.0,
     max_response_tokens: Annotated[int | None, typer.Option(help="Longest response; default 2048.")] = None,
@@ -99,7 +115,7 @@ def evaluate(
     dtype: Annotated[str | None, typer.Option(help="bfloat16 (default) or float32.")] = None,
     to: Annotated[Path | None, typer.Option(help="Output folder; default evals/<model>-<settings>.")] = None,
 ) -> None:
-    """Score MODEL on held-out sets: avg@k, pass@k, majority@k. Run again, it goes on where it stopped."""
+    """Score MODEL on held-out sets: avg@k, pass@k, majority@k. A second call continues where the first one stopped."""
     from maspo_dist.evaluation.options import EvalOptions, eval_config
     from maspo_dist.models.path import require_model
 
@@ -204,7 +220,7 @@ def replay(
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
     step: Annotated[int, typer.Option(help="A step that logging.record_steps kept.")],
 ) -> None:
-    """Recompute one recorded step of RUN on one CPU process; exit code 1 where its numbers differ."""
+    """Recompute one recorded step of RUN in one CPU process; exit code 1 if its numbers differ."""
     from actors.commands.replay import replay_lines, replay_step
 
     numbers = replay_step(run, step)
@@ -216,7 +232,7 @@ def replay(
 
 @app.command()
 def bench(name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}.")]) -> None:
-    """Measure NAME on this machine; one JSON object a line, each as soon as it is known."""
+    """Measure NAME on this machine; prints one JSON object per line."""
     from actors.bench.lines import BenchLine
 
     if name not in BENCHES:
@@ -252,7 +268,7 @@ def reasoning_gym(
     size: Annotated[int, typer.Option(min=1, help="Problems.")] = 1000,
     seed: Annotated[int, typer.Option(help="Another seed gives other problems.")] = 0,
 ) -> None:
-    """Write problems of a reasoning_gym TASK, for data.train; their source, and verifier, is reasoning_gym."""
+    """Write problems of a reasoning_gym TASK for data.train, with reasoning_gym as source and verifier."""
     from maspo_dist.reward.verifiers.gym import generate_rows
 
     lines = [json.dumps(row) + "\n" for row in generate_rows(task, size, seed)]
@@ -264,17 +280,19 @@ def reasoning_gym(
 def compare(
     config: Annotated[Path, typer.Argument(help="A configuration, or a file of variants (configs/compare_demo.yaml).")],
     overrides: Annotated[Texts, typer.Argument(help="dotted.key=value of every run, {seed} being its seed.")] = None,
-    vary: Annotated[Texts, typer.Option(help="dotted.key=value,value: a variant each.")] = None,
+    vary: Annotated[Texts, typer.Option(help="dotted.key=value,value: one variant per value.")] = None,
     variant: Annotated[Texts, typer.Option(help="'NAME: dotted.key=value …'; may be repeated.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Such as 0-4 or 0,3,7; default 0-4, or the file's.")] = None,
     name: Annotated[str | None, typer.Option(help="Folder of all runs, under run.dir.")] = None,
     score: Annotated[str | None, typer.Option(help="Metric; default avg@k of the first held-out set.")] = None,
     reach: Annotated[float | None, typer.Option(help="Score whose first step is compared.")] = None,
-    against: Annotated[str | None, typer.Option(help="The others are tested against it; default the first.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The variant to test the others against; default the first.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
     launcher: Annotated[str, typer.Option(help="Put before each run's command, such as 'nice -n 10'.")] = "",
 ) -> None:
-    """Train variants × seeds at equal samples, into one report with paired tests. Run again, it goes on."""
+    """Train variants × seeds at equal samples; one report with paired tests. A second call continues the first one."""
     from maspo_dist.compare.options import CompareOptions, make_settings
     from maspo_dist.compare.plan import make_plan
     from maspo_dist.compare.run import compare as run_comparison

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors import cli
+from maspo_dist import __version__
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,3 +86,8 @@ def test_metrics_explains_every_metric_and_event() -> None:
     assert result.returncode == 0
     assert "unverifiable_share" in result.stdout
     assert "worker_recovered" in result.stdout
+
+
+def test_the_version_is_printed() -> None:
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (0, f"maspo-dist {__version__}\n")

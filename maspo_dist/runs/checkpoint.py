@@ -225,19 +225,25 @@ def read_state(path: Path) -> RunState:
         differing = "; ".join(
             f"{'.'.join(map(str, detail['loc'])) or _STATE}: {detail['msg']}" for detail in error.errors()
         )
-        raise ConfigError(
-            f"checkpoint {path} was written by another version of maspo_dist ({differing}): "
-            "resume it with that version, or export it and start a new run"
-        ) from None
+        raise _other_version(path, differing) from None
 
 
 def read_finished(path: Path) -> tuple[FinishedGroup[RolloutGroup], ...]:
     """The finished groups in a good checkpoint. Raises ConfigError where they cannot be read."""
     try:
         groups: tuple[FinishedGroup[RolloutGroup], ...] = pickle.loads((path / _FINISHED).read_bytes())
-    except (OSError, ValueError, TypeError, AttributeError, ImportError, pickle.UnpicklingError) as error:
+    except (TypeError, AttributeError, ImportError) as error:
+        raise _other_version(path, f"{_FINISHED}: {error}") from None
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
         raise ConfigError(f"checkpoint {path} cannot be read: {error}") from None
     return groups
+
+
+def _other_version(path: Path, differing: str) -> ConfigError:
+    return ConfigError(
+        f"checkpoint {path} was written by another version of maspo_dist ({differing}): "
+        "resume it with that version, or export it and start a new run"
+    )
 
 
 def read_config_yaml(path: Path) -> str | None:

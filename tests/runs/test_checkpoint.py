@@ -16,6 +16,7 @@ from maspo_dist.runs.checkpoint import (
     Score,
     StreamState,
     read_config_yaml,
+    read_finished,
     read_state,
     score_of,
 )
@@ -224,6 +225,13 @@ def test_a_state_of_another_version_is_refused_in_one_sentence(tmp_path: Path) -
         (path / "state.json").write_text(json.dumps(changed))
         with pytest.raises(ConfigError, match=sentence):
             read_state(path)
+
+
+def test_finished_groups_of_another_version_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = save(CheckpointStore(tmp_path), 1)
+    (path / "finished_groups.pickle").write_bytes(b"cmaspo_dist.elsewhere\nFinishedGroup\n.")
+    with pytest.raises(ConfigError, match=r"another version of maspo_dist \(finished_groups\.pickle: No module named"):
+        read_finished(path)
 
 
 def test_an_empty_folder_has_none(tmp_path: Path) -> None:

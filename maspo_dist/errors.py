@@ -10,13 +10,13 @@
     ├── WeightSyncError        an engine does not hold the learner's weights
     ├── PolicyAgeError         a token older than max_policy_age reached the learner
     ├── DeadlineError          a named wait ran past its deadline
-    ├── ActorDiedError         a process that the run needs is gone
-    │   └── BodyLostError      what was to be read lay in the memory of a node that is gone
-    ├── LearnerLostError       a learner rank died or hangs: the group must start anew
+    ├── ActorDiedError         a process that the run needs has died
+    │   └── BodyLostError      an object was lost with its node
+    ├── LearnerLostError       a learner rank died or hangs: the group must restart
     ├── StragglerError         a group took longer than `rollout.straggler.deadline_s`
-    ├── PoisonPromptError      a prompt ended every worker that it was given to
-    ├── StallError             nothing went on for longer than `cluster.stall_timeout_s`
-    ├── VerifierError          the verifier pool as a whole cannot be trusted any more
+    ├── PoisonPromptError      a prompt killed a worker on which it ran alone
+    ├── StallError             the run made no progress for `cluster.stall_timeout_s`
+    ├── VerifierError          too large a share of samples could not be verified
     └── RunsFailedError        some runs of a comparison ended without their last step
 
 Anything else that escapes is a bug and keeps its traceback.
@@ -81,19 +81,19 @@ class PolicyAgeError(MaspoError):
 
 
 class DeadlineError(MaspoError):
-    """A wait passed its deadline; the message names the actor, the call and its subject."""
+    """A wait passed its deadline; the message names the actor, the call and the subject of the call."""
 
 
 class ActorDiedError(MaspoError):
-    """A process that the run cannot go on without has died."""
+    """A process that the run needs has died."""
 
 
 class BodyLostError(ActorDiedError):
-    """What was to be read lay in the memory of a node that is gone; whoever wanted to read it is well."""
+    """An object was lost with its node. The process that tried to read it is unaffected."""
 
 
 class LearnerLostError(MaspoError):
-    """A learner rank died or does not answer; its siblings cannot go on without it."""
+    """A learner rank died or does not answer; the other ranks cannot continue without it."""
 
 
 class StragglerError(MaspoError):
@@ -101,11 +101,11 @@ class StragglerError(MaspoError):
 
 
 class PoisonPromptError(MaspoError):
-    """A prompt was aboard `rollout.max_attempts` workers that died, the last time alone."""
+    """A prompt was in flight on `rollout.max_attempts` workers that died, on the last of them alone."""
 
 
 class StallError(MaspoError):
-    """Nothing went on for longer than `cluster.stall_timeout_s`; the message names what was waited for."""
+    """The run made no progress for `cluster.stall_timeout_s`; the message names the open waits."""
 
 
 class VerifierError(MaspoError):
@@ -113,4 +113,4 @@ class VerifierError(MaspoError):
 
 
 class RunsFailedError(MaspoError):
-    """Runs of a comparison failed; the message names the first one's log and last line."""
+    """Runs of a comparison failed; the message names the log of the first failed run and quotes its last line."""

@@ -16,7 +16,7 @@ A worked example: two prompts, G = 2, two learner ranks, one mini-batch.
       → TrainingBatch(shards[rank][mini-batch][micro-batch] of SampleRef, loss_tokens (21 + …,))
       → UpdateReport(policy_version 1, metrics)
 
-All records are frozen, keyword-only and checked when made: a record that exists is consistent.
+All records are frozen, keyword-only and checked when made: every record is consistent.
 Arrays inside a record are never written to after construction.
 """
 
@@ -39,7 +39,7 @@ B = TypeVar("B")
 FinishReason = Literal["stop", "length"]
 VerdictStatus = Literal["correct", "wrong", "unparsed", "timeout", "error"]
 
-#: Statuses that say nothing about the response: masked out of the update, never rewarded.
+#: Statuses that do not judge the response: it is masked out of the update and never rewarded.
 UNVERIFIABLE: frozenset[str] = frozenset({"timeout", "error"})
 
 
@@ -79,8 +79,8 @@ class Sampling:
 class RolloutRequest:
     """One dispatch of one prompt. Sample i of the group draws from `seed + i`.
 
-    cut_after_s       responses still open then end as truncated; None lets them run
-    give_up_after_s   the whole group is given up then, from its dispatch to a worker; None: never
+    cut_after_s       seconds of generation after which open responses end as truncated; None: never
+    give_up_after_s   seconds after dispatch to a worker at which the group is given up; None: never
     """
 
     group_id: int
@@ -117,7 +117,7 @@ class Rollout:
         _require(self.response_ids.dtype == np.int32, "response_ids must be int32")
         _require(
             self.behavior_logprobs.dtype == np.float32 and self.behavior_logprobs.shape == (tokens,),
-            "behavior_logprobs must be f32, one for each response token",
+            "behavior_logprobs must be f32, one per response token",
         )
         _require(
             sum(count for _, count in self.token_versions) == tokens,
@@ -137,7 +137,7 @@ class RolloutGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a verifier says of one response.
+    """The result of verifying one response.
 
     `reward` counts only where `verifiable`; `extracted` is the answer as read from the response,
     None when none was found; `reason` is one line for people; `components` are the named parts of
@@ -158,7 +158,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupReport:
-    """What the controller needs to know of a finished group; small, travels by value.
+    """What the controller needs of a finished group. Small; travels by value.
 
     prompt_tokens      length of the prompt
     response_tokens    i32[G]
@@ -262,7 +262,7 @@ class TrainingBatch:
     """One step's work, laid out.
 
     shards[rank][mini_batch][micro_batch]   every rank has the same number of each; a micro-batch
-                                            may be empty on a rank that has less to do
+                                            may be empty on a rank that has less work
     loss_tokens, loss_sequences             per mini-batch, over all ranks: the loss denominators
     """
 
@@ -276,13 +276,13 @@ class TrainingBatch:
         _require(len(layouts) == 1, "every rank needs the same number of micro-batches")
         _require(
             len(self.loss_tokens) == len(self.loss_sequences) == len(self.shards[0]),
-            "one token and one sequence count for each mini-batch",
+            "loss_tokens and loss_sequences need one count per mini-batch",
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateReport:
-    """What one batch did. `metrics` holds flat `group/name` numbers, agreed over all ranks."""
+    """The result of one update. `metrics` holds flat `group/name` numbers, agreed over all ranks."""
 
     step: int
     policy_version: int
@@ -320,7 +320,7 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened beside the loop, for people: a fault, a restart, a change of scale.
+    """A fault, a restart, a change of scale and the like, recorded for people.
 
     time      wall clock, seconds since the epoch
     details   further fields of the row; a number that is not finite is written as null
@@ -345,7 +345,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRow:
-    """The end of one prompt group; `step` is the batch that it was trained in or dropped before."""
+    """The end of one prompt group; `step` is the batch that it was trained in or dropped from."""
 
     group_id: int
     prompt_id: str
@@ -356,7 +356,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:
-    """One response as people read it. `seconds` is what its verdict took, `components` the parts of its reward."""
+    """One response, for people. `seconds` is the duration of its verdict, `components` the parts of its reward."""
 
     step: int
     group_id: int

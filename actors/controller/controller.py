@@ -7,11 +7,11 @@
                              ▼        (publish)      │ GroupReport ──► controller: TrainingBatch
                        object store ──────────► learner ranks ◄──────────┘  (who trains what)
 
-One step: take the groups that the age bound says → lay them out → update → publish, prove, stamp →
-evaluation starts when due → metrics → checkpoint when due. Generation of later groups goes on beside all of it
-as far as `algorithm.max_policy_age` allows; with 0 it waits for the publish. An evaluation belongs to one policy
-version, so the next publish waits for it. Responses travel from worker to learner by reference: this process sees
-only their lengths, versions and verdicts.
+One step: take the groups that the age bound allows → lay them out → update → publish, prove, stamp →
+evaluation starts when due → metrics → checkpoint when due. Later groups generate during all of this as far
+as `algorithm.max_policy_age` allows; with 0 they wait for the publish. An evaluation belongs to one policy version,
+so the next publish waits for it. Responses travel from worker to learner by reference: this process sees only their
+lengths, versions and verdicts.
 
 The pool replaces lost rollout workers. Groups in the memory of a lost node are sampled again. A lost learner ends the
 session: the learner group restarts, and a new session continues from the newest good checkpoint, as a resumed run does.
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: How long a run that is asked to end waits for an evaluation.
+#: How long a run that is asked to stop waits for an evaluation.
 _LAST_SCORES_S = 5.0
 
 
@@ -126,12 +126,12 @@ class Controller:
                 await self._close_session()
 
     def request_stop(self) -> None:
-        """Ends the run as soon as its state is whole: soon while it waits for groups or scores, else after the step."""
+        """Ends the run at the next consistent state: soon if it waits for groups or scores, else after the step."""
         self._stop_requested.set()
 
     @property
     def progress(self) -> object:
-        """Changes whenever anything has been achieved, the start of a worker included."""
+        """Changes whenever the run makes progress; a worker's start counts."""
         workers = tuple((worker.name, worker.state, worker.version) for worker in self._pool.status())
         session = self._session
         return self._achieved, self._evaluator.achieved, session.ledger.achieved if session else 0, workers
@@ -221,7 +221,7 @@ class Controller:
     # Steps.
 
     async def _steps(self) -> bool:
-        """The rest of a session: all steps that are left, then a last checkpoint. False when asked to stop."""
+        """The remaining steps of a session, then a last checkpoint. False when asked to stop."""
         is_done = await self._train()
         is_done = await self._finish_evaluation() and is_done
         if self._step > 0 or is_done:
@@ -306,7 +306,7 @@ class Controller:
         await self._writer.score(self._step, metrics)
 
     async def _update(self, step: int, batch: Batch) -> dict[str, float]:
-        """One batch on the learners. A batch with nothing to train leaves the policy as it is."""
+        """One batch on the learners. A batch without training groups leaves the policy unchanged."""
         metrics = {
             "rollout/groups_trained": float(len(batch.training)),
             "rollout/groups_dropped": float(len(batch.groups) - len(batch.training) + len(batch.lost)),
@@ -325,12 +325,12 @@ class Controller:
             self._version = report.policy_version
             metrics |= report.metrics
         else:
-            logger.warning("step %d: no group can teach anything, the policy stays as it is", step)
+            logger.warning("step %d: no group trains, the policy stays unchanged", step)
         batch.enter(self._current.ledger, step)
         return metrics
 
     def _require_young(self, group: FinishedGroup[Body]) -> None:
-        """The proof of the age bound, at the last place before the learner."""
+        """The last check of the age bound before the learner."""
         bound = self._config.algorithm.max_policy_age
         oldest = group.oldest_version
         if self._version - oldest > bound:
@@ -346,7 +346,7 @@ class Controller:
         return await self._pool.publish(snapshot, self._probes, expected)
 
     async def _save(self) -> None:
-        """A checkpoint of the run as it stands between two steps; completed beside training."""
+        """Saves the state between two steps; the checkpoint is completed while training continues."""
         self._enter("checkpoint")
         await self._saved()
         stream = self._current.stream

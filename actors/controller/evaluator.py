@@ -5,18 +5,16 @@ An evaluation belongs to one policy version, and does not stop training:
     publish v ──► start(v) ──► held-out groups generate on v ──────────────┐
          └──────► training groups of the next step, update ──► result() ──► publish v + 1
 
-Weights change under running requests, so that an evaluation is of one version only if it has ended before
-the next publish: `result` is awaited there. It generates beside the next step's generation and beside the
-update, where engines would idle, and holds training up only for as long as it takes longer than those.
-Started after the next step's groups are admitted, it stands behind them in the engines' queues. Whatever
-workers come and go meanwhile, all hold v, and every response is checked to be of v alone.
+A publish changes the weights under running requests, so `result` is awaited before the next publish. The evaluation
+generates during the next step's generation and update, when engines would idle. It delays training only if it takes
+longer than both. It starts after the next step's groups are admitted, so it queues behind them in the engines.
+Workers may start and die meanwhile: all of them hold v, and every response is checked to be of v alone.
 
-The scores of the policy that step s made are a row of their own in metrics.jsonl, after the row of step s. They are
-written before the publish of step s + 1 and so before its row: rows keep their order and hold the same numbers
-in every run, wherever the evaluation ended in wall-clock time. Where a checkpoint is due after the same step,
-`result` is awaited first. A run that is killed during an evaluation resumes from a checkpoint before that step and
-makes the same requests again. A run that is asked to stop may save a checkpoint whose step has no scores; the run
-that resumes from that checkpoint evaluates it first.
+The scores of the policy after step s are a separate row of metrics.jsonl, after the row of step s. The row is written
+before the publish of step s + 1, so rows have the same order and numbers in every run. If a checkpoint is due after
+the same step, `result` is awaited first. A run that is killed during an evaluation resumes from a checkpoint before
+that step and makes the same requests again. A run that is asked to stop may save a checkpoint whose step has no
+scores; the run that resumes from that checkpoint evaluates it first.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ _FIRST_GROUP = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Running:
-    """An evaluation that is on: its requests, by set, and when they were made (wall clock)."""
+    """A running evaluation: its requests by set, and the wall clock at its start."""
 
     version: int
     sets: Mapping[str, Sequence[asyncio.Task[GroupReport | None]]]
@@ -56,7 +54,7 @@ class Evaluator:
     """Evaluates every held-out set on one policy version at a time.
 
     start ──► result      the scores
-          └─► cancel      none; also right when nothing is on
+          └─► cancel      none; does nothing if no evaluation runs
     """
 
     def __init__(
@@ -79,21 +77,21 @@ class Evaluator:
         )
         self._running: _Running | None = None
         groups = config.rollout.prompts_per_step * config.rollout.group_size // config.evaluation.samples
-        #: As many responses at once as a training step has: more would wait within their deadlines.
+        #: At most as many responses in flight as a training step has: others would queue while their deadlines run.
         self._room = asyncio.Semaphore(max(1, groups))
         #: Problems ended so far, in all evaluations.
         self.achieved = 0
 
     @property
     def version(self) -> int | None:
-        """The policy version under evaluation; None when none is."""
+        """The policy version under evaluation; None if no evaluation runs."""
         return self._running.version if self._running else None
 
     def start(self, version: int) -> None:
-        """Sends the requests, as many at once as a training step has responses; the pool must serve `version`, and
-        go on to until `result` is in.
+        """Sends the requests, at most as many responses at once as a training step has. The pool must serve `version`
+        until `result` returns.
 
-        Raises RuntimeError while another evaluation is on.
+        Raises RuntimeError while another evaluation runs.
         """
         if self._running is not None:
             raise RuntimeError(f"evaluation of policy version {self._running.version} has not ended")
@@ -108,15 +106,15 @@ class Evaluator:
         self._running = _Running(version=version, sets=sets, started_s=self._clock())
 
     async def result(self) -> dict[str, float]:
-        """Scores of the evaluation that is on: eval/<name>/avg@k, pass@k, response_tokens_mean, truncated_share and
+        """Scores of the running evaluation: eval/<name>/avg@k, pass@k, response_tokens_mean, truncated_share and
         unverifiable_share, k = samples, and time/evaluate_s from the first request to the last verdict.
 
-        A response without a verdict, or a problem set aside because workers died of it, counts as not solved
-        here, since every problem must count once; their share is reported.
+        Every problem must count once. A response without a verdict therefore counts as not solved, and so does a
+        problem that was set aside because it killed workers; unverifiable_share reports both.
 
         Raises DeadlineError naming what it waits for when no problem ends within its deadline,
-        PolicyAgeError when a response is of another version, RuntimeError when no evaluation is on, and
-        whatever ended a request; nothing is on afterwards.
+        PolicyAgeError when a response is of another version, RuntimeError when no evaluation runs, and the error that
+        ended a request. No evaluation runs afterwards.
         """
         running = self._running
         if running is None:
@@ -136,7 +134,7 @@ class Evaluator:
         return {**metrics, "time/evaluate_s": scored_at_s - running.started_s}
 
     async def cancel(self) -> None:
-        """Ends the evaluation that is on, if any; its requests go to waste."""
+        """Cancels the running evaluation, if any."""
         running, self._running = self._running, None
         if running is None:
             return
@@ -159,7 +157,7 @@ class Evaluator:
                 )
 
     async def _sample(self, group_id: int, prompt: Prompt) -> GroupReport | None:
-        """None when workers died of the prompt, so that it was set aside."""
+        """None if the prompt was set aside because it killed workers."""
         request = RolloutRequest(
             group_id=group_id,
             attempt=0,
@@ -189,7 +187,7 @@ def _require_version(name: str, report: GroupReport, version: int) -> None:
 
 
 def _metrics(prefix: str, reports: Sequence[GroupReport], problems: int, samples: int) -> dict[str, float]:
-    """Of `problems` problems, those without a report being neither solved nor verifiable."""
+    """Metrics over `problems` problems; a problem without a report counts as unsolved and unverifiable."""
     correct = np.zeros((problems, samples), np.bool_)
     verifiable = np.zeros((problems, samples), np.bool_)
     for place, report in enumerate(reports):

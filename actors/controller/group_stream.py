@@ -40,8 +40,8 @@ from maspo_dist.types import (
 class Batch:
     """What one step consumes, in the order of admission.
 
-    groups   with a result, those included that are dropped before training
-    lost     by id, why a group has no result
+    groups   groups with a result, including groups that are dropped before training
+    lost     group id → why the group has no result
     """
 
     groups: tuple[FinishedGroup[Body], ...]
@@ -78,8 +78,8 @@ class GroupStream:
         restored: StreamState | None = None,
         finished: Sequence[FinishedGroup[RolloutGroup]] = (),
     ) -> None:
-        """`batches` are to be taken in all. `restored` and `finished` are what `snapshot` returned for the checkpoint
-        to resume from; `prompts` must stand at its cursor.
+        """The run takes `batches` batches in all. `restored` and `finished` are the results of `snapshot` in the
+        checkpoint to resume from; `prompts` must be at the cursor of `restored`.
         """
         self._config = config
         self._pool = pool
@@ -125,9 +125,9 @@ class GroupStream:
                     self._send(group)
 
     async def take(self, policy_version: int) -> Batch:
-        """The next batch's groups, dropped ones included.
+        """The groups of the next batch, including dropped groups.
 
-        Raises DeadlineError naming the prompts that it waits for, and the error that ended a group's task.
+        Raises DeadlineError naming the prompts of the open groups, or the error that ended a group's task.
         """
         self.pump(policy_version)
         while isinstance(chosen := self._groups.select(policy_version), Waiting):
@@ -166,7 +166,7 @@ class GroupStream:
         return self._groups.state({group.group_id for group in finished}), finished
 
     async def stop(self) -> None:
-        """Cancels what is in flight; it stays open in the ledger."""
+        """Cancels the groups in flight; they stay open in the ledger."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -213,7 +213,7 @@ class GroupStream:
             self._finish(group, FinishedGroup(scored=scored, body=body, dropped=dropped, sent_at_s=sent_at_s))
 
     async def _sample(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
-        """One result; a straggler is sent again where `rollout.straggler` says so."""
+        """One result; a straggler is sampled again if `rollout.straggler` asks for it."""
         requeues = self._config.rollout.straggler.action == "requeue"
         last = self._config.rollout.max_attempts - 1 if requeues else 0
         for attempt in range(last):
@@ -229,7 +229,7 @@ class GroupStream:
         self._say_progress()
 
     async def _fetched(self, group: OpenGroup) -> FinishedGroup[RolloutGroup] | None:
-        """The group's result with its body, None where it has none or the body is lost."""
+        """The group's result with its body, None if it has no result or the body is lost."""
         outcome = group.outcome
         if not isinstance(outcome, FinishedGroup):
             return None

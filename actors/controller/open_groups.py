@@ -2,7 +2,7 @@
 
     admit ──► in flight ──finish──► finished ──take──► batch
                   ▲                    │  ▲              │
-                  └──────reopen────────┘  └──put_back────┘      (a node was lost, and bodies of groups with it)
+                  └──────reopen────────┘  └──put_back────┘      (a node was lost with the bodies of groups)
 
 Bookkeeping only, without pool, tasks or clock. `maspo_dist.flow.admission` decides when to admit and what to take.
 """
@@ -38,7 +38,7 @@ class OpenGroup:
     """A group that no batch has taken.
 
     born       policy version at dispatch; −1 for a restored group that is not sent yet
-    refilled   another group was admitted in its slot, since it will not train
+    refilled   another group was admitted in its slot, because it will not train
     outcome    the result, or why there is none; None while it is in flight
     """
 
@@ -66,7 +66,7 @@ class OpenGroups:
     """Owns every group between its admission and its batch, in the order of admission."""
 
     def __init__(self, config: TrainConfig, prompts: PromptSource, ledger: Ledger, *, batches: int) -> None:
-        """`batches` are to be taken in all."""
+        """The run takes `batches` batches in all."""
         self._config = config
         self._prompts = prompts
         self._ledger = ledger
@@ -77,7 +77,7 @@ class OpenGroups:
         self.in_flight = 0
         #: Slots that were refilled since the last batch.
         self._refills = 0
-        #: What the last batch took, and the refills that it counted.
+        #: The groups of the last batch, and the refills counted until then.
         self._taken: tuple[list[OpenGroup], int] = ([], 0)
 
     def __iter__(self) -> Iterator[OpenGroup]:

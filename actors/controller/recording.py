@@ -23,9 +23,9 @@ class RecordableLearners(LearnerGroup, Protocol):
 
 
 class RecordingLearners:
-    """A `LearnerGroup` that hands every call on, and keeps what an update was made from.
+    """A `LearnerGroup` that forwards every call, and records the inputs and results of updates.
 
-    A record that cannot be written (a full disk, a group gone with its node) costs the record, not the run.
+    A record that cannot be written (a full disk, a group lost with its node) costs the record, not the run.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What runs beside the loop: the live status, and requests from other shells."""
+"""Services that run concurrently with the loop: the live status, and requests from other shells."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CONTROL_DEADLINE_S = 30.0
 
 
 async def beside(work: Coroutine[Any, Any, T], *services: Coroutine[Any, Any, None]) -> T:
-    """The result of `work`; services run as long as it does, and one that raises ends it with its error."""
+    """The result of `work`. The services run until it ends; a service that raises cancels it with its error."""
     main = asyncio.ensure_future(work)
     tasks = [asyncio.ensure_future(service) for service in services]
     try:
@@ -43,7 +43,7 @@ async def beside(work: Coroutine[Any, Any, T], *services: Coroutine[Any, Any, No
 
 
 async def write_live(path: Path, standing: Callable[[], Standing], pool: RolloutPool) -> None:
-    """Keeps live.json up to date. A disk that is full costs the status, not the run."""
+    """Keeps live.json up to date. A full disk costs the status, not the run."""
     loop = asyncio.get_running_loop()
     while True:
         waits = tuple((wait.what, loop.time() - wait.since_s) for wait in open_waits()[:8])
@@ -64,7 +64,7 @@ async def follow_requests(control: ActorHandle[Any], pool: RolloutPool) -> None:
                 _CONTROL_DEADLINE_S, "run control: requests", control.exchange.remote(serving)
             )
         except (ActorDiedError, DeadlineError) as error:
-            logger.warning("requests to scale cannot be heard any more: %s", error)
+            logger.warning("requests to scale are no longer received: %s", error)
             return
         if workers is not None:
             pool.scale(workers)

@@ -25,7 +25,7 @@ async def sample_rows(
     fetch: Callable[[Body], Awaitable[RolloutGroup]],
     decoder: Decoder,
 ) -> list[SampleRow]:
-    """One row a response, in order; none of a group whose body is gone with the node that it lay on."""
+    """One row per response, in order; no rows for a group whose body was lost with its node."""
     rows: list[SampleRow] = []
     for collected in groups:
         try:

@@ -1,4 +1,4 @@
-"""What a controller works on, from the start or from a checkpoint until it must go back to a checkpoint."""
+"""A session: what the controller works on until it goes back to a checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RunRecord(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """Made again whenever a run continues from a checkpoint."""
+    """Made at the start of a run, and again whenever it continues from a checkpoint."""
 
     stream: GroupStream
     ledger: Ledger

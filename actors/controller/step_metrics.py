@@ -1,4 +1,4 @@
-"""What a step's groups say of the policy and the rollouts, as flat numbers."""
+"""Metrics of a step's groups: rewards, responses, policy ages and times."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from maspo_dist.types import ScoredGroup
 
 
 def batch_metrics(batch: Batch, policy_version: int) -> dict[str, float]:
-    """Over all sampled groups of a step, those dropped before training included.
+    """Over all sampled groups of a step, including groups dropped before training.
 
     reward/mean is over verifiable responses only; policy/age_* over tokens, in policy versions behind
-    `policy_version`, the learner's at consumption. rollout/trained_tokens_mean beside response_tokens_mean
-    shows whether what was dropped had another length than what was sampled.
+    `policy_version`, the learner's at consumption. Compare
+    rollout/trained_tokens_mean to response_tokens_mean to see whether dropped groups differ in length.
     """
     groups = [group.scored for group in batch.groups]
     if not groups:
@@ -52,11 +52,11 @@ def batch_metrics(batch: Batch, policy_version: int) -> dict[str, float]:
 
 
 def generation_times(batch: Batch, started_s: float, taken_s: float, last_taken_s: float | None) -> dict[str, float]:
-    """generate_s: until the last response of the batch ended, if that was after the step began; verify_s: from
-    there to the last verdict.
+    """generate_s is the time from the start of the step to the batch's last response, or 0 if that ended earlier.
+    verify_s is the rest of the time until the batch was taken.
 
-    Tokens a second are over the time from the first request to the last response or, where batches overlap,
-    from the batch before this one.
+    tokens_per_s is over the time from the first request to the last response, but at most over the time since the
+    previous batch was taken, because generation of batches may overlap.
     """
     if not batch.groups:
         return {}
@@ -75,7 +75,7 @@ def generation_times(batch: Batch, started_s: float, taken_s: float, last_taken_
 
 
 def publish_metrics(published: PublishReport) -> dict[str, float]:
-    """What the publish took and proved."""
+    """Duration of a publish, and the largest logprob gap of its proof."""
     return {
         "sync/max_logprob_gap": published.max_logprob_gap,
         "sync/transfer_s": published.transfer_s,

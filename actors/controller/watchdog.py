@@ -1,9 +1,9 @@
-"""Notices that nothing goes on any more, says what everything waits for, and acts.
+"""Notices that the run makes no progress, names the open waits, and acts.
 
 progress unchanged for stall_timeout_s ──► event with the open waits, stacks to the log files ──► by policy
-    restart: the oldest wait ends as its deadline would, so that what waits recovers as it always does
+    restart: the oldest wait ends as if by its deadline, so that the caller recovers as usual
     fail:    StallError ends the run            report: nothing more
-progress while stacks are written ends the stall, and nothing is done about it
+progress while stacks are written ends the stall: no action is taken
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from maspo_dist.errors import StallError
 from maspo_dist.flow.failures import after_stall
 from maspo_dist.types import Event
 
-#: Looks at progress this often within one stall time-out.
+#: Checks of progress per stall time-out.
 _LOOKS = 10
 
 
@@ -27,7 +27,7 @@ async def watch(
     dump_stacks: Callable[[], Awaitable[None]],
     on_event: Callable[[Event], None],
 ) -> None:
-    """Runs until cancelled. `progress` gives a value that changes whenever something has been achieved."""
+    """Runs until cancelled. `progress` gives a value that changes whenever the run makes progress."""
     loop = asyncio.get_running_loop()
     seen, since_s = progress(), loop.time()
     while True:

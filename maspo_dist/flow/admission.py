@@ -16,7 +16,7 @@ BatchOrder = Literal["admission", "completion"]
 
 class Candidate(Protocol):
     """An admitted group that no batch has taken. `born` is the policy version at its dispatch. A group whose slot was
-    refilled takes no slot: it leaves with the next batch.
+    refilled takes no slot: it joins the next batch.
     """
 
     @property
@@ -42,7 +42,7 @@ def open_slots(outstanding_slots: int, groups_per_step: int, max_policy_age: int
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """There is no batch before `group_id` has finished; None: before some group has."""
+    """No batch is ready until `group_id` has finished; None: until any group has."""
 
     group_id: int | None
 
@@ -52,9 +52,9 @@ def select_batch(
 ) -> list[int] | Waiting:
     """The group ids of the batch to train on policy `version`, or what it waits for.
 
-    `candidates` are in the order of admission. order admission takes the first P slots, whatever finished before
-    them, so that a short response is never preferred over a long one. order completion takes the oldest P finished
-    slots, as soon as the groups left behind still fit into later batches before they are too old.
+    `candidates` are in the order of admission. Order admission takes the first P slots, even if
+    later groups finished earlier, so that short responses are not preferred. Order completion takes the oldest P
+    finished slots, as soon as the remaining groups fit into later batches before they are too old.
     """
     if order == "admission":
         return _first_admitted(candidates, groups_per_step)
@@ -68,8 +68,8 @@ def select_batch(
     for horizon in range(max_policy_age + 1):
         if sum(due <= horizon for due in left) > groups_per_step * horizon:
             return Waiting(None)
-    riding = {c.group_id for c in candidates if c.finished and not c.takes_slot}
-    return [c.group_id for c in candidates if c.group_id in chosen | riding]
+    extra = {c.group_id for c in candidates if c.finished and not c.takes_slot}
+    return [c.group_id for c in candidates if c.group_id in chosen | extra]
 
 
 def _first_admitted(candidates: Iterable[Candidate], groups_per_step: int) -> list[int] | Waiting:

@@ -1,8 +1,8 @@
-"""What to do when something fails. Decisions only: no I/O, no clock of its own, testable without a cluster.
+"""What to do when something fails. Decisions only: no I/O and no clock, so tests need no cluster.
 
-a worker died with a group in flight    → after_loss: sample the group elsewhere, at last alone, or set it aside
+a worker died with a group in flight    → after_loss: sample the group again, at last alone, or set it aside
 a worker or the learner group was lost  → RestartBudget: restart after a pause, or give up
-nothing goes on                        → after_stall: end the oldest wait, end the run, or only tell
+the run makes no progress               → after_stall: end the oldest wait, end the run, or only report it
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ StallAction = Literal["restart", "fail", "report"]
 
 
 def after_loss(losses: int, was_alone: bool, max_attempts: int) -> GroupFate:
-    """What becomes of a group that was in flight on a worker that died, for the `losses`-th time.
+    """What to do with a group that was in flight on a worker that died. `losses` counts such deaths for this group.
 
-    A worker that dies takes all its groups along, so a loss proves little about any of them. The last of `max_attempts`
-    is therefore made with no other group on the worker: a worker that dies then was killed by this prompt. If a whole
-    node died, the deaths of its workers are not among `losses`.
+    All groups of a worker are lost with it, so a death proves little about each of them. The last of `max_attempts`
+    therefore runs with no other group on the worker: if the worker dies again, this prompt killed it. If a whole
+    node died, the deaths of its workers are not counted in `losses`.
     """
     if was_alone or losses >= max_attempts:
         return "set_aside"
@@ -48,25 +48,25 @@ class RestartBudget:
         return min(self.backoff_max_s, self.backoff_s * 2.0 ** min(len(self._losses) - 1, 32))
 
     def forgive(self) -> None:
-        """Removes the last loss, which a prompt turned out to have caused."""
+        """Removes the last loss, because a prompt caused it."""
         if self._losses:
             self._losses.pop()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StallVerdict:
-    """What the watchdog does about a stall; `waits` are what was open, oldest first."""
+    """What the watchdog does about a stall, and the message of its event."""
 
     action: StallAction
     message: str
 
 
 def after_stall(waits: tuple[str, ...], stalled_s: float, configured: StallAction) -> StallVerdict:
-    """Names what everything waits for. Without an open wait nothing can be restarted, so the run ends."""
+    """Names the first of `waits`, the oldest. Without an open wait nothing can restart, so the run ends."""
     if not waits:
         return StallVerdict(
             action="report" if configured == "report" else "fail",
-            message=f"no progress for {stalled_s:.0f} s, and nothing is waited for",
+            message=f"no progress for {stalled_s:.0f} s, and there is no open wait",
         )
     more = f" (and {len(waits) - 1} more)" if len(waits) > 1 else ""
     return StallVerdict(action=configured, message=f"no progress for {stalled_s:.0f} s; waits for {waits[0]}{more}")

@@ -1,6 +1,6 @@
-"""What becomes of every prompt group, each exactly once.
+"""How every prompt group ends. Each group ends exactly once.
 
-admitted ◄─► finished ──► trained                    (◄ when the result is lost with a node)
+admitted ◄─► finished ──► trained                    (◄ if the result is lost with a node)
     │            └──────► dropped (reason)
     └───────────────────► dropped (reason) | pending at the end
 """
@@ -16,13 +16,13 @@ GroupState = Literal["admitted", "finished"]
 
 
 class Ledger:
-    """The life cycle of groups. Each ends once: to end a group twice, or an unknown group, is a bug and raises."""
+    """The life cycle of groups. Ending a group twice, or ending an unknown group, is a bug and raises."""
 
     def __init__(self) -> None:
         self._open: dict[int, tuple[str, GroupState]] = {}
         self._ended: list[LedgerRow] = []
         self.counts: Counter[str] = Counter()
-        #: Rises with every change of a group's state.
+        #: Increases whenever the state of a group changes; the watchdog reads it as progress.
         self.achieved = 0
 
     def admit(self, group_id: int, prompt_id: str) -> None:
@@ -32,7 +32,7 @@ class Ledger:
         self.counts["admitted"] += 1
 
     def finish(self, group_id: int) -> None:
-        """A result was accepted; a late duplicate of it must not reach this point."""
+        """A result was accepted. The caller must have ignored late duplicates."""
         prompt_id, state = self._open[group_id]
         if state != "admitted":
             raise ValueError(f"group {group_id} finished twice")
@@ -40,7 +40,7 @@ class Ledger:
         self.achieved += 1
 
     def reopen(self, group_id: int) -> None:
-        """The accepted result is lost; the group waits for another one."""
+        """The accepted result is lost; the group waits for another result."""
         prompt_id, _ = self._open[group_id]
         self._open[group_id] = (prompt_id, "admitted")
 
@@ -51,12 +51,12 @@ class Ledger:
         self._end(group_id, step, "dropped", reason)
 
     def close(self, step: int) -> None:
-        """Ends the run: what is still open is pending."""
+        """Ends the run: groups that are still open become pending."""
         for group_id in list(self._open):
             self._end(group_id, step, "pending", "")
 
     def take_rows(self) -> list[LedgerRow]:
-        """Rows ended since the last call."""
+        """Rows of the groups that ended since the last call."""
         rows, self._ended = self._ended, []
         return rows
 

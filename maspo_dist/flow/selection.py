@@ -11,11 +11,11 @@ B = TypeVar("B")
 
 
 def drop_reason(group: ScoredGroup, *, drop_zero_variance: bool) -> DropReason | None:
-    """Why `group` cannot teach anything, or None if it trains.
+    """Why `group` does not train, or None if it trains.
 
-    unverifiable   no response has a verdict that counts
-    masked         none of the verified responses may train (all truncated and masked, say)
-    zero_variance  all advantages are 0: the gradient would be too
+    unverifiable   no response has a verdict
+    masked         every verified response is masked, for example because it is truncated
+    zero_variance  all advantages are 0, so the gradient would be 0
     """
     if not any(verdict.verifiable for verdict in group.report.verdicts):
         return "unverifiable"
@@ -27,7 +27,7 @@ def drop_reason(group: ScoredGroup, *, drop_zero_variance: bool) -> DropReason |
 
 
 def drop_too_old(group: FinishedGroup[B], policy_version: int, max_policy_age: int) -> FinishedGroup[B]:
-    """The group as a batch for `policy_version` takes it: dropped as too_old where a token is beyond the bound."""
+    """The group as taken by a batch for `policy_version`: dropped as too_old if a token is older than the bound."""
     if group.dropped is None and policy_version - group.oldest_version > max_policy_age:
         return replace(group, dropped="too_old")
     return group

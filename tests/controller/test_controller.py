@@ -1,4 +1,4 @@
-"""The loop: every prompt ends once, every update is published, every step leaves its numbers."""
+"""The loop: every prompt ends once, every update is published, every step writes its metrics."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-async def test_every_step_updates_publishes_and_leaves_a_line(tmp_path: Path) -> None:
+async def test_every_step_updates_publishes_and_writes_a_row(tmp_path: Path) -> None:
     pool, learners = FakePool(), FakeLearners()
     folder = await run(tmp_path, make_config(), pool, learners)
     assert learners.steps == [1, 2, 3]
@@ -62,7 +62,7 @@ async def test_policy_age_stays_within_the_bound_and_reaches_it(tmp_path: Path) 
     assert {row["policy/age_max"] for row in rows(folder.metrics_path)} == {0, 1}
 
 
-async def test_a_batch_that_teaches_nothing_leaves_the_policy_as_it_is(tmp_path: Path) -> None:
+async def test_a_batch_without_training_groups_leaves_the_policy_unchanged(tmp_path: Path) -> None:
     pool, learners = FakePool(), FakeLearners()
     for group_id in range(4, 8):
         pool.rewards[group_id] = [0.0, 0.0]
@@ -91,7 +91,7 @@ async def test_samples_are_written_with_prompt_verdict_and_text(tmp_path: Path) 
     assert [row["status"] for row in samples[:2]] == ["wrong", "correct"]
 
 
-async def test_two_runs_of_one_seed_leave_equal_numbers(tmp_path: Path) -> None:
+async def test_two_runs_with_the_same_seed_write_equal_numbers(tmp_path: Path) -> None:
     def numbers(path: Path) -> list[dict]:
         return [
             {name: value for name, value in row.items() if not name.startswith("time/") and "per_s" not in name}
@@ -133,7 +133,7 @@ def numbers(folder: RunFolder) -> list[dict]:
 
 
 @pytest.mark.parametrize("age", [0, 1])
-async def test_a_lost_learner_goes_on_from_the_newest_checkpoint_with_equal_numbers(tmp_path: Path, age: int) -> None:
+async def test_after_a_lost_learner_the_run_continues_with_equal_numbers(tmp_path: Path, age: int) -> None:
     config = make_config(
         algorithm={"max_policy_age": age},
         run={"max_steps": 6},
@@ -168,7 +168,7 @@ async def test_a_learner_lost_too_often_ends_the_run_with_its_cause(tmp_path: Pa
     assert {row["outcome"] for row in rows(tmp_path / "run" / "ledger.jsonl")} == {"trained", "pending"}
 
 
-async def test_a_run_that_is_asked_to_stop_saves_and_another_goes_on_with_equal_numbers(tmp_path: Path) -> None:
+async def test_a_run_that_is_asked_to_stop_saves_and_the_resumed_run_has_equal_numbers(tmp_path: Path) -> None:
     config = make_config(run={"max_steps": 4}, checkpoint={"every": 100})
     undisturbed = await run(tmp_path / "a", config, FakePool(), FakeLearners())
     pool, learners = FakePool(), FakeLearners()
@@ -253,7 +253,7 @@ async def test_a_stop_does_not_wait_for_an_evaluation_and_the_resumed_run_evalua
         assert numbers(folder) == numbers(undisturbed)
 
 
-async def test_scores_that_are_in_soon_are_not_given_up_by_a_stop(tmp_path: Path) -> None:
+async def test_a_stop_waits_for_scores_that_come_soon(tmp_path: Path) -> None:
     class StoppedInUpdate(FakeLearners):
         async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
             if batch.step == 2:
@@ -285,7 +285,7 @@ async def test_a_run_without_checkpoints_that_is_stopped_leaves_its_last_step_un
     assert [("eval/held_out/avg@1" in row, row["step"]) for row in rows(folder.metrics_path)] == [(True, 0), (False, 1)]
 
 
-async def test_a_step_whose_groups_are_gone_with_a_node_is_made_of_them_sampled_again(tmp_path: Path) -> None:
+async def test_a_step_whose_groups_are_lost_with_a_node_trains_on_them_sampled_again(tmp_path: Path) -> None:
     undisturbed = await run(tmp_path / "a", make_config(), FakePool(), FakeLearners())
     learners = FakeLearners()
     learners.failures = {2: BodyLostError("group 5 is gone with its node")}
@@ -296,7 +296,7 @@ async def test_a_step_whose_groups_are_gone_with_a_node_is_made_of_them_sampled_
     assert [row["kind"] for row in rows(disturbed.events_path)] == ["batch_taken_back"]
 
 
-async def test_the_text_of_a_group_that_is_gone_with_its_node_is_missing_and_nothing_else(tmp_path: Path) -> None:
+async def test_a_group_lost_with_its_node_is_missing_from_the_samples_and_from_nothing_else(tmp_path: Path) -> None:
     pool = FakePool()
     pool.lost_bodies = {1}
     folder = await run(tmp_path, make_config(), pool, FakeLearners())
@@ -304,7 +304,7 @@ async def test_the_text_of_a_group_that_is_gone_with_its_node_is_missing_and_not
     assert len(rows(folder.metrics_path)) == 3
 
 
-async def test_the_row_of_a_step_is_there_before_its_checkpoint(tmp_path: Path) -> None:
+async def test_the_row_of_a_step_is_written_before_its_checkpoint(tmp_path: Path) -> None:
     seen: list[int] = []
 
     class Watching(FakeLearners):
@@ -316,7 +316,7 @@ async def test_the_row_of_a_step_is_there_before_its_checkpoint(tmp_path: Path) 
     assert seen == [1, 2, 3]
 
 
-async def test_a_run_of_no_steps_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+async def test_a_run_of_no_steps_saves_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
     checkpoint, evaluation = {"every": 2}, {"every": 1}
     none = make_config(run={"max_steps": 0}, checkpoint=checkpoint, evaluation=evaluation)
     folder = await run(tmp_path, none, FakePool(), FakeLearners())

@@ -1,4 +1,4 @@
-"""An evaluation is of one policy version, beside training, or it is an error that says why not."""
+"""An evaluation is of one policy version and concurrent with training, or it ends with an error that says why."""
 
 import asyncio
 from collections.abc import Callable
@@ -36,7 +36,7 @@ async def evaluate(evaluator: Evaluator) -> dict[str, float]:
     return await evaluator.result()
 
 
-async def test_scores_come_by_set_and_say_what_could_not_be_verified() -> None:
+async def test_scores_are_per_set_and_report_the_unverifiable_share() -> None:
     pool = FakePool()
     pool.rewards = {-1: [1.0, 1.0], -2: [0.0, 1.0], -3: [0.0, 0.0]}
     pool.statuses = {-3: ["wrong", "timeout"]}
@@ -54,7 +54,7 @@ async def test_scores_come_by_set_and_say_what_could_not_be_verified() -> None:
     }
 
 
-async def test_it_runs_beside_its_caller_and_ends_when_its_requests_do() -> None:
+async def test_it_runs_concurrently_with_its_caller_and_ends_with_its_requests() -> None:
     pool = FakePool()
     hold = pool.holds[-2] = asyncio.Event()
     evaluator = make_evaluator(pool)
@@ -70,7 +70,7 @@ async def test_it_runs_beside_its_caller_and_ends_when_its_requests_do() -> None
     assert evaluator.version is None
 
 
-async def test_as_many_responses_are_on_their_way_as_a_training_step_has_and_each_that_ends_is_progress() -> None:
+async def test_as_many_responses_are_in_flight_as_a_training_step_has_and_each_ended_problem_is_progress() -> None:
     pool = FakePool()
     pool.holds = {-1: asyncio.Event(), -2: asyncio.Event()}
     evaluator = make_evaluator(pool, groups=2)
@@ -86,7 +86,7 @@ async def test_as_many_responses_are_on_their_way_as_a_training_step_has_and_eac
     assert evaluator.achieved == 3
 
 
-async def test_every_request_has_a_number_below_zero_and_a_seed_of_its_own_the_same_each_time() -> None:
+async def test_every_request_has_a_negative_group_id_and_its_own_seed_in_every_evaluation() -> None:
     pool = FakePool()
     evaluator = make_evaluator(pool)
     await evaluate(evaluator)
@@ -129,7 +129,7 @@ async def test_a_request_that_fails_ends_the_evaluation_with_its_error() -> None
     assert evaluator.version is None
 
 
-async def test_a_problem_that_workers_die_of_counts_as_not_solved_and_ends_nothing() -> None:
+async def test_a_problem_that_kills_workers_counts_as_not_solved_and_ends_nothing() -> None:
     pool = FakePool()
     pool.rewards = {-1: [1.0, 1.0], -3: [1.0, 1.0]}
     pool.failures[-2] = PoisonPromptError("prompt p2 was in flight on 3 rollout workers that died; set aside")
@@ -140,7 +140,7 @@ async def test_a_problem_that_workers_die_of_counts_as_not_solved_and_ends_nothi
     assert scores["eval/hard/avg@2"] == 1.0
 
 
-async def test_one_evaluation_at_a_time_and_none_by_accident() -> None:
+async def test_a_second_evaluation_or_a_result_without_an_evaluation_is_an_error() -> None:
     pool = FakePool()
     evaluator = make_evaluator(pool)
     with pytest.raises(RuntimeError, match="no evaluation was started"):

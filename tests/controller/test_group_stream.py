@@ -1,4 +1,4 @@
-"""Batches come in the order of admission, within the age bound, with reasons for what is left out."""
+"""Batches come in the order of admission, within the age bound, with a reason for every group that does not train."""
 
 import asyncio
 from collections.abc import Sequence
@@ -129,7 +129,7 @@ async def test_a_group_older_than_allowed_is_dropped_with_its_reason() -> None:
     assert drops(await stream.take(2)) == ["too_old"] * 4
 
 
-async def test_in_order_of_completion_a_batch_is_full_early_and_the_straggler_trains_while_it_may() -> None:
+async def test_in_order_of_completion_a_batch_fills_early_and_the_straggler_trains_within_the_age_bound() -> None:
     pool = FakePool()
     pool.holds[0] = asyncio.Event()
     config = make_config(algorithm={"max_policy_age": 1}, rollout={"batch_order": "completion"})
@@ -170,13 +170,13 @@ async def test_a_straggler_is_sampled_again_or_dropped_as_configured(action: str
     assert [request.attempt for request in pool.requests if request.group_id == 1] == list(range(tries))
 
 
-async def test_stragglers_that_are_cut_tell_the_worker_when() -> None:
+async def test_requests_carry_the_deadline_at_which_stragglers_are_cut() -> None:
     pool = FakePool()
     await make_stream(pool, make_config(rollout={"straggler": {"deadline_s": 7.0}})).take(0)
     assert {request.cut_after_s for request in pool.requests} == {7.0}
 
 
-async def test_a_stream_goes_on_from_its_state_with_finished_groups_kept_and_others_sent_again() -> None:
+async def test_a_restored_stream_keeps_finished_groups_and_sends_the_others_again() -> None:
     pool = FakePool()
     pool.holds[5] = asyncio.Event()
     config = make_config(algorithm={"max_policy_age": 1})
@@ -194,7 +194,7 @@ async def test_a_stream_goes_on_from_its_state_with_finished_groups_kept_and_oth
     assert [request.prompt.prompt_id for request in pool.requests] == ["p5", "p8", "p9", "p10", "p11"]
 
 
-async def test_a_finished_group_whose_body_is_gone_with_its_node_is_sampled_again() -> None:
+async def test_a_finished_group_whose_body_is_lost_with_its_node_is_sampled_again() -> None:
     pool = FakePool()
     stream = make_stream(pool, make_config(algorithm={"max_policy_age": 1}))
     await stream.take(0)
@@ -207,7 +207,7 @@ async def test_a_finished_group_whose_body_is_gone_with_its_node_is_sampled_agai
     assert [request.group_id for request in pool.requests].count(5) == 2
 
 
-async def test_a_batch_that_could_not_be_trained_is_taken_again_and_only_what_is_gone_is_sampled_again() -> None:
+async def test_a_batch_that_could_not_be_trained_is_taken_again_and_only_lost_groups_are_sampled_again() -> None:
     pool = FakePool()
     stream = make_stream(pool, make_config(algorithm={"max_policy_age": 1}))
     await stream.take(0)
@@ -220,7 +220,7 @@ async def test_a_batch_that_could_not_be_trained_is_taken_again_and_only_what_is
     assert ids(await stream.take(1)) == [4, 5, 6, 7]
 
 
-async def test_of_a_group_that_would_not_train_and_is_gone_the_reason_is_kept() -> None:
+async def test_a_lost_group_that_would_not_train_keeps_its_reason() -> None:
     pool = FakePool()
     pool.rewards[5] = [1.0, 1.0]
     config = make_config(algorithm={"max_policy_age": 1})
@@ -271,7 +271,7 @@ async def test_a_group_beyond_the_cap_of_refills_is_not_refilled_by_a_resumed_ru
     assert [group.group_id for group in state.pending if group.refilled] == refilled
 
 
-async def test_what_ends_a_group_ends_the_wait() -> None:
+async def test_the_error_of_a_group_ends_the_wait() -> None:
     pool = FakePool()
     pool.holds[0] = asyncio.Event()
     pool.failures[2] = ActorDiedError("worker 1 is gone")
@@ -303,7 +303,7 @@ async def test_a_wait_without_progress_names_its_groups() -> None:
     await stream.stop()
 
 
-def test_groups_draw_from_seeds_of_their_own() -> None:
+def test_every_group_has_its_own_seed() -> None:
     seeds = [group_seed(0, group_id) for group_id in range(1000)]
     assert len(set(seeds)) == 1000
     assert seeds == [group_seed(0, group_id) for group_id in range(1000)]

@@ -1,4 +1,4 @@
-"""Steps are recorded beside training; a record that cannot be written costs nothing else."""
+"""Steps are recorded during training; a record that cannot be written does not fail the run."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def recording(folder: Path, learners: Recordable, keep: int | None, told: list[E
     return RecordingLearners(learners, StepRecords(folder, keep), "run: {}\n", FakePool().fetch, told.append)
 
 
-async def test_a_step_is_kept_whole_and_older_ones_go(tmp_path: Path) -> None:
+async def test_a_step_is_recorded_completely_and_older_steps_are_removed(tmp_path: Path) -> None:
     told: list[Event] = []
     learners = recording(tmp_path / "steps", Recordable(), 2, told)
     for step in (1, 2, 3):
@@ -86,7 +86,7 @@ async def test_a_full_disk_costs_the_record_and_not_the_step(tmp_path: Path) -> 
     assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == ["step-000001"]
 
 
-async def test_a_resumed_run_replaces_what_it_does_again(tmp_path: Path) -> None:
+async def test_a_resumed_run_replaces_the_records_of_repeated_steps(tmp_path: Path) -> None:
     learners = recording(tmp_path / "steps", Recordable(), 2, [])
     for step in (1, 2, 3, 4):
         await learners.update(*await batch_of_one(step))
@@ -95,7 +95,7 @@ async def test_a_resumed_run_replaces_what_it_does_again(tmp_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == ["step-000003"]
 
 
-async def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+async def test_a_damaged_record_is_refused_with_the_damaged_file(tmp_path: Path) -> None:
     learners = recording(tmp_path / "steps", Recordable(), None, [])
     await learners.update(*await batch_of_one(1))
     (tmp_path / "steps" / "step-000001" / "record.pickle").write_bytes(b"")
@@ -104,11 +104,11 @@ async def test_a_damaged_record_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "kept"), [("none", 0), ("all", None), ("last:3", 3)])
-def test_what_is_kept_is_what_record_steps_says(text: str, kept: int | None) -> None:
+def test_record_steps_sets_how_many_records_are_kept(text: str, kept: int | None) -> None:
     assert make_config(logging={"record_steps": text}).logging.recorded_steps == kept
 
 
 @pytest.mark.parametrize("text", ["last", "last:0", "last:-1", "3", "some"])
-def test_anything_else_is_refused(text: str) -> None:
+def test_other_values_of_record_steps_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="record_steps must be none, all, or last:K with K of at least 1, got"):
         make_config(logging={"record_steps": text})

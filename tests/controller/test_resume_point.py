@@ -1,4 +1,4 @@
-"""Before a run goes on from a checkpoint, its configuration is held against the one it was saved under."""
+"""Before a run resumes from a checkpoint, its configuration is compared with the configuration in the checkpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Iterator[RunFolder]:
         yield folder
 
 
-def test_what_would_train_something_else_is_refused_and_everything_is_listed(folder: RunFolder) -> None:
+def test_changes_that_affect_training_are_refused_and_every_change_is_listed(folder: RunFolder) -> None:
     checkpoint = save(folder, dump_config(make_config()))
     changed = make_config(learner={"lr": 2e-6, "ranks": 2})
     with pytest.raises(ConfigError) as refused:
@@ -41,13 +41,13 @@ def test_what_would_train_something_else_is_refused_and_everything_is_listed(fol
     assert "learner.lr was 1e-06, is 2e-06; learner.ranks was 1, is 2" in event["message"]
 
 
-def test_it_is_allowed_when_asked_for_and_still_listed(folder: RunFolder) -> None:
+def test_allowed_changes_are_still_listed(folder: RunFolder) -> None:
     checkpoint = save(folder, dump_config(make_config()))
     _compare_config(make_config(learner={"lr": 2e-6}), checkpoint, folder, allow_config_change=True)
     assert [event["kind"] for event in folder.read_events()] == ["config_changed"]
 
 
-def test_what_changes_nothing_needs_no_leave(folder: RunFolder) -> None:
+def test_changes_that_do_not_affect_training_need_no_permission(folder: RunFolder) -> None:
     checkpoint = save(folder, dump_config(make_config()))
     _compare_config(make_config(run={"max_steps": 9}), checkpoint, folder, allow_config_change=False)
     assert [event["kind"] for event in folder.read_events()] == ["config_changed"]

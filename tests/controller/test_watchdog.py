@@ -1,4 +1,4 @@
-"""A stall: what is told, what ends, and what happens when things move on while stacks are written."""
+"""A stall: its event, what it ends, and what happens if there is progress while stacks are written."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -90,7 +90,7 @@ async def test_fail_ends_the_run_with_what_it_waits_for() -> None:
     assert stage.outcomes == ["waits", "waits"]
 
 
-async def test_report_only_tells_again_and_again() -> None:
+async def test_report_writes_an_event_per_stall_and_ends_nothing() -> None:
     stage = Stage()
     await stage.while_watched("report", stage.stalls(2))
     assert stage.told.qsize() >= 2
@@ -101,11 +101,11 @@ async def test_without_an_open_wait_there_is_nothing_to_restart() -> None:
     stage = Stage()
     for answer in stage.answers:
         answer.set()
-    with pytest.raises(StallError, match="nothing is waited for"):
+    with pytest.raises(StallError, match="there is no open wait"):
         await stage.while_watched("restart", asyncio.Event().wait())
 
 
-async def test_while_there_is_progress_the_run_goes_on() -> None:
+async def test_progress_keeps_the_run_alive() -> None:
     stage = Stage()
 
     async def achieve() -> None:
@@ -129,7 +129,7 @@ async def test_progress_while_stacks_are_written_ends_the_stall(on_stall: OnStal
     assert stage.outcomes == ["waits", "waits"]
 
 
-async def test_a_wait_that_ends_while_stacks_are_written_leaves_the_next_one_to_be_ended() -> None:
+async def test_if_the_oldest_wait_ends_while_stacks_are_written_the_next_wait_is_ended() -> None:
     stage = Stage()
     await stage.while_watched("restart", asyncio.wait(stage.waits), during_dump=stage.answers[0].set)
     [group, update] = stage.outcomes
@@ -137,7 +137,7 @@ async def test_a_wait_that_ends_while_stacks_are_written_leaves_the_next_one_to_
     assert isinstance(update, DeadlineError)
 
 
-async def test_when_all_waits_end_while_stacks_are_written_the_run_goes_on() -> None:
+async def test_a_run_continues_if_all_waits_end_while_stacks_are_written() -> None:
     stage = Stage()
 
     def answer_all() -> None:

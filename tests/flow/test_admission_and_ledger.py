@@ -1,4 +1,4 @@
-"""The age bound as an arithmetic of slots; every group ends once."""
+"""The age bound in slots; every group ends exactly once."""
 
 import random
 from dataclasses import dataclass, replace
@@ -41,7 +41,7 @@ def choose(group: list[FakeGroup], version: int, age: int, order: BatchOrder) ->
     return select_batch(group, version, groups_per_step=2, max_policy_age=age, order=order)
 
 
-def test_in_order_of_admission_the_youngest_open_place_of_the_batch_is_awaited() -> None:
+def test_in_order_of_admission_a_batch_waits_for_its_youngest_unfinished_group() -> None:
     assert choose(candidates("fwff"), 0, 1, "admission") == Waiting(1)
     assert choose(candidates("wwff"), 0, 1, "admission") == Waiting(1)
     assert choose(candidates("ffww"), 0, 1, "admission") == [0, 1]
@@ -49,7 +49,7 @@ def test_in_order_of_admission_the_youngest_open_place_of_the_batch_is_awaited()
     assert choose(candidates("fr"), 0, 1, "admission") == Waiting(None)
 
 
-def test_in_order_of_completion_what_is_due_is_waited_for() -> None:
+def test_in_order_of_completion_a_batch_waits_for_groups_that_are_due() -> None:
     assert choose(candidates("wwff"), 0, 1, "completion") == [2, 3]
     assert choose(candidates("wwff"), 1, 1, "completion") == Waiting(None)
     assert choose(candidates("ffr"), 0, 1, "completion") == [0, 1, 2]
@@ -62,7 +62,7 @@ def test_in_order_of_completion_what_is_due_is_waited_for() -> None:
     order=st.sampled_from(["admission", "completion"]),
     finishing=st.randoms(use_true_random=False),
 )
-def test_whatever_finishes_first_no_group_is_trained_too_old_and_every_batch_comes(
+def test_in_any_order_of_finishing_no_group_is_trained_too_old_and_every_batch_comes(
     age: int, per_step: int, order: BatchOrder, finishing: random.Random
 ) -> None:
     waiting: list[FakeGroup] = []

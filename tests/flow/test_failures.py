@@ -14,14 +14,14 @@ def fates(max_attempts: int) -> list[str]:
     return said
 
 
-def test_a_group_is_set_aside_after_its_last_attempt_which_it_makes_alone() -> None:
+def test_a_group_is_set_aside_after_its_last_attempt_which_runs_alone() -> None:
     assert fates(3) == ["retry", "retry_alone", "set_aside"]
     assert fates(2) == ["retry_alone", "set_aside"]
     assert fates(1) == ["set_aside"]
 
 
 @given(st.integers(2, 20))
-def test_no_group_is_set_aside_that_did_not_die_alone(max_attempts: int) -> None:
+def test_only_a_group_that_was_alone_on_its_worker_is_set_aside(max_attempts: int) -> None:
     said = fates(max_attempts)
     assert len(said) == max_attempts
     assert said[-2] == "retry_alone"
@@ -45,6 +45,6 @@ def test_a_stall_names_the_oldest_wait_and_does_as_configured() -> None:
     assert verdict.message == "no progress for 900 s; waits for rollout worker 1: group 7 (prompt p7) (and 1 more)"
 
 
-def test_a_stall_in_which_nothing_is_awaited_ends_the_run() -> None:
+def test_a_stall_without_an_open_wait_ends_the_run() -> None:
     assert after_stall((), 900, "restart").action == "fail"
     assert after_stall((), 900, "report").action == "report"

@@ -1,6 +1,6 @@
-"""Plays a story to its end and checks what must hold however it went.
+"""Plays a story to its end and checks the invariants of every run.
 
-PYTHONPATH=tests python tests/simulation/play.py 1234     tells one seed again
+PYTHONPATH=tests python tests/simulation/play.py 1234     plays the story of one seed again
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from maspo_dist.types import Event, LedgerRow, SampleRow
 from maspo_dist.views.console import PlainConsole
 
 Row = dict[str, Any]
-#: How a life of the controller ends before its time.
+#: How a process of the controller ends before the run is done.
 End = Literal["crash", "stop"]
 
-#: Stories that a process plays before it tells.
+#: Stories that a process plays before it reports.
 _CHUNK = 50
 
 

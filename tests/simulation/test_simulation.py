@@ -1,4 +1,4 @@
-"""Whatever fails, and in whatever order: every prompt ends once, nothing is trained too old, every step comes."""
+"""Under any failures in any order, every prompt ends once, no token is trained too old, and every step comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An asyncio event loop on which time passes only when everybody waits: hours in milliseconds, the same every time."""
+"""An asyncio event loop on which time passes only while all tasks wait: deterministic, hours in milliseconds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The world around the real controller, stream, ledger and pool: workers, learners and a machine that fail at random.
 
-Everything is drawn from one seed and told by a virtual clock, so that a seed is a story that can be told again.
+Every fault is drawn from one seed and timed by a virtual clock, so that a story can be replayed from its seed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LIMIT_S = 200_000.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """Chances, each for one call, but the last four, which count events of a run."""
+    """Probabilities per call, except for the last four, which count events per run."""
 
     kill: float = 0.0
     hang: float = 0.0

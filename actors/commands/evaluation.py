@@ -36,6 +36,7 @@ from maspo_dist.evaluation.folder import (
 from maspo_dist.evaluation.results import Outcome, SetResults, mean_over_sets, results_tables, score_set
 from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.planning.placement import plan_evaluation
+from maspo_dist.reward.registry import check_rewards
 from maspo_dist.runs.interrupt import WatchSignals, until_signal
 from maspo_dist.runs.logs import LogContext, LogStream, configure_logging
 from maspo_dist.views.evaluation import EvaluationConsole
@@ -48,6 +49,7 @@ def evaluate(config: EvaluationConfig, to: Path | None) -> None:
 
     Raises UserError for input that cannot run, before anything starts. Exits 130 or 143 when interrupted.
     """
+    check_rewards(config.reward)
     facts = read_model_facts(config.model)
     sets = _load_sets(config, facts)
     settings = evaluation_settings(config)

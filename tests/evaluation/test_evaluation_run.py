@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.commands.evaluation import score_sets
+from actors.commands.evaluation import evaluate, score_sets
 from actors.evaluation.sampling import Problem, list_problems, problem_seed, sample_problems
 from maspo_dist.config import EvaluationConfig, build_config
+from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.errors import ActorDiedError, ConfigError
 from maspo_dist.evaluation.folder import EvaluatedSample, EvaluationFolder, default_folder
@@ -190,3 +191,12 @@ def test_samples_whose_numbers_are_not_finite_can_be_kept(tmp_path: Path) -> Non
         [(key, outcomes)] = folder.finished(2).items()
     assert key == ("a", "a-0")
     assert [one.truncated for one in outcomes] == [True, True]
+
+
+def test_a_verifier_that_cannot_score_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    verifier = "python:doubles.own_verifier:ScorelessVerifier"
+    settings = config().model_copy(update={"reward": VerifierConfig(default=verifier)})
+
+    with pytest.raises(ConfigError, match=r"^reward\.default names .* no method score\(sample\)$"):
+        evaluate(settings, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

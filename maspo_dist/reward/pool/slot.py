@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import VerifierError
+from maspo_dist.reward.pool.hung import HungSamples
 from maspo_dist.reward.pool.process import VerifierProcess
 from maspo_dist.reward.pool.wire import Scored, encode
 from maspo_dist.reward.registry import remote_verifier
@@ -63,6 +64,7 @@ class PoolSide:
 
     config: VerifierConfig
     tickets: queue.SimpleQueue[Ticket | None]
+    hung: HungSamples
     resolve: Callable[[Ticket, Outcome], None]
     fail: Callable[[VerifierError], None]
     report_death: Callable[[ProcessDeath], None]
@@ -134,7 +136,18 @@ class Slot(threading.Thread):
                     self._pool.tickets.put(ticket)
                     break
                 self._taken.append((ticket, line))
-        return True
+        self._answer_repeats()
+        return bool(self._taken)
+
+    def _answer_repeats(self) -> None:
+        """Gives taken samples that hung lately their verdict again."""
+        taken, self._taken = self._taken, deque()
+        for ticket, line in taken:
+            verdict = self._pool.hung.recall(ticket.sample)
+            if verdict:
+                self._pool.resolve(ticket, verdict)
+            else:
+                self._taken.append((ticket, line))
 
     def _serve(self, process: VerifierProcess) -> None:
         """Sends the taken samples and reads their verdicts, until all are in or the process has to be replaced."""
@@ -150,8 +163,9 @@ class Slot(threading.Thread):
                     time.sleep(_GATHER_S * len(self._taken))
                 scored = process.connection.receive(Scored, started + self._pool.config.timeout_s)
                 self._report_death()
-                self._pool.resolve(self._taken.popleft()[0], scored.verdict)
-                spent = scored.spent
+                hangs = self._resolve_first(scored.verdict)
+                # A repeat that was sent already would hang again.
+                spent = scored.spent or (hangs and any(self._pool.hung.recall(t.sample) for t, _ in self._taken))
                 started = time.monotonic()
             if spent or process.connection.has_more:
                 # More verdicts than samples: whatever scored them cannot be trusted any longer.
@@ -176,7 +190,16 @@ class Slot(threading.Thread):
             self._pool.report_death(ProcessDeath(slot=self.name, reason=reason, seconds=time.monotonic() - since_s))
 
     def _fail_first(self, status: VerdictStatus, reason: str, started: float) -> None:
-        self._pool.resolve(self._taken.popleft()[0], make_verdict(status, started, reason=reason))
+        self._resolve_first(make_verdict(status, started, reason=reason))
+
+    def _resolve_first(self, verdict: Verdict) -> bool:
+        """Resolves the first taken sample. Whether it hung."""
+        ticket, _ = self._taken.popleft()
+        hangs = verdict.status == "timeout"
+        if hangs:
+            self._pool.hung.remember(ticket.sample, verdict)
+        self._pool.resolve(ticket, verdict)
+        return hangs
 
     def _drop_process(self) -> None:
         with self._lock:

@@ -22,6 +22,7 @@ from types import TracebackType
 
 from maspo_dist.config.verifier import VerifierConfig, is_remote
 from maspo_dist.errors import VerifierError
+from maspo_dist.reward.pool.hung import HungSamples
 from maspo_dist.reward.pool.monitor import UnverifiableMonitor
 from maspo_dist.reward.pool.slot import Outcome, PoolSide, ProcessDeath, RemoteSlot, Slot, Ticket
 from maspo_dist.reward.sample import Sample
@@ -35,6 +36,7 @@ class VerifierPool:
 
     Each sample gets a verdict: past `timeout_s` its process is killed with all its children and the verdict is
     `timeout`; when its process dies, the verdict is `error`. Other samples are not affected.
+    A sample that timed out in the last minute is a `timeout` at once.
     Close it, or use it as a context manager. The processes also end when their owner ends, however that happens.
     """
 
@@ -53,6 +55,7 @@ class VerifierPool:
         side = PoolSide(
             config=self.config,
             tickets=queue.SimpleQueue(),
+            hung=HungSamples(),
             resolve=self._resolve,
             fail=self._break,
             report_death=self._deaths.put,

@@ -9,9 +9,11 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from pydantic import ValidationError
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
@@ -222,6 +224,27 @@ def test_isolation_that_this_machine_does_not_allow_is_refused(monkeypatch: pyte
 
     with pytest.raises(ConfigError, match="code_isolation is namespaces, but this machine allows no user namespaces"):
         CodeVerifier(VerifierConfig(code_isolation="namespaces"))
+
+
+def test_the_old_name_of_seccomp_is_refused_in_one_sentence() -> None:
+    with pytest.raises(ValidationError, match="code_isolation calls is now called seccomp: write seccomp"):
+        VerifierConfig.model_validate({"code_isolation": "calls"})
+
+
+def test_a_process_judges_an_answer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+
+    def counted(*arguments: Any) -> Outcome:
+        runs.append(arguments)
+        return run_program(*arguments)
+
+    monkeypatch.setattr("maspo_dist.reward.code.verifier.run_program", counted)
+    verifier = CodeVerifier(VerifierConfig(code_isolation="seccomp"))
+    sample = Sample(response="```python\nprint(3)\n```", reference='{"inputs": [""], "outputs": ["3"]}')
+
+    first, second = verifier.score(sample), verifier.score(sample)
+
+    assert (first.status, second, len(runs)) == ("correct", first, 1)
 
 
 @pytest.mark.parametrize(

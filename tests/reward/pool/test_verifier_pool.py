@@ -17,6 +17,8 @@ import pytest
 
 from maspo_dist.errors import VerifierError
 from maspo_dist.reward import Sample, VerifierConfig, VerifierPool
+from maspo_dist.reward.pool.hung import HungSamples
+from maspo_dist.reward.sample import make_verdict
 from maspo_dist.types import Verdict
 
 TESTS = Path(__file__).parents[2]
@@ -103,6 +105,52 @@ def test_past_the_deadline_only_that_sample_is_lost() -> None:
     assert [verdict.status for verdict in verdicts] == ["correct", "timeout", "correct", "timeout", "correct"]
     assert all(verdict.reward == 0.0 and not verdict.verifiable for verdict in verdicts if verdict.status == "timeout")
     assert all(1.0 <= verdict.seconds < 2.0 for verdict in verdicts if verdict.status == "timeout")
+
+
+def test_a_hanging_answer_costs_its_deadline_once() -> None:
+    with VerifierPool(custom("hostile", timeout_s=3)) as pool:
+        pool.verify_many([("warm", "")])
+        started = time.monotonic()
+        verdicts = pool.verify_many([(response, "") for response in ("sleep", "a", "sleep", "sleep", "b", "sleep")])
+        (later,) = pool.verify_many([("sleep", "")])
+        seconds = time.monotonic() - started
+        (other_reference,) = pool.verify_many([("sleep", "another reference")])
+
+    assert [verdict.status for verdict in verdicts] == [
+        "timeout",
+        "correct",
+        "timeout",
+        "timeout",
+        "correct",
+        "timeout",
+    ]
+    assert later == verdicts[0]
+    assert 3 <= seconds < 6
+    assert other_reference.status == "timeout" and other_reference != later
+
+
+def test_a_hanging_program_costs_its_deadline_once() -> None:
+    program = Sample(response="```python\nimport time\ntime.sleep(600)\n```", reference='["assert True"]')
+    with VerifierPool(VerifierConfig(default="code", workers=1, timeout_s=4)) as pool:
+        pool.verify_many([("warm", "")])
+        started = time.monotonic()
+        verdicts = pool.verify_many([program] * 6)
+
+        assert time.monotonic() - started < 2 * 4
+    assert {verdict.status for verdict in verdicts} == {"timeout"}
+
+
+def test_a_hang_is_forgotten_after_a_minute_and_when_there_are_too_many() -> None:
+    now = 0.0
+    hung = HungSamples(clock=lambda: now)
+    samples = [Sample(response=str(number), reference="") for number in range(1_025)]
+    for sample in samples:
+        hung.remember(sample, make_verdict("timeout", 0.0))
+
+    assert hung.recall(samples[0]) is None
+    assert hung.recall(samples[1]) is not None
+    now = 61.0
+    assert hung.recall(samples[1]) is None
 
 
 def test_a_sample_that_killed_its_process_is_not_tried_again(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.controller.group_stream import Batch, CollectedGroup
+from actors.controller.group_stream import Batch
 from actors.controller.step_metrics import batch_metrics
 from maspo_dist.algorithm import score_group
 from maspo_dist.config import AlgorithmConfig
-from maspo_dist.types import GroupReport, ScoredGroup, Verdict, VerdictStatus
+from maspo_dist.types import FinishedGroup, GroupReport, ScoredGroup, Verdict, VerdictStatus
 
 LIMIT = 100
 
@@ -74,8 +74,8 @@ def test_what_could_not_be_verified_neither_trains_nor_counts(status: VerdictSta
 def test_the_overlong_penalty_stays_visible_among_the_components_of_the_reward() -> None:
     group = scored([RIGHT, RIGHT], [50, 90], overlong={"buffer_tokens": 20, "penalty": 1.0})
     assert [dict(verdict.components) for verdict in group.report.verdicts] == [{"overlong": 0.0}, {"overlong": -0.5}]
-    collected = CollectedGroup(group_id=0, scored=group, body=None, dropped=None, sent_at_s=0.0)
-    metrics = batch_metrics(Batch(groups=(collected,), lost=()), policy_version=0)
+    finished = FinishedGroup(scored=group, body=None, dropped=None, sent_at_s=0.0)
+    metrics = batch_metrics(Batch(groups=(finished,), lost={}), policy_version=0)
     assert metrics["reward/component/overlong"] == pytest.approx(-0.25)
 
 

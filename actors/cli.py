@@ -115,7 +115,7 @@ def evaluate(
     dtype: Annotated[str | None, typer.Option(help="bfloat16 (default) or float32.")] = None,
     to: Annotated[Path | None, typer.Option(help="Output folder; default evals/<model>-<settings>.")] = None,
 ) -> None:
-    """Score MODEL on held-out sets: avg@k, pass@k, majority@k. A second call continues where the first one stopped."""
+    """Score MODEL on held-out sets: avg@k, pass@k, majority@n. A second call continues where the first one stopped."""
     from maspo_dist.evaluation.options import EvalOptions, eval_config
     from maspo_dist.models.path import require_model
 

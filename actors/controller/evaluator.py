@@ -29,7 +29,7 @@ import numpy as np
 from actors.interfaces import RolloutPool
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import DeadlineError, PoisonPromptError, PolicyAgeError
-from maspo_dist.evaluation import avg_at_k, pass_at_k
+from maspo_dist.evaluation.statistics import avg_at_k, pass_at_k
 from maspo_dist.flow.seeds import group_seed
 from maspo_dist.types import Event, GroupReport, Prompt, RolloutRequest, Sampling
 

@@ -18,7 +18,8 @@ from rich import box
 from rich.table import Table
 
 from maspo_dist.compare.plan import Plan, PlannedRun
-from maspo_dist.compare.statistics import Estimate, area_under_curve, first_step_at, mean_over_seeds, sign_flip_test
+from maspo_dist.compare.statistics import area_under_curve, first_step_at, mean_over_seeds, sign_flip_test
+from maspo_dist.evaluation.statistics import Estimate
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.views.format import MISSING, format_count, format_number, format_score
 
@@ -180,7 +181,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     for variant in comparison.variants:
         entropy = variant.estimates.get("entropy")
         seeds, final, area, steps, _ = variant_cells(comparison, variant, TESTED)
-        table.add_row(variant.name, seeds, final, area, format_score(entropy.mean if entropy else None), steps)
+        table.add_row(variant.name, seeds, final, area, format_score(entropy.value if entropy else None), steps)
     tests = _table("paired over seeds, exact sign-flip test")
     for head in ("variant", "against", "measure", "seeds", "difference", "p"):
         tests.add_column(head, justify="left" if head in ("variant", "against", "measure") else "right", no_wrap=True)
@@ -214,8 +215,8 @@ def test_cells(test: PairedTest) -> list[str]:
 def interval_text(estimate: Estimate, form: str = ".3f") -> str:
     """0.512 ± 0.032, half of the 95 % interval; the mean alone where there is none."""
     if not math.isfinite(estimate.low):
-        return f"{estimate.mean:{form}}"
-    return f"{estimate.mean:{form}} ± {estimate.high - estimate.mean:.3f}"
+        return f"{estimate.value:{form}}"
+    return f"{estimate.value:{form}} ± {estimate.high - estimate.value:.3f}"
 
 
 def _read(run: PlannedRun, score: str) -> RunOutcome | None:
@@ -270,7 +271,7 @@ def _tests(variants: Sequence[VariantOutcome], against: str) -> list[PairedTest]
 
 def _estimate_tree(estimate: Estimate) -> dict[str, float | None]:
     bounds = {"low": estimate.low, "high": estimate.high}
-    return {"mean": estimate.mean, **{name: value if math.isfinite(value) else None for name, value in bounds.items()}}
+    return {"mean": estimate.value, **{name: value if math.isfinite(value) else None for name, value in bounds.items()}}
 
 
 def _times(steps: float | None, samples_per_step: int) -> float | None:

@@ -82,7 +82,7 @@ def over_seeds(curves: Sequence[Curve]) -> list[Bin]:
     bins = []
     for step in (step for step in by_step[0] if all(step in curve for curve in by_step)):
         estimate = mean_over_seeds([curve[step] for curve in by_step])
-        low = estimate.low if math.isfinite(estimate.low) else estimate.mean
-        high = estimate.high if math.isfinite(estimate.high) else estimate.mean
-        bins.append(Bin(first=step, last=step, mean=estimate.mean, low=low, high=high))
+        low = estimate.low if math.isfinite(estimate.low) else estimate.value
+        high = estimate.high if math.isfinite(estimate.high) else estimate.value
+        bins.append(Bin(first=step, last=step, mean=estimate.value, low=low, high=high))
     return bins

@@ -1,6 +1,6 @@
-"""What several seeds say of a variant, and of the difference between two.
+"""Estimates over seeds: of a variant, and of the difference between two variants.
 
-Few seeds are the rule, so nothing here leans on large numbers: intervals are Student's, the test is exact.
+Most comparisons have few seeds, so that intervals are Student's and the test is exact.
 """
 
 from __future__ import annotations
@@ -8,36 +8,31 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-#: Differences whose sign flips are all enumerated: 2^20 sums.
+from maspo_dist.evaluation.statistics import Estimate
+
+#: Most pairs of a test, which enumerates 2^20 sums for them.
 MAX_PAIRS = 20
 
-#: Sums that differ by less than this share of their size are the same sum, rounded.
+#: Sums whose relative difference is smaller than this are equal but for rounding.
 _ROUNDING = 1e-9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A mean over seeds and its confidence interval; the interval is unbounded for one seed."""
-
-    mean: float
-    low: float
-    high: float
-
-
 def mean_over_seeds(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """mean ± t · s / √n, with Student's t of n − 1 degrees of freedom. Raises ValueError for no values."""
+    """mean ± t · s / √n, with Student's t of n − 1 degrees of freedom; infinite bounds for one value.
+
+    Raises ValueError for no values.
+    """
     if not values:
         raise ValueError("no values to take the mean of")
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
-        return Estimate(mean=mean, low=-math.inf, high=math.inf)
+        return Estimate(value=mean, low=-math.inf, high=math.inf)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
     half = student_quantile(confidence, len(values) - 1) * math.sqrt(variance / len(values))
-    return Estimate(mean=mean, low=mean - half, high=mean + half)
+    return Estimate(value=mean, low=mean - half, high=mean + half)
 
 
 def student_quantile(confidence: float, degrees: int) -> float:
@@ -66,10 +61,10 @@ def student_coverage(t: float, degrees: int) -> float:
 
 
 def sign_flip_test(differences: Sequence[float]) -> float:
-    """Two-sided p of "which of the pair came from which variant is chance", for paired differences.
+    """Two-sided p-value of the exact paired sign-flip test.
 
-    The share of the 2^n ways to flip signs whose |sum| is at least the one that was seen: exact, and never
-    below 2 / 2^n, which is 0.0625 for five pairs. Raises ValueError for none or more than 20.
+    p is the share of the 2^n sign assignments whose |sum| is at least the observed one; it is never below 2 / 2^n,
+    which is 0.0625 for five pairs. Raises ValueError for no differences or more than 20.
     """
     if not 1 <= len(differences) <= MAX_PAIRS:
         raise ValueError(f"between 1 and {MAX_PAIRS} pairs can be tested, got {len(differences)}")
@@ -81,9 +76,9 @@ def sign_flip_test(differences: Sequence[float]) -> float:
 
 
 def area_under_curve(points: Sequence[tuple[int, float]]) -> float:
-    """Mean height of a curve over its steps, by trapezoids: the score that a run had on average.
+    """Mean of a curve over its steps, by trapezoids.
 
-    Raises ValueError for no points or steps that do not rise.
+    Raises ValueError for no points, and for steps that do not rise.
     """
     steps, scores = [step for step, _ in points], [score for _, score in points]
     if not points or any(later <= earlier for earlier, later in itertools.pairwise(steps)):
@@ -95,5 +90,5 @@ def area_under_curve(points: Sequence[tuple[int, float]]) -> float:
 
 
 def first_step_at(points: Sequence[tuple[int, float]], score: float) -> int | None:
-    """The first step that was measured at `score` or above; None if none was."""
+    """The first step whose value is at least `score`; None where there is no such step."""
     return next((step for step, value in points if value >= score), None)

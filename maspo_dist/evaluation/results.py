@@ -2,12 +2,13 @@
 
 results.json
     model, sampling
-    sets.<name>.avg@n, pass@k, majority@k for k = 1 to n    {value, low, high}, 95 % over problems
+    sets.<name>.avg@n, pass@k for k = 1 to n, majority@n    {value, low, high}, 95 % over problems
     sets.<name>.response_tokens                             {mean, p10, p50, p90, max}
     sets.<name>.truncated_share, unparsed_share, unverifiable_share, reward_mean, problems, samples, dropped_overlong
-    mean_over_sets.avg@n, pass@k, majority@k                every set weighs the same
+    mean_over_sets.avg@n, pass@k, majority@n                every set has the same weight
 
-A response without a verdict counts as not solved, since every problem must count alike; its share is given.
+A response without a verdict counts as not solved, so that every problem has the same weight; unverifiable_share gives
+the share of such responses.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from maspo_dist.evaluation.statistics import Estimates, bootstrap_intervals, majority_estimates, pass_estimates
+from maspo_dist.evaluation.statistics import Estimate, Estimates, bootstrap_intervals, majority_at_n, pass_estimates
 from maspo_dist.types import UNVERIFIABLE
 
 CONFIDENCE = 0.95
@@ -27,7 +28,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What scores need of one response."""
+    """The part of one response that scores need."""
 
     status: str
     extracted: str | None
@@ -37,22 +38,13 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """An estimate and its confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SetResults:
-    """Scores of one held-out set; `scores` by name: avg@n, then pass@k and majority@k for k = 1 to n."""
+    """Scores of one held-out set; `scores` by name: avg@n, pass@k for k = 1 to n, majority@n."""
 
     problems: int
     samples: int
     dropped_overlong: int
-    scores: Mapping[str, Interval]
+    scores: Mapping[str, Estimate]
     response_tokens: Mapping[str, float]
     truncated_share: float
     unparsed_share: float
@@ -60,7 +52,7 @@ class SetResults:
     reward_mean: float
 
     def tree(self) -> dict[str, object]:
-        """As it stands in results.json."""
+        """The entry of the set in results.json."""
         return {
             "problems": self.problems,
             "samples": self.samples,
@@ -81,15 +73,13 @@ def score_set(problems: Sequence[Sequence[Outcome]], dropped_overlong: int = 0) 
         raise ValueError(f"every problem needs the same number of outcomes, at least 1; got {sorted(counts)}")
     samples = counts.pop()
     correct = np.asarray([[one.status == "correct" for one in outcomes] for outcomes in problems])
-    majority = np.asarray(
-        [
-            majority_estimates([one.extracted for one in outcomes], list(right))
-            for outcomes, right in zip(problems, correct.tolist(), strict=True)
-        ]
-    )
+    majority = [
+        majority_at_n([one.extracted for one in outcomes], right)
+        for outcomes, right in zip(problems, correct.tolist(), strict=True)
+    ]
     scores = _named([f"avg@{samples}"], correct.mean(axis=1)[:, None])
     scores |= _named([f"pass@{k + 1}" for k in range(samples)], pass_estimates(correct))
-    scores |= _named([f"majority@{k + 1}" for k in range(samples)], majority)
+    scores |= _named([f"majority@{samples}"], np.asarray(majority)[:, None])
     everything = [one for outcomes in problems for one in outcomes]
     verifiable = [one for one in everything if one.status not in UNVERIFIABLE]
     return SetResults(
@@ -106,13 +96,13 @@ def score_set(problems: Sequence[Sequence[Outcome]], dropped_overlong: int = 0) 
 
 
 def mean_over_sets(sets: Mapping[str, SetResults]) -> dict[str, float]:
-    """Each score's mean over the sets, all weighing the same however many problems they hold."""
+    """Each score's mean over the sets; every set has the same weight, whatever its number of problems."""
     first = next(iter(sets.values()))
     return {name: float(np.mean([one.scores[name].value for one in sets.values()])) for name in first.scores}
 
 
 def results_tables(sets: Mapping[str, SetResults]) -> list[Table]:
-    """Scores at n with their intervals, then lengths and shares; one row a set."""
+    """Scores at n with their intervals, then lengths and shares; one row per set."""
     samples = next(iter(sets.values())).samples
     shown = [f"avg@{samples}", *([f"pass@{samples}", f"majority@{samples}"] if samples > 1 else [])]
     scores = _table("scores in %, 95 % intervals over problems", "set", "problems", *shown)
@@ -141,11 +131,11 @@ def _table(title: str, first: str, *others: str) -> Table:
     return table
 
 
-def _named(names: Sequence[str], estimates: Estimates) -> dict[str, Interval]:
+def _named(names: Sequence[str], estimates: Estimates) -> dict[str, Estimate]:
     """`estimates` f64[P, K]: the mean of each column over problems, and its bootstrap interval."""
     intervals = bootstrap_intervals(estimates, CONFIDENCE)
     return {
-        name: Interval(value=float(value), low=float(low), high=float(high))
+        name: Estimate(value=float(value), low=float(low), high=float(high))
         for name, value, (low, high) in zip(names, estimates.mean(axis=0), intervals, strict=True)
     }
 
@@ -165,5 +155,5 @@ def _share(flags: Iterable[bool]) -> float:
     return float(np.mean(list(flags)))
 
 
-def _percent(one: Interval) -> str:
+def _percent(one: Estimate) -> str:
     return f"{100 * one.value:.1f} [{100 * one.low:.0f}, {100 * one.high:.0f}]"

@@ -20,7 +20,7 @@ One process writes at a time and holds a lock; any process may read meanwhile.
 from __future__ import annotations
 
 import fcntl
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import groupby
@@ -163,6 +163,10 @@ class RunFolder:
 
     def read_ledger(self) -> Iterator[dict[str, Any]]:
         return read_rows(self.ledger_path)
+
+    def ledger_counts(self) -> Counter[tuple[str, str]]:
+        """Number of groups by (outcome, reason)."""
+        return Counter((str(row["outcome"]), str(row.get("reason") or "")) for row in self.read_ledger())
 
     def read_samples(self) -> Iterator[dict[str, Any]]:
         return read_rows(self.samples_path)

@@ -32,18 +32,13 @@ def render_status(folder: RunFolder) -> RenderableType:
         parts += [_standing_line(live), _workers_table(live)]
     if progress.metrics:
         parts.append(_metrics_table(progress))
-    counts = ledger_counts(folder.read_ledger())
+    counts = folder.ledger_counts()
     if counts:
         parts.append(_ledger_table(counts))
     events = deque(folder.read_events(), maxlen=_EVENTS_SHOWN)
     if events:
         parts.append(_events_table(events))
     return Group(*parts)
-
-
-def ledger_counts(rows: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
-    """How many groups ended in each (outcome, reason)."""
-    return Counter((str(row["outcome"]), str(row.get("reason") or "")) for row in rows)
 
 
 def _max_steps(folder: RunFolder) -> int:

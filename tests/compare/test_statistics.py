@@ -36,13 +36,13 @@ def test_students_quantiles_are_those_of_the_tables(degrees: int, confidence: fl
 def test_an_interval_counted_by_hand() -> None:
     """1, 2, 3: mean 2, s = 1, t = 4.303, half a width of 4.303 / √3."""
     estimate = mean_over_seeds([1.0, 2.0, 3.0])
-    assert estimate.mean == 2
+    assert estimate.value == 2
     assert [2 - estimate.low, estimate.high - 2] == pytest.approx([4.303 / math.sqrt(3)] * 2, abs=1e-3)
 
 
 def test_one_seed_has_no_interval() -> None:
     estimate = mean_over_seeds([0.5])
-    assert (estimate.mean, estimate.low, estimate.high) == (0.5, -math.inf, math.inf)
+    assert (estimate.value, estimate.low, estimate.high) == (0.5, -math.inf, math.inf)
 
 
 def test_intervals_of_five_seeds_cover_the_truth_as_often_as_they_say() -> None:

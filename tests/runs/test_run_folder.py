@@ -197,6 +197,13 @@ def test_a_number_of_a_step_is_written_once(folder: RunFolder) -> None:
             resumed.write_metrics(1, {"reward/mean": 0.1})
 
 
+def test_groups_are_counted_by_outcome_and_reason(folder: RunFolder) -> None:
+    with JsonLog(folder.ledger_path) as log:
+        log.append([{"outcome": "dropped", "reason": "all rewards equal 0"}] * 3)
+        log.append([{"outcome": "trained", "reason": None}])
+    assert folder.ledger_counts() == {("dropped", "all rewards equal 0"): 3, ("trained", ""): 1}
+
+
 def test_an_event_is_one_flat_row(folder: RunFolder) -> None:
     details = (("worker", "rollout-1"), ("lost_tokens", 120), ("recovery_s", math.nan))
     folder.write_event(Event(kind="worker_lost", message="rollout-1 died", details=details, time=5.0))

@@ -15,7 +15,7 @@ from maspo_dist.runs.progress import Progress, progress_of
 from maspo_dist.types import Event
 from maspo_dist.views.console import LiveConsole, PlainConsole, RunConsole, open_console, progress_panel
 from maspo_dist.views.format import format_count, format_duration, format_number
-from maspo_dist.views.status import ledger_counts, render_status
+from maspo_dist.views.status import render_status
 
 ROWS: list[dict[str, float | None]] = [
     {"step": 0, "eval/add/avg@1": 0.361},
@@ -181,14 +181,6 @@ def test_status_of_a_live_run_accounts_for_every_group_and_says_what_it_waits_fo
 
 def test_status_of_a_run_that_has_only_begun(folder: RunFolder) -> None:
     assert "run: running, step 0 of 0" in text_of(render_status(folder))
-
-
-def test_ledger_counts() -> None:
-    rows = [{"outcome": "dropped", "reason": "all rewards equal 0"}] * 3
-    assert ledger_counts([*rows, {"outcome": "trained", "reason": None}]) == {
-        ("dropped", "all rewards equal 0"): 3,
-        ("trained", ""): 1,
-    }
 
 
 @pytest.mark.parametrize(

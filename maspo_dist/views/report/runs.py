@@ -13,7 +13,6 @@ from maspo_dist.config.keys import flatten
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import tail_rows
 from maspo_dist.runs.progress import Progress, progress_of
-from maspo_dist.views.status import ledger_counts
 
 #: (step, value); None where the number was not finite.
 Point = tuple[int, float | None]
@@ -63,7 +62,7 @@ def read_run(path: Path) -> Run:
         name=folder.name,
         progress=progress_of(rows, max_steps if isinstance(max_steps, int) else 0),
         series=_series(rows),
-        ledger=ledger_counts(folder.read_ledger()),
+        ledger=folder.ledger_counts(),
         samples=_first_and_last_samples(folder),
         events=tuple(events),
         event_count=event_count,

@@ -10,7 +10,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ from torch import Tensor
 from actors.bench.doubles import make_report, make_scored
 from actors.bench.lines import BenchLine, compare
 from actors.bench.models import random_qwen3
-from maspo_dist.algorithm import TokenBatch, micro_batch_objective, ratio_extremes, token_cotangents
-from maspo_dist.algorithm.logprobs import LogprobHead, TokenLogprobs, token_logprobs
+from maspo_dist.algorithm import TokenBatch, loss_by_parts, micro_batch_objective, ratio_extremes
+from maspo_dist.algorithm.logprobs import LogprobHead, TokenLogprobs, linear_loss, token_logprobs
 from maspo_dist.config import AlgorithmConfig
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.types import ScoredGroup, TrainingBatch
@@ -65,14 +65,15 @@ def _step() -> tuple[float, TokenBatch]:
     head = LogprobHead(model.lm_head.weight)
     ids = torch.randint(0, _STEP_VOCABULARY, (1, _STEP_TOKENS))
     predictors = torch.arange(_STEP_TOKENS - _RESPONSE_TOKENS - 1, _STEP_TOKENS - 1)
-    cotangent = torch.ones(_RESPONSE_TOKENS)
     forwarded: list[TokenLogprobs] = []
 
     def step() -> None:
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        current = head(hidden[predictors], ids[0, predictors + 1], 1.0, lambda part, _: (cotangent[part], None))
-        torch.autograd.backward([current.logprobs.sum()])
-        forwarded.append(TokenLogprobs(current.logprobs.detach(), current.entropy.detach()))
+        logprobs, entropy, loss = head(
+            hidden[predictors], ids[0, predictors + 1], 1.0, lambda _, values: values.logprobs.sum()
+        )
+        torch.autograd.backward([loss])
+        forwarded.append(TokenLogprobs(logprobs, entropy))
 
     seconds = _best(step, 3)
     logprobs, entropy = forwarded[0]
@@ -88,14 +89,13 @@ def _step() -> tuple[float, TokenBatch]:
 
 
 def _objective(tokens: TokenBatch) -> None:
-    """All that a micro-batch asks of it: cotangents for the head, loss with statistics, backward, extremes."""
+    """All that a micro-batch asks of it: the loss fused with the head and its gradient, statistics, extremes."""
     config, denominator = AlgorithmConfig(), float(_RESPONSE_TOKENS)
-    token_cotangents(config, tokens, denominator, slice(0, _RESPONSE_TOKENS), tokens.logprobs, tokens.entropy)
-    batch = replace(tokens, logprobs=tokens.logprobs.clone().requires_grad_())
-    objective = micro_batch_objective(config, batch, denominator)
-    torch.autograd.backward([objective.loss])
+    current = TokenLogprobs(tokens.logprobs.clone().requires_grad_(), tokens.entropy)
+    torch.autograd.backward([loss_by_parts(config, tokens, denominator)(slice(0, _RESPONSE_TOKENS), current)])
+    objective = micro_batch_objective(config, tokens, denominator)
     places = tokens.sequence_ids
-    ratio_extremes(batch.logprobs, tokens.old_logprobs, tokens.advantages, objective.gate, places, places, places)
+    ratio_extremes(tokens.logprobs, tokens.old_logprobs, tokens.advantages, objective.gate, places, places, places)
 
 
 def _layout() -> Iterator[BenchLine]:
@@ -175,19 +175,19 @@ def _long_tailed_groups(count: int, samples: int) -> list[ScoredGroup]:
 
 
 def _logprobs() -> Iterator[BenchLine]:
-    """Memory and speed of `token_logprobs`, forward and backward, against log_softmax over whole logits."""
+    """Memory and speed of forward and backward, against log_softmax over whole logits."""
     tokens = _MAX_PLAIN_TOKENS
     while _PLAIN_TENSORS * 4 * tokens * _VOCABULARY > 0.8 * psutil.virtual_memory().available and tokens > 256:
         tokens //= 2
     for width in _WIDTHS:
-        plain, told, untold = (_measured(way, tokens, width, 2) for way in (_plain, _told, _untold))
+        plain, fused, two_passes = (_measured(way, tokens, width, 2) for way in (_plain, _fused, _two_passes))
         case = f"logprobs and entropy, vocabulary {_VOCABULARY}, {tokens} tokens, width {width}, float32"
         speed = f"{case}: speed against the plain way"
-        yield compare("learner", speed, tokens / told.seconds, "tokens/s", tokens / plain.seconds)
-        speed += ", cotangents not told beforehand (gspo)"
-        yield compare("learner", speed, tokens / untold.seconds, "tokens/s", tokens / plain.seconds)
+        yield compare("learner", f"{speed}, fused loss", tokens / fused.seconds, "tokens/s", tokens / plain.seconds)
+        speed += ", loss over whole responses (gspo), two passes"
+        yield compare("learner", speed, tokens / two_passes.seconds, "tokens/s", tokens / plain.seconds)
     half, whole = (_measured(_plain, count, _NARROW, 1).peak_bytes for count in (tokens // 2, tokens))
-    ours = _measured(_told, _TOKENS, _NARROW, 1).peak_bytes
+    ours = _measured(_fused, _TOKENS, _NARROW, 1).peak_bytes
     # A line through two sizes that fit: the plain way's peak is a number of [tokens, vocabulary] tensors.
     plain_bytes = whole + (whole - half) / (tokens - tokens // 2) * (_TOKENS - tokens)
     case = (
@@ -197,7 +197,8 @@ def _logprobs() -> Iterator[BenchLine]:
     yield compare("learner", case, plain_bytes / 2**20, "MiB", ours / 2**20)
 
 
-_Way = Callable[[Tensor, Tensor, Tensor, Tensor], TokenLogprobs]
+#: (hidden, weight, targets, cotangent) → Σ cotangent · logπ. Each way computes the entropy too.
+_Way = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,20 +209,20 @@ class _Cost:
     seconds: float
 
 
-def _plain(hidden: Tensor, weight: Tensor, targets: Tensor, cotangent: Tensor) -> TokenLogprobs:
+def _plain(hidden: Tensor, weight: Tensor, targets: Tensor, cotangent: Tensor) -> Tensor:
     logits = hidden @ weight.t()
     log_p = torch.log_softmax(logits, 1)
     with torch.no_grad():
-        entropy = -(log_p.exp() * log_p).sum(1)
-    return TokenLogprobs(log_p.gather(1, targets[:, None]).squeeze(1), entropy)
+        _ = -(log_p.exp() * log_p).sum(1)
+    return (log_p.gather(1, targets[:, None]).squeeze(1) * cotangent).sum()
 
 
-def _told(hidden: Tensor, weight: Tensor, targets: Tensor, cotangent: Tensor) -> TokenLogprobs:
-    return token_logprobs(hidden, weight, targets, cotangents=lambda part, _: (cotangent[part], None))
+def _fused(hidden: Tensor, weight: Tensor, targets: Tensor, cotangent: Tensor) -> Tensor:
+    return linear_loss(hidden, weight, targets, 1.0, lambda part, at: (cotangent[part] * at.logprobs).sum())[0]
 
 
-def _untold(hidden: Tensor, weight: Tensor, targets: Tensor, cotangent: Tensor) -> TokenLogprobs:
-    return token_logprobs(hidden, weight, targets)
+def _two_passes(hidden: Tensor, weight: Tensor, targets: Tensor, cotangent: Tensor) -> Tensor:
+    return (token_logprobs(hidden, weight, targets).logprobs * cotangent).sum()
 
 
 def _measured(way: _Way, tokens: int, width: int, repeats: int) -> _Cost:
@@ -240,7 +241,7 @@ def _measure_here(way: _Way, tokens: int, width: int, repeats: int) -> _Cost:
 
     def work() -> None:
         hidden.grad = weight.grad = None
-        torch.autograd.backward([(way(hidden, weight, targets, cotangent).logprobs * cotangent).sum()])
+        torch.autograd.backward([way(hidden, weight, targets, cotangent)])
 
     Path("/proc/self/clear_refs").write_text("5")
     before = _status_bytes("VmRSS")

@@ -18,12 +18,7 @@ from maspo_dist.algorithm.losses.bapo import bapo_contributions, move_bounds
 from maspo_dist.algorithm.losses.own import OwnLoss
 from maspo_dist.algorithm.losses.registry import check_loss, token_loss
 from maspo_dist.algorithm.losses.terms import TokenLoss, TokenTerms
-from maspo_dist.algorithm.objective import (
-    Objective,
-    TokenBatch,
-    micro_batch_objective,
-    token_cotangents,
-)
+from maspo_dist.algorithm.objective import Objective, SampledTokens, TokenBatch, loss_by_parts, micro_batch_objective
 from maspo_dist.algorithm.policy_loss import policy_loss
 from maspo_dist.algorithm.regularisers import kl_penalty, overlong_penalty, response_kl
 from maspo_dist.algorithm.totals import Totals
@@ -33,6 +28,7 @@ __all__ = [
     "Objective",
     "OwnLoss",
     "RatioExtremes",
+    "SampledTokens",
     "TokenBatch",
     "TokenExtreme",
     "TokenLoss",
@@ -50,6 +46,7 @@ __all__ = [
     "entropy_advantages",
     "group_advantages",
     "kl_penalty",
+    "loss_by_parts",
     "micro_batch_objective",
     "move_bounds",
     "overlong_penalty",
@@ -57,7 +54,6 @@ __all__ = [
     "ratio_extremes",
     "response_kl",
     "score_group",
-    "token_cotangents",
     "token_logprobs",
     "token_loss",
     "trust_region_metrics",

@@ -15,7 +15,9 @@ from maspo_dist.config import AggregateMode
 _LENGTH_EPSILON = 1e-8
 
 
-def aggregate(values: Tensor, sequence_ids: Tensor, mode: AggregateMode, denominator: float) -> Tensor:
+def aggregate(
+    values: Tensor, sequence_ids: Tensor, mode: AggregateMode, denominator: float, part: slice | None = None
+) -> Tensor:
     """One micro-batch's share of the optimizer step's loss; shares add up over micro-batches and ranks.
 
     token-mean            Σ_tokens value / denominator
@@ -23,6 +25,7 @@ def aggregate(values: Tensor, sequence_ids: Tensor, mode: AggregateMode, denomin
     seq-mean-token-mean   Σ_sequences (Σ_tokens value / tokens of the sequence) / denominator
 
     values, sequence_ids   [N]; N may be 0, which gives 0 with a gradient path
+    part                   which of the N tokens `values` holds, [n]; all where None
     denominator            of the whole optimizer step, over all ranks: response tokens for
                            token-mean, responses for the other two
 
@@ -32,7 +35,7 @@ def aggregate(values: Tensor, sequence_ids: Tensor, mode: AggregateMode, denomin
         raise ValueError(f"denominator must be above 0, got {denominator}")
     if mode == "seq-mean-token-mean":
         index, lengths = _sequence_lengths(sequence_ids)
-        values = values / (lengths.to(values.dtype) + _LENGTH_EPSILON)[index]
+        values = values / (lengths.to(values.dtype) + _LENGTH_EPSILON)[index if part is None else index[part]]
     return values.sum() / denominator
 
 

@@ -6,11 +6,11 @@ For a hidden state h, the head's weight W and a temperature T:
     ∂/∂z_v = g_logp · (1[v = target] − p_v) − g_H · p_v · (log p_v + H)
 
 Tokens go through in chunks, each with the whole vocabulary; one buffer holds a chunk's logits, then
-its log-probabilities, then its gradient. Nothing of a chunk is kept. Backward would have to compute
-the logits again, a fourth matrix product beside the three that cannot be avoided; but where the loss
-is a sum over tokens, its derivatives g_logp and g_H follow from a token's own values. A caller who
-can tell them (`Cotangents`) has both gradients taken in forward, while the chunk is at hand. Backward
-compares what it is given with what it was told, and computes again only where they differ.
+its log-probabilities, then its gradient. Nothing of a chunk is kept.
+
+`token_logprobs` computes the logits again in backward, a fourth matrix product beside the three that
+cannot be avoided. `linear_loss` does without: it takes the loss chunk by chunk in forward and keeps the
+gradients, so backward only scales them. The loss must be a sum over tokens for that.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ class TokenLogprobs(NamedTuple):
     entropy: Tensor
 
 
-#: (which tokens, their values [n]) → the loss's derivative by each logprob, f32[n], and by each entropy
-#: or None where it has no part in the loss.
-Cotangents = Callable[[slice, TokenLogprobs], tuple[Tensor, Tensor | None]]
+#: (which tokens, their values [n] with gradient) → their share of the loss, a scalar with gradient.
+LossShare = Callable[[slice, TokenLogprobs], Tensor]
 
 
 def token_logprobs(
@@ -47,7 +46,6 @@ def token_logprobs(
     weight: Tensor,
     targets: Tensor,
     temperature: float = 1.0,
-    cotangents: Cotangents | None = None,
     *,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> TokenLogprobs:
@@ -55,13 +53,36 @@ def token_logprobs(
 
     hidden [N, H] and weight [V, H] of one floating dtype; targets i64[N] in [0, V). Logits are
     computed in that dtype, as the model's own head does, everything after in float32. Both results
-    are differentiable in `hidden` and `weight`. `cotangents` saves backward a matrix product where it
-    tells rightly what backward will bring, and costs two where it does not; results are the same.
+    are differentiable in `hidden` and `weight`.
     Memory beyond the arguments and their gradients: `chunk_elements` float32 values, or V of them if
     that is more; for a 16-bit weight half as much again, and its gradient in float32.
 
     Raises ValueError where shapes or dtypes do not fit or temperature ≤ 0.
     """
+    rows = _chunk_rows(hidden, weight, targets, temperature, chunk_elements)
+    logprobs, entropy = _ChunkedLogprobs.apply(hidden, weight, targets, temperature, rows)  # type: ignore[no-untyped-call]
+    return TokenLogprobs(logprobs, entropy)
+
+
+def linear_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float,
+    share: LossShare,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> tuple[Tensor, TokenLogprobs]:
+    """(Σ of `share` over chunks, values of all tokens without gradient); arguments and errors of `token_logprobs`.
+
+    The loss, an f32 scalar, is differentiable in `hidden` and `weight`, once: a second backward raises RuntimeError.
+    """
+    rows = _chunk_rows(hidden, weight, targets, temperature, chunk_elements)
+    loss, logprobs, entropy = _LinearLoss.apply(hidden, weight, targets, temperature, rows, share)  # type: ignore[no-untyped-call]
+    return loss, TokenLogprobs(logprobs, entropy)
+
+
+def _chunk_rows(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk_elements: int) -> int:
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be [N, H] and [V, H]")
     if targets.shape != hidden.shape[:1] or targets.dtype != torch.int64:
@@ -70,9 +91,7 @@ def token_logprobs(
         raise ValueError(f"hidden is {hidden.dtype} but weight is {weight.dtype}")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    rows = max(1, min(hidden.shape[0], chunk_elements // weight.shape[0]))
-    logprobs, entropy = _ChunkedLogprobs.apply(hidden, weight, targets, temperature, rows, cotangents)  # type: ignore[no-untyped-call]
-    return TokenLogprobs(logprobs, entropy)
+    return max(1, min(hidden.shape[0], chunk_elements // weight.shape[0]))
 
 
 class LogprobHead(nn.Module):
@@ -88,10 +107,16 @@ class LogprobHead(nn.Module):
         self.weight = weight
 
     def forward(
-        self, hidden: Tensor, targets: Tensor, temperature: float, cotangents: Cotangents | None = None
-    ) -> TokenLogprobs:
-        """See `token_logprobs`; an N of 0 is allowed and still takes part in backward."""
-        return token_logprobs(hidden, self.weight, targets, temperature, cotangents)
+        self, hidden: Tensor, targets: Tensor, temperature: float, share: LossShare | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(logprobs, entropy, None) of `token_logprobs`, or with `share` (logprobs, entropy, loss) of `linear_loss`.
+
+        An N of 0 is allowed and still takes part in backward.
+        """
+        if share is None:
+            return *token_logprobs(hidden, self.weight, targets, temperature), None
+        loss, values = linear_loss(hidden, self.weight, targets, temperature, share)
+        return *values, loss
 
 
 class _Chunks:
@@ -188,68 +213,25 @@ class _Gradients:
         return self._by_hidden, self._by_weight.to(self._weight.dtype)
 
 
-class Foretold(NamedTuple):
-    """Gradients taken in forward, and the cotangents they were taken with, [N] each."""
-
-    by_hidden: Tensor
-    by_weight: Tensor
-    by_logprob: Tensor
-    by_entropy: Tensor | None
-
-    def came_true(self, by_logprob: Tensor | None, by_entropy: Tensor | None) -> bool:
-        return _agree(self.by_logprob, by_logprob) and _agree(self.by_entropy, by_entropy)
-
-
-def _agree(told: Tensor | None, given: Tensor | None) -> bool:
-    if told is None or given is None:
-        return told is given
-    # Apart from a rounding or two, such as those of a loss that was scaled after it was told.
-    return bool((told - given).abs().amax() <= 1e-6 * told.abs().amax())
-
-
 class _ChunkedLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        temperature: float,
-        rows: int,
-        cotangents: Cotangents | None,
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, rows: int
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(hidden, weight, targets)
-        ctx.temperature, ctx.rows, ctx.foretold = temperature, rows, None
+        ctx.temperature, ctx.rows = temperature, rows
         ctx.set_materialize_grads(False)
         logprobs, entropy = (torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device) for _ in range(2))
         chunks = _Chunks(hidden, weight, targets, temperature, rows)
-        gradients = None if cotangents is None else _Gradients(hidden, weight, rows)
-        told = []
         for part in chunks:
-            values = chunks.evaluate(part)
-            logprobs[part], entropy[part] = values
-            if cotangents is not None and gradients is not None:
-                told.append(cotangents(part, values))
-                gradients.add(part, chunks.gradient(part, values.entropy, *told[-1]))
-        if told and gradients is not None:
-            by_entropy = [one for _, one in told if one is not None]
-            ctx.foretold = Foretold(
-                *gradients.finish(),
-                by_logprob=torch.cat([one for one, _ in told]),
-                by_entropy=torch.cat(by_entropy) if by_entropy else None,
-            )
+            logprobs[part], entropy[part] = chunks.evaluate(part)
         return logprobs, entropy
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, by_logprob: Tensor | None, by_entropy: Tensor | None
-    ) -> tuple[Tensor, Tensor, None, None, None, None]:
-        # Handed out once: whoever gets a gradient may add to it in place.
-        foretold, ctx.foretold = ctx.foretold, None
-        if foretold is not None and foretold.came_true(by_logprob, by_entropy):
-            return foretold.by_hidden, foretold.by_weight, None, None, None, None
-        del foretold
+    ) -> tuple[Tensor, Tensor, None, None, None]:
         hidden, weight, targets = ctx.saved_tensors
         if by_logprob is None:
             by_logprob = torch.zeros(hidden.shape[0], dtype=torch.float32, device=hidden.device)
@@ -259,4 +241,36 @@ class _ChunkedLogprobs(torch.autograd.Function):
             values = chunks.evaluate(part)
             entropy_part = None if by_entropy is None else by_entropy[part]
             gradients.add(part, chunks.gradient(part, values.entropy, by_logprob[part], entropy_part))
-        return *gradients.finish(), None, None, None, None
+        return *gradients.finish(), None, None, None
+
+
+class _LinearLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, rows: int, share: LossShare
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        logprobs, entropy = (torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device) for _ in range(2))
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        chunks = _Chunks(hidden, weight, targets, temperature, rows)
+        gradients = _Gradients(hidden, weight, rows)
+        for part in chunks:
+            values = chunks.evaluate(part)
+            logprobs[part], entropy[part] = values
+            with torch.enable_grad():
+                loss = share(part, TokenLogprobs(*(value.requires_grad_() for value in values)))
+                by_logprob, by_entropy = torch.autograd.grad(loss, values, allow_unused=True)
+            total += loss.detach()
+            gradients.add(part, chunks.gradient(part, entropy[part], by_logprob, by_entropy))
+        ctx.kept = gradients.finish()
+        ctx.mark_non_differentiable(logprobs, entropy)
+        ctx.set_materialize_grads(False)
+        return total, logprobs, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_loss: Tensor, *_: None) -> tuple[Tensor, Tensor, None, None, None, None]:
+        if ctx.kept is None:
+            raise RuntimeError("the gradients of linear_loss are gone: run forward again before a second backward")
+        # Scaled in place to save a copy of the weight's size, and given away: a caller may add to them.
+        (by_hidden, by_weight), ctx.kept = ctx.kept, None
+        return by_hidden.mul_(by_loss), by_weight.mul_(by_loss), None, None, None, None

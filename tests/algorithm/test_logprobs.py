@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maspo_dist.algorithm import logprobs as logprobs_module
-from maspo_dist.algorithm.logprobs import LogprobHead, TokenLogprobs, _Chunks, token_logprobs
+from maspo_dist.algorithm.logprobs import LogprobHead, TokenLogprobs, _Chunks, linear_loss, token_logprobs
 
 TOKENS, WIDTH, VOCABULARY = 37, 8, 230
 
@@ -44,13 +44,13 @@ def count_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("rows", [0, 1, 16, TOKENS])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize(("uses_logprobs", "uses_entropy"), [(True, False), (False, True), (True, True)])
-@pytest.mark.parametrize("told", ["nothing", "the truth", "an error"])
+@pytest.mark.parametrize("is_fused", [False, True])
 def test_values_and_gradients_are_those_of_the_plain_formula(
     rows: int,
     temperature: float,
     uses_logprobs: bool,
     uses_entropy: bool,
-    told: str,
+    is_fused: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(logprobs_module, "_TILE_ELEMENTS", 5 * VOCABULARY)
@@ -59,45 +59,54 @@ def test_values_and_gradients_are_those_of_the_plain_formula(
     by_logprob, by_entropy = torch.randn(2, TOKENS, generator=generator)
     by_logprob *= uses_logprobs
 
-    def cotangents(part: slice, values: TokenLogprobs) -> tuple[Tensor, Tensor | None]:
-        wrong = 0.01 * (told == "an error")
-        return by_logprob[part] + wrong, by_entropy[part] if uses_entropy else None
+    def share(part: slice, values: TokenLogprobs) -> Tensor:
+        loss = (by_logprob[part] * values.logprobs).sum()
+        return loss + (by_entropy[part] * values.entropy).sum() if uses_entropy else loss
 
     results = []
     for chunked in (True, False):
         hidden, weight, targets = tensors()
-        if chunked:
-            logprobs, entropy = token_logprobs(
-                hidden,
-                weight,
-                targets,
-                temperature,
-                None if told == "nothing" else cotangents,
-                chunk_elements=rows * VOCABULARY,
-            )
+        arguments = hidden, weight, targets, temperature
+        if chunked and is_fused:
+            loss, (logprobs, entropy) = linear_loss(*arguments, share, chunk_elements=rows * VOCABULARY)
+            assert not logprobs.requires_grad and not entropy.requires_grad
         else:
-            logprobs, entropy = plain(hidden, weight, targets, temperature)
-        loss = (by_logprob * logprobs).sum()
-        if uses_entropy:
-            loss = loss + (by_entropy * entropy).sum()
-        loss.backward()
-        results.append((logprobs.detach(), entropy.detach(), hidden.grad, weight.grad))
+            whole = token_logprobs(*arguments, chunk_elements=rows * VOCABULARY) if chunked else plain(*arguments)
+            logprobs, entropy = whole
+            loss = share(slice(None), TokenLogprobs(logprobs, entropy))
+        # As a loss is scaled between its forward and its backward.
+        (3 * loss).backward()
+        results.append((loss.detach(), logprobs.detach(), entropy.detach(), hidden.grad, weight.grad))
     for ours, wanted in zip(*results, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=2e-5)
     chunks = math.ceil(TOKENS / max(1, rows))
-    assert len(products) == (chunks if told == "the truth" else 2 * chunks)
+    assert len(products) == (chunks if is_fused else 2 * chunks)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_a_fused_loss_are_those_of_two_passes_to_the_last_bit(dtype: torch.dtype) -> None:
+    results = []
+    for is_fused in (True, False):
+        hidden, weight, targets = tensors(dtype)
+        options = {"chunk_elements": 10 * VOCABULARY}
+        if is_fused:
+            loss, _ = linear_loss(
+                hidden, weight, targets, 0.6, lambda _, values: values.logprobs.exp().sum(), **options
+            )
+        else:
+            loss = token_logprobs(hidden, weight, targets, 0.6, **options).logprobs.exp().sum()
+        (2 * loss).backward()
+        results.append((hidden.grad, weight.grad))
+    for ours, wanted in zip(*results, strict=True):
+        assert ours is not None and wanted is not None and torch.equal(ours, wanted)
 
 
 def test_gradients_taken_in_forward_are_handed_out_once() -> None:
     hidden, weight, targets = tensors()
-    logprobs, _ = token_logprobs(
-        hidden, weight, targets, 1.0, lambda part, _: (torch.ones(part.stop - part.start), None)
-    )
-    logprobs.sum().backward(retain_graph=True)
-    assert weight.grad is not None
-    once = weight.grad.clone()
-    logprobs.sum().backward()
-    torch.testing.assert_close(weight.grad, 2 * once)
+    loss, _ = linear_loss(hidden, weight, targets, 1.0, lambda _, values: values.logprobs.sum())
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="run forward again"):
+        loss.backward()
 
 
 def test_logits_far_apart_stay_finite() -> None:
@@ -136,6 +145,10 @@ def test_no_tokens_give_a_zero_gradient() -> None:
     (logprobs.sum() + entropy.sum()).backward()
     assert weight.grad is not None
     assert not weight.grad.any()
+    weight.grad = None
+    loss, _ = linear_loss(hidden[:0], weight, nothing, 1.0, lambda _, values: values.logprobs.sum())
+    loss.backward()
+    assert loss == 0 and weight.grad is not None and not weight.grad.any()
 
 
 def test_the_head_keeps_a_tied_parameter_tied() -> None:

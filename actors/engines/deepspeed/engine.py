@@ -45,12 +45,12 @@ from maspo_dist.algorithm import (
     advantages_after_kl,
     bapo_contributions,
     entropy_advantages,
+    loss_by_parts,
     micro_batch_objective,
     move_bounds,
     response_kl,
-    token_cotangents,
 )
-from maspo_dist.algorithm.logprobs import Cotangents, TokenLogprobs
+from maspo_dist.algorithm.logprobs import TokenLogprobs
 from maspo_dist.algorithm.schedule import learning_rate
 from maspo_dist.config import AlgorithmConfig, BapoLoss, TrainConfig
 from maspo_dist.data.packing import pack_micro_batch, pack_sequences
@@ -154,7 +154,7 @@ class DeepSpeedEngine:
         for sequence in sequences:
             tensors = forward_tensors(pack_sequences([sequence], [1]), self._device)
             with torch.no_grad():
-                logprobs, _ = self._engine(**_arguments(tensors), temperature=1.0)
+                logprobs, _, _ = self._engine(**_arguments(tensors), temperature=1.0)
             results.append(logprobs.float().cpu().numpy())
         return results
 
@@ -239,7 +239,8 @@ class DeepSpeedEngine:
 
     def _frozen(self, model: Any, tensors: ForwardTensors) -> TokenLogprobs:
         with torch.no_grad():
-            return TokenLogprobs(*model(**_arguments(tensors), temperature=self._config.rollout.temperature))
+            logprobs, entropy, _ = model(**_arguments(tensors), temperature=self._config.rollout.temperature)
+        return TokenLogprobs(logprobs, entropy)
 
     def _with_kl_in_reward(
         self, minis: list[list[MicroBatchTensors]], shard: tuple[MiniBatch, ...]
@@ -276,17 +277,17 @@ class DeepSpeedEngine:
         algorithm = self._with_moved_bounds(index, mini)
         for number, micro in enumerate(mini):
             self._engine.set_gradient_accumulation_boundary(number == len(mini) - 1)
-            current = TokenLogprobs(
-                *self._engine(
-                    **_arguments(micro.forward),
-                    temperature=self._config.rollout.temperature,
-                    cotangents=self._cotangents(algorithm, micro, denominator),
-                )
+            is_separable = algorithm.loss.is_separable
+            logprobs, entropy, fused_loss = self._engine(
+                **_arguments(micro.forward),
+                temperature=self._config.rollout.temperature,
+                share=loss_by_parts(algorithm, micro.sampled_tokens(), denominator) if is_separable else None,
             )
+            current = TokenLogprobs(logprobs, entropy)
             tokens = micro.token_batch(current, entropy_gradient=algorithm.entropy_bonus > 0)
             objective = micro_batch_objective(algorithm, tokens, denominator)
             # DeepSpeed averages over ranks; the loss is already divided by counts over all of them.
-            self._engine.backward(objective.loss * self._world_size)
+            self._engine.backward((objective.loss if fused_loss is None else fused_loss) * self._world_size)
             statistics.add(micro, objective, current.logprobs)
         grad_norm = self._local_grad_norm()
         self._engine.step()
@@ -298,21 +299,6 @@ class DeepSpeedEngine:
                 "resume from the last checkpoint"
             )
         return grad_norm
-
-    def _cotangents(
-        self, algorithm: AlgorithmConfig, micro: MicroBatchTensors, denominator: float
-    ) -> Cotangents | None:
-        """What backward will bring the head, where a token's own values tell it."""
-        if not algorithm.loss.is_separable:
-            return None
-        assert micro.old is not None
-        stand_in = micro.token_batch(micro.old, entropy_gradient=False)
-
-        def told(part: slice, values: TokenLogprobs) -> tuple[Tensor, Tensor | None]:
-            share = denominator / self._world_size
-            return token_cotangents(algorithm, stand_in, share, part, *values)
-
-        return told
 
     def _with_moved_bounds(self, index: int, mini: list[MicroBatchTensors]) -> AlgorithmConfig:
         """The algorithm section; for BAPO with the clip bounds of this optimizer step."""

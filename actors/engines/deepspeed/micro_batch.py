@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maspo_dist.algorithm import TokenBatch
+from maspo_dist.algorithm import SampledTokens, TokenBatch
 from maspo_dist.algorithm.logprobs import TokenLogprobs
 from maspo_dist.data.packing import PackedMicroBatch, PackedTokens
 from maspo_dist.runs.step_record import ResponseLogprobs
@@ -51,10 +51,21 @@ class MicroBatchTensors:
 
     def token_batch(self, current: TokenLogprobs, *, entropy_gradient: bool) -> TokenBatch:
         """What the objective is computed from. Needs `old`."""
-        assert self.old is not None
+        sampled = self.sampled_tokens()
         return TokenBatch(
             logprobs=current.logprobs,
             entropy=current.entropy if entropy_gradient else current.entropy.detach(),
+            old_logprobs=sampled.old_logprobs,
+            advantages=sampled.advantages,
+            sequence_ids=sampled.sequence_ids,
+            behavior_logprobs=sampled.behavior_logprobs,
+            ref_logprobs=sampled.ref_logprobs,
+        )
+
+    def sampled_tokens(self) -> SampledTokens:
+        """What `token_batch` holds before the policy has run. Needs `old`."""
+        assert self.old is not None
+        return SampledTokens(
             old_logprobs=self.old.logprobs,
             advantages=self.advantages,
             sequence_ids=self.sequence_ids,

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from maspo_dist.algorithm.logprobs import Cotangents, LogprobHead
+from maspo_dist.algorithm.logprobs import LogprobHead, LossShare
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import ModelError
 
@@ -34,19 +34,19 @@ class Policy(nn.Module):
         predictors: Tensor,
         targets: Tensor,
         temperature: float,
-        cotangents: Cotangents | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy, each f32[N], of `targets` [N] predicted at `predictors` [N].
+        share: LossShare | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probability and entropy, each f32[N], of `targets` [N] predicted at `predictors` [N]; the loss.
 
         input_ids, position_ids [1, P]; positions restart at 0 with each packed sequence, which is what keeps
-        sequences apart. A key-value cache would make them see each other, hence use_cache=False. `cotangents`
-        as in `token_logprobs`.
+        sequences apart. A key-value cache would make them see each other, hence use_cache=False. `share` and
+        the loss are those of `LogprobHead`.
         """
         decoder = self.causal_lm.get_decoder()
         output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False)
         hidden = output.last_hidden_state[0]
-        logprobs, entropy = self.causal_lm.lm_head(hidden[predictors], targets, temperature, cotangents)
-        return logprobs, entropy
+        logprobs, entropy, loss = self.causal_lm.lm_head(hidden[predictors], targets, temperature, share)
+        return logprobs, entropy, loss
 
     def hugging_face_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(Hugging Face name, parameter), tied ones once."""

@@ -40,10 +40,12 @@ def test_killed_and_frozen_processes_cost_no_step_of_a_run_with_its_own_loss_and
     newest, _ = CheckpointStore(run.folder.checkpoints_path).newest()
     assert newest is not None
     assert read_state(newest).step == last
-    for row in run.metrics[1:]:
-        # The gate of the run's own loss, and the diagnostics that every trust region gets.
-        assert 0 < row["gate/mean"] < 1
-        assert any(name.startswith("trust_region/") for name in row)
+    # The gate of the run's own loss. It is 1 in a step whose groups all fit into the first optimizer step.
+    gates = [row["gate/mean"] for row in run.metrics[1:]]
+    assert 0 < min(gates) < 1
+    assert max(gates) <= 1
+    # The diagnostics that every trust region gets.
+    assert all(any(name.startswith("trust_region/") for name in row) for row in run.metrics[1:])
     samples = list(run.folder.read_samples())
     assert {sample["reason"] for sample in samples} == {REASON}
     assert {sample["reward"] for sample in samples} == {0.0, 1.0}

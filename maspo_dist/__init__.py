@@ -10,7 +10,7 @@ algorithm       policy_loss on padded tensors; token_loss and aggregate on packe
                 group_advantages, token_logprobs
 verifiers       verify_math, VerifierPool
 records         Prompt, Sampling, RolloutRequest, Rollout, RolloutGroup, Verdict, GroupReport, ScoredGroup,
-                SampleRef, TrainingBatch, UpdateReport, Event, LedgerRow, SampleRow
+                FinishedGroup, SampleRef, TrainingBatch, UpdateReport, Event, LedgerRow, SampleRow
 errors          the tree in `maspo_dist.errors`
 
     from maspo_dist import MaspoLoss, policy_loss
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from maspo_dist.reward import VerifierPool, verify_math
     from maspo_dist.types import (
         Event,
+        FinishedGroup,
         GroupReport,
         LedgerRow,
         Prompt,
@@ -110,6 +111,7 @@ __all__ = [
     "DeadlineError",
     "EvaluationConfig",
     "Event",
+    "FinishedGroup",
     "GroupReport",
     "GspoLoss",
     "HubUnreachableError",

@@ -113,7 +113,7 @@ def _best_completion(folder: Path, engine: DeepSpeedEngine) -> float:
         engine.save(part / LEARNER_FOLDER)
         state = RunState(step=step, policy_version=step, stream=StreamState(next_group=0, cursor=cursor))
         started_s = time.perf_counter()
-        store.commit(part, state, (), 1)
+        store.commit(part, state, (), 1, "")
         best_s = min(best_s, time.perf_counter() - started_s)
     return best_s
 

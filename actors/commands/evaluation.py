@@ -38,7 +38,7 @@ from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.planning.placement import plan_evaluation
 from maspo_dist.reward.registry import check_rewards
 from maspo_dist.runs.interrupt import WatchSignals, until_signal
-from maspo_dist.runs.logs import LogContext, LogStream, configure_logging
+from maspo_dist.runs.logs import LogStream, configure_logging
 from maspo_dist.views.evaluation import EvaluationConsole
 
 Finished = dict[ProblemKey, tuple[Outcome, ...]]
@@ -55,7 +55,7 @@ def evaluate(config: EvaluationConfig, to: Path | None) -> None:
     settings = evaluation_settings(config)
     problems = list(list_problems(sets, config.sampling.seed))
     with EvaluationFolder.open(to or default_folder(settings), settings) as folder:
-        configure_logging(LogContext("evaluate"), folder.logs_path, sys.stderr)
+        configure_logging("evaluate", folder.logs_path, sys.stderr)
         folder.write_problems(_problem_rows(problems, facts))
         finished = folder.finished(config.sampling.samples)
         # Ray prints its errors in spite of its settings; standard output is for the scores.

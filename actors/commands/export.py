@@ -24,7 +24,7 @@ from maspo_dist.config import TrainConfig, load_config
 from maspo_dist.errors import ConfigError, ModelError
 from maspo_dist.runs.checkpoint import CONFIG_FILE, LEARNER_FOLDER, CheckpointStore
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.runs.manifest import damage_of
+from maspo_dist.runs.step_folders import damage_of
 from maspo_dist.views.model_card import model_card
 
 _DTYPES = ("float32", "bfloat16")

@@ -28,13 +28,13 @@ from maspo_dist.data.cursor import PromptCursor
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.planning.preflight import Prepared, prepare
-from maspo_dist.runs.checkpoint import CheckpointStore, RunState, read_config_yaml, read_state
+from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, RunState, read_state
 from maspo_dist.runs.checkpoint_writer import CheckpointWriter
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.interrupt import WatchSignals, until_signal
-from maspo_dist.runs.logs import LogContext, LogStream, configure_logging
-from maspo_dist.runs.manifest import damage_of
+from maspo_dist.runs.logs import LogStream, configure_logging
 from maspo_dist.runs.metrics import open_metrics
+from maspo_dist.runs.step_folders import damage_of
 from maspo_dist.runs.step_record import StepRecords
 from maspo_dist.types import Event, FinishedGroup, RolloutGroup
 from maspo_dist.views.console import RunConsole, open_console
@@ -56,8 +56,7 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
     path = config.run.dir / config.run.name
     fresh = config.checkpoint.resume == "never"
     with RunFolder.create(path) if fresh else RunFolder.resume(path) as folder:
-        context = LogContext("controller")
-        configure_logging(context, folder.logs_path, sys.stderr)
+        configure_logging("controller", folder.logs_path, sys.stderr)
         resume = _resume_point(config, folder)
         if resume is not None:
             _compare_config(config, resume, folder, allow_config_change)
@@ -97,8 +96,7 @@ def _resume_point(config: TrainConfig, folder: RunFolder) -> Path | None:
 
 def _compare_config(config: TrainConfig, checkpoint: Path, folder: RunFolder, allow_config_change: bool) -> None:
     """Lists what differs from the checkpoint's configuration. Raises ConfigError as `train` says."""
-    saved = read_config_yaml(checkpoint)
-    refused, harmless = ([], []) if saved is None else resume_changes(saved, config)
+    refused, harmless = resume_changes((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"), config)
     if not refused and not harmless:
         return
     changes = "; ".join(map(str, [*refused, *harmless]))

@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 from actors.interfaces import EngineSettings
 from actors.verifier.client import VerifierClient
 from maspo_dist.planning.placement import Device
-from maspo_dist.runs.logs import LogContext, configure_logging, redirect_output
+from maspo_dist.runs.logs import configure_logging, redirect_output
 from maspo_dist.types import Rollout, RolloutRequest, Verdict
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class EvaluationActor:
         verify_timeout_s: float,
         logs_path: Path,
     ) -> None:
-        redirect_output(configure_logging(LogContext("evaluation", index), logs_path))
+        redirect_output(configure_logging(f"evaluation-{index}", logs_path))
         self._name = f"evaluation worker {index}"
         self._settings = settings
         self._device = device

@@ -16,7 +16,7 @@ from torch import Tensor
 from actors.interfaces import ActorProcess, ProbeSequence, WeightSnapshot
 from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
-from maspo_dist.runs.logs import LogContext, configure_logging, redirect_output
+from maspo_dist.runs.logs import configure_logging, redirect_output
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
 
@@ -53,7 +53,7 @@ class Learner:
 
     def __init__(self, config: TrainConfig, rank: int, ranks: int, logs_path: Path) -> None:
         """Does no work yet; see `start`."""
-        redirect_output(configure_logging(LogContext("learner", rank), logs_path))
+        redirect_output(configure_logging(f"learner-{rank}", logs_path))
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         self._config = config
         self._rank = rank

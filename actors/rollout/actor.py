@@ -36,7 +36,7 @@ from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, MaspoError, WeightSyncError
 from maspo_dist.planning.placement import Device
-from maspo_dist.runs.logs import LogContext, configure_logging, redirect_output
+from maspo_dist.runs.logs import configure_logging, redirect_output
 from maspo_dist.types import FloatArray, GroupReport, Rollout, RolloutGroup, RolloutRequest, Verdict
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class RolloutActor:
 
     async def start(self) -> ActorProcess:
         """Sets this process up and starts the engine, in 7 to 60 s. Not in __init__, so that the caller may time it."""
-        redirect_output(configure_logging(LogContext("rollout", self._index), self._logs_path))
+        redirect_output(configure_logging(f"rollout-{self._index}", self._logs_path))
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         await self.start_engine()
         return ActorProcess(

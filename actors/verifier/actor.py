@@ -14,7 +14,7 @@ import ray
 from actors.interfaces import ActorProcess
 from actors.ray.health import answered_by, health_call
 from maspo_dist.reward import ProcessDeath, Sample, VerifierConfig, VerifierPool
-from maspo_dist.runs.logs import LogContext, configure_logging, redirect_output
+from maspo_dist.runs.logs import configure_logging, redirect_output
 from maspo_dist.types import Verdict
 
 
@@ -26,7 +26,7 @@ class VerifierActor:
     def __init__(self, config: VerifierConfig, logs_path: Path | None) -> None:
         """Without `logs_path` output stays where it goes: for an owner that is not a process of its own."""
         if logs_path is not None:
-            redirect_output(configure_logging(LogContext("verifier"), logs_path))
+            redirect_output(configure_logging("verifier", logs_path))
             faulthandler.register(signal.SIGUSR1, all_threads=True)
         self._pool = VerifierPool(config)
         self._serving = asyncio.get_running_loop()

@@ -49,7 +49,7 @@ def render_comparison(comparison: Comparison) -> str:
         "variants": [[one.name, *variant_cells(comparison, one, measures)] for one in variants],
         "marks": [swatch(color) for color in range(len(variants))],
         "fewest": min((len(test.seeds) for test in tests), default=0),
-        "tests": [[test.variant, test.against, *test_cells(test)] for test in tests],
+        "tests": [test_cells(test) for test in tests],
         "figures": [figure for chart in charts if (figure := _figure(chart, variants))],
         "figure_heads": ["run", *MEASURES.values(), reach],
         "figure_rows": [

@@ -52,6 +52,15 @@ class Plan:
     reach: float | None
     against: str
 
+    @property
+    def samples_per_step(self) -> int:
+        """The same for all runs."""
+        return self.runs[0].samples_per_step
+
+    def samples_at(self, step: float | None) -> float | None:
+        """Samples that a run has trained on after `step`."""
+        return None if step is None else step * self.samples_per_step
+
 
 def make_plan(settings: CompareConfig, base: Path) -> Plan:
     """Resolves every run. Raises ConfigError where a variant cannot run or does not compare with the others."""
@@ -95,8 +104,10 @@ def is_finished(run: PlannedRun) -> bool:
     for change in changed_keys(TrainConfig, there.model_dump(mode="json"), run.config.model_dump(mode="json")):
         if change.effect is None or change.effect.compare:
             raise ConfigError(f"{run.folder} holds a run of another configuration ({change}): choose another --name")
-    last = max((int(row["step"]) for row in folder.read_metrics()), default=-1)
-    return last >= run.config.run.max_steps and (run.config.evaluation.every is None or folder.is_scored(last))
+    last = folder.last_step
+    if last is None or last < run.config.run.max_steps:
+        return False
+    return run.config.evaluation.every is None or folder.is_scored(last)
 
 
 def read_settings(path: Path) -> tuple[CompareConfig, Path] | None:

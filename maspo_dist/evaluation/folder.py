@@ -1,13 +1,11 @@
 """The folder of an evaluation, in which it can be resumed.
 
-    evals/<name>/
-        settings.yaml    everything that the scores depend on: settings, checksums of model and data
-        problems.jsonl   set, prompt_id, prompt, reference
-        samples.jsonl    every response and its verdict; all of a problem's in one write, as problems end
-        results.json     scores, when all problems have ended
-        logs/            one file a process
-
-One process writes at a time, held by a lock.
+evals/<name>/
+    settings.yaml    everything that the scores depend on: settings, checksums of model and data
+    problems.jsonl   set, prompt_id, prompt, reference
+    samples.jsonl    every response and its verdict; one write per finished problem
+    results.json     scores, when all problems have ended
+    logs/            one file per process
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any
 
 import yaml
 
@@ -27,11 +25,11 @@ from maspo_dist.config.section import Effect
 from maspo_dist.data.rows import HUB_PREFIX
 from maspo_dist.errors import ConfigError
 from maspo_dist.evaluation.results import Outcome
-from maspo_dist.runs.folder import lock_folder
-from maspo_dist.runs.jsonl import JsonLog, finite, read_rows, replace_text
+from maspo_dist.runs.folder import LockedFolder
+from maspo_dist.runs.jsonl import JsonLog, read_rows, replace_text
 
 _MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py")
-_CHUNK_BYTES = 1 << 22
+_OTHER_FOLDER = "give --to another folder"
 
 #: A problem by set and prompt id.
 ProblemKey = tuple[str, str]
@@ -70,37 +68,33 @@ class ProblemRow:
     reference: str
 
 
-class EvaluationFolder:
-    """The files of one evaluation. Use it as a context manager."""
+class EvaluationFolder(LockedFolder):
+    """The files of one evaluation."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self.settings_path = path / "settings.yaml"
         self.problems_path = path / "problems.jsonl"
         self.samples_path = path / "samples.jsonl"
         self.results_path = path / "results.json"
-        self.logs_path = path / "logs"
         self._samples = JsonLog(self.samples_path)
-        self._lock: BinaryIO | None = None
+        self._logs = [self._samples]
 
     @classmethod
     def open(cls, path: Path, settings: Mapping[str, Any]) -> EvaluationFolder:
         """Makes or resumes the folder of an evaluation with `settings`, and takes its lock.
 
-        Raises ConfigError when it is in use, holds an evaluation with other settings (naming the first
-        difference) or something else, or cannot be written.
+        Raises ConfigError if it is in use, cannot be written, or holds something else; if that is an evaluation with
+        other settings, the error names the first difference.
         """
         folder = cls(path)
         folder._require_ours()
+        folder.lock(f"another evaluation: {_OTHER_FOLDER}", _OTHER_FOLDER)
         try:
-            folder.logs_path.mkdir(parents=True, exist_ok=True)
-            folder._lock = lock_folder(path, f"{path} is in use by another evaluation: give --to another folder")
             if folder.settings_path.is_file():
                 folder._require_same(settings)
             else:
                 replace_text(folder.settings_path, yaml.safe_dump(dict(settings), sort_keys=False))
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be written ({error.strerror}): give --to another folder") from None
         except ConfigError:
             folder.close()
             raise
@@ -118,33 +112,19 @@ class EvaluationFolder:
 
     def write_problems(self, rows: Iterable[ProblemRow]) -> None:
         """Replaces problems.jsonl; equal settings give equal rows."""
-        with self.problems_path.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(asdict(row), ensure_ascii=True) + "\n")
+        replace_text(self.problems_path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
 
     def append(self, samples: Sequence[EvaluatedSample]) -> None:
         """All responses to one problem, in one write."""
-        self._samples.append(finite(asdict(sample)) for sample in samples)
+        self._samples.append(map(asdict, samples))
 
     def write_results(self, results: Mapping[str, object]) -> None:
         replace_text(self.results_path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
-    def close(self) -> None:
-        self._samples.close()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def _require_ours(self) -> None:
         if self.path.is_file():
             raise ConfigError(f"{self.path} is a file: give --to a folder")
-        if self.path.is_dir() and any(self.path.iterdir()) and not self.settings_path.is_file():
+        if self.path.is_dir() and not self.settings_path.is_file():
             leftovers = {entry.name for entry in self.path.iterdir()} - {".lock", "logs", "settings.yaml.part"}
             if leftovers:
                 raise ConfigError(f"{self.path} holds other files ({min(leftovers)}): give --to a new folder")
@@ -158,8 +138,8 @@ class EvaluationFolder:
             if change.key.startswith("checksums."):
                 difference = f"another {change.key.removeprefix('checksums.').replace('.', ' set ')}"
             raise ConfigError(
-                f"{self.path} holds an evaluation with {difference}: "
-                "give --to another folder, or the same settings to go on there"
+                f"{self.path} holds an evaluation with {difference}: {_OTHER_FOLDER}, "
+                "or the same settings to go on there"
             )
 
 
@@ -204,12 +184,12 @@ def _folder_sha256(folder: Path) -> str:
 
 
 def _sha256(paths: Iterable[Path]) -> str:
+    """Of the names and the contents, in order."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.name.encode())
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 

@@ -7,14 +7,14 @@ results.json
     sets.<name>.truncated_share, unparsed_share, unverifiable_share, reward_mean, problems, samples, dropped_overlong
     mean_over_sets.avg@n, pass@k, majority@n                every set has the same weight
 
-A response without a verdict counts as not solved, so that every problem has the same weight; unverifiable_share gives
+A response without a verdict counts as not solved, so that every problem has the same weight; unverifiable_share is
 the share of such responses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from rich import box
@@ -52,18 +52,11 @@ class SetResults:
     reward_mean: float
 
     def tree(self) -> dict[str, object]:
-        """The entry of the set in results.json."""
-        return {
-            "problems": self.problems,
-            "samples": self.samples,
-            "dropped_overlong": self.dropped_overlong,
-            **{name: {"value": one.value, "low": one.low, "high": one.high} for name, one in self.scores.items()},
-            "response_tokens": dict(self.response_tokens),
-            "truncated_share": self.truncated_share,
-            "unparsed_share": self.unparsed_share,
-            "unverifiable_share": self.unverifiable_share,
-            "reward_mean": self.reward_mean,
-        }
+        """The entry of the set in results.json: its fields, with the scores among them."""
+        tree: dict[str, object] = {}
+        for name, value in asdict(self).items():
+            tree |= value if name == "scores" else {name: value}
+        return tree
 
 
 def score_set(problems: Sequence[Sequence[Outcome]], dropped_overlong: int = 0) -> SetResults:
@@ -82,12 +75,14 @@ def score_set(problems: Sequence[Sequence[Outcome]], dropped_overlong: int = 0) 
     scores |= _named([f"majority@{samples}"], np.asarray(majority)[:, None])
     everything = [one for outcomes in problems for one in outcomes]
     verifiable = [one for one in everything if one.status not in UNVERIFIABLE]
+    tokens = np.asarray([one.response_tokens for one in everything], np.float64)
+    quantiles = {f"p{percent}": float(np.quantile(tokens, percent / 100)) for percent in (10, 50, 90)}
     return SetResults(
         problems=len(problems),
         samples=samples,
         dropped_overlong=dropped_overlong,
         scores=scores,
-        response_tokens=_lengths(np.asarray([one.response_tokens for one in everything], np.float64)),
+        response_tokens={"mean": float(tokens.mean()), **quantiles, "max": float(tokens.max())},
         truncated_share=_share(one.truncated for one in everything),
         unparsed_share=_share(one.status == "unparsed" for one in everything),
         unverifiable_share=1.0 - len(verifiable) / len(everything),
@@ -101,12 +96,22 @@ def mean_over_sets(sets: Mapping[str, SetResults]) -> dict[str, float]:
     return {name: float(np.mean([one.scores[name].value for one in sets.values()])) for name in first.scores}
 
 
+def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    """A table without a frame: left-aligned columns, then right-aligned columns."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in left:
+        table.add_column(name, no_wrap=True)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def results_tables(sets: Mapping[str, SetResults]) -> list[Table]:
     """Scores at n with their intervals, then lengths and shares; one row per set."""
     samples = next(iter(sets.values())).samples
     shown = [f"avg@{samples}", *([f"pass@{samples}", f"majority@{samples}"] if samples > 1 else [])]
-    scores = _table("scores in %, 95 % intervals over problems", "set", "problems", *shown)
-    shares = _table("responses", "set", "tokens", "longest", "truncated", "unparsed", "unverifiable")
+    scores = plain_table("scores in %, 95 % intervals over problems", ["set"], ["problems", *shown])
+    shares = plain_table("responses", ["set"], ["tokens", "longest", "truncated", "unparsed", "unverifiable"])
     for name, one in sets.items():
         lengths = one.response_tokens
         scores.add_row(name, str(one.problems), *(_percent(one.scores[score]) for score in shown))
@@ -123,31 +128,12 @@ def results_tables(sets: Mapping[str, SetResults]) -> list[Table]:
     return [scores, shares]
 
 
-def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _named(names: Sequence[str], estimates: Estimates) -> dict[str, Estimate]:
     """`estimates` f64[P, K]: the mean of each column over problems, and its bootstrap interval."""
     intervals = bootstrap_intervals(estimates, CONFIDENCE)
     return {
         name: Estimate(value=float(value), low=float(low), high=float(high))
         for name, value, (low, high) in zip(names, estimates.mean(axis=0), intervals, strict=True)
-    }
-
-
-def _lengths(tokens: Estimates) -> dict[str, float]:
-    p10, p50, p90 = np.quantile(tokens, [0.1, 0.5, 0.9])
-    return {
-        "mean": float(tokens.mean()),
-        "p10": float(p10),
-        "p50": float(p50),
-        "p90": float(p90),
-        "max": float(tokens.max()),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from math import comb
 
 import numpy as np
@@ -17,45 +17,42 @@ from numpy.typing import NDArray
 BoolArray = NDArray[np.bool_]
 Estimates = NDArray[np.float64]
 
+#: Resamples per draw, which bounds the memory of a bootstrap over many problems.
+_CHUNK_RESAMPLES = 100
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """An estimate and its confidence interval, which is infinite where it is unknown."""
+    """An estimate and its confidence interval, whose bounds are infinite if it is unknown."""
 
     value: float
     low: float
     high: float
 
 
-#: Resamples per draw, which bounds the memory of a bootstrap over many problems.
-_CHUNK_RESAMPLES = 100
-
-
 def avg_at_k(correct: BoolArray) -> float:
     """Share of right responses, of `correct` bool[P, k]; every problem weighs the same."""
-    _require_table(correct)
+    _samples(correct)
     return float(correct.mean())
 
 
 def pass_at_k(correct: BoolArray, k: int) -> float:
-    """Probability that k of a problem's n responses, drawn without replacement, hold a right one.
+    """Probability of a right response among k of a problem's n responses, drawn without replacement.
 
     Mean over problems of 1 − C(n−c, k) / C(n, k), c of the n being right: unbiased for any k ≤ n.
     `correct` bool[P, n]. Raises ValueError unless 1 ≤ k ≤ n.
     """
-    _require_table(correct)
-    samples = correct.shape[1]
+    samples = _samples(correct)
     if not 1 <= k <= samples:
         raise ValueError(f"k must be between 1 and the {samples} responses of a problem, got {k}")
-    wrong = samples - correct.sum(axis=1)
-    return float(np.mean([1.0 - comb(int(count), k) / comb(samples, k) for count in wrong]))
+    return float(np.mean([_pass(samples, int(right), k) for right in correct.sum(axis=1)]))
 
 
 def pass_estimates(correct: BoolArray) -> Estimates:
     """f64[P, n]: each problem's pass@k in column k − 1, see `pass_at_k`; `correct` bool[P, n]."""
-    _require_table(correct)
-    samples = correct.shape[1]
-    return np.asarray([_pass_of_one(samples, int(right)) for right in correct.sum(axis=1)])
+    samples = _samples(correct)
+    ks = range(1, samples + 1)
+    return np.asarray([[_pass(samples, int(right), k) for k in ks] for right in correct.sum(axis=1)])
 
 
 def majority_at_n(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
@@ -99,11 +96,13 @@ def bootstrap_intervals(scores: Estimates, confidence: float = 0.95, resamples: 
     return np.clip(interval, scores.min(axis=0)[:, None], scores.max(axis=0)[:, None])
 
 
-@lru_cache(maxsize=4096)
-def _pass_of_one(samples: int, right: int) -> tuple[float, ...]:
-    return tuple(1.0 - comb(samples - right, k) / comb(samples, k) for k in range(1, samples + 1))
+@cache
+def _pass(samples: int, right: int, k: int) -> float:
+    return 1.0 - comb(samples - right, k) / comb(samples, k)
 
 
-def _require_table(correct: BoolArray) -> None:
+def _samples(correct: BoolArray) -> int:
+    """Responses per problem. Raises ValueError for a table of another shape."""
     if correct.ndim != 2 or correct.size == 0:
         raise ValueError(f"correct must be bool[P, n] with P, n ≥ 1, got shape {correct.shape}")
+    return int(correct.shape[1])

@@ -35,23 +35,36 @@ class Metric:
 
 
 _BUCKET = "trust_region/<sign>/<bucket>"
+_RESPONSES = "share of responses"
+_GATED = "share of gated tokens"
+_KEPT = "share of Σ|A|·ρ"
+
+
+def _clamps(prefix: str) -> tuple[Metric, ...]:
+    return (
+        Metric(f"{prefix}/share_mass_at_sigma_base", _GATED, "maspo: tokens whose mass is σ_base, its lower bound"),
+        Metric(f"{prefix}/share_mass_at_sigma_max", _GATED, "maspo: tokens whose mass is σ_max, its upper bound"),
+        Metric(f"{prefix}/share_risk_at_min", _GATED, "maspo: tokens whose risk is risk_min, its lower bound"),
+        Metric(f"{prefix}/share_risk_at_max", _GATED, "maspo: tokens whose risk is risk_max, its upper bound"),
+    )
+
 
 METRICS = (
     Metric("reward/mean", "reward", "mean reward of the verifiable responses"),
-    Metric("reward/unverifiable_share", "share of responses", "responses whose verifier failed or ran out of time"),
-    Metric("reward/unparsed_share", "share of responses", "responses without an answer that the verifier can read"),
+    Metric("reward/unverifiable_share", _RESPONSES, "responses whose verifier failed or ran out of time"),
+    Metric("reward/unparsed_share", _RESPONSES, "responses without an answer that the verifier can read"),
     Metric("reward/component/<part>", "reward", "mean of one part of a weighted reward"),
     Metric("eval/<set>/avg@<k>", "share solved", "share of right responses, each problem weighing the same"),
     Metric("eval/<set>/pass@<k>", "share solved", "share of problems with a right response among k"),
-    Metric("eval/<set>/unverifiable_share", "share of responses", "responses whose verifier failed or ran out of time"),
+    Metric("eval/<set>/unverifiable_share", _RESPONSES, "responses whose verifier failed or ran out of time"),
     Metric("eval/<set>/response_tokens_mean", "tokens per response", "mean length of the responses"),
-    Metric("eval/<set>/truncated_share", "share of responses", "responses that were cut off at the token limit"),
+    Metric("eval/<set>/truncated_share", _RESPONSES, "responses that were cut off at the token limit"),
     Metric("rollout/tokens", "tokens", "tokens of all sampled responses", "counter"),
     Metric("rollout/tokens_per_s", "tokens/s", "response tokens per second of sampling, over all workers"),
     Metric("rollout/response_tokens_mean", "tokens per response", "mean length of the sampled responses"),
     Metric("rollout/response_tokens_max", "tokens per response", "length of the longest response"),
     Metric("rollout/trained_tokens_mean", "tokens per response", "mean length of the responses that are trained on"),
-    Metric("rollout/truncated_share", "share of responses", "responses that were cut off at the token limit"),
+    Metric("rollout/truncated_share", _RESPONSES, "responses that were cut off at the token limit"),
     Metric("rollout/zero_variance_share", "share of groups", "groups whose advantages are all 0"),
     Metric("rollout/groups_trained", "groups", "groups that are trained on", "counter"),
     Metric("rollout/groups_dropped", "groups", "groups that were dropped or lost", "counter"),
@@ -79,60 +92,32 @@ METRICS = (
     Metric("gate/mean", "weight, 1 is ungated", "mean gate"),
     Metric("gate/share_below_0.99", "share of tokens", "tokens with a gate below 0.99"),
     Metric("gate/share_below_0.5", "share of tokens", "tokens with a gate below 0.5"),
-    Metric(
-        "gate/share_gated", "share of tokens", "maspo: tokens on the gated side, ρ > 1 for A > 0 and ρ < 1 for A < 0"
-    ),
+    Metric("gate/share_gated", "share of tokens", "maspo: tokens with ρ > 1 for A > 0 or ρ < 1 for A < 0"),
     Metric("gate/share_capped", "share of tokens", "maspo: tokens at negative_ratio_cap"),
-    Metric(
-        "gate/share_mass_at_sigma_base", "share of gated tokens", "maspo: tokens whose mass is σ_base, its lower bound"
-    ),
-    Metric(
-        "gate/share_mass_at_sigma_max", "share of gated tokens", "maspo: tokens whose mass is σ_max, its upper bound"
-    ),
-    Metric("gate/share_risk_at_min", "share of gated tokens", "maspo: tokens whose risk is risk_min, its lower bound"),
-    Metric("gate/share_risk_at_max", "share of gated tokens", "maspo: tokens whose risk is risk_max, its upper bound"),
-    Metric("gradient/weight_kept", "share of Σ|A|·ρ", "gradient weight that the loss lets pass"),
-    Metric("gradient/weight_lost", "share of Σ|A|·ρ", "gradient weight that the loss takes away"),
-    Metric("gradient/weight_kept_by_ppo_clip", "share of Σ|A|·ρ", "gradient weight that PPO clipping would let pass"),
+    *_clamps("gate"),
+    Metric("gradient/weight_kept", _KEPT, "gradient weight that the loss lets pass"),
+    Metric("gradient/weight_lost", _KEPT, "gradient weight that the loss takes away"),
+    Metric("gradient/weight_kept_by_ppo_clip", _KEPT, "gradient weight that PPO clipping would let pass"),
     Metric("gradient/share_cut_by_ppo_clip", "share of tokens", "tokens whose gradient PPO clipping at 0.2 would cut"),
     Metric(f"{_BUCKET}/token_share", "share of tokens", "tokens with this sign and in this bucket, of all tokens"),
     Metric(f"{_BUCKET}/ratio_mean", "π / π_old", "mean ratio ρ in the bucket"),
     Metric(f"{_BUCKET}/gate_mean", "weight, 1 is ungated", "mean gate in the bucket"),
     Metric(f"{_BUCKET}/share_gate_below_0.99", "share of the bucket", "tokens with a gate below 0.99"),
     Metric(f"{_BUCKET}/share_gate_below_0.5", "share of the bucket", "tokens with a gate below 0.5"),
-    Metric(f"{_BUCKET}/weight_kept", "share of Σ|A|·ρ", "gradient weight that the loss lets pass"),
-    Metric(f"{_BUCKET}/weight_lost", "share of Σ|A|·ρ", "gradient weight that the loss takes away"),
-    Metric(
-        f"{_BUCKET}/share_cut_by_ppo_clip", "share of the bucket", "tokens whose gradient PPO clipping at 0.2 would cut"
-    ),
+    Metric(f"{_BUCKET}/weight_kept", _KEPT, "gradient weight that the loss lets pass"),
+    Metric(f"{_BUCKET}/weight_lost", _KEPT, "gradient weight that the loss takes away"),
+    Metric(f"{_BUCKET}/share_cut_by_ppo_clip", "share of the bucket", "tokens that PPO clipping at 0.2 would cut"),
     Metric(f"{_BUCKET}/kl_k1", "nats per token", "mean of −log ρ in the bucket"),
     Metric(f"{_BUCKET}/kl_k3", "nats per token", "mean of ρ − 1 − log ρ in the bucket"),
     Metric(f"{_BUCKET}/entropy", "nats per token", "mean entropy in the bucket"),
     Metric(f"{_BUCKET}/share_gated", "share of the bucket", "maspo: tokens on the gated side"),
-    Metric(
-        f"{_BUCKET}/share_mass_at_sigma_base",
-        "share of gated tokens",
-        "maspo: tokens whose mass is σ_base, its lower bound",
-    ),
-    Metric(
-        f"{_BUCKET}/share_mass_at_sigma_max",
-        "share of gated tokens",
-        "maspo: tokens whose mass is σ_max, its upper bound",
-    ),
-    Metric(
-        f"{_BUCKET}/share_risk_at_min", "share of gated tokens", "maspo: tokens whose risk is risk_min, its lower bound"
-    ),
-    Metric(
-        f"{_BUCKET}/share_risk_at_max", "share of gated tokens", "maspo: tokens whose risk is risk_max, its upper bound"
-    ),
+    *_clamps(_BUCKET),
     Metric("correction/weight_mean", "π_old / π_behavior", "mean importance weight, before truncation or masking"),
     Metric("correction/weight_max", "π_old / π_behavior", "largest importance weight"),
     Metric("correction/share_truncated", "share of tokens", "tis: tokens whose weight is truncated"),
     Metric("correction/share_masked", "share of tokens", "icepop, sequence_mask: tokens whose weight is 0"),
     Metric(
-        "correction/effective_sample_share",
-        "share of tokens",
-        "effective sample size per token: (Σ weight)² / (tokens · Σ weight²)",
+        "correction/effective_sample_share", "share of tokens", "effective sample size per token: (Σw)² / (n · Σw²)"
     ),
     Metric("correction/mismatch_kl_k3", "nats per token", "estimate of KL(π_behavior ‖ π_old)"),
     Metric("mismatch/abs_mean", "nats", "mean |logπ_old − logπ_behavior|: learner against rollout engine"),

@@ -4,8 +4,8 @@ checkpoints/step-000040/   learner/, state.json, finished_groups.pickle, config.
 checkpoints/scores.json    held-out scores of the checkpoints
 checkpoints/best.json      the checkpoint with the highest score
 
-Older checkpoints are removed only after the new one is proven. The one with the highest score stays until a better
-one is saved.
+Older checkpoints are removed only after the new checkpoint was read back. The checkpoint with the highest score stays
+until a better one is saved.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from maspo_dist.data.cursor import CursorState
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.catalogue import held_out_score
 from maspo_dist.runs.jsonl import replace_text
-from maspo_dist.runs.manifest import damage_of, sync
-from maspo_dist.runs.step_folders import StepFolders
+from maspo_dist.runs.step_folders import StepFolders, damage_of, sync
 from maspo_dist.types import DropReason, FinishedGroup, LossReason, RolloutGroup
 
 #: The learners' part of a checkpoint.
@@ -36,16 +35,17 @@ CONFIG_FILE = "config.yaml"
 
 _STATE = "state.json"
 _FINISHED = "finished_groups.pickle"
+_STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingGroup:
-    """A group that was admitted and not yet consumed. Its prompt is the one at `drawn_at`.
+    """A group that was admitted and not yet consumed. Its prompt is drawn at `drawn_at`.
 
-    `lost` is the reason why the group must not be sampled again, if there is one.
+    `lost` is the reason why the group must not be sampled again, if there is a reason.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = _STRICT
 
     group_id: int
     drawn_at: CursorState
@@ -55,12 +55,12 @@ class PendingGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamState:
-    """The generation side: the next group to admit, where its prompt is drawn, and the groups that are pending.
+    """The generation side: the next group to admit, where its prompt is drawn, and the pending groups.
 
     Pending groups without a result are sampled again with the same number and seed.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = _STRICT
 
     next_group: int
     cursor: CursorState
@@ -72,7 +72,7 @@ class StreamState:
 class RunState:
     """State of a run after `step`."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = _STRICT
 
     step: int
     policy_version: int
@@ -94,8 +94,8 @@ _SCORES_DECODER = TypeAdapter(dict[int, Score])
 def score_of(metrics: Mapping[str, float | None], keep_best: str) -> Score | None:
     """The score that `checkpoint.keep_best` asks for, out of a step's metrics; None if they hold none.
 
-    auto is the mean of `eval/<name>/avg@<k>` over the held-out sets, none is never a score, anything else
-    names a metric.
+    auto is the mean of `eval/<name>/avg@<k>` over the held-out sets, none is no score, any other value is the name of
+    a metric.
     """
     names = [keep_best]
     if keep_best == "auto":
@@ -120,44 +120,37 @@ class CheckpointStore(StepFolders):
         state: RunState,
         finished: Sequence[FinishedGroup[RolloutGroup]],
         keep: int,
-        config_yaml: str | None = None,
+        config_yaml: str,
     ) -> Path:
-        """Completes what `begin` started, proves it, then removes all but the newest `keep` and the best.
+        """Completes what `begin` started, reads it back, then removes all but the newest `keep` and the best.
 
-        Raises OSError when the disk does, or when the checkpoint cannot be read back. The new checkpoint is then
-        removed, and no older one is.
+        Raises OSError when the disk does, or when the checkpoint cannot be read back. Then the new checkpoint is
+        removed and all older ones stay.
         """
-        try:
-            (part / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-            (part / _FINISHED).write_bytes(pickle.dumps(tuple(finished), protocol=pickle.HIGHEST_PROTOCOL))
-            if config_yaml is not None:
-                (part / CONFIG_FILE).write_text(config_yaml, encoding="utf-8")
-        except OSError:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-        final = self.finish(part, state.step)
+        files = {
+            _STATE: json.dumps(asdict(state)).encode(),
+            _FINISHED: pickle.dumps(tuple(finished), protocol=pickle.HIGHEST_PROTOCOL),
+            CONFIG_FILE: config_yaml.encode(),
+        }
+        final = self.finish(part, state.step, files)
         with self._lock:
             self._remove_outdated(state.step, keep)
         return final
 
     def record_score(self, step: int, score: Score) -> None:
-        """Notes the score of the policy after `step`; before or after its checkpoint, in any order."""
+        """Notes the score of the policy after `step`, before or after its checkpoint is saved."""
         with self._lock:
             self._write_scores(self._scores() | {step: score})
 
     def best(self) -> tuple[int, Score] | None:
-        """Step and score of the best checkpoint by the newest score's metric; the earlier one of equals."""
-        existing = set(self.steps())
-        scored = {step: score for step, score in sorted(self._scores().items()) if step in existing}
-        if not scored:
-            return None
-        metric = scored[max(scored)].metric
-        comparable = {step: score for step, score in scored.items() if score.metric == metric}
-        step = max(comparable, key=lambda step: (comparable[step].score, -step))
-        return step, comparable[step]
+        """Step and score of the best checkpoint by the newest score's metric; the earliest of equals."""
+        scores, existing = self._scores(), set(self.steps())
+        scored = [(step, scores[step]) for step in sorted(scores) if step in existing]
+        comparable = [(step, score) for step, score in scored if score.metric == scored[-1][1].metric]
+        return max(comparable, key=lambda found: found[1].score, default=None)
 
     def newest(self) -> tuple[Path | None, list[str]]:
-        """The newest good checkpoint, and what is wrong with each newer one."""
+        """The newest undamaged checkpoint, and the damage of each newer checkpoint."""
         passed_over: list[str] = []
         for step in reversed(self.steps()):
             damage = damage_of(self.path(step))
@@ -167,10 +160,10 @@ class CheckpointStore(StepFolders):
         return None, passed_over
 
     def rewind(self, step: int) -> list[str]:
-        """Makes way for a run that resumes after `step` (−1: from the start); returns what was set aside.
+        """Prepares for a run that resumes after `step` (−1: from the start); returns the names of renamed checkpoints.
 
-        Unfinished saves are removed. Newer checkpoints are damaged, or of a future that was given up, and must not
-        be taken for this run's: they are renamed to set-aside-000050 and removed once the run has passed their step.
+        Unfinished saves are removed. Newer checkpoints are damaged, or of steps that the run trains again: they are
+        renamed to set-aside-000050 and removed once the run has passed their step.
         """
         self.remove_unfinished()
         aside = []
@@ -182,7 +175,7 @@ class CheckpointStore(StepFolders):
                 aside.append(target.name)
         if aside:
             with self._lock:
-                self._write_scores({number: score for number, score in self._scores().items() if number <= step})
+                self._write_scores({n: score for n, score in self._scores().items() if n <= step})
         return aside
 
     def _remove_outdated(self, step: int, keep: int) -> None:
@@ -206,30 +199,32 @@ class CheckpointStore(StepFolders):
             return {}
 
     def _write_scores(self, scores: Mapping[int, Score]) -> None:
-        _replace(self.folder / "scores.json", {str(step): asdict(score) for step, score in scores.items()})
+        self._replace("scores.json", {str(step): asdict(score) for step, score in scores.items()})
         best = self.best()
         if best is None:
             (self.folder / "best.json").unlink(missing_ok=True)
         else:
             step, score = best
-            _replace(self.folder / "best.json", {"checkpoint": self.path(step).name, "step": step, **asdict(score)})
+            self._replace("best.json", {"checkpoint": self.path(step).name, "step": step, **asdict(score)})
+
+    def _replace(self, name: str, content: Mapping[str, object]) -> None:
+        replace_text(self.folder / name, json.dumps(content, indent=1))
+        sync(self.folder / name)
 
 
 def read_state(path: Path) -> RunState:
-    """The controller's state in a good checkpoint. Raises ConfigError where it cannot be read."""
+    """The controller's state in an undamaged checkpoint. Raises ConfigError if it cannot be read."""
     try:
         return _STATE_DECODER.validate_json((path / _STATE).read_bytes())
     except OSError as error:
         raise ConfigError(f"checkpoint {path} cannot be read: {error}") from None
     except ValidationError as error:
-        differing = "; ".join(
-            f"{'.'.join(map(str, detail['loc'])) or _STATE}: {detail['msg']}" for detail in error.errors()
-        )
-        raise _other_version(path, differing) from None
+        errors = [f"{'.'.join(map(str, detail['loc'])) or _STATE}: {detail['msg']}" for detail in error.errors()]
+        raise _other_version(path, "; ".join(errors)) from None
 
 
 def read_finished(path: Path) -> tuple[FinishedGroup[RolloutGroup], ...]:
-    """The finished groups in a good checkpoint. Raises ConfigError where they cannot be read."""
+    """The finished groups in an undamaged checkpoint. Raises ConfigError if they cannot be read."""
     try:
         groups: tuple[FinishedGroup[RolloutGroup], ...] = pickle.loads((path / _FINISHED).read_bytes())
     except (TypeError, AttributeError, ImportError) as error:
@@ -244,16 +239,3 @@ def _other_version(path: Path, differing: str) -> ConfigError:
         f"checkpoint {path} was written by another version of maspo_dist ({differing}): "
         "resume it with that version, or export it and start a new run"
     )
-
-
-def read_config_yaml(path: Path) -> str | None:
-    """The configuration that a checkpoint was saved under; None where it holds none."""
-    try:
-        return (path / CONFIG_FILE).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-
-
-def _replace(path: Path, content: Mapping[str, object]) -> None:
-    replace_text(path, json.dumps(content, indent=1))
-    sync(path)

@@ -56,11 +56,12 @@ class CheckpointWriter:
             await write_learners((part / LEARNER_FOLDER).resolve())
         except OSError as error:
             if part is not None:
-                # On a full disk, the logs need the room of half a checkpoint.
+                # On a full disk, the logs need the space of the unfinished checkpoint.
                 await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
             self._on_failure(state.step, str(error))
         else:
-            self._committing = asyncio.create_task(self._commit(part, state, finished))
+            content = (part, state, finished, self._config.keep, self._config_yaml)
+            self._committing = asyncio.create_task(self._attempt(state.step, self._store.commit, *content))
         return time.perf_counter() - started_s
 
     async def score(self, step: int, metrics: Mapping[str, float | None]) -> None:
@@ -70,19 +71,16 @@ class CheckpointWriter:
         """
         score = score_of(metrics, self._config.keep_best)
         if score is not None:
-            try:
-                await asyncio.to_thread(self._store.record_score, step, score)
-            except OSError as error:
-                self._on_failure(step, str(error))
+            await self._attempt(step, self._store.record_score, step, score)
 
     async def drain(self) -> None:
-        """Waits until the last checkpoint is in place or has failed. Cancelling the wait does not cancel the save."""
+        """Waits until the last checkpoint is saved or has failed. Cancelling the wait does not cancel the save."""
         if self._committing is not None:
             await asyncio.shield(self._committing)
             self._committing = None
 
-    async def _commit(self, part: Path, state: RunState, finished: Sequence[FinishedGroup[RolloutGroup]]) -> None:
+    async def _attempt(self, step: int, write: Callable[..., object], *arguments: object) -> None:
         try:
-            await asyncio.to_thread(self._store.commit, part, state, finished, self._config.keep, self._config_yaml)
+            await asyncio.to_thread(write, *arguments)
         except OSError as error:
-            self._on_failure(state.step, str(error))
+            self._on_failure(step, str(error))

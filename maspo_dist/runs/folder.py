@@ -1,26 +1,24 @@
 """The folder that a run leaves behind.
 
-    runs/<name>/
-        config.yaml       the resolved configuration
-        metrics.jsonl     one object per step: `step` and flat `group/name` numbers; held-out scores have their own row
-        ledger.jsonl      what became of every prompt group
-        samples.jsonl     prompts, responses, verdicts
-        events.jsonl      faults, restarts, scaling
-        live.json         what the run does at this moment
-        ray_address       the cluster that it is on
-        checkpoints/      step-000040/ …
-        steps/            recorded steps, for replay
-        tensorboard/      event files
-        logs/             one file per process
-        report.html
-
-One process writes at a time and holds a lock; any process may read meanwhile.
+runs/<name>/
+    config.yaml       the resolved configuration
+    metrics.jsonl     one object per step: `step` and flat `group/name` numbers; held-out scores have their own row
+    ledger.jsonl      what became of every prompt group
+    samples.jsonl     prompts, responses, verdicts
+    events.jsonl      faults, restarts, scaling
+    live.json         what the run does at this moment
+    ray_address       the cluster that it is on
+    checkpoints/      step-000040/ …
+    steps/            recorded steps, for replay
+    tensorboard/      event files
+    logs/             one file per process
+    report.html
 """
 
 from __future__ import annotations
 
 import fcntl
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import groupby
@@ -30,16 +28,80 @@ from typing import Any, BinaryIO, Self
 import yaml
 
 from maspo_dist.errors import ConfigError, DataError
-from maspo_dist.runs.jsonl import JsonLog, finite, read_rows, replace_text
+from maspo_dist.runs.jsonl import JsonLog, read_rows, replace_text, tail_rows
 from maspo_dist.types import Event, LedgerRow, SampleRow
 
 
-class RunFolder:
+class LockedFolder:
+    """A folder that one process at a time writes, under a lock; any process may read meanwhile.
+
+    Use it as a context manager: `close` closes its logs and releases the lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.logs_path = path / "logs"
+        self._logs: list[JsonLog] = []
+        self._lock: BinaryIO | None = None
+
+    def lock(self, in_use: str, fix: str) -> None:
+        """Makes the folder and locks it for this process.
+
+        Raises ConfigError: with `in_use` if another process holds the lock, with `fix` if the folder cannot be written.
+        """
+        try:
+            self.logs_path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("ab")
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be written ({error.strerror}): {fix}") from None
+        try:
+            # A record lock, not flock: children forked while it is held do not keep it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.close()
+            raise ConfigError(f"{self.path} is in use by {in_use}") from None
+        except OSError:
+            # Some network file systems have no locks; a run there works without a lock.
+            pass
+        self._lock = file
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process writes here."""
+        if self._lock is not None:
+            # The check below would drop this process's own lock.
+            return True
+        try:
+            # Append mode would make the file, and a reader must not.
+            with (self.path / ".lock").open("r+b") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        """May be called twice."""
+        for log in self._logs:
+            log.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class RunFolder(LockedFolder):
     """The paths of one run folder, and the appends to its files."""
 
     def __init__(self, path: Path) -> None:
         """Names a folder, for reading; `create` and `resume` open a folder for writing."""
-        self.path = path
+        super().__init__(path)
         self.config_path = path / "config.yaml"
         self.metrics_path = path / "metrics.jsonl"
         self.ledger_path = path / "ledger.jsonl"
@@ -50,14 +112,13 @@ class RunFolder:
         self.checkpoints_path = path / "checkpoints"
         self.steps_path = path / "steps"
         self.tensorboard_path = path / "tensorboard"
-        self.logs_path = path / "logs"
         self.report_path = path / "report.html"
         self._metrics = JsonLog(self.metrics_path)
         self._ledger = JsonLog(self.ledger_path)
         self._samples = JsonLog(self.samples_path)
         self._events = JsonLog(self.events_path)
-        self._lock: BinaryIO | None = None
-        self._last_row: Mapping[str, Any] = {}
+        self._logs = [self._metrics, self._ledger, self._samples, self._events]
+        self._newest: Mapping[str, Any] | None = None
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
@@ -71,9 +132,9 @@ class RunFolder:
             raise ConfigError(
                 f"run folder {path} exists already: choose another run.name, or set checkpoint.resume=auto to resume it"
             )
-        folder._take()
+        folder = cls.resume(path)
         for log in (folder._metrics, folder._ledger, folder._samples):
-            log.keep(lambda _: False)
+            log.path.unlink(missing_ok=True)
         return folder
 
     @classmethod
@@ -83,8 +144,9 @@ class RunFolder:
         Raises ConfigError if the folder is in use or cannot be written.
         """
         folder = cls(path)
-        folder._take()
-        folder._last_row = folder._newest_metrics()
+        folder.lock("a running job: choose another run.name", "set run.dir")
+        folder.checkpoints_path.mkdir(exist_ok=True)
+        folder.tensorboard_path.mkdir(exist_ok=True)
         return folder
 
     @classmethod
@@ -105,21 +167,6 @@ class RunFolder:
         has_metrics = self.metrics_path.is_file() and self.metrics_path.stat().st_size > 0
         return has_metrics or (self.checkpoints_path.is_dir() and any(self.checkpoints_path.iterdir()))
 
-    @property
-    def in_use(self) -> bool:
-        """Whether a process writes here. Not for the writing process itself: the check could drop its lock."""
-        if self._lock is not None:
-            return True
-        try:
-            # Append mode would make the file, and a reader must not.
-            with (self.path / ".lock").open("r+b") as file:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return True
-        except OSError:
-            return False
-        return False
-
     def write_config(self, config_yaml: str) -> None:
         """Replaces config.yaml; call it once the run is certain to use this configuration."""
         replace_text(self.config_path, config_yaml)
@@ -127,39 +174,37 @@ class RunFolder:
     @property
     def last_step(self) -> int | None:
         """The step of the newest row of metrics, None if there is none."""
-        step: int | None = self._last_row.get("step")
+        step: int | None = self._newest_row().get("step")
         return step
 
     def is_scored(self, step: int) -> bool:
-        """Whether the scores of an evaluation after `step` are written."""
-        return any(row["step"] == step and "time/evaluate_s" in row for row in self.read_metrics())
+        """Whether the scores of an evaluation after `step`, one of the last steps, are written."""
+        return any(row["step"] == step and "time/evaluate_s" in row for row in tail_rows(self.metrics_path))
 
     def write_metrics(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Appends a line of `step`, which may have several lines with different names.
 
         Raises ValueError for a step before the last one, and for a name that the step already has.
         """
-        last = self.last_step
-        repeats = step == last and not self._last_row.keys().isdisjoint(metrics)
-        if last is not None and (step < last or repeats):
+        row, newest = {"step": step, **metrics}, self._newest_row()
+        last = newest.get("step", step)
+        if step < last or (step == last and not newest.keys().isdisjoint(metrics)):
             raise ValueError(f"metrics of step {step} after those of step {last}")
-        row = {"step": step, **metrics}
         self._metrics.append([row])
-        self._last_row = {**self._last_row, **row} if step == last else row
+        self._newest = {**newest, **row} if step == last else row
 
     def write_ledger(self, rows: Iterable[LedgerRow]) -> None:
-        self._ledger.append(asdict(row) for row in rows)
+        self._ledger.append(map(asdict, rows))
 
     def write_samples(self, rows: Iterable[SampleRow]) -> None:
-        self._samples.append(finite(asdict(row)) for row in rows)
+        self._samples.append(map(asdict, rows))
 
     def write_event(self, event: Event) -> None:
         self._events.append([event.row()])
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """One row per step: all lines of a step are merged."""
-        for _, lines in groupby(read_rows(self.metrics_path), key=lambda row: row["step"]):
-            yield {name: value for line in lines for name, value in line.items()}
+        return _merged(read_rows(self.metrics_path))
 
     def read_ledger(self) -> Iterator[dict[str, Any]]:
         return read_rows(self.ledger_path)
@@ -197,11 +242,10 @@ class RunFolder:
         def happened(row: dict[str, Any]) -> bool:
             return int(row["step"]) <= step
 
-        steps = self._metrics.keep(happened)
+        self._newest = None
         self._samples.keep(happened)
         self._ledger.keep(lambda row: happened(row) and row["outcome"] != "pending")
-        self._last_row = self._newest_metrics()
-        return steps
+        return self._metrics.keep(happened)
 
     def write_address(self, address: str) -> None:
         """Notes the Ray cluster that the run is on."""
@@ -213,51 +257,16 @@ class RunFolder:
 
     def sync(self) -> None:
         """Waits until the disk holds everything written so far."""
-        for log in (self._metrics, self._ledger, self._samples, self._events):
+        for log in self._logs:
             log.sync()
 
-    def close(self) -> None:
-        """Closes all files and releases the lock. May be called twice."""
-        for log in (self._metrics, self._ledger, self._samples, self._events):
-            log.close()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _newest_metrics(self) -> Mapping[str, Any]:
-        rows = deque(self.read_metrics(), maxlen=1)
-        return rows[0] if rows else {}
-
-    def _take(self) -> None:
-        try:
-            for folder in (self.path, self.checkpoints_path, self.tensorboard_path, self.logs_path):
-                folder.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_folder(
-                self.path, f"run folder {self.path} is in use by a running job: choose another run.name"
-            )
-        except OSError as error:
-            raise ConfigError(f"run folder {self.path} cannot be written: {error.strerror}; set run.dir") from None
+    def _newest_row(self) -> Mapping[str, Any]:
+        """All lines of the newest step, merged; empty before the first."""
+        if self._newest is None:
+            *_, self._newest = {}, *_merged(tail_rows(self.metrics_path))
+        return self._newest
 
 
-def lock_folder(folder: Path, complaint: str) -> BinaryIO:
-    """Locks `folder` for this process alone; closing the returned file releases it.
-
-    Raises ConfigError with `complaint` if another process holds the lock, OSError if the file cannot be made.
-    """
-    file = (folder / ".lock").open("ab")
-    try:
-        # A record lock, not flock: children forked while it is held do not keep it.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.close()
-        raise ConfigError(complaint) from None
-    except OSError:
-        # Some network file systems have no locks; a run there works without one.
-        return file
-    return file
+def _merged(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for _, same in groupby(lines, key=lambda row: row["step"]):
+        yield {name: value for line in same for name, value in line.items()}

@@ -1,4 +1,4 @@
-"""Commands that end in order on SIGINT or SIGTERM: Ctrl-C, `kill`, or a node that is pre-empted."""
+"""Commands that end in order on SIGINT or SIGTERM: Ctrl-C, `kill`, or a node that is preempted."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 
-#: Most seconds from the first signal to the end: a pre-empted node gives 30 s.
+#: Most seconds from the first signal to the end: a preempted node gives 30 s.
 GRACE_S = 20.0
 
 WatchSignals = Callable[[], None]
 
 
-def _nothing_to_finish() -> bool:
-    return False
-
-
 async def until_signal(
     drive: Callable[[WatchSignals], Awaitable[None]],
-    request_stop: Callable[[], bool] = _nothing_to_finish,
+    request_stop: Callable[[], bool] = lambda: False,
     grace_s: float = GRACE_S,
 ) -> signal.Signals | None:
     """Awaits `drive`; returns the SIGINT or SIGTERM that ended it, or None.

@@ -27,10 +27,9 @@ class JsonLog:
         self._file: FileIO | None = None
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
-        """Adds one line per row in one write, and hands it to the operating system.
+        """Adds one line per row, in one write to the operating system. NaN and infinite values of a row become null.
 
-        Raises ValueError for a value that JSON cannot represent (NaN, an array) and OSError when the disk is full.
-        After an OSError the file ends with the last whole line, as before the call.
+        Raises OSError when the disk is full; the file then ends with the last whole line, as before the call.
         """
         data = b"".join(_encode(row) for row in rows)
         if not data:
@@ -60,7 +59,7 @@ class JsonLog:
                 else:
                     removed += 1
             out.flush()
-            os.fsync(out.fileno())
+            os.fsync(out)
         temporary.replace(self.path)
         return removed
 
@@ -95,13 +94,6 @@ def replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def finite(row: Mapping[str, object]) -> dict[str, object]:
-    """`row` with None for NaN and infinities, which JSON cannot represent."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
-    }
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -155,6 +147,7 @@ def _decode(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _encode(row: Mapping[str, object]) -> bytes:
+    row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     try:
         return text.encode() + b"\n"

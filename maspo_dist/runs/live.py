@@ -13,7 +13,7 @@ from maspo_dist.runs.jsonl import replace_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
-    """State of a rollout worker. `version` is that of the policy it serves, −1 until it has weights."""
+    """State of a rollout worker. `version` is the policy version that it serves, −1 until it has weights."""
 
     name: str
     state: str
@@ -26,9 +26,11 @@ class WorkerStatus:
 class Standing:
     """State of the loop.
 
-    step               last finished step;  phase   what the loop does now
-    groups_in_flight   admitted, without a result;  groups_finished   scored, and not yet in a batch
-    outcomes           (admitted | trained | dropped | pending, groups) since this process began or rewound
+    step               last finished step
+    phase              what the loop does now
+    groups_in_flight   admitted groups without a result
+    groups_finished    scored groups that are in no batch yet
+    outcomes           (admitted | trained | dropped | pending, groups) since this process started or rewound
     """
 
     step: int
@@ -41,7 +43,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveStatus:
-    """The loop, its workers, and what it waits for, oldest first: (what, seconds so far). `time` is time.time()."""
+    """The loop, its workers, and its waits, oldest first: (what, seconds so far). `time` is time.time()."""
 
     time: float
     standing: Standing
@@ -57,7 +59,7 @@ _DECODER = TypeAdapter(LiveStatus)
 
 
 def read_live(path: Path) -> LiveStatus | None:
-    """None where there is no file, or one of another version."""
+    """None if there is no file, or a file of another version."""
     try:
         return _DECODER.validate_json(path.read_bytes())
     except (OSError, ValidationError):

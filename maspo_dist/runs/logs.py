@@ -1,7 +1,7 @@
-"""Log lines that name role and rank, and a file for the output of libraries.
+"""Log lines that name their process, and a file for the output of libraries.
 
-Each process has one file under the run folder's logs/. Our own warnings reach the console as well; the output of Ray,
-vLLM and DeepSpeed goes to the file alone.
+Each process has one file in logs/ of the run folder. Our own warnings also reach the console; the output of Ray, vLLM
+and DeepSpeed only reaches the file.
 """
 
 from __future__ import annotations
@@ -15,54 +15,28 @@ from typing import IO
 
 logger = logging.getLogger(__name__)
 
-#: Top-level packages whose warnings the user should see.
-OUR_LOGGERS = ("maspo_dist", "actors")
-
-_FILE_FORMAT = "%(asctime)s %(levelname)s %(where)s %(name)s: %(message)s"
-_CONSOLE_FORMAT = "%(levelname)s %(where)s: %(message)s"
-
-
-class LogContext(logging.Filter):
-    """Adds the name of the process to its log lines.
-
-    role    controller, rollout, learner or verifier
-    rank    number among the processes of this role; None where there is only one
-    """
-
-    def __init__(self, role: str, rank: int | None = None) -> None:
-        super().__init__()
-        self.role = role
-        self.rank = rank
-
-    @property
-    def process_name(self) -> str:
-        return self.role if self.rank is None else f"{self.role}-{self.rank}"
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.where = self.process_name
-        return True
+#: Top-level packages whose warnings reach the console.
+_OUR_LOGGERS = ("maspo_dist", "actors")
+#: Marks the handlers that `configure_logging` made.
+_HANDLER_NAME = "maspo_dist"
 
 
-def configure_logging(context: LogContext, logs_path: Path, console: IO[str] | None = None) -> Path:
-    """Sends all loggers to `<logs_path>/<process_name>.log` from INFO up; returns that path.
+def configure_logging(process: str, logs_path: Path, console: IO[str] | None = None) -> Path:
+    """Sends all loggers from INFO up to `<logs_path>/<process>.log`; returns that path.
 
-    Our own loggers also write to `console`, if given, from WARNING up. A second call replaces the handlers of the
-    first.
+    `process` is such as controller or rollout-3. Our own loggers also write to `console`, if given, from WARNING up.
+    A second call replaces the handlers of the first.
     """
     logs_path.mkdir(parents=True, exist_ok=True)
-    path = logs_path / f"{context.process_name}.log"
+    path = logs_path / f"{process}.log"
     to_file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    to_file.setFormatter(logging.Formatter(_FILE_FORMAT))
-    root = logging.getLogger()
-    root.setLevel(logging.INFO)
-    _replace_handler(root, to_file, context)
-    for name in OUR_LOGGERS:
-        ours = logging.getLogger(name)
-        ours.setLevel(logging.INFO)
+    to_file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"))
+    _set_handler(logging.getLogger(), to_file)
+    for name in _OUR_LOGGERS:
         to_console = logging.StreamHandler(console) if console is not None else logging.NullHandler()
         to_console.setLevel(logging.WARNING)
-        to_console.setFormatter(logging.Formatter(_CONSOLE_FORMAT))
-        _replace_handler(ours, to_console, context)
+        to_console.setFormatter(logging.Formatter(f"%(levelname)s {process}: %(message)s"))
+        _set_handler(logging.getLogger(name), to_console)
     return path
 
 
@@ -89,10 +63,10 @@ def redirect_output(path: Path) -> None:
     os.close(file)
 
 
-def _replace_handler(logger: logging.Logger, handler: logging.Handler, context: LogContext) -> None:
-    for old in list(logger.handlers):
-        if any(isinstance(a_filter, LogContext) for a_filter in old.filters):
-            logger.removeHandler(old)
-            old.close()
-    handler.addFilter(context)
+def _set_handler(logger: logging.Logger, handler: logging.Handler) -> None:
+    logger.setLevel(logging.INFO)
+    for old in [old for old in logger.handlers if old.name == _HANDLER_NAME]:
+        logger.removeHandler(old)
+        old.close()
+    handler.name = _HANDLER_NAME
     logger.addHandler(handler)

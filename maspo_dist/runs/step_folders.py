@@ -1,18 +1,23 @@
-"""Numbered folders that are complete or absent, and damaged ones recognised.
+"""Numbered folders that are complete or absent; a damaged folder is recognised.
 
 .part-000040/   being written
-    │ every file fsynced, manifest.json (sizes, SHA-256) written last
+    │ every file fsynced, then manifest.json: sizes and SHA-256 of the files, and a checksum of that list
     ▼ renamed, read back, compared with the manifest
 step-000040/
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from maspo_dist.runs.manifest import damage_of, sync, write_manifest
+_MANIFEST = "manifest.json"
+_FORMAT = 1
 
 
 class StepFolders:
@@ -40,16 +45,18 @@ class StepFolders:
         for leftover in self.folder.glob(".part-*"):
             shutil.rmtree(leftover)
 
-    def finish(self, part: Path, step: int) -> Path:
-        """Completes what `begin` started and proves it; an undamaged folder of the same step stays as it is.
+    def finish(self, part: Path, step: int, files: Mapping[str, bytes]) -> Path:
+        """Writes `files` into `part`, renames it and reads it back; an undamaged folder of the same step stays.
 
         Raises OSError when the disk does, or when the folder cannot be read back; the new folder is then removed.
         """
         final = self.path(step)
         try:
+            for name, content in files.items():
+                (part / name).write_bytes(content)
             write_manifest(part)
             if final.exists() and damage_of(final) is None:
-                # Replacing it would leave a moment with neither.
+                # While one folder replaces the other, there would be neither.
                 shutil.rmtree(part)
                 return final
             shutil.rmtree(final, ignore_errors=True)
@@ -62,3 +69,59 @@ class StepFolders:
             shutil.rmtree(part, ignore_errors=True)
             raise
         return final
+
+
+def write_manifest(folder: Path) -> None:
+    """Flushes every file of `folder` to disk, then writes the manifest. Raises OSError when the disk does."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        sync(path)
+    manifest = {"format": _FORMAT, "sha256": _sha256_of_list(files), "files": files}
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    sync(folder / _MANIFEST)
+    for inner in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
+        sync(inner)
+
+
+def damage_of(path: Path) -> str | None:
+    """The damage of a finished folder, or None.
+
+    Every file must have the size and SHA-256 of the manifest, and the manifest's list its own checksum.
+    """
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"]
+        if manifest["format"] != _FORMAT or manifest["sha256"] != _sha256_of_list(files):
+            return f"{_MANIFEST} does not match its checksum"
+        for name, expected in files.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != expected["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
+            if _sha256(file) != expected["sha256"]:
+                return f"{name} does not match its checksum"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{_MANIFEST} cannot be read"
+    return None
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        # Drop the cached pages where the system allows it, so that reading back reads the disk.
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of_list(files: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.checkpoint import CONFIG_FILE
-from maspo_dist.runs.manifest import damage_of
-from maspo_dist.runs.step_folders import StepFolders
+from maspo_dist.runs.step_folders import StepFolders, damage_of
 from maspo_dist.types import FloatArray, RolloutGroup, TrainingBatch
 
 _RECORD = "record.pickle"
@@ -34,7 +33,7 @@ class ResponseLogprobs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """One step. `groups` holds the groups that `batch` refers to, `logprobs` one entry per response of `batch`."""
+    """One step. `groups` are the groups that `batch` refers to, `logprobs` has an entry per response of `batch`."""
 
     batch: TrainingBatch
     groups: tuple[RolloutGroup, ...]
@@ -43,9 +42,9 @@ class StepRecord:
 
 
 class StepRecords(StepFolders):
-    """The recorded steps of one run folder; `keep` newest, None keeps all.
+    """The recorded steps of one run folder: the newest `keep`, all for None.
 
-    The learners save into the `learner` folder of what `begin` returns, before they train.
+    The learners save into the folder `learner` of what `begin` returns, before they train.
     """
 
     def __init__(self, folder: Path, keep: int | None = None) -> None:
@@ -53,16 +52,18 @@ class StepRecords(StepFolders):
         self._keep = keep
 
     def commit(self, part: Path, record: StepRecord, config_yaml: str) -> Path:
-        """Completes what `begin` started and removes the oldest steps beyond `keep`.
+        """Completes what `begin` started. Removes the oldest steps beyond `keep`.
 
-        It also removes later steps: they are of a future that a resumed run gave up. Raises OSError when the disk does.
+        Removes later steps too: a resumed run trains them again. Raises OSError when the disk does.
         """
-        (part / _RECORD).write_bytes(pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL))
-        (part / CONFIG_FILE).write_text(config_yaml, encoding="utf-8")
+        files = {
+            _RECORD: pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL),
+            CONFIG_FILE: config_yaml.encode(),
+        }
         for step in self.steps():
             if step >= record.batch.step:
                 shutil.rmtree(self.path(step))
-        final = self.finish(part, record.batch.step)
+        final = self.finish(part, record.batch.step, files)
         if self._keep is not None:
             for step in self.steps()[: -self._keep]:
                 shutil.rmtree(self.path(step))
@@ -74,8 +75,7 @@ class StepRecords(StepFolders):
         if step not in steps:
             recorded = f"recorded are {', '.join(map(str, steps))}" if steps else "none is"
             raise ConfigError(f"step {step} was not recorded, {recorded}: set logging.record_steps to all or last:K")
-        damage = damage_of(self.path(step))
-        if damage is not None:
+        if (damage := damage_of(self.path(step))) is not None:
             raise ConfigError(f"the record {self.path(step)} is damaged: {damage}")
         record: StepRecord = pickle.loads((self.path(step) / _RECORD).read_bytes())
         return record

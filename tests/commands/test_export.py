@@ -22,7 +22,7 @@ from actors.commands.export import export_run
 from maspo_dist.errors import ConfigError, ModelError
 from maspo_dist.runs.checkpoint import CheckpointStore, Score
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.runs.manifest import damage_of, write_manifest
+from maspo_dist.runs.step_folders import damage_of, write_manifest
 
 
 @pytest.fixture(scope="module")

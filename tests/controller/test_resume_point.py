@@ -16,7 +16,7 @@ from maspo_dist.runs.checkpoint import CheckpointStore, RunState, StreamState
 from maspo_dist.runs.folder import RunFolder
 
 
-def save(folder: RunFolder, config_yaml: str | None) -> Path:
+def save(folder: RunFolder, config_yaml: str) -> Path:
     store = CheckpointStore(folder.checkpoints_path)
     cursor = CursorState(seed=0, epoch=0, position=0, data_digest="")
     state = RunState(step=1, policy_version=1, stream=StreamState(next_group=0, cursor=cursor))
@@ -55,9 +55,4 @@ def test_changes_that_do_not_affect_training_need_no_permission(folder: RunFolde
 
 def test_the_same_configuration_is_no_event(folder: RunFolder) -> None:
     _compare_config(make_config(), save(folder, dump_config(make_config())), folder, allow_config_change=False)
-    assert list(folder.read_events()) == []
-
-
-def test_a_checkpoint_without_its_configuration_cannot_be_compared(folder: RunFolder) -> None:
-    _compare_config(make_config(learner={"lr": 2e-6}), save(folder, None), folder, allow_config_change=False)
     assert list(folder.read_events()) == []

@@ -10,17 +10,17 @@ from maspo_dist.data.cursor import CursorState
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs import step_folders
 from maspo_dist.runs.checkpoint import (
+    CONFIG_FILE,
     CheckpointStore,
     PendingGroup,
     RunState,
     Score,
     StreamState,
-    read_config_yaml,
     read_finished,
     read_state,
     score_of,
 )
-from maspo_dist.runs.manifest import damage_of
+from maspo_dist.runs.step_folders import damage_of
 
 
 def state(step: int) -> RunState:
@@ -47,7 +47,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     assert path.name == "step-000007"
     assert damage_of(path) is None
     assert read_state(path) == state(7)
-    assert read_config_yaml(path) == "run: {}\n"
+    assert (path / CONFIG_FILE).read_text() == "run: {}\n"
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

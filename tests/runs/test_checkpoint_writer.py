@@ -12,9 +12,9 @@ import pytest
 
 from maspo_dist.config import CheckpointConfig
 from maspo_dist.data.cursor import CursorState
-from maspo_dist.runs.checkpoint import CheckpointStore, RunState, StreamState, read_config_yaml
+from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, RunState, StreamState
 from maspo_dist.runs.checkpoint_writer import CheckpointWriter
-from maspo_dist.runs.manifest import damage_of
+from maspo_dist.runs.step_folders import damage_of
 from maspo_dist.types import FinishedGroup, RolloutGroup
 
 
@@ -49,7 +49,7 @@ class HeldStore(CheckpointStore):
         state: RunState,
         finished: Sequence[FinishedGroup[RolloutGroup]],
         keep: int,
-        config_yaml: str | None = None,
+        config_yaml: str,
     ) -> Path:
         assert self.go.wait(30)
         self.commits += 1
@@ -82,7 +82,7 @@ async def test_training_goes_on_while_a_checkpoint_is_completed(tmp_path: Path) 
     assert store.steps() == [1, 2]
     assert failures.told == []
     assert damage_of(store.path(2)) is None
-    assert read_config_yaml(store.path(2)) == "run: {}\n"
+    assert (store.path(2) / CONFIG_FILE).read_text() == "run: {}\n"
 
 
 async def test_a_cancelled_wait_lets_the_checkpoint_finish(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 SCRIPT = """
 import logging, os, sys
 from pathlib import Path
-from maspo_dist.runs.logs import LogContext, configure_logging, redirect_output
+from maspo_dist.runs.logs import configure_logging, redirect_output
 
 logs = Path(sys.argv[1])
 chatter = logging.getLogger("vllm")
 
-context = LogContext("learner", 1)
-configure_logging(context, logs, sys.stderr)
-configure_logging(context, logs, sys.stderr)
+
+configure_logging("learner-1", logs, sys.stderr)
+configure_logging("learner-1", logs, sys.stderr)
 ours = logging.getLogger("maspo_dist.algorithm")
 ours.info("ready")
 ours.warning("gradient norm is 40")

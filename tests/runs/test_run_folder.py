@@ -147,7 +147,7 @@ def test_a_folder_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_names_the_key(tmp_path: Path) -> None:
     tmp_path.joinpath("file").write_text("")
-    with pytest.raises(ConfigError, match=r"cannot be written: .*; set run\.dir"):
+    with pytest.raises(ConfigError, match=r"cannot be written \(.*\): set run\.dir"):
         RunFolder.create(tmp_path / "file" / "run")
 
 

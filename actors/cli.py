@@ -27,20 +27,13 @@ app = typer.Typer(
     help="Reinforcement learning with verifiable rewards by MASPO, on Ray, vLLM and DeepSpeed.",
 )
 
-ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as configs/local_smoke.yaml.")]
 Texts = list[str] | None
-Overrides = Annotated[list[str] | None, typer.Argument(help="Any number of dotted.key=value.")]
+ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as configs/local_smoke.yaml.")]
+RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")]
+Overrides = Annotated[Texts, typer.Argument(help="Any number of dotted.key=value.")]
 
-#: The module of each bench, imported on demand; its `run()` yields the lines.
-BENCHES = {
-    "controller": "actors.bench.controller",
-    "checkpoint": "actors.bench.checkpoint",
-    "rollout": "actors.bench.rollout",
-    "weight-sync": "actors.bench.weight_sync",
-    "learner": "actors.bench.learner",
-    "verifier": "actors.bench.verifier",
-    "reasoning-gym": "actors.bench.reasoning_gym",
-}
+#: Each is a module of actors.bench, imported on demand; its `run()` yields the lines.
+BENCHES = ("controller", "checkpoint", "rollout", "weight-sync", "learner", "verifier", "reasoning-gym")
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,9 +55,7 @@ def root(
 def train(
     config: ConfigPath,
     overrides: Overrides = None,
-    allow_config_change: Annotated[
-        bool, typer.Option(help="Resume a checkpoint even if CONFIG now trains something else.")
-    ] = False,
+    allow_config_change: Annotated[bool, typer.Option(help="Resume even if CONFIG now trains something else.")] = False,
 ) -> None:
     """Train with CONFIG; joins the Ray cluster at RAY_ADDRESS, or starts a cluster here."""
     from actors.ray.token import present_token
@@ -76,7 +67,7 @@ def train(
 
     loaded = load_config(config, overrides or ())
     require_model(loaded.model.path)
-    # Imported late, since that takes seconds: a mistake in the configuration is reported at once.
+    # This import takes seconds, and a mistake in the configuration is reported before it.
     from actors.commands.training import train as run_training
 
     run_training(loaded, allow_config_change=allow_config_change)
@@ -98,46 +89,36 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Option(help="Folder of the model (or a hub name).")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="dotted.key=value of EvaluationConfig, any number.")
-    ] = None,
-    data: Annotated[list[str] | None, typer.Option(help="A held-out set: FILE or NAME=FILE; may be repeated.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Known sets, found in --data-dir: paper (six benchmarks).")] = None,
+    overrides: Annotated[Texts, typer.Argument(help="dotted.key=value of EvaluationConfig, any number.")] = None,
+    data: Annotated[Texts, typer.Option(help="A held-out set: FILE or NAME=FILE; may be repeated.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Known sets with files in --data-dir: paper (six sets).")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of --preset.")] = None,
     samples: Annotated[int, typer.Option(help="Responses per problem.")] = 1,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy; default 0 for 1 sample, else 1.")] = None,
-    top_p: Annotated[float, typer.Option(help="Share of probability drawn from, likeliest first.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Share of probability to sample from, likeliest tokens first.")] = 1.0,
     max_response_tokens: Annotated[int | None, typer.Option(help="Longest response; default 2048.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     workers: Annotated[int | None, typer.Option(help="vLLM engines; default: all GPUs, or 1 without any.")] = None,
     template: Annotated[str | None, typer.Option(help="chat (default), none, or text with {problem}.")] = None,
-    verifier: Annotated[str | None, typer.Option(help="What scores; default math.")] = None,
+    verifier: Annotated[str | None, typer.Option(help="The verifier; default math.")] = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16 (default) or float32.")] = None,
     to: Annotated[Path | None, typer.Option(help="Output folder; default evals/<model>-<settings>.")] = None,
 ) -> None:
     """Score MODEL on held-out sets: avg@k, pass@k, majority@n. A second call continues where the first one stopped."""
-    from maspo_dist.evaluation.options import EvalOptions, eval_config
+    from maspo_dist.evaluation.options import eval_config
     from maspo_dist.models.path import require_model
 
-    options = EvalOptions(
-        model=model,
-        data=data or (),
-        preset=preset,
-        data_dir=data_dir,
-        samples=samples,
-        temperature=temperature,
-        top_p=top_p,
-        max_response_tokens=max_response_tokens,
-        seed=seed,
-        workers=workers,
-        template=template,
-        verifier=verifier,
-        dtype=dtype,
-        overrides=overrides or (),
-    )
-    settings = eval_config(options)
+    sampling = {"temperature": temperature, "top_p": top_p, "max_response_tokens": max_response_tokens}
+    options: dict[str, dict[str, object]] = {
+        "model": {"path": model, "dtype": dtype},
+        "data": {"template": template},
+        "sampling": {"samples": samples, "seed": seed, **sampling},
+        "rollout": {"workers": workers},
+        "reward": {"default": verifier},
+    }
+    settings = eval_config(options, data=data or (), preset=preset, data_dir=data_dir, overrides=overrides or ())
     require_model(settings.model.path)
-    # As in `train`: after the configuration's mistakes.
+    # Imported late, as in `train`.
     from actors.commands.evaluation import evaluate as run_evaluation
 
     run_evaluation(settings, to)
@@ -146,7 +127,7 @@ def evaluate(
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the model and data go.")] = Path(".cache/demo"),
-    seed: Annotated[int, typer.Option(help="Of data, initial weights and warm start.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of data, initial weights and warm start.")] = 0,
 ) -> None:
     """Make the demo: a small model that adds a little, and problems it has not seen."""
     from maspo_dist.demo import make_demo
@@ -158,7 +139,7 @@ def demo(
 
 
 @app.command()
-def status(run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")]) -> None:
+def status(run: RunPath) -> None:
     """Show how far RUN is: its last step, its prompts and its events."""
     from maspo_dist.runs.folder import RunFolder
     from maspo_dist.views.status import render_status
@@ -169,7 +150,7 @@ def status(run: Annotated[Path, typer.Argument(help="A run folder, such as runs/
 @app.command()
 def scale(
     run: Annotated[str, typer.Argument(help="A live run: its folder, or its name on the cluster at RAY_ADDRESS.")],
-    rollout_workers: Annotated[int, typer.Option(min=1, help="How many there are to be.")],
+    rollout_workers: Annotated[int, typer.Option(min=1, help="The wanted number.")],
 ) -> None:
     """Change the number of rollout workers of a live RUN; nothing else restarts."""
     from actors.ray.token import present_token
@@ -203,7 +184,7 @@ def metrics() -> None:
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
+    run: RunPath,
     to: Annotated[Path, typer.Option(help="The folder to write: empty, or not there yet.")],
     step: Annotated[str | None, typer.Option(help="Step of a checkpoint, or best; by default the newest.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; by default model.dtype of the run.")] = None,
@@ -217,7 +198,7 @@ def export(
 
 @app.command()
 def replay(
-    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")],
+    run: RunPath,
     step: Annotated[int, typer.Option(help="A step that logging.record_steps kept.")],
 ) -> None:
     """Recompute one recorded step of RUN in one CPU process; exit code 1 if its numbers differ."""
@@ -237,17 +218,15 @@ def bench(name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}
 
     if name not in BENCHES:
         raise UserError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
-    lines: Iterator[BenchLine] = import_module(BENCHES[name]).run()
+    lines: Iterator[BenchLine] = import_module(f"actors.bench.{name.replace('-', '_')}").run()
     for line in lines:
         print(line.to_json(), flush=True)
 
 
 @app.command()
 def rescore(
-    run: Annotated[Path, typer.Argument(help="A run folder with samples.jsonl.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="What to score with, such as reward.default=exact.")
-    ] = None,
+    run: RunPath,
+    overrides: Annotated[Texts, typer.Argument(help="What to score with, such as reward.default=exact.")] = None,
     to: Annotated[Path | None, typer.Option(help="By default samples-rescored.jsonl of the run.")] = None,
 ) -> None:
     """Score the samples of RUN again, by its configuration with other verifiers."""
@@ -285,35 +264,23 @@ def compare(
     seeds: Annotated[str | None, typer.Option(help="Such as 0-4 or 0,3,7; default 0-4, or the file's.")] = None,
     name: Annotated[str | None, typer.Option(help="Folder of all runs, under run.dir.")] = None,
     score: Annotated[str | None, typer.Option(help="Metric; default avg@k of the first held-out set.")] = None,
-    reach: Annotated[float | None, typer.Option(help="Score whose first step is compared.")] = None,
-    against: Annotated[
-        str | None, typer.Option(help="The variant to test the others against; default the first.")
-    ] = None,
+    reach: Annotated[float | None, typer.Option(help="Score; runs are compared by their first step with it.")] = None,
+    against: Annotated[str | None, typer.Option(help="Variant to test the others against; default the first.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
     launcher: Annotated[str, typer.Option(help="Put before each run's command, such as 'nice -n 10'.")] = "",
 ) -> None:
     """Train variants × seeds at equal samples; one report with paired tests. A second call continues the first one."""
-    from maspo_dist.compare.options import CompareOptions, make_settings
+    from maspo_dist.compare.options import make_settings
     from maspo_dist.compare.plan import make_plan
     from maspo_dist.compare.run import compare as run_comparison
 
-    options = CompareOptions(
-        config=config,
-        overrides=overrides or (),
-        vary=vary or (),
-        variants=variant or (),
-        seeds=seeds,
-        name=name,
-        score=score,
-        reach=reach,
-        against=against,
-    )
-    plan = make_plan(*make_settings(options))
-    run_comparison(plan, jobs, shlex.split(launcher), Console(soft_wrap=True))
+    options = {"seeds": seeds, "name": name, "score": score, "reach": reach, "against": against}
+    settings = make_settings(config, options, overrides=overrides or (), varied=vary or (), named=variant or ())
+    run_comparison(make_plan(*settings), jobs, shlex.split(launcher), Console(soft_wrap=True))
 
 
 def main() -> None:
-    """The entry point: users' mistakes and expected failures are one line, bugs keep their traceback."""
+    """The entry point. Users' mistakes and expected failures are one line; bugs keep their traceback."""
     try:
         app()
     except UserError as error:

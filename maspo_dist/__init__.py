@@ -1,7 +1,7 @@
 """MASPO, Mass-Adaptive Soft Policy Optimization (arXiv 2602.17550), for reinforcement learning with verifiable rewards.
 
-The public face of the library. Every name below is imported when it is first used, so that `import maspo_dist` is
-quick and loads no torch.
+The public face of the library. Every name but the errors is imported when it is first used, so that
+`import maspo_dist` is quick and loads no torch.
 
 configuration   TrainConfig, EvaluationConfig, CompareConfig, VerifierConfig, load_config
 losses          MaspoLoss, ClipLoss, SapoLoss, GspoLoss, CispoLoss, DacLoss, BapoLoss: parameters of a loss;
@@ -21,6 +21,9 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from maspo_dist import errors
+from maspo_dist.errors import *  # noqa: F403
 
 if TYPE_CHECKING:
     from maspo_dist.algorithm import (
@@ -48,26 +51,6 @@ if TYPE_CHECKING:
         VerifierConfig,
         load_config,
     )
-    from maspo_dist.errors import (
-        ActorDiedError,
-        BodyLostError,
-        ConfigError,
-        DataError,
-        DeadlineError,
-        HubUnreachableError,
-        LearnerLostError,
-        MaspoError,
-        ModelError,
-        PlacementError,
-        PoisonPromptError,
-        PolicyAgeError,
-        RunsFailedError,
-        StallError,
-        StragglerError,
-        UserError,
-        VerifierError,
-        WeightSyncError,
-    )
     from maspo_dist.reward import VerifierPool, verify_math
     from maspo_dist.types import (
         Event,
@@ -89,81 +72,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: Where public names are looked for, the quickest import first.
-_MODULES = (
-    "maspo_dist.errors",
-    "maspo_dist.types",
-    "maspo_dist.config",
-    "maspo_dist.reward",
-    "maspo_dist.algorithm",
-)
-
-__all__ = [
-    "ActorDiedError",
-    "BapoLoss",
-    "BodyLostError",
-    "CispoLoss",
-    "ClipLoss",
-    "CompareConfig",
-    "ConfigError",
-    "DacLoss",
-    "DataError",
-    "DeadlineError",
-    "EvaluationConfig",
-    "Event",
-    "FinishedGroup",
-    "GroupReport",
-    "GspoLoss",
-    "HubUnreachableError",
-    "LearnerLostError",
-    "LedgerRow",
-    "LossConfig",
-    "MaspoError",
-    "MaspoLoss",
-    "ModelError",
-    "OwnLoss",
-    "PlacementError",
-    "PoisonPromptError",
-    "PolicyAgeError",
-    "Prompt",
-    "Rollout",
-    "RolloutGroup",
-    "RolloutRequest",
-    "RunsFailedError",
-    "SampleRef",
-    "SampleRow",
-    "Sampling",
-    "SapoLoss",
-    "ScoredGroup",
-    "StallError",
-    "StragglerError",
-    "TokenLoss",
-    "TokenTerms",
-    "TrainConfig",
-    "TrainingBatch",
-    "UpdateReport",
-    "UserError",
-    "Verdict",
-    "VerifierConfig",
-    "VerifierError",
-    "VerifierPool",
-    "WeightSyncError",
-    "__version__",
-    "aggregate",
-    "group_advantages",
-    "load_config",
-    "policy_loss",
-    "token_logprobs",
-    "token_loss",
-    "verify_math",
-]
+__all__ = ["CompareConfig", "EvaluationConfig", "TrainConfig", "VerifierConfig", "__version__", "load_config"]
+__all__ += ["BapoLoss", "CispoLoss", "ClipLoss", "DacLoss", "GspoLoss", "LossConfig", "MaspoLoss", "SapoLoss"]
+__all__ += ["OwnLoss", "TokenLoss", "TokenTerms", "aggregate", "group_advantages", "policy_loss"]
+__all__ += ["VerifierPool", "token_logprobs", "token_loss", "verify_math"]
+__all__ += ["Event", "FinishedGroup", "GroupReport", "LedgerRow", "Prompt", "Rollout", "RolloutGroup", "RolloutRequest"]
+__all__ += ["SampleRef", "SampleRow", "Sampling", "ScoredGroup", "TrainingBatch", "UpdateReport", "Verdict"]
+__all__ += errors.__all__
 
 
 def __getattr__(name: str) -> object:
+    """The public name, from the module whose import is the quickest."""
     if name in __all__:
-        for module in map(import_module, _MODULES):
-            if hasattr(module, name):
-                return getattr(module, name)
+        for module in ("types", "config", "reward", "algorithm"):
+            found = getattr(import_module(f"maspo_dist.{module}"), name, None)
+            if found is not None:
+                return found
     raise AttributeError(f"module maspo_dist has no attribute {name}")
 
 

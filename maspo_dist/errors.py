@@ -22,26 +22,9 @@
 Anything else that escapes is a bug and keeps its traceback.
 """
 
-__all__ = [
-    "ActorDiedError",
-    "BodyLostError",
-    "ConfigError",
-    "DataError",
-    "DeadlineError",
-    "HubUnreachableError",
-    "LearnerLostError",
-    "MaspoError",
-    "ModelError",
-    "PlacementError",
-    "PoisonPromptError",
-    "PolicyAgeError",
-    "RunsFailedError",
-    "StallError",
-    "StragglerError",
-    "UserError",
-    "VerifierError",
-    "WeightSyncError",
-]
+__all__ = ["ActorDiedError", "BodyLostError", "ConfigError", "DataError", "DeadlineError", "HubUnreachableError"]
+__all__ += ["LearnerLostError", "MaspoError", "ModelError", "PlacementError", "PoisonPromptError", "PolicyAgeError"]
+__all__ += ["RunsFailedError", "StallError", "StragglerError", "UserError", "VerifierError", "WeightSyncError"]
 
 
 class MaspoError(Exception):

@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from actors.cli import app
-from maspo_dist.compare.options import CompareOptions, make_settings
+from maspo_dist.compare.options import make_settings
 from maspo_dist.config import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def test_commands_exist_and_their_configurations_load(line: str) -> None:
     configs = [word for word in words if word.endswith(".yaml")]
     for config in configs:
         if words[0] == "compare":
-            make_settings(CompareOptions(config=ROOT / config))
+            make_settings(ROOT / config, {})
         else:
             load_config(ROOT / config, [word for word in words if "=" in word])
 

@@ -12,11 +12,13 @@ import asyncio
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import ray
 from rich.console import Console
 
+from actors.commands.extensions import require_extensions
 from actors.controller.run_services import beside
 from actors.engines.settings import evaluation_engine
 from actors.evaluation.cluster import EvaluationCluster
@@ -49,6 +51,7 @@ def evaluate(config: EvaluationConfig, to: Path | None) -> None:
 
     Raises UserError for input that cannot run, before anything starts. Exits 130 or 143 when interrupted.
     """
+    require_extensions(config)
     check_rewards(config.reward)
     facts = read_model_facts(config.model)
     sets = _load_sets(config, facts)
@@ -60,10 +63,10 @@ def evaluate(config: EvaluationConfig, to: Path | None) -> None:
         finished = folder.finished(config.sampling.samples)
         # Ray prints its errors in spite of its settings; standard output is for the scores.
         with EvaluationConsole(sys.stderr) as progress, redirect_stdout(LogStream()):
-            run = _Run(config, facts, folder, progress)
-            interrupted = asyncio.run(until_signal(lambda watch: run.drive(problems, finished, watch)))
+            drive = partial(_drive, config, facts, folder, progress, problems, finished)
+            interrupted = asyncio.run(until_signal(drive))
         if interrupted is not None:
-            print(f"{len(finished)} of {len(problems)} problems are in {folder.path}; run it again to go on there")
+            print(f"{len(finished)} of {len(problems)} problems are in {folder.path}; repeat the command to continue")
             raise SystemExit(128 + interrupted)
         _print_scores(config, score_sets(sets, finished), folder)
 
@@ -78,45 +81,41 @@ def score_sets(
     }
 
 
-class _Run:
-    """The processes of one evaluation."""
+async def _drive(
+    config: EvaluationConfig,
+    facts: ModelFacts,
+    folder: EvaluationFolder,
+    progress: EvaluationConsole,
+    problems: Sequence[Problem],
+    finished: Finished,
+    watch_signals: WatchSignals,
+) -> None:
+    """Samples the problems that are not in `finished`, and adds them; ends every process on any way out."""
+    left = [problem for problem in problems if problem.key not in finished]
+    if not left:
+        return
+    progress.waiting_for("Ray")
 
-    def __init__(
-        self, config: EvaluationConfig, facts: ModelFacts, folder: EvaluationFolder, progress: EvaluationConsole
-    ) -> None:
-        self._config = config
-        self._facts = facts
-        self._folder = folder
-        self._progress = progress
+    def keep(problem: Problem, rows: Sequence[EvaluatedSample]) -> None:
+        folder.append(rows)
+        finished[problem.key] = tuple(row.outcome() for row in rows)
+        progress.ended(len(finished), len(problems), sum(row.response_tokens for row in rows))
 
-    async def drive(self, problems: Sequence[Problem], finished: Finished, watch_signals: WatchSignals) -> None:
-        """Samples the problems that are not in `finished`, and adds them; ends every process on any way out."""
-        left = [problem for problem in problems if problem.key not in finished]
-        if not left:
-            return
-        config, progress = self._config, self._progress
-        progress.waiting_for("Ray")
-
-        def keep(problem: Problem, rows: Sequence[EvaluatedSample]) -> None:
-            self._folder.append(rows)
-            finished[problem.key] = tuple(row.outcome() for row in rows)
-            progress.ended(len(finished), len(problems), sum(row.response_tokens for row in rows))
-
+    try:
+        device = await asyncio.to_thread(connect, config.model.device)
+        # Ray installs signal handlers of its own when it starts.
+        watch_signals()
+        bundles = plan_evaluation(config, facts.size, device, int(ray.cluster_resources().get("GPU", 0)))
+        cluster = EvaluationCluster(config, bundles, device, folder.logs_path)
         try:
-            device = await asyncio.to_thread(connect, config.model.device)
-            # Ray installs signal handlers of its own when it starts.
-            watch_signals()
-            bundles = plan_evaluation(config, self._facts.size, device, int(ray.cluster_resources().get("GPU", 0)))
-            cluster = EvaluationCluster(config, bundles, device, self._folder.logs_path)
-            try:
-                longest = max(problem.prompt.token_ids.size for problem in problems)
-                await cluster.start(evaluation_engine(config, longest), progress.waiting_for)
-                progress.sampling(len(finished), len(problems))
-                await beside(sample_problems(left, config, cluster, keep), cluster.watch_verifier())
-            finally:
-                await asyncio.shield(cluster.stop())
+            longest = max(problem.prompt.token_ids.size for problem in problems)
+            await cluster.start(evaluation_engine(config, longest), progress.waiting_for)
+            progress.sampling(len(finished), len(problems))
+            await beside(sample_problems(left, config, cluster, keep), cluster.watch_verifier())
         finally:
-            disconnect()
+            await asyncio.shield(cluster.stop())
+    finally:
+        disconnect()
 
 
 def _print_scores(config: EvaluationConfig, results: dict[str, SetResults], folder: EvaluationFolder) -> None:
@@ -124,7 +123,7 @@ def _print_scores(config: EvaluationConfig, results: dict[str, SetResults], fold
         {
             "model": config.model.path,
             "sampling": config.sampling.model_dump(mode="json"),
-            "sets": {name: one.tree() for name, one in results.items()},
+            "sets": {name: scores.tree() for name, scores in results.items()},
             "mean_over_sets": mean_over_sets(results),
         }
     )
@@ -140,7 +139,7 @@ def _load_sets(config: EvaluationConfig, facts: ModelFacts) -> dict[str, PromptS
     if response >= context:
         raise DataError(
             f"sampling.max_response_tokens ({response}) leaves no room for a prompt in the context of "
-            f"{config.model.path} ({context} tokens): lower it"
+            f"{config.model.path} ({context} tokens): lower sampling.max_response_tokens"
         )
     limit = ContextLimit(context_tokens=context, response_tokens=response)
     return {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from actors.engines.registry import rollout_engine
 from actors.weights.transport import weight_transport
-from maspo_dist.config import TrainConfig
+from maspo_dist.config import EvaluationConfig, TrainConfig
 from maspo_dist.config.extension import is_extension
 
 
-def require_extensions(config: TrainConfig) -> None:
-    """Raises ConfigError naming the key, its class and what the class lacks. Does not import an engine of ours."""
+def require_extensions(config: TrainConfig | EvaluationConfig) -> None:
+    """Raises ConfigError naming the key, its class and what the class lacks. Imports no engine of this package."""
     if is_extension(config.rollout.backend):
         rollout_engine(config.rollout.backend)
-    if is_extension(config.sync.transport):
+    if isinstance(config, TrainConfig) and is_extension(config.sync.transport):
         weight_transport(config.sync.transport)

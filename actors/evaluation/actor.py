@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray.actor import ActorHandle
 
-from actors.interfaces import EngineSettings
+from actors.engines.registry import rollout_engine
+from actors.interfaces import EngineSettings, RolloutEngine
 from actors.verifier.client import VerifierClient
 from maspo_dist.planning.placement import Device
 from maspo_dist.runs.logs import configure_logging, redirect_output
 from maspo_dist.types import Rollout, RolloutRequest, Verdict
-
-if TYPE_CHECKING:
-    from actors.engines.vllm.engine import VllmEngine
 
 
 class EvaluationActor:
@@ -27,6 +25,7 @@ class EvaluationActor:
 
     def __init__(
         self,
+        backend: str,
         settings: EngineSettings,
         index: int,
         device: Device,
@@ -36,16 +35,15 @@ class EvaluationActor:
     ) -> None:
         redirect_output(configure_logging(f"evaluation-{index}", logs_path))
         self._name = f"evaluation worker {index}"
+        self._backend = backend
         self._settings = settings
         self._device = device
         self._scorer = VerifierClient(verifier, verify_timeout_s)
-        self._engine: VllmEngine | None = None
+        self._engine: RolloutEngine | None = None
 
     async def start(self) -> None:
         """Starts the engine; takes 7 to 60 s, more for large models."""
-        from actors.engines.vllm.engine import VllmEngine  # vLLM reads its environment when imported
-
-        self._engine = VllmEngine(self._settings, self._device)
+        self._engine = rollout_engine(self._backend)(self._settings, self._device)
 
     async def sample(self, request: RolloutRequest) -> tuple[tuple[Rollout, Verdict], ...]:
         """All responses to one problem, each scored as soon as it ends."""

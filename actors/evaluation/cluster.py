@@ -63,7 +63,7 @@ class EvaluationCluster:
                 max_concurrency=CONCURRENT_CALLS,
                 runtime_env={"env_vars": environment},
             )
-            .remote(settings, index, self._device, *scorer, self._logs)
+            .remote(config.rollout.backend, settings, index, self._device, *scorer, self._logs)
             for index in range(engine.count)
         ]
         waiting_for(f"{engine.count} vLLM engine{'s' if engine.count > 1 else ''}")

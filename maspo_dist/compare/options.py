@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +11,37 @@ from maspo_dist.config import CompareConfig, build_config
 from maspo_dist.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompareOptions:
-    """Options as they were given; None where one was not."""
-
-    config: Path
-    overrides: Sequence[str] = ()
-    vary: Sequence[str] = ()
-    variants: Sequence[str] = ()
-    seeds: str | None = None
-    name: str | None = None
-    score: str | None = None
-    reach: float | None = None
-    against: str | None = None
-
-
-def make_settings(options: CompareOptions) -> tuple[CompareConfig, Path]:
+def make_settings(
+    config: Path,
+    options: Mapping[str, object],
+    *,
+    overrides: Sequence[str] = (),
+    varied: Sequence[str] = (),
+    named: Sequence[str] = (),
+) -> tuple[CompareConfig, Path]:
     """The settings, and the configuration that all runs start from.
 
-    Options given on the command line replace those of a file of variants; its overrides stay, with the
-    given ones after them. Raises ConfigError with one sentence.
+    config     a configuration, or a file of variants
+    options    values by key of CompareConfig; None for an option that was not given
+    overrides  dotted.key=value of every run, applied after those of the file
+    varied     dotted.key=value,value: one variant per value
+    named      `NAME: dotted.key=value …`: one variant each
+
+    Variants of the command line replace those of the file. Raises ConfigError with one sentence.
     """
-    found = read_settings(options.config)
-    tree: dict[str, Any] = found[0].model_dump() if found else {"config": str(options.config)}
-    base = found[1] if found else options.config
-    variants = vary(options.vary) if options.vary else {}
-    for text in options.variants:
-        name, overrides = named_variant(text)
+    found = read_settings(config)
+    tree: dict[str, Any] = found[0].model_dump() if found else {"config": str(config)}
+    variants = vary(varied) if varied else {}
+    for text in named:
+        name, changes = named_variant(text)
         if name in variants:
             raise ConfigError(f"two variants are called {name}")
-        variants[name] = overrides
+        variants[name] = changes
     if variants:
         tree["variants"] = variants
     elif not found:
         raise ConfigError("nothing to compare: give --vary dotted.key=value,value or --variant 'NAME: key=value'")
-    tree["overrides"] = [*tree.get("overrides", ()), *options.overrides]
-    given = {
-        "seeds": options.seeds,
-        "name": options.name,
-        "score": options.score,
-        "reach": options.reach,
-        "against": options.against,
-    }
-    tree |= {key: value for key, value in given.items() if value is not None}
-    tree.setdefault("name", f"compare-{options.config.stem}")
-    return build_config(CompareConfig, tree), base
+    tree["overrides"] = [*tree.get("overrides", ()), *overrides]
+    tree |= {key: value for key, value in options.items() if value is not None}
+    tree.setdefault("name", f"compare-{config.stem}")
+    return build_config(CompareConfig, tree), found[1] if found else config

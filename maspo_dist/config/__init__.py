@@ -19,88 +19,24 @@ keys.py        dotted keys, their effects, and what changed since a checkpoint
 extension.py   `python:module:Name`: parts of the user's own
 """
 
-from maspo_dist.config.algorithm import (
-    AdvantageConfig,
-    AggregateMode,
-    AlgorithmConfig,
-    CorrectionConfig,
-    DynamicSamplingConfig,
-    EntropyAdvantage,
-    KlConfig,
-    OverlongConfig,
-)
+from maspo_dist.config.algorithm import AggregateMode, AlgorithmConfig, CorrectionConfig, EntropyAdvantage
 from maspo_dist.config.cluster import ClusterConfig
 from maspo_dist.config.compare import CompareConfig, parse_seeds
 from maspo_dist.config.data import DataConfig, PromptConfig
-from maspo_dist.config.evaluation import (
-    EvaluationConfig,
-    EvaluationDataConfig,
-    EvaluationEnginesConfig,
-    EvaluationSamplingConfig,
-)
-from maspo_dist.config.heldout import HeldOutConfig
-from maspo_dist.config.keys import ConfigChange, resume_changes
+from maspo_dist.config.evaluation import EvaluationConfig
+from maspo_dist.config.keys import resume_changes
 from maspo_dist.config.learner import LearnerConfig
 from maspo_dist.config.loading import build_config, dump_config, load_config, read_tree
-from maspo_dist.config.losses import (
-    BapoLoss,
-    CispoLoss,
-    ClipLoss,
-    DacLoss,
-    GspoLoss,
-    LossConfig,
-    MaspoLoss,
-    SapoLoss,
-)
+from maspo_dist.config.losses import BapoLoss, CispoLoss, ClipLoss, DacLoss, GspoLoss, LossConfig, MaspoLoss, SapoLoss
 from maspo_dist.config.model import ModelConfig
-from maspo_dist.config.rollout import RolloutConfig, StragglerConfig, SyncConfig, WorkerRange
-from maspo_dist.config.run import CheckpointConfig, LoggingConfig, RunConfig, WandbConfig
+from maspo_dist.config.rollout import WorkerRange
+from maspo_dist.config.run import CheckpointConfig, LoggingConfig, WandbConfig
 from maspo_dist.config.train import TrainConfig
 from maspo_dist.config.verifier import VerifierConfig
 
-__all__ = [
-    "AdvantageConfig",
-    "AggregateMode",
-    "AlgorithmConfig",
-    "BapoLoss",
-    "CheckpointConfig",
-    "CispoLoss",
-    "ClipLoss",
-    "ClusterConfig",
-    "CompareConfig",
-    "ConfigChange",
-    "CorrectionConfig",
-    "DacLoss",
-    "DataConfig",
-    "DynamicSamplingConfig",
-    "EntropyAdvantage",
-    "EvaluationConfig",
-    "EvaluationDataConfig",
-    "EvaluationEnginesConfig",
-    "EvaluationSamplingConfig",
-    "GspoLoss",
-    "HeldOutConfig",
-    "KlConfig",
-    "LearnerConfig",
-    "LoggingConfig",
-    "LossConfig",
-    "MaspoLoss",
-    "ModelConfig",
-    "OverlongConfig",
-    "PromptConfig",
-    "RolloutConfig",
-    "RunConfig",
-    "SapoLoss",
-    "StragglerConfig",
-    "SyncConfig",
-    "TrainConfig",
-    "VerifierConfig",
-    "WandbConfig",
-    "WorkerRange",
-    "build_config",
-    "dump_config",
-    "load_config",
-    "parse_seeds",
-    "read_tree",
-    "resume_changes",
-]
+__all__ = ["CompareConfig", "EvaluationConfig", "TrainConfig"]
+__all__ += ["build_config", "dump_config", "load_config", "parse_seeds", "read_tree", "resume_changes"]
+__all__ += ["AggregateMode", "AlgorithmConfig", "CheckpointConfig", "ClusterConfig", "CorrectionConfig", "DataConfig"]
+__all__ += ["EntropyAdvantage", "LearnerConfig", "LoggingConfig", "ModelConfig", "PromptConfig", "VerifierConfig"]
+__all__ += ["WandbConfig", "WorkerRange"]
+__all__ += ["BapoLoss", "CispoLoss", "ClipLoss", "DacLoss", "GspoLoss", "LossConfig", "MaspoLoss", "SapoLoss"]

@@ -1,15 +1,13 @@
-"""The algorithm section: loss, advantages, corrections, regularisers.
-
-Formulas stand beside their code in `maspo_dist.algorithm`; settings and their bounds stand here.
-"""
+"""The section `algorithm`: loss, advantages, corrections, regularisers. Formulas are in `maspo_dist.algorithm`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from maspo_dist.config.losses import LossConfig, MaspoLoss, read_loss
+from maspo_dist.config.losses import LossConfig, MaspoLoss, loss_class
 from maspo_dist.config.section import Execution, Section
 
 AggregateMode = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]
@@ -25,9 +23,9 @@ class EntropyAdvantage(Section):
 class AdvantageConfig(Section):
     """Group-relative advantages."""
 
-    #: Divide by the group's standard deviation; false is Dr. GRPO.
+    #: Divide by the standard deviation of the group; false is Dr. GRPO.
     normalize_std: bool = True
-    #: Entropy-shaped advantages; null leaves them alone.
+    #: Entropy-shaped advantages; null turns them off.
     entropy: EntropyAdvantage | None = None
 
 
@@ -36,12 +34,12 @@ class CorrectionConfig(Section):
 
     tis            truncate the weight at `upper`
     icepop         zero where the weight leaves [lower, upper], the weight itself elsewhere
-    sequence_mask  zero whole sequences whose weight leaves [lower, upper], 1 elsewhere; always
-                   judges the geometric mean, whatever `level` says
+    sequence_mask  zero whole sequences whose weight leaves [lower, upper], 1 elsewhere; ignores `level`, since the
+                   weight of a sequence is always its geometric mean
     """
 
     kind: Literal["none", "tis", "icepop", "sequence_mask"] = "none"
-    #: `token` weighs each token alone, `sequence` by the geometric mean over its response.
+    #: token: each token has its own weight; sequence: the geometric mean over its response.
     level: Literal["token", "sequence"] = "token"
     #: Lower bound of the accepted weight (icepop, sequence_mask).
     lower: float = Field(0.5, ge=0, lt=1)
@@ -50,7 +48,7 @@ class CorrectionConfig(Section):
 
 
 class KlConfig(Section):
-    """KL penalty to a frozen reference policy; the reference is only loaded when coefficient > 0."""
+    """KL penalty to a frozen reference policy, which is loaded only if coefficient > 0."""
 
     coefficient: float = Field(0.0, ge=0)
     #: Estimator of KL(π ‖ π_ref) from samples.
@@ -62,17 +60,18 @@ class KlConfig(Section):
 class OverlongConfig(Section):
     """Responses near the token limit (DAPO's soft punishment) and at it."""
 
-    #: The last `buffer_tokens` before the limit cost up to `penalty`, linearly; 0 turns it off.
+    #: Tokens before the limit over which the penalty rises linearly; 0 turns it off.
     buffer_tokens: int = Field(0, ge=0)
+    #: Penalty at the limit.
     penalty: float = Field(1.0, ge=0)
     #: Leave truncated responses out of the loss.
     mask_truncated: bool = False
 
 
 class DynamicSamplingConfig(Section):
-    """What happens to groups whose rewards are all equal: they carry no gradient."""
+    """What happens to groups whose rewards are all equal, which have no gradient."""
 
-    #: keep trains on them as zeros, drop leaves them out, refill draws another prompt instead.
+    #: keep trains on the group with advantages of 0, drop leaves it out, refill draws another prompt instead.
     zero_variance: Literal["keep", "drop", "refill"] = "drop"
     #: Refills per step, as a multiple of rollout.prompts_per_step.
     max_refill_ratio: float = Field(1.0, ge=0)
@@ -83,11 +82,11 @@ class AlgorithmConfig(Section):
 
     loss: SerializeAsAny[LossConfig] = MaspoLoss()
     advantage: AdvantageConfig = AdvantageConfig()
-    #: How token losses become a scalar; the denominator is that of the whole optimizer step.
+    #: How token losses become a scalar; the denominator counts the whole optimizer step.
     aggregate: AggregateMode = "token-mean"
     #: Optimizer steps per batch.
     mini_batches: int = Field(4, ge=1)
-    #: Generation may run ahead this many policy versions; 0 is strictly on-policy.
+    #: Policy versions that generation may run ahead; 0 is strictly on-policy.
     max_policy_age: int = Field(0, ge=0)
     #: logπ_old: recomputed by the learner before the batch's first update, or the rollout engine's.
     old_logprobs: Literal["recompute", "rollout"] = "recompute"
@@ -103,7 +102,7 @@ class AlgorithmConfig(Section):
     @field_validator("loss", mode="before")
     @classmethod
     def _loss_by_kind(cls, value: object) -> object:
-        return read_loss(value)
+        return loss_class(value).model_validate(value) if isinstance(value, Mapping) else value
 
     @field_validator("correction", mode="before")
     @classmethod

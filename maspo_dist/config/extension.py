@@ -45,9 +45,12 @@ def one_of(*names: str) -> Callable[[str], str]:
 def load_extension(name: str, key: str) -> Any:
     """The object that `name` names; `key` is the configuration key that holds it.
 
-    Raises ConfigError where the module cannot be imported or lacks the object.
+    Raises ConfigError where the form is wrong, the module cannot be imported, or it lacks the object.
     """
-    _, module_name, attribute = name.split(":")
+    try:
+        _, module_name, attribute = check_form(name).split(":")
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # The module is the user's: importing it may raise anything.

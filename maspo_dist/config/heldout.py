@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import Field, model_validator
 
 from maspo_dist.config.section import Section
 
 
-def require_draws_differ(samples: int, temperature: float) -> None:
-    """Raises ValueError where all responses to a problem would be equal."""
-    if temperature == 0 and samples > 1:
-        raise ValueError(
-            f"samples is {samples} at temperature 0, where all are equal: raise temperature, or set samples to 1"
-        )
+class HeldOutSampling(Section):
+    """How held-out sets are sampled, during a run and by `maspo-dist eval`."""
 
-
-class HeldOutConfig(Section):
-    """Scores on the held-out sets."""
-
-    #: Batches between evaluations; null: never. Otherwise the first and the last step are always evaluated.
-    every: int | None = Field(10, ge=1)
     #: Responses per problem.
     samples: int = Field(1, ge=1)
     #: Sampling temperature; 0 is greedy.
     temperature: float = Field(0.0, ge=0)
-    #: Longest response in tokens; null takes rollout.max_response_tokens.
-    max_response_tokens: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
-    def _draws_differ(self) -> HeldOutConfig:
-        require_draws_differ(self.samples, self.temperature)
+    def _draws_differ(self) -> Self:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                f"samples is {self.samples} at temperature 0, where all responses are equal: "
+                "raise temperature, or set samples to 1"
+            )
         return self
+
+
+class HeldOutConfig(HeldOutSampling):
+    """Scores on the held-out sets."""
+
+    #: Batches between evaluations; null: never. Otherwise the first and the last step are always evaluated.
+    every: int | None = Field(10, ge=1)
+    #: Longest response in tokens; null takes rollout.max_response_tokens.
+    max_response_tokens: int | None = Field(None, ge=1)

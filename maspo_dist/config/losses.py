@@ -7,10 +7,9 @@ import warnings
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, model_validator
 
-from maspo_dist.config.extension import check_form, is_extension, load_extension
+from maspo_dist.config.extension import is_extension, load_extension
 from maspo_dist.config.section import Section
 from maspo_dist.errors import ConfigError
 
@@ -18,7 +17,7 @@ from maspo_dist.errors import ConfigError
 class LossConfig(Section):
     """Base of the parameters of every loss; `maspo_dist.algorithm.OwnLoss` says how to write a loss of your own."""
 
-    #: Name of the loss: one of those below, or python:module:Name.
+    #: Name of the loss: the default of `kind` in a class below, or python:module:Name.
     kind: str
     #: Whether value and gradient of a token depend on no other token. A separable loss trains faster.
     is_separable: ClassVar[bool] = False
@@ -48,8 +47,9 @@ class MaspoLoss(LossConfig):
     beta_pos: float = Field(0.03, ge=0)
     #: How much a negative advantage narrows the gate.
     beta_neg: float = Field(0.03, ge=0)
-    #: Clamps of the risk factor.
+    #: Lower clamp of the risk factor.
     risk_min: float = Field(0.1, gt=0)
+    #: Upper clamp of the risk factor.
     risk_max: float = Field(10.0, gt=0)
     #: Let gradients flow through the gate (research; the sign can flip at large ratios).
     differentiate_gate: bool = False
@@ -74,8 +74,9 @@ class ClipLoss(LossConfig):
 
     kind: Literal["clip"] = "clip"
     is_separable: ClassVar[bool] = True
-    #: The ratio is clipped to [1 − epsilon_low, 1 + epsilon_high].
+    #: Lower bound of the ratio is 1 − epsilon_low.
     epsilon_low: float = Field(0.2, ge=0, lt=1)
+    #: Upper bound of the ratio is 1 + epsilon_high.
     epsilon_high: float = Field(0.2, ge=0)
     #: Lower bound c·A of the objective where A < 0.
     dual_clip: float | None = Field(None, gt=1)
@@ -93,7 +94,7 @@ class SapoLoss(LossConfig):
 
 
 class GspoLoss(LossConfig):
-    """GSPO: one clipped ratio a sequence, the geometric mean of its token ratios."""
+    """GSPO: one clipped ratio per sequence, the geometric mean of its token ratios."""
 
     kind: Literal["gspo"] = "gspo"
     epsilon_low: float = Field(3e-4, ge=0, lt=1)
@@ -119,18 +120,19 @@ class DacLoss(LossConfig):
 
 
 class BapoLoss(LossConfig):
-    """BAPO (arXiv 2510.18927): clip bounds move until positive tokens carry their share."""
+    """BAPO (arXiv 2510.18927): the clip bounds move until positive tokens contribute enough."""
 
     kind: Literal["bapo"] = "bapo"
     is_separable: ClassVar[bool] = True
-    #: Where the bounds start, how far they may go, and by how much they move.
+    #: Start, limit and step of the lower bound.
     lower_start: float = Field(0.8, gt=0, le=1)
     lower_stop: float = Field(0.95, gt=0, le=1)
     lower_step: float = Field(0.05, ge=0.001)
+    #: Start, limit and step of the upper bound.
     upper_start: float = Field(1.2, ge=1)
     upper_stop: float = Field(2.0, ge=1)
     upper_step: float = Field(0.1, ge=0.001)
-    #: Wanted ratio of positive to negative clipped contribution over the optimizer step.
+    #: Wanted ratio of positive to negative clipped contributions in an optimizer step.
     target: float = Field(0.5, gt=0)
 
     @model_validator(mode="after")
@@ -149,13 +151,10 @@ _BUILT_IN: Mapping[str, type[LossConfig]] = {
 
 
 def loss_class(section: Mapping[str, object]) -> type[LossConfig]:
-    """The class that `kind` names; MaspoLoss without a kind.
-
-    Raises ValueError for an unknown name, ConfigError for a `python:module:Name` that is no loss.
-    """
+    """The class that `kind` names; MaspoLoss without a kind. Raises ConfigError when `kind` names no loss."""
     kind = section.get("kind", "maspo")
     if isinstance(kind, str) and is_extension(kind):
-        found = load_extension(check_form(kind), "algorithm.loss.kind")
+        found = load_extension(kind, "algorithm.loss.kind")
         if isinstance(found, type) and issubclass(found, LossConfig) and callable(getattr(found, "token_loss", None)):
             return found
         raise ConfigError(
@@ -166,17 +165,5 @@ def loss_class(section: Mapping[str, object]) -> type[LossConfig]:
         return _BUILT_IN[kind]
     near = difflib.get_close_matches(str(kind), _BUILT_IN, n=1)
     known = f"known losses: {', '.join(map(repr, _BUILT_IN))} and python:module:Name"
-    raise ValueError(f"no such loss (value {kind!r}); {f'did you mean {near[0]}?' if near else known}")
-
-
-def read_loss(section: object) -> object:
-    """The loss that a mapping describes; anything else as it is. Raises ValidationError, and as `loss_class` does."""
-    if not isinstance(section, Mapping):
-        return section
-    try:
-        loss = loss_class(section)
-    except ValueError as error:
-        problem = PydanticCustomError("value_error", "{error}", {"error": error})
-        details = InitErrorDetails(type=problem, loc=("kind",), input=section)
-        raise ValidationError.from_exception_data("loss", [details]) from None
-    return loss.model_validate(section)
+    hint = f"did you mean {near[0]}?" if near else known
+    raise ConfigError(f"algorithm.loss.kind: no such loss (value {kind!r}); {hint}")

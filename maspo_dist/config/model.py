@@ -1,4 +1,4 @@
-"""The section `model`, and which arguments of an engine other keys set."""
+"""The section `model`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from maspo_dist.config.section import Execution, Location, Meaning, Section
-
-#: vLLM arguments that other keys set, in training and in evaluation.
-MODEL_ENGINE_KEYS = {
-    "model": "model.path",
-    "tokenizer": "model.path",
-    "dtype": "model.dtype",
-    "tensor_parallel_size": "rollout.tensor_parallel",
-    "logprobs_mode": "no other key: logprobs must be of the sampled distribution",
-    "trust_remote_code": "model.trust_remote_code",
-}
 
 
 class ModelConfig(Section):

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from maspo_dist.config.extension import one_of
-from maspo_dist.config.model import MODEL_ENGINE_KEYS, refuse_keys
+from maspo_dist.config.model import refuse_keys
 from maspo_dist.config.section import Execution, Meaning, Section
+
+#: vLLM arguments that other keys set, in training and in evaluation.
+_ENGINE_KEYS = {
+    "model": "model.path",
+    "tokenizer": "model.path",
+    "dtype": "model.dtype",
+    "tensor_parallel_size": "rollout.tensor_parallel",
+    "logprobs_mode": "no other key: logprobs must be of the sampled distribution",
+    "trust_remote_code": "model.trust_remote_code",
+}
+
+
+class EnginesConfig(Section):
+    """Engines, in training and in evaluation."""
+
+    #: The key that sets the engine's seed.
+    seed_key: ClassVar[str] = "run.seed"
+    #: The engine of each worker: vllm, or a class of your own as python:module:Name.
+    backend: Execution[Annotated[str, AfterValidator(one_of("vllm"))]] = "vllm"
+    #: GPUs per worker.
+    tensor_parallel: Execution[int] = Field(1, ge=1)
+    #: Arguments passed to vLLM's engine unchanged.
+    engine: Execution[dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("engine")
+    @classmethod
+    def _engine_keys_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return refuse_keys("engine", value, {**_ENGINE_KEYS, "seed": cls.seed_key})
 
 
 class WorkerRange(Section):
@@ -31,22 +59,18 @@ class StragglerConfig(Section):
 
     #: Seconds from dispatch after which a group is a straggler; null: never.
     deadline_s: float | None = Field(None, gt=0)
-    #: truncate ends the group's open responses, requeue samples the group again (and drops it after
+    #: truncate ends the open responses of the group, requeue samples the group again (and drops it after
     #: rollout.max_attempts), drop leaves it out. With requeue and drop, long responses are trained on less often than
-    #: they were sampled.
+    #: they are sampled.
     action: Literal["truncate", "requeue", "drop"] = "truncate"
 
 
-class RolloutConfig(Section):
+class RolloutConfig(EnginesConfig):
     """Generation."""
 
-    #: The engine of each worker: vllm, or a class of your own as python:module:Name.
-    backend: Execution[Annotated[str, AfterValidator(one_of("vllm"))]] = "vllm"
-    #: Workers, each with its engine: a number, or {min, max} to follow what the cluster offers while the run goes on.
+    #: Workers, each with its engine: a number, or {min, max} to follow what the cluster offers during the run.
     workers: Execution[int | WorkerRange] = 1
-    #: GPUs per worker.
-    tensor_parallel: Execution[int] = Field(1, ge=1)
-    #: CPU threads per engine; null shares the cores out among the first workers. A small model is fastest with 1.
+    #: CPU threads per engine; null divides the cores among the first workers. A small model is fastest with 1.
     threads: Execution[int | None] = Field(None, ge=1)
     #: Responses per prompt; advantages are relative to their mean.
     group_size: Meaning[int] = Field(8, ge=2)
@@ -59,25 +83,25 @@ class RolloutConfig(Section):
     #: Share of probability to sample from. It changes the sampling distribution but not the learner's, which makes
     #: ratios wrong; any value but 1 needs allow_biased_sampling.
     top_p: Meaning[float] = Field(1.0, gt=0, le=1)
-    #: Number of tokens to sample from, 0 all; any value but 0 needs allow_biased_sampling, as top_p does.
+    #: Number of tokens to sample from; 0 takes all. Any other value needs allow_biased_sampling, as top_p does.
     top_k: Meaning[int] = Field(0, ge=0)
     #: Penalty on repeated tokens; any value but 1 needs allow_biased_sampling, as top_p does.
     repetition_penalty: Meaning[float] = Field(1.0, gt=0)
     #: Allow top_p, top_k and repetition_penalty although they make ratios wrong.
     allow_biased_sampling: Execution[bool] = False
-    #: Update weights while requests are in flight, whose responses then span versions; false waits for them to end.
+    #: Update weights while requests are in flight, so that a response can span versions; false waits for their end.
     in_flight_updates: Meaning[bool] = True
-    #: Which finished groups make a batch: those admitted first, or those that finished first. completion fills
-    #: batches earlier and trains on stragglers later, within max_policy_age.
+    #: The order in which groups enter batches. admission: the order in which they were started. completion: the order
+    #: in which they finish, so that batches fill earlier and slow groups train later, within max_policy_age.
     batch_order: Meaning[Literal["admission", "completion"]] = "admission"
-    #: Most groups in flight and finished, as a multiple of prompts_per_step; null: as many as max_policy_age allows.
+    #: Most groups in flight or waiting for a batch, as a multiple of prompts_per_step; null: as many as max_policy_age
+    #: allows.
     over_sampling: Execution[float | None] = Field(None, ge=1)
     #: What happens to a group that takes too long.
     straggler: Meaning[StragglerConfig] = StragglerConfig()
-    #: Workers that may die while they run a prompt before it is set aside; its last attempt runs alone on a worker.
+    #: Workers that may die while they run a prompt; then the prompt is set aside. Its last attempt runs alone on a
+    #: worker.
     max_attempts: Execution[int] = Field(3, ge=1)
-    #: Arguments passed to vLLM's engine unchanged.
-    engine: Execution[dict[str, Any]] = Field(default_factory=dict)
 
     @property
     def first_workers(self) -> int:
@@ -104,11 +128,6 @@ class RolloutConfig(Section):
                     f"distributions: set {key} to {neutral:g}, or allow_biased_sampling: true"
                 )
         return self
-
-    @field_validator("engine")
-    @classmethod
-    def _engine_keys_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return refuse_keys("engine", value, {**MODEL_ENGINE_KEYS, "seed": "run.seed"})
 
 
 class SyncConfig(Section):

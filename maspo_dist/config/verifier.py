@@ -12,9 +12,9 @@ import difflib
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from maspo_dist.config.extension import check_form, is_extension
 from maspo_dist.config.section import Capacity, Meaning, Section
@@ -58,7 +58,7 @@ def parse_reward(text: str) -> tuple[RewardTerm, ...]:
     names = [term.verifier for term in terms]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"verifier {name!r} stands twice in {text!r}: add the weights up")
+            raise ValueError(f"verifier {name!r} stands twice in {text!r}: add its weights up")
     return tuple(terms)
 
 
@@ -90,33 +90,42 @@ def _check_name(name: str) -> None:
     raise ValueError(f"no verifier is called {name!r}; {hint} (or python:module:Name, or http(s)://…)")
 
 
+def _is_reward(text: str) -> str:
+    parse_reward(text)
+    return text
+
+
+Reward = Annotated[str, AfterValidator(_is_reward)]
+
+
 class RemoteConfig(Section):
     """Requests to `http(s)://…` verifiers."""
 
     #: Most samples in one request.
     batch_size: int = Field(32, ge=1)
-    #: How long a request waits for more samples, in seconds.
+    #: Seconds that a request waits for more samples.
     batch_wait_s: float = Field(0.01, ge=0)
     #: Retries after a failed request, within the deadline of the verdict.
     retries: int = Field(3, ge=0)
-    #: Pause before the first retry, doubled for each further one.
+    #: Seconds before the first retry, doubled for each further retry.
     backoff_s: float = Field(0.2, ge=0)
 
 
 class VerifierConfig(Section):
     """Which verifier scores which samples, and the limits under which it runs."""
 
-    #: Reward per data source; all other sources use `default`.
-    verifiers: Meaning[dict[str, str]] = Field(default_factory=dict)
-    default: Meaning[str] = "math"
+    #: Reward per data source.
+    verifiers: Meaning[dict[str, Reward]] = Field(default_factory=dict)
+    #: Reward of the sources that `verifiers` does not name.
+    default: Meaning[Reward] = "math"
     #: Verifier processes.
     workers: Capacity[int] = Field(2, ge=1)
     #: Hard wall-clock deadline of one verdict. A process that misses it is killed.
     timeout_s: float = Field(10.0, gt=0)
     #: Memory of one verifier process, and of one candidate program.
     memory_mb: int = Field(1024, ge=256)
-    #: How candidate programs are isolated (see reward/code/sandbox.py): by user namespaces, or by system calls that
-    #: are refused (seccomp). `auto` uses namespaces where the machine allows them.
+    #: How candidate programs are isolated (see reward/code/sandbox.py): by user namespaces, or by refused system calls
+    #: (seccomp). `auto` uses namespaces where the machine allows them.
     code_isolation: Literal["auto", "namespaces", "seccomp"] = "auto"
     #: How answers are found: `strict` reads only the last box, `lenient` also prose, #### and the last number.
     extraction: Meaning[Literal["strict", "lenient"]] = "lenient"
@@ -133,29 +142,6 @@ class VerifierConfig(Section):
     #: Seconds a verifier process may take to start.
     start_timeout_s: float = Field(120.0, gt=0)
     remote: RemoteConfig = RemoteConfig()
-
-    @field_validator("code_isolation", mode="before")
-    @classmethod
-    def _old_name_of_seccomp(cls, value: object) -> object:
-        if value == "calls":
-            raise ValueError("code_isolation calls is now called seccomp: write seccomp")
-        return value
-
-    @field_validator("default")
-    @classmethod
-    def _default_is_known(cls, value: str) -> str:
-        parse_reward(value)
-        return value
-
-    @field_validator("verifiers")
-    @classmethod
-    def _verifiers_are_known(cls, value: dict[str, str]) -> dict[str, str]:
-        for source, reward in value.items():
-            try:
-                parse_reward(reward)
-            except ValueError as error:
-                raise ValueError(f"source {source!r}: {error}") from None
-        return value
 
     def reward_for(self, source: str) -> str:
         """The reward that scores samples of `source`."""

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from actors import cli
+from actors.bench.lines import BenchLine, compare
 from maspo_dist import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -59,23 +62,21 @@ def test_an_unknown_bench_is_refused_with_the_known_ones() -> None:
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("module", cli.BENCHES.values())
-def test_every_bench_that_is_listed_exists(module: str) -> None:
-    assert find_spec(module) is not None
+@pytest.mark.parametrize("name", cli.BENCHES)
+def test_every_bench_that_is_listed_exists(name: str) -> None:
+    assert find_spec(f"actors.bench.{name.replace('-', '_')}") is not None
 
 
-def test_a_bench_prints_one_object_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_bench_prints_one_object_per_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "bench_of_two_lines.py").write_text(
-        "from actors.bench.lines import compare\n"
-        "def run():\n"
-        "    yield compare('two', 'fast', 3.0, 's', 1.5)\n"
-        "    yield compare('two', 'slow', 1.0, 's', 4.0)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(cli.BENCHES, "two", "bench_of_two_lines")
-    cli.bench("two")
+    def two_lines() -> Iterator[BenchLine]:
+        yield compare("two", "fast", 3.0, "s", 1.5)
+        yield compare("two", "slow", 1.0, "s", 4.0)
+
+    monkeypatch.setattr(cli, "BENCHES", ("two-lines",))
+    monkeypatch.setitem(sys.modules, "actors.bench.two_lines", SimpleNamespace(run=two_lines))
+    cli.bench("two-lines")
     fast, slow = map(json.loads, capsys.readouterr().out.splitlines())
     assert fast == {"bench": "two", "case": "fast", "value": 3.0, "unit": "s", "against": 1.5, "ratio": 2.0}
     assert slow["ratio"] == 0.25

@@ -1,11 +1,12 @@
 """Variants and seeds become ordinary runs at equal samples, or one sentence that says why not."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from maspo_dist.compare.options import CompareOptions, make_settings
+from maspo_dist.compare.options import make_settings
 from maspo_dist.compare.plan import Plan, is_finished, make_plan, named_variant, vary
 from maspo_dist.config import dump_config, parse_seeds
 from maspo_dist.errors import ConfigError
@@ -15,15 +16,17 @@ ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "local_smoke.yaml"
 
 
-def plan(tmp_path: Path, **options: object) -> Plan:
-    defaults: dict[str, object] = {
-        "config": SMOKE,
-        "vary": ["algorithm.loss.kind=maspo,clip"],
-        "seeds": "0-1",
-        "name": "c",
-        "overrides": [f"run.dir={tmp_path}"],
-    }
-    return make_plan(*make_settings(CompareOptions(**{**defaults, **options})))  # type: ignore[arg-type]
+def plan(
+    tmp_path: Path,
+    *,
+    config: Path = SMOKE,
+    vary: Sequence[str] = ("algorithm.loss.kind=maspo,clip",),
+    overrides: Sequence[str] | None = None,
+    **options: object,
+) -> Plan:
+    overrides = [f"run.dir={tmp_path}"] if overrides is None else overrides
+    given = {"seeds": "0-1", "name": "c", **options}
+    return make_plan(*make_settings(config, given, overrides=overrides, varied=vary))
 
 
 def test_every_variant_meets_every_seed_in_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -41,7 +44,7 @@ def test_the_seed_can_stand_in_an_override(tmp_path: Path) -> None:
 
 
 def test_the_file_of_the_demo_holds_what_the_readme_says_and_ratios_move_in_it() -> None:
-    made = make_plan(*make_settings(CompareOptions(config=ROOT / "configs" / "compare_demo.yaml")))
+    made = make_plan(*make_settings(ROOT / "configs" / "compare_demo.yaml", {}))
     assert list(made.variants) == [
         "maspo", "maspo-gate", "maspo-gate-mass", "maspo-gate-risk", "grpo", "clip-higher", "sapo",
     ]  # fmt: skip
@@ -97,7 +100,7 @@ def test_seeds_are_ranges_and_lists() -> None:
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, options: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        plan(tmp_path, **options)
+        plan(tmp_path, **options)  # type: ignore[arg-type]
 
 
 def test_a_run_is_finished_with_its_last_step(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from huggingface_hub import constants
 from rich.console import Console
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from maspo_dist.config import TrainConfig, load_config
-from maspo_dist.data.rows import RowFields, read_rows
+from maspo_dist.config import PromptConfig, TrainConfig, load_config
+from maspo_dist.data.rows import read_rows
 from maspo_dist.errors import DataError, HubUnreachableError, ModelError
 from maspo_dist.models.hub import KNOWN_SIZES, hub_is_reachable
 from maspo_dist.planning.check import check_run
@@ -51,7 +51,7 @@ def test_the_papers_recipes_hold_the_authors_values(size: str) -> None:
 
 
 def test_the_excerpts_are_whole_and_disjoint() -> None:
-    fields = RowFields(problem="problem", answer="answer", source="source")
+    fields = PromptConfig()
     train = read_rows(str(CONFIGS / "data" / "gsm8k_excerpt.jsonl"), fields)
     heldout = read_rows(str(CONFIGS / "data" / "gsm8k_heldout_excerpt.jsonl"), fields)
     assert (len(train), len(heldout)) == (64, 16)

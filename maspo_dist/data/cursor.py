@@ -1,4 +1,4 @@
-"""The order in which training takes prompts: one seeded shuffle per epoch, resumable at any prompt."""
+"""The order in which training takes prompts: one seeded shuffle per epoch, which can resume at any prompt."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from maspo_dist.errors import DataError
@@ -15,10 +16,7 @@ from maspo_dist.types import Prompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CursorState:
-    """Position of a cursor in plain numbers and text, for JSON.
-
-    `epoch` and `position` name the next prompt. `data_digest` identifies the prompts.
-    """
+    """The place of the next prompt, for JSON. `data_digest` identifies the prompts."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -43,46 +41,38 @@ class PromptCursor:
         self._digest = _digest(prompts)
         if state is not None and state.data_digest != self._digest:
             raise DataError(
-                "the training data differs from that of the checkpoint, so its place in the epoch is lost; "
+                "the training data differs from the checkpoint's, so the place in the epoch is lost; "
                 "restore the data, or start a new run"
             )
         if state is not None and state.seed != seed:
             raise DataError(f"the checkpoint was made with run.seed {state.seed}, not {seed}; set it back to resume")
-        self._epoch = state.epoch if state else 0
-        self._position = state.position if state else 0
-        self._shuffled_epoch = -1
-        self._last_shuffle: list[int] = []
-        self._order = self._shuffled(self._epoch)
+        #: Prompts taken so far, over all epochs.
+        self._taken = self._index(state) if state else 0
+        self._shuffled: tuple[int, NDArray[np.int64]] | None = None
 
     @property
     def state(self) -> CursorState:
-        """Where the cursor stands: after what `take` gave last."""
-        return CursorState(seed=self._seed, epoch=self._epoch, position=self._position, data_digest=self._digest)
+        """The position of the next prompt."""
+        epoch, position = divmod(self._taken, len(self._prompts))
+        return CursorState(seed=self._seed, epoch=epoch, position=position, data_digest=self._digest)
 
     def take(self, count: int) -> list[Prompt]:
-        """The next `count` prompts, on into following epochs where this one ends."""
-        taken: list[Prompt] = []
-        while len(taken) < count:
-            if self._position == len(self._prompts):
-                self._epoch, self._position = self._epoch + 1, 0
-                self._order = self._shuffled(self._epoch)
-            end = min(len(self._prompts), self._position + count - len(taken))
-            taken.extend(self._prompts[i] for i in self._order[self._position : end])
-            self._position = end
-        return taken
+        """The next `count` prompts; at the end of an epoch the next epoch begins."""
+        first, self._taken = self._taken, self._taken + count
+        return [self._prompt(index) for index in range(first, self._taken)]
 
     def at(self, state: CursorState) -> Prompt:
-        """The prompt that `take(1)` gave, or would give, where the cursor stands at `state`."""
-        epoch, position = state.epoch, state.position
-        if position == len(self._prompts):
-            epoch, position = epoch + 1, 0
-        return self._prompts[self._shuffled(epoch)[position]]
+        """The prompt that `take(1)` returns when the cursor is at `state`."""
+        return self._prompt(self._index(state))
 
-    def _shuffled(self, epoch: int) -> list[int]:
-        if epoch != self._shuffled_epoch:
-            self._shuffled_epoch = epoch
-            self._last_shuffle = np.random.default_rng([self._seed, epoch]).permutation(len(self._prompts)).tolist()
-        return self._last_shuffle
+    def _index(self, state: CursorState) -> int:
+        return state.epoch * len(self._prompts) + state.position
+
+    def _prompt(self, index: int) -> Prompt:
+        epoch, position = divmod(index, len(self._prompts))
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            self._shuffled = epoch, np.random.default_rng([self._seed, epoch]).permutation(len(self._prompts))
+        return self._prompts[int(self._shuffled[1][position])]
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:

@@ -1,4 +1,4 @@
-"""Sequences laid end to end for one forward: no padding, positions restart at 0 with each sequence."""
+"""Packs sequences end to end for one forward: no padding, and positions restart at 0 with each sequence."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from maspo_dist.types import FloatArray, IntArray, MicroBatch, RolloutGroup
 
 Index = NDArray[np.int64]
 
-# In front of a list of arrays that may be empty.
+# Put before a list of arrays that can be empty: numpy cannot concatenate nothing.
 _NO_POSITIONS = np.zeros(0, dtype=np.int64)
 _NO_LOGPROBS = np.zeros(0, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedTokens:
-    """Input of one forward over P tokens, of which N are to be predicted.
+    """Input of one forward over P tokens, which predicts N of them.
 
-    input_ids, position_ids   i64[P]; P ≥ 1, also where nothing is to be predicted
+    input_ids, position_ids   i64[P]; P ≥ 1 even if N = 0
     predictors                i64[N], position in [0, P) of the hidden state that predicts token n
-    targets                   i64[N], the token it predicts
+    targets                   i64[N], the predicted tokens
     """
 
     input_ids: Index
@@ -37,11 +37,11 @@ class PackedMicroBatch:
     """A micro-batch of S responses with N response tokens, in the order of its SampleRefs.
 
     samples             the S references, in packing order
-    sequence_ids        i64[N] in [0, S), which response a token belongs to, ascending
-    positions           i64[N], place within the response, from 0
+    sequence_ids        i64[N] in [0, S), the response of a token, ascending
+    positions           i64[N], position within the response, from 0
     behavior_logprobs   f32[N]
     group_ids           i64[S]
-    advantages          f32[S], one a response
+    advantages          f32[S], one per response
     """
 
     tokens: PackedTokens
@@ -54,10 +54,9 @@ class PackedMicroBatch:
 
 
 def pack_sequences(sequences: Sequence[IntArray], first_targets: Sequence[int]) -> PackedTokens:
-    """Packs whole sequences; of sequence s the tokens from index `first_targets[s]` ≥ 1 on are predicted.
+    """Packs whole sequences. In sequence s, the tokens from index `first_targets[s]` ≥ 1 on are predicted.
 
-    Without sequences the result is a single token and nothing to predict: a forward that keeps step
-    with the other ranks.
+    Without sequences the result is a single token and nothing to predict: the rank runs as many forwards as the others.
     """
     if not sequences:
         one = np.zeros(1, dtype=np.int64)
@@ -79,9 +78,9 @@ def pack_sequences(sequences: Sequence[IntArray], first_targets: Sequence[int]) 
 
 
 def pack_micro_batch(samples: MicroBatch, groups: Mapping[int, RolloutGroup]) -> PackedMicroBatch:
-    """Prompt and response of every sample, the response tokens being predicted.
+    """Packs prompt and response of every sample; the response tokens are predicted.
 
-    Raises KeyError where a group of `samples` is not in `groups`.
+    Raises KeyError if a group of `samples` is not in `groups`.
     """
     rollouts = [groups[ref.group_id].rollouts[ref.sample] for ref in samples]
     prompts = [groups[ref.group_id].prompt.token_ids for ref in samples]

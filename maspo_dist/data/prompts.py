@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from maspo_dist.config import PromptConfig
-from maspo_dist.data.rows import Row, RowFields, read_rows
+from maspo_dist.data.rows import Row, read_rows
 from maspo_dist.errors import DataError, ModelError
 from maspo_dist.types import IntArray, Prompt
 
@@ -21,7 +21,7 @@ _CHUNK_ROWS = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSet:
-    """Prompts in file order, ids distinct, and how many rows were left out for their length."""
+    """Prompts with distinct ids, in file order, and the number of rows that were dropped as too long."""
 
     prompts: tuple[Prompt, ...]
     dropped_overlong: int
@@ -29,7 +29,7 @@ class PromptSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextLimit:
-    """What the model can hold: prompt and response together, in tokens."""
+    """The longest sequence that the model can hold, and the longest response, in tokens."""
 
     context_tokens: int
     response_tokens: int
@@ -41,22 +41,20 @@ def load_prompts(
     tokenizer: PreTrainedTokenizerBase,
     limit: ContextLimit | None = None,
 ) -> PromptSet:
-    """Reads and tokenizes `data_sets` (paths or `hf:NAME[:SPLIT]`), one after the other.
+    """Reads and tokenizes `data_sets` (paths or `hf:NAME[:SPLIT]`) in order.
 
-    An id that was seen before gets `~2`, `~3`, … in order of appearance. Rows over
-    `config.max_prompt_tokens`, or too long for `limit`, are refused or dropped as
-    `config.overlong_prompts` says.
+    A repeated id gets `~2`, `~3`, … in order of appearance. Rows that are longer than `config.max_prompt_tokens`, or
+    too long for `limit`, are refused or dropped as `config.overlong_prompts` says.
 
-    Raises DataError as `read_rows` does, for a row that is too long, and when none is left;
-    ModelError when a chat template is asked for and the tokenizer has none.
+    Raises DataError as `read_rows` does, for a row that is too long, and when no prompt is left; ModelError when the
+    configuration asks for a chat template and the tokenizer has none.
     """
     if config.template == "chat" and not tokenizer.chat_template:
         raise ModelError(
             f"data.template is chat, but the tokenizer {tokenizer.name_or_path} has no chat template; "
             "set data.template to none, or to text with {problem}"
         )
-    fields = RowFields(problem=config.problem_field, answer=config.answer_field, source=config.source_field)
-    rows = [row for data_set in data_sets for row in read_rows(data_set, fields)]
+    rows = [row for data_set in data_sets for row in read_rows(data_set, config)]
     prompts: list[Prompt] = []
     for row, prompt_id, token_ids in zip(rows, _distinct_ids(rows), _tokenize(rows, config, tokenizer), strict=True):
         complaint = _too_long(len(token_ids), config, limit)
@@ -94,21 +92,20 @@ def _distinct_ids(rows: Iterable[Row]) -> list[str]:
 
 
 def _tokenize(rows: Sequence[Row], config: PromptConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[IntArray]:
-    # A chat template writes its own special tokens; other text gets the tokenizer's.
+    # A chat template writes its own special tokens; the tokenizer adds them to other text.
     special = config.template != "chat"
     for start in range(0, len(rows), _CHUNK_ROWS):
         chunk = rows[start : start + _CHUNK_ROWS]
         texts = [_render(row, config, tokenizer) for row in chunk]
-        for row, ids in zip(
-            chunk, tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"], strict=True
-        ):
+        token_ids = tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
+        for row, ids in zip(chunk, token_ids, strict=True):
             if not ids:
                 raise DataError(f"{row.where}: the prompt has no tokens")
             yield np.asarray(ids, dtype=np.int32)
 
 
 def _render(row: Row, config: PromptConfig, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt as text, up to where the response starts."""
+    """The prompt as text, up to the start of the response."""
     if config.template == "chat":
         return _render_chat(row, config, tokenizer)
     if not isinstance(row.problem, str):

@@ -18,6 +18,7 @@ import httpx
 import pyarrow
 import pyarrow.parquet
 
+from maspo_dist.config import PromptConfig
 from maspo_dist.errors import DataError
 
 HUB_PREFIX = "hf:"
@@ -27,17 +28,8 @@ Message = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowFields:
-    """Names of the fields of a row; a name with dots reaches into nested objects."""
-
-    problem: str
-    answer: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A checked row. `where` names file and line for error messages; texts are never blank."""
+    """A checked row. `where` names file and line for error messages; no text is blank."""
 
     where: str
     row_id: str
@@ -46,15 +38,14 @@ class Row:
     source: str
 
 
-def read_rows(data_set: str, fields: RowFields) -> list[Row]:
-    """Reads a JSONL or Parquet file, or `hf:NAME[:SPLIT]`.
+def read_rows(data_set: str, config: PromptConfig) -> list[Row]:
+    """Reads a JSONL or Parquet file, or `hf:NAME[:SPLIT]`; a field name with dots reaches into nested objects.
 
-    A row's id is its `id`, else `<name>-<line>`; its source is its source field, else the name,
-    which is the file's stem or the last part of the hub name. Numbers are taken as text, in JSON
-    exactly as they are written there.
+    A row's id is its `id`, else `<name>-<line>`. Its source is its source field, else the name: the file's stem or the
+    last part of the hub name. Numbers become text, from JSON exactly as they are written there.
 
-    Raises DataError: file missing or unreadable, bad JSON, a row without its fields or with a value
-    of a wrong type, no rows.
+    Raises DataError: file missing or unreadable, bad JSON, a row without its fields or with a value of a wrong type,
+    no rows.
     """
     if data_set.startswith(HUB_PREFIX):
         hub_name, _, split = data_set.removeprefix(HUB_PREFIX).partition(":")
@@ -64,7 +55,7 @@ def read_rows(data_set: str, fields: RowFields) -> list[Row]:
         path = _existing(Path(data_set))
         name = path.stem
         records = _parquet_records(path) if path.suffix == ".parquet" else _jsonl_records(path)
-    rows = [_row(where, number, name, record, fields) for where, number, record in records]
+    rows = [_row(where, number, name, record, config) for where, number, record in records]
     if not rows:
         raise DataError(f"{data_set} holds no rows")
     return rows
@@ -89,7 +80,7 @@ def _existing(path: Path) -> Path:
 def _jsonl_records(path: Path) -> Iterator[Record]:
     number = 0
     try:
-        # newline="\n": text may hold other characters that count as line ends, U+2028 among them.
+        # newline="\n": text can hold other characters that count as line ends, for example U+2028.
         with path.open(encoding="utf-8-sig", newline="\n") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
@@ -105,16 +96,16 @@ def _parse_json(line: str, where: str) -> Mapping[str, Any]:
         record = json.loads(line.strip(), parse_int=str, parse_float=str, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         reason = error.msg.removesuffix(" at")
-        raise DataError(f"{where}: not JSON at column {error.colno} ({reason}); one object a line is wanted") from None
+        raise DataError(f"{where}: not JSON at column {error.colno} ({reason}); write one object per line") from None
     except RecursionError:
         raise DataError(f"{where}: nested too deeply to read") from None
     if not isinstance(record, dict):
-        raise DataError(f"{where}: {_kind(record)} where an object with fields was wanted; one object a line is wanted")
+        raise DataError(f"{where}: {_kind(record)} instead of an object with fields; write one object per line")
     return record
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise json.JSONDecodeError(f"{name} is no number of JSON", name, 0)
+    raise json.JSONDecodeError(f"{name} is not a number in JSON", name, 0)
 
 
 def _parquet_records(path: Path) -> Iterator[Record]:
@@ -131,7 +122,7 @@ def _parquet_records(path: Path) -> Iterator[Record]:
 
 def _hub_records(data_set: str, hub_name: str, split: str) -> Iterator[Record]:
     try:
-        import datasets  # an optional dependency, wanted only here
+        import datasets  # an optional dependency
     except ImportError:
         raise DataError(
             f"{data_set} needs the package datasets: install maspo-dist[hub], or give a JSONL or Parquet file"
@@ -141,21 +132,20 @@ def _hub_records(data_set: str, hub_name: str, split: str) -> Iterator[Record]:
     except (OSError, ValueError, httpx.HTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{data_set} cannot be loaded from the hub ({reason}); where it cannot be reached, "
-            "give a JSONL or Parquet file"
+            f"{data_set} cannot be loaded from the hub ({reason}); correct the name, or give a JSONL or Parquet file"
         ) from None
     for number, record in enumerate(loaded, start=1):
         yield f"{data_set}, row {number}", number, record
 
 
-def _row(where: str, number: int, name: str, record: Mapping[str, Any], fields: RowFields) -> Row:
-    row_id = _optional_text(where, "id", record.get("id"))
+def _row(where: str, number: int, name: str, record: Mapping[str, Any], config: PromptConfig) -> Row:
+    problem, answer, source = config.problem_field, config.answer_field, config.source_field
     return Row(
         where=where,
-        row_id=row_id or f"{name}-{number}",
-        problem=_problem(where, fields.problem, _required(where, "data.problem_field", fields.problem, record)),
-        answer=_text(where, fields.answer, _required(where, "data.answer_field", fields.answer, record)),
-        source=_optional_text(where, fields.source, _lookup(record, fields.source)) or name,
+        row_id=_optional_text(where, "id", record.get("id")) or f"{name}-{number}",
+        problem=_problem(where, problem, _required(where, "data.problem_field", problem, record)),
+        answer=_text(where, answer, _required(where, "data.answer_field", answer, record)),
+        source=_optional_text(where, source, _lookup(record, source)) or name,
     )
 
 
@@ -163,7 +153,7 @@ _ABSENT = object()
 
 
 def _lookup(record: Mapping[str, Any], field: str) -> Any:
-    """The value of `field`, by its whole name or along its dots; `_ABSENT` where there is none."""
+    """The value of `field`, by its whole name or along its dots; `_ABSENT` if the record has none."""
     if field in record:
         return record[field]
     value: Any = record
@@ -178,7 +168,7 @@ def _required(where: str, key: str, field: str, record: Mapping[str, Any]) -> An
     value = _lookup(record, field)
     if value is _ABSENT:
         has = ", ".join(map(str, record)) or "none"
-        raise DataError(f"{where}: no field {field!r}; it has {has}: set {key} to the one that is meant")
+        raise DataError(f"{where}: no field {field!r}; the row has {has}: set {key} to the right field")
     return value
 
 
@@ -205,24 +195,19 @@ def _text(where: str, field: str, value: Any) -> str:
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: field {field!r} is {_kind(value)}, where text or a number was wanted")
+        raise DataError(f"{where}: field {field!r} is {_kind(value)} instead of text or a number")
     if not value.strip():
         raise DataError(f"{where}: field {field!r} is empty")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise DataError(f"{where}: field {field!r} holds half a surrogate pair, which is no character") from None
+        raise DataError(f"{where}: field {field!r} holds half a surrogate pair, which is not a character") from None
     return value
 
 
 def _kind(value: Any) -> str:
-    """What a JSON value is, in words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, str):
-        return "text"
-    return "a list" if isinstance(value, Sequence) else repr(value)
+    """The kind of a JSON value, in words."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    kinds = {Mapping: "an object", str: "text", Sequence: "a list"}
+    return next((name for kind, name in kinds.items() if isinstance(value, kind)), repr(value))

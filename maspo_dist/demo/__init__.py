@@ -1,4 +1,4 @@
-"""The demo, made from a seed: a small model and its task, trained by the same code as any other model.
+"""The demo: a small model and its task, made from a seed and trained by the same code as any other model.
 
 task.py        addition written out column by column
 model.py       a Qwen3 of about a million parameters and its character tokenizer

@@ -1,41 +1,40 @@
-"""Makes the demo's folder, or finds it."""
+"""Makes the demo's folder unless it exists."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from maspo_dist.demo.model import make_model, make_tokenizer
-from maspo_dist.demo.task import SOURCE, Addition, draw_problems
+from maspo_dist.demo.task import SOURCE, draw_problems
 from maspo_dist.demo.warm_start import WarmStart, warm_start
 from maspo_dist.models.folder import save_model_folder, whole_folder
 
 DEFAULT_FOLDER = Path(".cache/demo")
 
-#: Raised whenever the same recipe would make other files than before.
+#: Increase this number when a change of the code changes the files of a recipe.
 _REVISION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoRecipe:
-    """Everything that the demo depends on besides its seed."""
+    """Everything besides the seed that determines the demo."""
 
     train_problems: int = 6_000
     heldout_problems: int = 512
-    #: Shortest and longest summands.
+    #: Lengths of the shortest and the longest summands.
     digits: tuple[int, int] = (2, 3)
     warm_start: WarmStart = field(default_factory=WarmStart)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoFiles:
-    """A demo on disk: a Hugging Face model folder, two JSONL files, and where training starts from."""
+    """A demo on disk: a Hugging Face model folder, two JSONL files, and the accuracy before training."""
 
     model: Path
     train: Path
@@ -45,14 +44,15 @@ class DemoFiles:
 
 
 def make_demo(folder: Path = DEFAULT_FOLDER, seed: int = 0, recipe: DemoRecipe | None = None) -> DemoFiles:
-    """Returns the demo of `seed` in `folder/seed-<seed>`, making it unless it is there already.
+    """Returns the demo of `seed` in `folder/seed-<seed>`; makes it unless it exists.
 
     A folder of another recipe is replaced. The folder appears whole or not at all. Raises ModelError when the warm
     start does not end.
     """
     recipe = recipe or DemoRecipe()
     target = folder / f"seed-{seed}"
-    key = _content_key(recipe, seed)
+    content = json.dumps({"revision": _REVISION, "seed": seed, "recipe": asdict(recipe)}, sort_keys=True)
+    key = hashlib.sha256(content.encode()).hexdigest()[:16]
     if _key_of(target) == key:
         return _read(target)
     try:
@@ -61,7 +61,7 @@ def make_demo(folder: Path = DEFAULT_FOLDER, seed: int = 0, recipe: DemoRecipe |
             if _key_of(target) != key:
                 shutil.rmtree(target, ignore_errors=True)
     except OSError:
-        # Another process may have been first.
+        # Another process can have made it first.
         if _key_of(target) != key:
             raise
     return _read(target)
@@ -74,23 +74,14 @@ def _write(draft: Path, recipe: DemoRecipe, seed: int, key: str) -> None:
     model = make_model(tokenizer, seed)
     accuracy = warm_start(model, tokenizer, train, heldout, recipe.warm_start, rng)
     save_model_folder(draft / "model", model, tokenizer)
-    _write_problems(draft / "train.jsonl", "train", train)
-    _write_problems(draft / "heldout.jsonl", "heldout", heldout)
+    for split, problems in (("train", train), ("heldout", heldout)):
+        rows = [
+            {"id": f"{split}-{i}", "problem": problem.problem, "answer": problem.answer, "source": SOURCE}
+            for i, problem in enumerate(problems)
+        ]
+        (draft / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     manifest = {"key": key, "seed": seed, "start_accuracy": accuracy, "recipe": asdict(recipe)}
     (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_problems(path: Path, split: str, problems: Sequence[Addition]) -> None:
-    rows = (
-        {"id": f"{split}-{i}", "problem": problem.problem, "answer": problem.answer, "source": SOURCE}
-        for i, problem in enumerate(problems)
-    )
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def _content_key(recipe: DemoRecipe, seed: int) -> str:
-    content = json.dumps({"revision": _REVISION, "seed": seed, "recipe": asdict(recipe)}, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _key_of(target: Path) -> str | None:

@@ -8,9 +8,8 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-END, PAD, USER, ASSISTANT = "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>"
-UNKNOWN = "<|unknown|>"
-#: One token rather than seven, as a trained vocabulary would have it.
+END, PAD, UNKNOWN, USER, ASSISTANT = "<|end|>", "<|pad|>", "<|unknown|>", "<|user|>", "<|assistant|>"
+#: One token instead of seven characters, as in a trained vocabulary.
 BOX = "\\boxed{"
 
 CHAT_TEMPLATE = (
@@ -23,7 +22,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Printable ASCII, one token a character, with a chat template and `<|end|>` as end of sequence."""
+    """One token per character of printable ASCII, a chat template, and `<|end|>` as end of sequence."""
     special = [END, PAD, UNKNOWN, USER, ASSISTANT]
     characters = string.digits + string.ascii_letters + string.punctuation + " \n"
     vocabulary = {token: index for index, token in enumerate([*special, BOX, *characters])}
@@ -43,7 +42,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
-    """A Qwen3 with fresh float32 weights drawn from `seed`; the global generator is left as it was."""
+    """A Qwen3 with float32 weights drawn from `seed`. The global generator is not changed."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=128,

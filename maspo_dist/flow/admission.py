@@ -15,8 +15,9 @@ BatchOrder = Literal["admission", "completion"]
 
 
 class Candidate(Protocol):
-    """An admitted group that no batch has taken. `born` is the policy version at its dispatch. A group whose slot was
-    refilled takes no slot: it joins the next batch.
+    """An admitted group that no batch has taken. `born` is the policy version at its dispatch.
+
+    A group whose slot was refilled takes no slot: it joins the next batch.
     """
 
     @property
@@ -52,9 +53,9 @@ def select_batch(
 ) -> list[int] | Waiting:
     """The group ids of the batch to train on policy `version`, or what it waits for.
 
-    `candidates` are in the order of admission. Order admission takes the first P slots, even if
-    later groups finished earlier, so that short responses are not preferred. Order completion takes the oldest P
-    finished slots, as soon as the remaining groups fit into later batches before they are too old.
+    `candidates` are in the order of admission. Order "admission" takes the first P slots, even if later groups finished
+    earlier, so that short responses are not preferred. Order "completion" takes the oldest P finished slots, as soon as
+    the remaining groups fit into later batches before they are too old.
     """
     if order == "admission":
         return _first_admitted(candidates, groups_per_step)

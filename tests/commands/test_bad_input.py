@@ -120,7 +120,7 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
     ),
     "not JSON": (
         lambda given: given.with_rows(row(problem="1+1", answer="2"), "1+2,3"),
-        ("{folder}/train.jsonl, line 2", "one object a line is wanted"),
+        ("{folder}/train.jsonl, line 2", "write one object per line"),
     ),
     "empty data set": (lambda given: given.with_rows(), ("{folder}/train.jsonl holds no rows",)),
     "prompt over its limit": (

@@ -125,7 +125,7 @@ def test_every_trainable_response_is_trained_on_once(
 
 
 @pytest.mark.parametrize(("groups", "ranks"), [(32, 2), (64, 8), (128, 16), (512, 64)])
-def test_tokens_over_ranks_are_within_two_percent(groups: int, ranks: int) -> None:
+def test_cost_over_ranks_is_within_a_tenth_of_a_percent(groups: int, ranks: int) -> None:
     drawn = long_tailed(groups, 16)
     size = {
         (g.report.group_id, s): g.report.prompt_tokens + int(n)
@@ -133,13 +133,15 @@ def test_tokens_over_ranks_are_within_two_percent(groups: int, ranks: int) -> No
         for s, n in enumerate(g.report.response_tokens)
     }
     batch = lay_out_batch(0, drawn, mini_batches=4, ranks=ranks, micro_batch_tokens=16384)
-    tokens = np.array(
+    # Attention over 24,576 tokens costs as much as the rest of their forward.
+    cost = {ref: tokens + tokens**2 / 24_576 for ref, tokens in size.items()}
+    per_rank = np.array(
         [
-            [sum(size[ref.group_id, ref.sample] for micro in mini for ref in micro) for mini in shard]
+            [sum(cost[ref.group_id, ref.sample] for micro in mini for ref in micro) for mini in shard]
             for shard in batch.shards
         ]
     )
-    assert (np.abs(tokens / tokens.mean(axis=0) - 1) <= 0.02).all()
+    assert (np.abs(per_rank / per_rank.mean(axis=0) - 1) <= 0.001).all()
 
 
 def test_rewards_and_advantages_come_along() -> None:

@@ -55,7 +55,7 @@ def test_epochs_and_seeds_differ_in_order() -> None:
 
 def test_a_state_of_other_data_or_another_seed_is_refused() -> None:
     state = PromptCursor(prompts(4), seed=0).state
-    with pytest.raises(DataError, match="differs from that of the checkpoint"):
+    with pytest.raises(DataError, match="differs from the checkpoint's"):
         PromptCursor(prompts(5), seed=0, state=state)
     with pytest.raises(DataError, match=r"run\.seed 0, not 1"):
         PromptCursor(prompts(4), seed=1, state=state)

@@ -13,13 +13,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from maspo_dist.config import DataConfig
+from maspo_dist.config import DataConfig, PromptConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
-from maspo_dist.data.rows import RowFields, read_rows
+from maspo_dist.data.rows import read_rows
 from maspo_dist.demo.model import make_tokenizer
 from maspo_dist.errors import DataError, ModelError
 
-FIELDS = RowFields(problem="problem", answer="answer", source="source")
+CONFIG = PromptConfig()
 TOKENIZER = make_tokenizer()
 
 WriteLines = Callable[..., str]
@@ -86,13 +86,13 @@ def test_number_answers_are_taken_as_written(write: WriteLines, written: str, re
 
 def test_blank_lines_count_and_other_line_separators_do_not_end_lines(write: WriteLines) -> None:
     path = write("", '{"problem": "a\u2028b\x85c", "answer": "1"}', "", {"problem": "b", "answer": "2"})
-    assert [row.row_id for row in read_rows(path, FIELDS)] == ["sums-2", "sums-4"]
+    assert [row.row_id for row in read_rows(path, CONFIG)] == ["sums-2", "sums-4"]
 
 
 def test_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     path = tmp_path / "bom.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"problem": "a", "answer": "1"}\r\n{"problem": "b", "answer": "2"}\r\n')
-    assert [row.problem for row in read_rows(str(path), FIELDS)] == ["a", "b"]
+    assert [row.problem for row in read_rows(str(path), CONFIG)] == ["a", "b"]
 
 
 def test_repeated_ids_are_told_apart(write: WriteLines) -> None:
@@ -129,20 +129,20 @@ def test_parquet_reads_as_jsonl_does(tmp_path: Path) -> None:
 
 REFUSED_LINES = [
     ('{"problem": "1', r"line 2: not JSON at column 13 \(Unterminated string starting\)"),
-    ('{"problem": "1", "answer": NaN}', r"line 2: not JSON at column 1 \(NaN is no number of JSON\)"),
-    ('["1+2", "3"]', "line 2: a list where an object with fields was wanted"),
+    ('{"problem": "1", "answer": NaN}', r"line 2: not JSON at column 1 \(NaN is not a number in JSON\)"),
+    ('["1+2", "3"]', "line 2: a list instead of an object with fields"),
     (
         '{"problem": "1+2", "solution": "3", "id": 4}',
-        "line 2: no field 'answer'; it has problem, solution, id: set data.answer_field",
+        "line 2: no field 'answer'; the row has problem, solution, id: set data.answer_field",
     ),
     (
         '{"question": "1+2", "answer": "3"}',
-        "line 2: no field 'problem'; it has question, answer: set data.problem_field",
+        "line 2: no field 'problem'; the row has question, answer: set data.problem_field",
     ),
-    ('{"problem": "1+2", "answer": null}', "line 2: field 'answer' is null, where text or a number was wanted"),
-    ('{"problem": "1+2", "answer": true}', "line 2: field 'answer' is true, where"),
-    ('{"problem": "1+2", "answer": ["3"]}', "line 2: field 'answer' is a list, where"),
-    ('{"problem": "1+2", "answer": {"x": 1}}', "line 2: field 'answer' is an object, where"),
+    ('{"problem": "1+2", "answer": null}', "line 2: field 'answer' is null instead of text or a number"),
+    ('{"problem": "1+2", "answer": true}', "line 2: field 'answer' is true instead"),
+    ('{"problem": "1+2", "answer": ["3"]}', "line 2: field 'answer' is a list instead"),
+    ('{"problem": "1+2", "answer": {"x": 1}}', "line 2: field 'answer' is an object instead"),
     ('{"problem": "1+2", "answer": "  "}', "line 2: field 'answer' is empty"),
     ('{"problem": "", "answer": "3"}', "line 2: field 'problem' is empty"),
     ('{"problem": [], "answer": "3"}', "line 2: field 'problem' is an empty list"),
@@ -236,11 +236,11 @@ def test_hub_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(hub, "load_dataset", load_dataset, raising=False)
     monkeypatch.setitem(sys.modules, "datasets", hub)
-    assert read_rows("hf:who/sums", FIELDS)[0].problem == "who/sums train"
-    row = read_rows("hf:who/sums:test", FIELDS)[0]
+    assert read_rows("hf:who/sums", CONFIG)[0].problem == "who/sums train"
+    row = read_rows("hf:who/sums:test", CONFIG)[0]
     assert (row.problem, row.row_id, row.source) == ("who/sums test", "sums-1", "sums")
     with pytest.raises(DataError, match=r"cannot be loaded from the hub \(Couldn't reach the hub\)"):
-        read_rows("hf:who/unreachable", FIELDS)
+        read_rows("hf:who/unreachable", CONFIG)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"needs the package datasets: install maspo-dist\[hub\]"):
-        read_rows("hf:who/sums", FIELDS)
+        read_rows("hf:who/sums", CONFIG)

@@ -10,6 +10,7 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from maspo_dist.types import RolloutRequest
@@ -29,7 +30,8 @@ class DirectEngine:
                 disable_log_stats=True,
                 enforce_eager=True,
                 enable_chunked_prefill=False,
-            )
+            ),
+            usage_context=UsageContext.LLM_CLASS,
         )
 
     async def sample(self, requests: Sequence[RolloutRequest]) -> int:
@@ -48,6 +50,7 @@ class DirectEngine:
             max_tokens=request.sampling.max_response_tokens,
             seed=request.seed + sample,
             logprobs=0,
+            flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

@@ -29,6 +29,8 @@ def connect(wanted: Device | Literal["auto"]) -> Device:
             )
         _init(address, f"RAY_ADDRESS is {address}, but the Ray cluster there cannot be joined")
     else:
+        # By default Ray lowers the priority of its workers to 15, below any other work of the machine.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # Without an address Ray would join any cluster that was started on this machine.
         _init("local", "Ray does not start on this machine")
     return pick_device(wanted, has_gpu=ray.cluster_resources().get("GPU", 0) > 0)

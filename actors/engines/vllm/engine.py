@@ -17,8 +17,10 @@ from vllm import SamplingParams
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
+from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -65,7 +67,8 @@ class VllmEngine:
             worker_extension_cls="actors.engines.vllm.weights.WeightProofs",
             **arguments,
         )
-        self._engine = AsyncLLM.from_engine_args(engine_args)
+        # Limits of offline generation: an H100 then takes 1024 sequences at once instead of 128.
+        self._engine = AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
         self._tokenizer = self._engine.get_tokenizer()
         self._receives_weights = False
         # A full collection over everything that vLLM and torch have loaded would block the event loop for 0.3 s.
@@ -84,6 +87,7 @@ class VllmEngine:
             max_tokens=sampling.max_response_tokens,
             seed=None if sampling.temperature == 0 else seed,
             logprobs=0,
+            flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -97,18 +101,12 @@ class VllmEngine:
             temperature=0.0,
             max_tokens=1,
             prompt_logprobs=0,
+            flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         result = await self._final(token_ids, parameters)
-        if result.prompt_logprobs is None:
-            raise RuntimeError("vLLM returned no prompt logprobs for a probe")
-        values = [
-            position[int(token)].logprob
-            for position, token in zip(result.prompt_logprobs[1:], token_ids[1:], strict=True)
-            if position is not None
-        ]
-        return np.asarray(values, np.float32)
+        return _logprobs(result.prompt_logprobs, token_ids.size - 1)
 
     async def pause(self) -> None:
         """Also clears the prefix cache, whose keys and values belong to the old weights."""
@@ -174,14 +172,13 @@ class VllmEngine:
     def _rollout(self, output: CompletionOutput) -> Rollout:
         token_ids = list(output.token_ids)
         # `_final` aborts a straggler.
-        if output.logprobs is None or output.finish_reason not in ("stop", "length", "abort"):
+        if output.finish_reason not in ("stop", "length", "abort"):
             raise RuntimeError(f"vLLM ended a request with {output.finish_reason!r} instead of a response")
-        logprobs = [position[token].logprob for position, token in zip(output.logprobs, token_ids, strict=True)]
         spans = output.weight_versions or []
         versions = tuple((_version_number(span.version), span.end - span.start) for span in spans)
         return Rollout(
             response_ids=np.asarray(token_ids, np.int32),
-            behavior_logprobs=np.asarray(logprobs, np.float32),
+            behavior_logprobs=_logprobs(output.logprobs, len(token_ids)),
             text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
             finish_reason="stop" if output.finish_reason == "stop" else "length",
             token_versions=versions,
@@ -195,6 +192,13 @@ def _engine_death() -> Iterator[None]:
         yield
     except EngineDeadError as error:
         raise ActorDiedError("the engine's process is dead") from error
+
+
+def _logprobs(flat: object, tokens: int) -> FloatArray:
+    """f32[tokens], the logprob of each token itself; a first token without context has none."""
+    if not isinstance(flat, FlatLogprobs) or len(flat.logprobs) != tokens:
+        raise RuntimeError(f"vLLM did not return one logprob per token for {tokens} tokens")
+    return np.asarray(flat.logprobs, np.float32)
 
 
 def _version_number(label: str) -> int:

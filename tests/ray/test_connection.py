@@ -1,0 +1,38 @@
+"""How a cluster of this machine's own is started."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import ray
+
+from actors.ray.connection import connect
+
+NICENESS = "RAY_worker_niceness"
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing starts: the tests read the environment that Ray's processes would get."""
+
+    def init(**_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def test_workers_of_an_own_cluster_run_at_the_priority_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NICENESS, "")
+    monkeypatch.delenv(NICENESS)
+    connect("cpu")
+    assert os.environ[NICENESS] == "0"
+
+
+def test_a_niceness_that_the_user_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NICENESS, "7")
+    connect("cpu")
+    assert os.environ[NICENESS] == "7"

@@ -21,7 +21,8 @@ import psutil
 
 from actors.bench.lines import BenchLine, compare
 from maspo_dist.config.verifier import VerifierConfig
-from maspo_dist.reward.math.verifier import load_algebra, verify_math
+from maspo_dist.reward.math.equality import load_algebra
+from maspo_dist.reward.math.verifier import verify_math
 from maspo_dist.reward.pool.verifier_pool import VerifierPool
 from maspo_dist.reward.sample import Sample
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from maspo_dist.config.extension import load_extension
 from maspo_dist.config.verifier import BUILTIN_VERIFIERS, VerifierConfig, is_remote, parse_reward
 from maspo_dist.errors import ConfigError
-from maspo_dist.reward.sample import Verifier
+from maspo_dist.reward.sample import Sample, Verifier
 from maspo_dist.reward.verifiers.function import FunctionVerifier
 from maspo_dist.reward.verifiers.gym import load_package
-from maspo_dist.reward.verifiers.weighted import WeightedPart, WeightedVerifier
+from maspo_dist.types import Verdict
 
 if TYPE_CHECKING:
     from maspo_dist.reward.verifiers.remote import RemoteVerifier
@@ -47,14 +48,34 @@ def build_verifier(reward: str, config: VerifierConfig) -> Verifier:
     healthy.
     """
     key = next((key for key, other in config.rewards_by_key().items() if other == reward), "reward")
-    terms = parse_reward(reward)
-    parts = tuple(
-        WeightedPart(weight=term.weight, name=term.verifier, verifier=_maker(term.verifier, key)(config))
-        for term in terms
-    )
-    if len(parts) == 1 and parts[0].weight == 1.0:
-        return parts[0].verifier
-    return WeightedVerifier(parts)
+    parts = [(term.weight, term.verifier, _maker(term.verifier, key)(config)) for term in parse_reward(reward)]
+    return parts[0][2] if len(parts) == 1 and parts[0][0] == 1.0 else WeightedVerifier(parts)
+
+
+class WeightedVerifier:
+    """Σ weight · reward. Status and extracted answer are those of the first part.
+
+    A part without a verdict leaves the whole without a verdict: half a reward is not a reward.
+    """
+
+    def __init__(self, parts: Sequence[tuple[float, str, Verifier]]) -> None:
+        """`parts` are weights, names and verifiers."""
+        self._parts = parts
+
+    def score(self, sample: Sample) -> Verdict:
+        """Raises what a part raises."""
+        started = time.monotonic()
+        scored = [(weight, name, verifier.score(sample)) for weight, name, verifier in self._parts]
+        first = scored[0][2]
+        failed = next((verdict for _, _, verdict in scored if not verdict.verifiable), None)
+        return Verdict(
+            reward=0.0 if failed else sum(weight * verdict.reward for weight, _, verdict in scored),
+            status=failed.status if failed else first.status,
+            extracted=first.extracted,
+            seconds=time.monotonic() - started,
+            reason="; ".join(f"{name}: {verdict.reason}" for _, name, verdict in scored if verdict.reason),
+            components=tuple((name, verdict.reward) for _, name, verdict in scored),
+        )
 
 
 def remote_verifier(url: str, config: VerifierConfig) -> RemoteVerifier:

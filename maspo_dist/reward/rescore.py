@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,17 +41,17 @@ class RescoreSummary:
 
 
 def rescore(samples: Path, output: Path, config: VerifierConfig) -> RescoreSummary:
-    """Scores each row of `samples` (a samples.jsonl) as `config` says; writes the rows to `output`, the new
-    verdict in place of the old one, which stays as `reward_before` and `status_before`. An overlong penalty is
-    the trainer's, not a verifier's: it is in `reward_before` only.
+    """Scores each row of `samples` (a samples.jsonl) by `config` and writes the rows to `output`.
+
+    The old verdict stays as `reward_before` and `status_before`. Only `reward_before` includes an overlong penalty,
+    which the trainer adds, not a verifier.
 
     Raises DataError naming file and line for a row that cannot be scored, VerifierError when the pool cannot start.
     """
     if output.resolve() == samples.resolve():
         raise DataError(f"{output} is the file to read: give the new scores a file of their own")
     rows = _read_rows(samples)
-    before: list[dict[str, Any]] = []
-    after: list[Verdict] = []
+    pairs: list[tuple[dict[str, Any], Verdict]] = []
     with VerifierPool(config) as pool, output.open("w", encoding="utf-8") as file:
         while batch := list(islice(rows, _BATCH_ROWS)):
             verdicts = pool.verify_many(
@@ -58,9 +59,8 @@ def rescore(samples: Path, output: Path, config: VerifierConfig) -> RescoreSumma
             )
             for row, verdict in zip(batch, verdicts, strict=True):
                 file.write(json.dumps(_rescored(row, verdict)) + "\n")
-                before.append({"status": row["status"], "reward": float(row["reward"])})
-                after.append(verdict)
-    return _summary(before, after)
+                pairs.append(({"status": row["status"], "reward": float(row["reward"])}, verdict))
+    return _summary(pairs)
 
 
 def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -81,32 +81,19 @@ def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _rescored(row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
-    return {
-        **row,
-        "reward": verdict.reward,
-        "status": verdict.status,
-        "extracted": verdict.extracted,
-        "seconds": verdict.seconds,
-        "reason": verdict.reason,
-        "components": dict(verdict.components),
-        "reward_before": row["reward"],
-        "status_before": row["status"],
-    }
+    before = {"reward_before": row["reward"], "status_before": row["status"]}
+    return {**row, **asdict(verdict), "components": dict(verdict.components), **before}
 
 
-def _summary(before: list[dict[str, Any]], after: list[Verdict]) -> RescoreSummary:
-    pairs = [
-        (old["status"] == "correct", new.status == "correct")
-        for old, new in zip(before, after, strict=True)
-        if new.verifiable
-    ]
-    verifiable = [verdict for verdict in after if verdict.verifiable]
+def _summary(pairs: list[tuple[dict[str, Any], Verdict]]) -> RescoreSummary:
+    verifiable = [(row["status"] == "correct", verdict) for row, verdict in pairs if verdict.verifiable]
+    changes = Counter((was_correct, verdict.status == "correct") for was_correct, verdict in verifiable)
     return RescoreSummary(
-        samples=len(after),
-        agreed=sum(old == new for old, new in pairs),
-        gained=sum(new and not old for old, new in pairs),
-        lost=sum(old and not new for old, new in pairs),
-        unverifiable=len(after) - len(verifiable),
-        reward_before=sum(old["reward"] for old in before) / max(len(before), 1),
-        reward_after=sum(verdict.reward for verdict in verifiable) / max(len(verifiable), 1),
+        samples=len(pairs),
+        agreed=changes[True, True] + changes[False, False],
+        gained=changes[False, True],
+        lost=changes[True, False],
+        unverifiable=len(pairs) - len(verifiable),
+        reward_before=sum(row["reward"] for row, _ in pairs) / max(len(pairs), 1),
+        reward_after=sum(verdict.reward for _, verdict in verifiable) / max(len(verifiable), 1),
     )

@@ -1,4 +1,4 @@
-"""What is scored, what scores it, and the boundary where errors become verdicts."""
+"""Samples, the Protocol of a verifier, and the boundary where errors become verdicts."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 Extraction = Literal["strict", "lenient"]
 
-#: Only so much of the end of a response is read.
+#: Characters at the end of a response that are read: of the whole, and of prose.
 _TAIL_CHARS = 1_000_000
 _PROSE_CHARS = 4_000
 
@@ -59,7 +59,7 @@ _SENTENCE_END = re.compile(r"(?<=[^\d\s])\.(?:\s|$)|(?<=\d)\.(?:\s|$)|\n|。")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What was read. `answer` is None where there is none; `chain` holds the boxes of a chain, two or more."""
+    """The answer, None where the response has none; `chain` holds the boxes of a chain, two or more."""
 
     answer: str | None
     chain: tuple[str, ...] = ()
@@ -151,7 +151,7 @@ def _read_clause(after: str) -> str | None:
     sentence = _SENTENCE_END.split(after, maxsplit=1)[0].strip()
     if not sentence:
         return _last_formula_or_number(after[:200])
-    # "The largest $n$ is 34": what is said last counts.
+    # "The largest $n$ is 34": the last part counts.
     sentence = _IS.split(sentence)[-1].strip() or sentence
     sentence = _ADVERB.sub("", sentence) or sentence
     if not re.search(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}\s+[A-Za-z]{2,}", sentence):
@@ -164,7 +164,7 @@ def _last_formula_or_number(text: str) -> str | None:
     numbers = [match for match in _NUMBER.finditer(text) if any(map(str.isdigit, match.group()))]
     tuples = list(_TUPLE.finditer(text))
     ratios = list(_RATIO.finditer(text))
-    # Of two that end together the longer one comes first.
+    # Of matches that end together, max takes the first in this list: the longest.
     last = max(formulas[-1:] + tuples[-1:] + ratios[-1:] + numbers[-1:], key=re.Match.end, default=None)
     if last is None:
         return None

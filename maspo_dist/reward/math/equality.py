@@ -11,26 +11,28 @@ The conventions, where people differ:
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+from types import ModuleType
 
-from maspo_dist.reward.math.evaluate import are_different, is_value, same_equation
+from maspo_dist.reward.math.evaluate import are_different, is_value
 from maspo_dist.reward.math.guard import refusal
 from maspo_dist.reward.math.latex import compact, normalise
 from maspo_dist.reward.math.numbers import Number, equal_numbers, parse_number
-from maspo_dist.reward.math.relations import Interval, align_notation, name_a_variable, read_intervals, read_ratio
+from maspo_dist.reward.math.relations import align_notation, read_intervals, read_ratio
 from maspo_dist.reward.math.structure import (
     Parts,
     exact_side,
-    expand_plus_minus,
     has_equals,
     last_side,
     outer_shape,
     without_label,
 )
 
+#: Comparisons that a process remembers: responses of a group often share their answer.
+_REMEMBERED = 8_192
 _MAX_UNORDERED = 12
 _MAX_NESTING = 6
 #: Relative gaps at which values are different beyond doubt: of exact forms, and where one is rounded.
@@ -62,36 +64,34 @@ _DOES_NOT_EXIST = frozenset({"dne", "doesnotexist"})
 _NO_SOLUTION = frozenset({"nosolution", "nosolutions", "norealsolution", "norealsolutions", "emptyset", "none"})
 
 
-@dataclass(frozen=True, slots=True)
-class Algebra:
-    """The slow questions, put to a computer algebra system: the boundary to sympy.
-
-    equivalent(answer, reference)   whether two formulas mean the same
-    value(formula)                  its value to 40 digits, None when it has symbols or none
-    """
-
-    equivalent: Callable[[str, str], bool]
-    value: Callable[[str], Fraction | None]
+@lru_cache(maxsize=1)
+def load_algebra() -> ModuleType:
+    """The module `symbolic`, whose import takes most of a second; the first use puts a first question to it."""
+    symbolic = importlib.import_module("maspo_dist.reward.math.symbolic")
+    symbolic.equivalent("x+1", "1+x")
+    return symbolic
 
 
-def same_answer(answer: str, reference: str, algebra: Algebra) -> tuple[bool, str]:
-    """The verdict on two answers as written, and why in a few words where it is not plain."""
+def same_answer(answer: str, reference: str) -> tuple[bool, str]:
+    """Whether two answers as written are the same, and a few words on an answer that could not be compared."""
     if not answer.strip():
         return False, "empty answer"
     if len(answer) > _MAX_TIMES_LONGER * (len(reference) + 1_000):
         return False, "much longer than the reference"
-    comparison = _Comparison(algebra)
-    found, expected = normalise(answer), normalise(reference)
-    correct = comparison.same(found, expected, 0)
+    return _compare(answer, reference)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _compare(answer: str, reference: str) -> tuple[bool, str]:
+    comparison = _Comparison()
+    correct = comparison.same(normalise(answer), normalise(reference), 0)
     return correct, "" if correct else comparison.reason
 
 
 class _Comparison:
-    """One comparison; `reason` keeps the last thing that was refused."""
+    """One comparison; `reason` keeps the last refusal."""
 
-    def __init__(self, algebra: Algebra) -> None:
-        self._algebra = algebra
-        self.reason = ""
+    reason = ""
 
     def same(self, found: str, expected: str, nesting: int) -> bool:
         if compact(found) == compact(expected) and found:
@@ -110,21 +110,24 @@ class _Comparison:
         words = _same_words(found, expected)
         if words is not None:
             return words
-        return self._same_shape(found, expected, number, wanted, nesting)
+        return self._same_shape(found, expected, nesting)
 
-    def _same_shape(
-        self, found: str, expected: str, number: Number | None, wanted: Number | None, nesting: int
-    ) -> bool:
-        left, right = _with_signs_spread(outer_shape(found)), _with_signs_spread(outer_shape(expected))
+    def _same_shape(self, found: str, expected: str, nesting: int) -> bool:
+        left, right = outer_shape(found), outer_shape(expected)
         ranges, wanted_ranges = read_intervals(left), read_intervals(right)
-        if ranges and wanted_ranges and (name_a_variable(ranges) or name_a_variable(wanted_ranges)):
-            return self._same_intervals(ranges, wanted_ranges, nesting)
+        if ranges and wanted_ranges and (ranges[0] or wanted_ranges[0]):
+            # A variable that only one side names is a label.
+            same_variable = not ranges[0] or not wanted_ranges[0] or ranges[0] == wanted_ranges[0]
+            return same_variable and self._in_any_order(ranges[1], wanted_ranges[1], nesting)
         if left.shape == right.shape == "leaf":
-            return self._same_leaf(found, expected, number, wanted, nesting)
+            return self._same_leaf(found, expected, nesting)
         shapes = {left.shape, right.shape}
         if shapes in ({"list"}, {"set"}, {"union"}, {"list", "set"}):
-            ordered, as_sets = _labelled(left) != _labelled(right), shapes == {"set"}
-            return self._same_items(left.items, right.items, nesting, ordered=ordered, as_sets=as_sets)
+            if _labelled(left) != _labelled(right):
+                return self._in_order(left.items, right.items, nesting)
+            if shapes == {"set"}:
+                return self._in_any_order(_distinct(left.items), _distinct(right.items), nesting)
+            return self._in_any_order(left.items, right.items, nesting)
         if shapes == {"matrix"}:
             return self._same_rows(left.items, right.items, nesting)
         if shapes == {"tuple"}:
@@ -140,47 +143,22 @@ class _Comparison:
         if shapes == {"set", "leaf"} and len(left.items) == len(right.items) == 1:
             return self.same(left.items[0], right.items[0], nesting + 1)
         if "leaf" in shapes:
-            leaf = found if left.shape == "leaf" else expected
-            if is_value(leaf):
+            if is_value(found if left.shape == "leaf" else expected):
                 # One value is neither a point, an interval, a matrix nor several values.
                 return False
-            return self._same_leaf(found, expected, number, wanted, nesting, one_value="list" not in shapes)
+            # Algebra takes 4, 4 for the set of 4; one value is never a list.
+            return self._same_leaf(found, expected, nesting, by_algebra="list" not in shapes)
         return False
 
     def _same_when_spelled_out(self, found: str, expected: str) -> bool:
         """`5 million` as 5000000."""
         if not _SCALE.search(found) or _SCALE.search(expected):
             return False
-        number, wanted = parse_number(_SCALE.sub(_as_power, found)), parse_number(expected)
+        found = _SCALE.sub(lambda scale: rf"\times 10^{{{_POWERS[scale[1].lower()]}}}", found)
+        number, wanted = parse_number(found), parse_number(expected)
         return bool(number and wanted and number.value == wanted.value)
 
-    def _same_intervals(self, found: list[Interval], expected: list[Interval], nesting: int) -> bool:
-        """Of unions, in any order. A variable that only one side names is a label."""
-        left = list(expected)
-        for interval in found:
-            twin = next((other for other in left if self._same_interval(interval, other, nesting)), None)
-            if twin is None:
-                return False
-            left.remove(twin)
-        return not left
-
-    def _same_interval(self, found: Interval, expected: Interval, nesting: int) -> bool:
-        return (
-            found.brackets == expected.brackets
-            and (not found.variable or not expected.variable or found.variable == expected.variable)
-            and self._in_order((found.low, found.high), (expected.low, expected.high), nesting)
-        )
-
-    def _same_leaf(
-        self,
-        found: str,
-        expected: str,
-        number: Number | None,
-        wanted: Number | None,
-        nesting: int,
-        *,
-        one_value: bool = True,
-    ) -> bool:
+    def _same_leaf(self, found: str, expected: str, nesting: int, *, by_algebra: bool = True) -> bool:
         label, value = without_label(found)
         wanted_label, wanted_value = without_label(expected)
         if label and (wanted_label == label or (not wanted_label and not has_equals(expected))):
@@ -188,23 +166,20 @@ class _Comparison:
         if wanted_label and not label and not has_equals(found):
             return self.same(found, wanted_value, nesting + 1)
         if has_equals(found) and not has_equals(expected):
+            wanted = parse_number(expected)
             if wanted and wanted.value == 0 and _is_equation(found):
                 return False
             return self.same(last_side(found), expected, nesting + 1)
         plain, wanted_plain = _without_text(found), _without_text(expected)
         if (plain, wanted_plain) != (found, expected):
             return self.same(plain, wanted_plain, nesting + 1)
-        # Algebra takes 4, 4 for the set of 4; one value is never a list.
-        return one_value and self._by_algebra(found, expected, number, wanted)
+        return by_algebra and self._by_algebra(found, expected)
 
-    def _by_algebra(self, found: str, expected: str, number: Number | None, wanted: Number | None) -> bool:
+    def _by_algebra(self, found: str, expected: str) -> bool:
+        number, wanted = parse_number(found), parse_number(expected)
         rounded = bool((number and number.figures) or (wanted and wanted.figures))
         if are_different(found, expected, _ROUNDED if rounded else _EXACT):
             return False
-        if has_equals(found) and has_equals(expected):
-            verdict = same_equation(found, expected)
-            if verdict is not None:
-                return verdict
         if "\\dots" in found or "\\dots" in expected:
             self.reason = "dots are compared as written"
             return False
@@ -215,14 +190,14 @@ class _Comparison:
                 return False
         decimal = number if number and number.figures else wanted if wanted and wanted.figures else None
         if decimal and not (number and wanted):
-            value = self._algebra.value(_in_radians(expected if decimal is number else found))
+            value = load_algebra().value(_in_radians(expected if decimal is number else found))
             if value is None:
                 return False
             if abs(value - decimal.value) <= abs(decimal.value) * _FLOAT_NOISE:
                 return True
             exact = Number(value=value)
             return equal_numbers(number or exact, wanted or exact)
-        return self._algebra.equivalent(_in_radians(found), _in_radians(expected))
+        return bool(load_algebra().equivalent(_in_radians(found), _in_radians(expected)))
 
     def _in_order(self, found: tuple[str, ...], expected: tuple[str, ...], nesting: int) -> bool:
         return len(found) == len(expected) and all(
@@ -235,13 +210,7 @@ class _Comparison:
             self._in_order(tuple(map(str.strip, left)), tuple(map(str.strip, right)), nesting) for left, right in rows
         )
 
-    def _same_items(
-        self, found: tuple[str, ...], expected: tuple[str, ...], nesting: int, *, ordered: bool, as_sets: bool
-    ) -> bool:
-        if ordered:
-            return self._in_order(found, expected, nesting)
-        if as_sets:
-            found, expected = _distinct(found), _distinct(expected)
+    def _in_any_order(self, found: tuple[str, ...], expected: tuple[str, ...], nesting: int) -> bool:
         if len(found) != len(expected):
             return False
         left = list(expected)
@@ -264,17 +233,13 @@ class _Comparison:
 
 
 def _is_equation(text: str) -> bool:
-    """`x - 5 = 0` is one; `\\cos 90^\\circ = 0` has a value, and `f(1) = 0` names it."""
+    """`x - 5 = 0` is an equation; `\\cos 90^\\circ = 0` has a value, and `f(1) = 0` names it."""
     first = _COMMAND.sub(" ", text.partition("=")[0])
     return bool(re.search(r"\d", first) and re.search(r"[A-Za-z]", first))
 
 
-def _as_power(scale: re.Match[str]) -> str:
-    return rf"\times 10^{{{_POWERS[scale[1].lower()]}}}"
-
-
 def _rows(parts: Parts) -> tuple[str, ...]:
-    """Of a matrix, which may be written [[1, 2], [3, 4]]; none for anything else."""
+    """The rows of a matrix, which may be written [[1, 2], [3, 4]]; none for anything else."""
     if parts.shape == "matrix":
         return parts.items
     inner = [outer_shape(item) for item in parts.items]
@@ -283,7 +248,7 @@ def _rows(parts: Parts) -> tuple[str, ...]:
 
 
 def _entries(parts: Parts) -> tuple[str, ...]:
-    """Of a tuple, or of a matrix that is one column or one row; a wider matrix is no point."""
+    """The entries of a tuple, or of a matrix of one column or row; a wider matrix is no point."""
     if parts.shape != "matrix":
         return parts.items if parts.brackets == "()" else ()
     rows = [row.split("&") for row in parts.items]
@@ -303,15 +268,6 @@ def _in_radians(text: str) -> str:
     return _DEGREES.sub(r"(\1\\pi/180)", text)
 
 
-def _with_signs_spread(parts: Parts) -> Parts:
-    if parts.shape not in ("leaf", "list", "set"):
-        return parts
-    items = expand_plus_minus(parts.items)
-    if len(items) == len(parts.items):
-        return parts
-    return Parts(shape="list" if parts.shape == "leaf" else parts.shape, items=items)
-
-
 def _labelled(parts: Parts) -> bool:
     return any(has_equals(item) for item in parts.items)
 
@@ -326,7 +282,7 @@ def _without_text(text: str) -> str:
 
 
 def _same_words(found: str, expected: str) -> bool | None:
-    """Decides where the reference is a choice letter, words or a time of day; None where it is not."""
+    """The verdict where the reference is a choice letter, words or a time of day; else None."""
     wanted = _words(expected)
     choice = _CHOICE.fullmatch(wanted) if wanted else None
     if choice and wanted is not None:
@@ -340,7 +296,7 @@ def _same_words(found: str, expected: str) -> bool | None:
     if letter and labelled:
         return letter[1] == labelled[1]
     if _CLOCK.fullmatch(compact(expected)):
-        # Where the reference leaves the half of the day open, so may the answer.
+        # A reference without am or pm accepts either.
         plain = re.sub(r"[{}]", "", compact(found))
         return _HALF_DAY.sub("", plain).lstrip("0") == compact(expected).lstrip("0")
     plain, wanted_plain = _flat(found), _flat(expected)

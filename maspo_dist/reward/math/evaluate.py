@@ -1,24 +1,36 @@
 """Values of simple formulas in plain floats: enough to tell most different answers apart without sympy.
 
-It only ever says "different": formulas that agree here, or that it cannot read, go to algebra. Symbols take
-fixed positive values, the same on both sides.
+This module only proves formulas different: formulas that agree here, or that it cannot read, go to algebra. A symbol
+has a fixed positive value, the same on both sides.
 """
 
 from __future__ import annotations
 
+import ast
 import cmath
 import re
 import zlib
+from collections.abc import Callable, Mapping
 
 _MAX_CHARS = 300
-_MAX_DEPTH = 20
+_MAX_EXPONENT = 500
 _POINTS = 2
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(\\[A-Za-z]+)|([A-Za-z])(_(?:\w|\{\w+\}))?|([-+*/^(){}\[\]]))")
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<number>\d+(?:\.\d+)?|\.\d+)
+    |(?P<operator>\\(?:cdot|times)(?![A-Za-z])|[-+*/^])
+    |(?P<function>\\(?:sin|cos|tan|ln|exp)(?![A-Za-z])(?=\s*[({])|\\frac(?=\s*\{)|\\sqrt(?=\s*[{[]))
+    |(?P<symbol>\\(?:pi|alpha|beta|gamma|delta|theta|lambda|mu|nu|rho|sigma|tau|phi|omega|epsilon|Delta|Omega)(?![A-Za-z])
+        |[A-Za-z](?:_(?:\w|\{\w+\}))?)
+    |(?P<opening>[({[])|(?P<closing>[)}\]]))""",
+    re.VERBOSE,
+)
+_PYTHON = {"\\cdot": "*", "\\times": "*", "^": "**", "{": "(", "}": ")"}
 _CONSTANTS: dict[str, complex] = {"\\pi": cmath.pi, "e": cmath.e, "i": 1j}
-_FUNCTIONS = {"\\sin": cmath.sin, "\\cos": cmath.cos, "\\tan": cmath.tan, "\\ln": cmath.log, "\\exp": cmath.exp}
-_TRANSCENDENTAL = re.compile(r"\\(?:sin|cos|tan|ln|exp)(?![A-Za-z])")
-_GREEK = re.compile(r"\\(?:alpha|beta|gamma|delta|theta|lambda|mu|nu|rho|sigma|tau|phi|omega|epsilon|Delta|Omega)")
-_PRODUCT_STARTS = frozenset({"(", "{", "\\frac", "\\sqrt", *_CONSTANTS, *_FUNCTIONS})
+_FUNCTIONS: dict[str, Callable[[complex], complex]] = {
+    "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "ln": cmath.log, "exp": cmath.exp
+}  # fmt: skip
+_ENDS_VALUE = ("number", "symbol", "closing")
+_STARTS_VALUE = ("symbol", "function", "opening")
 
 
 def are_different(found: str, expected: str, tolerance: float) -> bool:
@@ -35,31 +47,6 @@ def are_different(found: str, expected: str, tolerance: float) -> bool:
     return False
 
 
-def same_equation(found: str, expected: str) -> bool | None:
-    """Whether two equations are multiples of each other; None where that cannot be told, or proves nothing.
-
-    Equations that are no multiples may have the same solutions; those with functions of the symbols hardly do.
-    """
-    ratios = []
-    for point in range(_POINTS + 1):
-        left, right = _gap(found, point), _gap(expected, point)
-        if left is None or right is None or abs(right) < 1e-6 or abs(left) < 1e-6:
-            return None
-        ratios.append(left / right)
-    if all(abs(ratio - ratios[0]) <= 1e-9 * abs(ratios[0]) for ratio in ratios):
-        return True
-    return False if _TRANSCENDENTAL.search(found) and _TRANSCENDENTAL.search(expected) else None
-
-
-def _gap(equation: str, point: int) -> complex | None:
-    """Left side less right side."""
-    sides = equation.split("=")
-    values = [_evaluate(side, point) for side in sides]
-    if len(values) != 2 or values[0] is None or values[1] is None:
-        return None
-    return values[0][0] - values[1][0]
-
-
 def is_value(text: str) -> bool:
     """Whether `text` is one formula that can be evaluated here: not a list, an interval or a relation."""
     return _evaluate(text, 0) is not None
@@ -67,31 +54,46 @@ def is_value(text: str) -> bool:
 
 def _evaluate(text: str, point: int) -> tuple[complex, float] | None:
     """The value, and the largest size of anything on the way to it."""
-    if len(text) > _MAX_CHARS:
+    python = _as_python(text.rstrip())
+    if python is None:
         return None
-    tokens = _tokens(text)
-    if not tokens:
-        return None
-    reader = _Reader(tokens, point)
+    source, names = python
+    reader = _Reader({name: _value_of(written, point) for name, written in names.items()})
     try:
-        value = reader.sum(0)
-    except (_UnreadableError, ArithmeticError, ValueError):
+        value = reader.value(ast.parse(source, mode="eval").body)
+    except (SyntaxError, _UnreadableError, ArithmeticError, ValueError):
         return None
-    return (value, reader.largest) if reader.at_end() and cmath.isfinite(value) else None
+    return (value, reader.largest) if cmath.isfinite(value) else None
 
 
-def _tokens(text: str) -> list[str] | None:
-    tokens = []
+def _as_python(text: str) -> tuple[str, dict[str, str]] | None:
+    """`2\\pi x` → `a*b*c`, and what a, b and c are."""
+    pieces: list[str] = []
+    names: dict[str, str] = {}
     position = 0
-    text = text.rstrip()
+    before = ""
     while position < len(text):
         match = _TOKEN.match(text, position)
-        if not match:
+        if not match or len(text) > _MAX_CHARS:
             return None
-        number, command, letter, subscript, sign = match.groups()
-        tokens.append(number or command or (letter or "") + (subscript or "") or sign)
-        position = match.end()
-    return tokens
+        kind, token = match.lastgroup or "", match[match.lastgroup or ""]
+        # `}{` joins the two arguments of a fraction, `]{` an index and its root: neither is a product.
+        joins = token == "{" and text[position - 1 : position] in ("}", "]")
+        if before in _ENDS_VALUE and kind in _STARTS_VALUE and not joins:
+            pieces.append("*")
+        if kind in ("number", "symbol"):
+            names[f"v{len(names)}"] = token
+            token = f"v{len(names) - 1}"
+        pieces.append(_PYTHON.get(token, token.lstrip("\\")))
+        before, position = kind, match.end()
+    return " ".join(pieces), names
+
+
+def _value_of(written: str, point: int) -> complex:
+    if written[0].isdigit() or written[0] == ".":
+        return complex(float(written))
+    # Any fixed spread will do for a symbol; crc32 is the same in every process.
+    return _CONSTANTS.get(written) or complex(0.3 + zlib.crc32(f"{written}{point}".encode()) % 9973 / 5000)
 
 
 class _UnreadableError(Exception):
@@ -99,117 +101,49 @@ class _UnreadableError(Exception):
 
 
 class _Reader:
-    """Recursive descent over tokens: sums of products of powers."""
+    """Evaluates a parsed formula; `largest` is the largest size of anything on the way."""
 
-    def __init__(self, tokens: list[str], point: int) -> None:
-        self._tokens = tokens
-        self._position = 0
-        self._point = point
+    def __init__(self, names: Mapping[str, complex]) -> None:
+        self._names = names
         self.largest = 0.0
 
-    def at_end(self) -> bool:
-        return self._position == len(self._tokens)
-
-    def sum(self, depth: int) -> complex:
-        if depth > _MAX_DEPTH:
-            raise _UnreadableError
-        total = self._signed(depth)
-        while self._peek() in ("+", "-"):
-            sign = 1 if self._take() == "+" else -1
-            total = self._seen(total + sign * self._signed(depth))
-        return total
-
-    def _signed(self, depth: int) -> complex:
-        sign = 1
-        while self._peek() in ("+", "-"):
-            sign *= 1 if self._take() == "+" else -1
-        return sign * self._product(depth)
-
-    def _product(self, depth: int) -> complex:
-        value = self._power(depth)
-        while True:
-            token = self._peek()
-            if token in ("*", "\\cdot", "\\times"):
-                self._take()
-                value = self._seen(value * self._power(depth))
-            elif token == "/":
-                self._take()
-                value = self._seen(value / self._power(depth))
-            elif token is not None and (token in _PRODUCT_STARTS or token[0].isalpha() or _GREEK.fullmatch(token)):
-                value = self._seen(value * self._power(depth))
-            else:
-                return value
-
-    def _power(self, depth: int) -> complex:
-        base = self._atom(depth)
-        if self._peek() != "^":
-            return base
-        self._take()
-        exponent = self._group(depth) if self._peek() == "{" else self._atom(depth)
-        if self._peek() == "^":
-            raise _UnreadableError
-        return self._raise(base, exponent)
-
-    def _raise(self, base: complex, exponent: complex) -> complex:
-        negative_base = base.imag == 0 and base.real < 0
-        if abs(exponent) > 500 or (negative_base and exponent != round(exponent.real)):
-            raise _UnreadableError
-        return self._seen(base**exponent)
-
-    def _atom(self, depth: int) -> complex:
-        token = self._take()
-        if token[0].isdigit() or token[0] == ".":
-            return self._seen(complex(float(token)))
-        if token in ("(", "{"):
-            return self._closed({"(": ")", "{": "}"}[token], depth)
-        if token == "\\frac":
-            return self._seen(self._group(depth) / self._group(depth))
-        if token == "\\sqrt":
-            return self._root(depth)
-        if token in _FUNCTIONS:
-            if self._peek() not in ("(", "{"):
+    def value(self, node: ast.expr) -> complex:
+        match node:
+            case ast.Name(id=name) if name in self._names:
+                value = self._names[name]
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=inside):
+                value = self.value(inside) * (-1 if isinstance(sign, ast.USub) else 1)
+            case ast.BinOp(left=left, op=operator, right=right):
+                value = _combined(self.value(left), operator, self.value(right))
+            case ast.Call(func=ast.Call(func=ast.Name(id="frac"), args=[top]), args=[bottom]):
+                value = self.value(top) / self.value(bottom)
+            case ast.Call(func=ast.Name(id="sqrt"), args=[inside]):
+                value = self.value(inside) ** 0.5
+            case ast.Call(func=ast.Subscript(value=ast.Name(id="sqrt"), slice=index), args=[inside]):
+                value = _power(self.value(inside), 1 / self.value(index))
+            case ast.Call(func=ast.Name(id=function), args=[inside]) if function in _FUNCTIONS:
+                value = _FUNCTIONS[function](self.value(inside))
+            case _:
                 raise _UnreadableError
-            return self._seen(_FUNCTIONS[token](self._atom(depth + 1)))
-        if token in _CONSTANTS:
-            return _CONSTANTS[token]
-        if token[0].isalpha() or _GREEK.fullmatch(token):
-            return self._symbol(token)
-        raise _UnreadableError
-
-    def _root(self, depth: int) -> complex:
-        index: complex = 2
-        if self._peek() == "[":
-            self._take()
-            index = self._closed("]", depth)
-        inside = self._group(depth)
-        if index != 2 and inside.real < 0:
-            raise _UnreadableError
-        return self._seen(inside ** (1 / index))
-
-    def _symbol(self, name: str) -> complex:
-        # Any fixed spread will do; crc32 is the same in every process.
-        return complex(0.3 + zlib.crc32(f"{name}{self._point}".encode()) % 9973 / 5000)
-
-    def _group(self, depth: int) -> complex:
-        if self._take() != "{":
-            raise _UnreadableError
-        return self._closed("}", depth)
-
-    def _closed(self, closing: str, depth: int) -> complex:
-        value = self.sum(depth + 1)
-        if self._take() != closing:
-            raise _UnreadableError
-        return value
-
-    def _seen(self, value: complex) -> complex:
         self.largest = max(self.largest, abs(value))
         return value
 
-    def _peek(self) -> str | None:
-        return self._tokens[self._position] if self._position < len(self._tokens) else None
 
-    def _take(self) -> str:
-        if self.at_end():
-            raise _UnreadableError
-        self._position += 1
-        return self._tokens[self._position - 1]
+def _combined(left: complex, operator: ast.operator, right: complex) -> complex:
+    match operator:
+        case ast.Add():
+            return left + right
+        case ast.Sub():
+            return left - right
+        case ast.Mult():
+            return left * right
+        case ast.Div():
+            return left / right
+    return _power(left, right)
+
+
+def _power(base: complex, exponent: complex) -> complex:
+    negative_base = base.imag == 0 and base.real < 0
+    if abs(exponent) > _MAX_EXPONENT or (negative_base and exponent != round(exponent.real)):
+        raise _UnreadableError
+    return base**exponent

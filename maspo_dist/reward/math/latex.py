@@ -81,6 +81,7 @@ _SPACE = re.compile(r"(?<!\d) +| +(?!\d)")
 _FRENCH_INTERVAL = re.compile(r"([\[\]])([^\[\](){}]{1,100},[^\[\](){}]{1,100})([\[\]])")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"), ("**", "**"))
 _TRAILING = " .,;:。"
+_MAX_LAYERS = 20
 _MATRIX_BEGIN = re.compile(r"[(\[]?\\begin\{(?:array|matrix|[pb]matrix|smallmatrix)\}(?:\{[clr|@{}!\s]{0,40}\})?")
 _MATRIX_END = re.compile(r"\\end\{(?:array|matrix|[pb]matrix|smallmatrix)\}[)\]]?")
 
@@ -152,23 +153,26 @@ def _unwrap(text: str) -> str:
 
 def _strip_ends(text: str) -> str:
     stripped = text.strip().rstrip(_TRAILING)
-    # `5!` and `10\%` end in signs that matter; only punctuation goes. `\left.`-style tails have gone before.
+    # `5!` and `10\%` end in signs that matter: only punctuation is removed.
     return stripped[:-1].rstrip() if stripped.endswith("\\") and not stripped.endswith("\\\\") else stripped
 
 
 def _strip_braces(text: str) -> str:
     """Takes off braces that hold the whole text."""
+    for _ in range(_MAX_LAYERS):
+        if not text.startswith("{") or text.endswith("\\}") or closing_bracket(text, 0) != len(text):
+            break
+        text = text[1:-1].strip()
+    return text
+
+
+def closing_bracket(text: str, start: int) -> int:
+    """The index behind the bracket that closes the bracket at `start`; 0 where it stays open."""
+    opening = text[start]
+    closing = {"{": "}", "(": ")", "[": "]"}[opening]
     depth = 0
-    outer = min(len(text) - len(text.lstrip("{")), len(text) - len(text.rstrip("}")))
-    if outer == 0 or text.endswith("\\}"):
-        return text
-    lowest = outer
-    inner = text[outer : len(text) - outer]
-    previous = ""
-    for sign in inner:
-        if previous != "\\":
-            depth += (sign == "{") - (sign == "}")
-            lowest = min(lowest, outer + depth)
-        previous = "" if previous == "\\" else sign
-    keep = outer - max(lowest, 0)
-    return text[outer - keep : len(text) - outer + keep].strip()
+    for match in re.finditer(rf"[\\{opening}\\{closing}]", text[start:]):
+        depth += 1 if match.group() == opening else -1
+        if depth == 0:
+            return start + match.end()
+    return 0

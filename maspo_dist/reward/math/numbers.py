@@ -1,4 +1,4 @@
-"""Numbers as people write them, exactly: the fast path that decides most answers without a parser.
+"""Numbers as people write them, read exactly. Most answers are decided here, without a parser.
 
 When two numbers count as equal:
     exact against exact       equal as rationals (integers, fractions, mixed numbers, repeating decimals)
@@ -13,7 +13,7 @@ When two numbers count as equal:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from maspo_dist.reward.math.units import read_unit
@@ -27,16 +27,15 @@ _REFERENCE_FIGURES = 3
 _CURRENCY = r"(?:(?:US|A|C|HK)?\\?\$|€|£|¥|₹|\\text\{\s?(?:\\?\$|€|£|¥|₹)\s?\}|\\pounds|\\euro|Rs\.?|USD)\s?"
 _INTEGER = r"(?:\d{1,3}(?:(?:,|,\s?(?=\\!)|\\,)\d{3})+|\d{1,3}(?: \d{3})+(?![\d ])|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d*)?|\.\d+)"
-_POWER = r"(?:\\times|\\cdot|\*|x|X)\s?10\s?\^\s?(?:\{\s?([+-]?\s?\d+)\s?\}|\(([+-]?\d+)\)|([+-]?\d+))"
-_SIGN = r"([+-]?)\s?"
-_FRACTION = rf"\\frac\s?\{{\s?([+-]?\s?{_DECIMAL})\s?\}}\s?\{{\s?([+-]?\s?{_DECIMAL})\s?\}}"
+_EXPONENT = r"10\s?\^\s?(?:\{\s?([+-]?\s?\d+)\s?\}|\(([+-]?\d+)\)|([+-]?\d+))"
 
-_PLAIN = re.compile(rf"{_SIGN}(?:{_CURRENCY})?{_SIGN}({_DECIMAL})(?:[eE]([+-]?\d+)|\s?{_POWER})?")
-_POWER_OF_TEN = re.compile(r"([+-]?)\s?10\s?\^\s?(?:\{\s?([+-]?\s?\d+)\s?\}|([+-]?\d))")
-_REPEATING = re.compile(rf"{_SIGN}(\d+)\.(\d*)\\(?:overline|bar|dot)\s?\{{?(\d+)\}}?")
-_RATIO = re.compile(rf"{_SIGN}(?:{_CURRENCY})?(?:{_FRACTION}|({_DECIMAL})\s?/\s?([+-]?{_DECIMAL}))")
-_RATIO_IN_SIGN = re.compile(rf"{_SIGN}\(\s?([+-]?{_DECIMAL})\s?/\s?({_DECIMAL})\s?\)")
-_MIXED = re.compile(rf"{_SIGN}(\d+)(?:\s?\\frac\s?\{{\s?(\d+)\s?\}}\s?\{{\s?(\d+)\s?\}}|\s(\d+)\s?/\s?(\d+))")
+_FRACTION = re.compile(rf"\\frac\s?\{{\s?([+-]?\s?{_DECIMAL})\s?\}}\s?\{{\s?([+-]?\s?{_DECIMAL})\s?\}}")
+_SIGN = re.compile(rf"([+-]?)\s?(?:{_CURRENCY})?([+-]?)\s?")
+_MIXED = re.compile(r"(\d+)\s+(\d+)\s?/\s?(\d+)")
+_REPEATING = re.compile(r"(\d+)\.(\d*)\\(?:overline|bar|dot)\s?\{?(\d+)\}?")
+_RATIO = re.compile(rf"(\()?\s?([+-]?\s?{_DECIMAL})\s?/\s?([+-]?\s?{_DECIMAL})(?(1)\s?\))")
+_POWER_OF_TEN = re.compile(_EXPONENT)
+_PLAIN = re.compile(rf"({_DECIMAL})(?:[eE]([+-]?\d+)|\s?(?:\\times|\\cdot|\*|x|X)\s?{_EXPONENT})?")
 _BASED = re.compile(r"([0-9A-Za-z]{1,200})_\{?(?:\\text\{)?\s?(\d{1,2}|two|eight|ten|sixteen)\s?\}?\}?")
 _PERCENT = re.compile(r"\s?(?:\\?%|\\text\{\s?\\?%\s?\}|(?:\\text\{\s?)?(?:percent(?:age)?|pct|per cent)(?:\s?\})?)")
 _SEPARATORS = re.compile(r"[,\s]|\\[,!]")
@@ -69,16 +68,20 @@ def parse_number(text: str) -> Number | None:
         return None
     based = _BASED.fullmatch(text)
     if based:
-        return _based(based)
-    for read in (_read_mixed, _read_repeating, _read_ratio, _read_power_of_ten, _read_plain):
-        found = read(text)
-        if found is None:
-            continue
-        number, rest = found
-        finished = _finish(number, rest)
-        if finished is not None:
-            return finished
-    return None
+        return _based(based[1].lower(), based[2])
+    text = _FRACTION.sub(r" \1/\2", text).strip()
+    sign = _SIGN.match(text)
+    read = _read(text[sign.end() :]) if sign else None
+    if not sign or not read:
+        return None
+    number, rest = read
+    if sign[1] != sign[2] and "-" in sign.groups():
+        number = replace(number, value=-number.value)
+    percent = _PERCENT.match(rest)
+    if percent:
+        return None if rest[percent.end() :].strip() else replace(number, percent=True, digits="")
+    unit = read_unit(rest)
+    return None if unit is None else replace(number, unit=unit, digits="" if unit else number.digits)
 
 
 def equal_numbers(answer: Number, reference: Number) -> bool:
@@ -113,114 +116,62 @@ def _agree(answer: Number, reference: Number) -> bool:
 
 
 def _hundredth(number: Number) -> Number:
-    return Number(value=number.value / 100, figures=number.figures, ulp=number.ulp / 100, unit=number.unit)
+    return replace(number, value=number.value / 100, ulp=number.ulp / 100, percent=False)
 
 
-def _finish(number: Number, rest: str) -> Number | None:
-    """Percent sign and unit."""
-    percent = _PERCENT.match(rest)
-    if percent:
-        if rest[percent.end() :].strip():
-            return None
-        return Number(value=number.value, figures=number.figures, ulp=number.ulp, percent=True)
-    unit = read_unit(rest)
-    if unit is None:
-        return None
-    return Number(
-        value=number.value, figures=number.figures, ulp=number.ulp, unit=unit, digits=number.digits if not unit else ""
-    )
+def _read(text: str) -> tuple[Number, str] | None:
+    """The number without sign at the start of `text`, and what follows it."""
+    if match := _MIXED.match(text):
+        whole, top, bottom = map(int, match.groups())
+        number = Number(value=whole + Fraction(top, bottom)) if top < bottom else None
+    elif match := _REPEATING.match(text):
+        digits, fixed, cycle = match.groups()
+        value = Fraction(int(digits + fixed)) + Fraction(int(cycle), 10 ** len(cycle) - 1)
+        number = Number(value=value / 10 ** len(fixed))
+    elif match := _RATIO.match(text):
+        over, under = _decimal(match[2]), _decimal(match[3])
+        number = Number(value=over.value / under.value) if under.value else None
+    elif match := _POWER_OF_TEN.match(text):
+        exponent = _exponent(match[1] or match[2] or match[3])
+        number = None if exponent is None else Number(value=Fraction(10) ** exponent)
+    elif match := _PLAIN.match(text):
+        number = _scaled(match)
+    return (number, text[match.end() :]) if match and number else None
 
 
-def _decimal(text: str) -> tuple[Fraction, int | None, Fraction] | None:
-    """Value, significant figures and last place of digits with an optional point."""
-    plain = _SEPARATORS.sub("", text)
-    whole, point, part = plain.partition(".")
-    if len(plain) > _MAX_DIGITS:
-        return None
-    digits = whole.lstrip("+-") + part
-    value = Fraction(int(plain[:1] + digits) if plain[:1] in "+-" else int(digits or "0"), 10 ** len(part))
-    if not point or not part:
-        return value, None, Fraction(0)
-    return value, len(digits.lstrip("0")) or 1, Fraction(1, 10 ** len(part))
+def _scaled(match: re.Match[str]) -> Number | None:
+    """A decimal, times its power of ten where one is written."""
+    number = _decimal(match[1])
+    exponent = _exponent(match[2] or match[3] or match[4] or match[5])
+    if not exponent:
+        return None if exponent is None else replace(number, digits=match[1])
+    digits = _SEPARATORS.sub("", match[1]).replace(".", "").lstrip("0")
+    scale = Fraction(10) ** exponent
+    # 3e8 is a decimal too: as many figures as are written.
+    return Number(value=number.value * scale, figures=len(digits) or 1, ulp=(number.ulp or Fraction(1)) * scale)
 
 
-def _read_plain(text: str) -> tuple[Number, str] | None:
-    match = _PLAIN.match(text)
-    if not match:
-        return None
-    parts = _decimal(match[3])
-    exponent = _exponent(match[4] or match[5] or match[6] or match[7])
-    if parts is None or exponent is None:
-        return None
-    value, figures, ulp = parts
-    if exponent != 0:
-        digits = _SEPARATORS.sub("", match[3]).replace(".", "").lstrip("0")
-        scale = Fraction(10) ** exponent
-        # 3e8 is a decimal too: as many figures as are written.
-        figures, ulp = len(digits) or 1, (ulp or Fraction(1)) * scale
-        value *= scale
-    sign = -1 if (match[1] == "-") != (match[2] == "-") else 1
-    number = Number(value=sign * value, figures=figures, ulp=ulp, digits=match[3])
-    return number, text[match.end() :]
+def _decimal(text: str) -> Number:
+    """Digits with an optional sign and point."""
+    whole, _, part = _SEPARATORS.sub("", text).partition(".")
+    value = Fraction(int(whole + part), 10 ** len(part))
+    if not part:
+        return Number(value=value)
+    digits = (whole + part).lstrip("+-0")
+    return Number(value=value, figures=len(digits) or 1, ulp=Fraction(1, 10 ** len(part)))
 
 
 def _exponent(text: str | None) -> int | None:
-    if not text:
-        return 0
-    digits = text.replace(" ", "")
-    if len(digits) > 6 or abs(int(digits)) > _MAX_EXPONENT:
-        return None
-    return int(digits)
+    """0 where none is written, None where it is too large."""
+    digits = (text or "0").replace(" ", "")
+    return int(digits) if len(digits) <= 6 and abs(int(digits)) <= _MAX_EXPONENT else None
 
 
-def _read_power_of_ten(text: str) -> tuple[Number, str] | None:
-    match = _POWER_OF_TEN.match(text)
-    exponent = _exponent(match[2] or match[3]) if match else None
-    if not match or exponent is None:
-        return None
-    value = Fraction(10) ** exponent * (-1 if match[1] == "-" else 1)
-    return Number(value=value), text[match.end() :]
-
-
-def _read_repeating(text: str) -> tuple[Number, str] | None:
-    match = _REPEATING.match(text)
-    if not match:
-        return None
-    sign, whole, fixed, cycle = match.groups()
-    value = int(whole) + Fraction(int(fixed or "0"), 10 ** len(fixed))
-    value += Fraction(int(cycle), (10 ** len(cycle) - 1) * 10 ** len(fixed))
-    return Number(value=-value if sign == "-" else value), text[match.end() :]
-
-
-def _read_ratio(text: str) -> tuple[Number, str] | None:
-    match = _RATIO.match(text) or _RATIO_IN_SIGN.match(text)
-    if not match:
-        return None
-    sign, *sides = (group for group in match.groups() if group is not None)
-    top, bottom = (_decimal(side.replace(" ", "")) for side in sides)
-    if not top or not bottom or bottom[0] == 0:
-        return None
-    value = top[0] / bottom[0]
-    return Number(value=-value if sign == "-" else value), text[match.end() :]
-
-
-def _read_mixed(text: str) -> tuple[Number, str] | None:
-    match = _MIXED.match(text)
-    if not match:
-        return None
-    sign, whole, *parts = (group for group in match.groups() if group is not None)
-    top, bottom = map(int, parts)
-    if bottom == 0 or top >= bottom:
-        return None
-    value = int(whole) + Fraction(top, bottom)
-    return Number(value=-value if sign == "-" else value), text[match.end() :]
-
-
-def _based(match: re.Match[str]) -> Number | None:
-    digits, base = match[1].lower(), match[2]
+def _based(digits: str, base: str) -> Number | None:
     base_value = {"two": 2, "eight": 8, "ten": 10, "sixteen": 16}.get(base) or int(base)
+    if not 2 <= base_value <= 36:
+        return None
     try:
-        value = int(digits, base_value) if 2 <= base_value <= 36 else None
+        return Number(value=Fraction(int(digits, base_value)), base=base_value, digits=digits)
     except ValueError:
         return None
-    return None if value is None else Number(value=Fraction(value), base=base_value, digits=digits)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 
 from maspo_dist.reward.math.structure import Parts, outer_shape
 
@@ -19,38 +18,26 @@ _QUANTITY = re.compile(r"^\\text\s?\{\s?([-+]?\d[\d,.]*(?: [A-Za-z ]{1,40})?)\s?
 _RATIO = re.compile(r"\d{1,15}(?:\s?:\s?\d{1,15}){2,}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """`variable` is "" for an interval that names none; bounds are formulas, as written."""
-
-    variable: str
-    low: str
-    high: str
-    brackets: str
-
-
-def read_inequality(text: str) -> Interval | None:
-    """`x > 3`, `3 < x`, `1 \\leq x < 2` and the like; None for anything else."""
-    signs = [match.group() for match in _SIGN.finditer(text)]
+def read_inequality(text: str) -> tuple[str, str] | None:
+    """The variable and its interval, as written, of `x > 3`, `3 < x`, `1 \\leq x < 2` and the like; else None."""
+    signs = _SIGN.findall(text)
     sides = [side.strip() for side in _SIGN.split(text)]
-    if not 1 <= len(signs) <= 2 or "=" in text or not all(sides):
+    if "=" in text or not all(sides) or not 1 <= len(signs) <= 2:
         return None
     if len(signs) == 1:
         if not _VARIABLE.fullmatch(sides[0]):
             sides, signs = sides[::-1], [_FLIPPED[signs[0]]]
-        if not _VARIABLE.fullmatch(sides[0]) or _VARIABLE.fullmatch(sides[1]):
+        if _VARIABLE.fullmatch(sides[1]):
             return None
-        variable, bound = sides
-        closed = signs[0].startswith("\\")
-        if signs[0] in ("<", "\\leq"):
-            return Interval(variable=variable, low="-\\infty", high=bound, brackets="(]" if closed else "()")
-        return Interval(variable=variable, low=bound, high="\\infty", brackets="[)" if closed else "()")
+        is_below = signs[0] in ("<", "\\leq")
+        sides, signs = (["-\\infty", *sides], ["<", *signs]) if is_below else (["\\infty", *sides], [">", *signs])
     if signs[0] in (">", "\\geq"):
         sides, signs = sides[::-1], [_FLIPPED[sign] for sign in reversed(signs)]
-    if any(sign in (">", "\\geq") for sign in signs) or not _VARIABLE.fullmatch(sides[1]):
+    low, variable, high = sides
+    if ">" in signs or "\\geq" in signs or not _VARIABLE.fullmatch(variable):
         return None
-    brackets = ("[" if signs[0] == "\\leq" else "(") + ("]" if signs[1] == "\\leq" else ")")
-    return Interval(variable=sides[1], low=sides[0], high=sides[2], brackets=brackets)
+    opening, closing = "[" if signs[0] == "\\leq" else "(", "]" if signs[1] == "\\leq" else ")"
+    return variable, f"{opening}{low},{high}{closing}"
 
 
 def read_ratio(text: str) -> tuple[int, ...] | None:
@@ -62,31 +49,21 @@ def read_ratio(text: str) -> tuple[int, ...] | None:
     return tuple(term // divisor for term in terms)
 
 
-def read_intervals(parts: Parts) -> list[Interval] | None:
-    """Intervals and inequalities, one or a union of them; None where there is anything else."""
-    if parts.shape == "tuple" and len(parts.items) == 2 and parts.brackets in ("()", "[)", "(]", "[]"):
-        return [Interval(variable="", low=parts.items[0], high=parts.items[1], brackets=parts.brackets)]
+def read_intervals(parts: Parts) -> tuple[str, tuple[str, ...]] | None:
+    """The variable, "" for none, and the intervals of a union of intervals and inequalities; None for anything else."""
+    if parts.shape == "tuple" and len(parts.items) == 2:
+        return "", (f"{parts.brackets[0]}{','.join(parts.items)}{parts.brackets[1]}",)
     if parts.shape not in ("leaf", "list", "union"):
         return None
-    found = [_interval(item) for item in parts.items]
-    return [interval for interval in found if interval] if all(found) else None
-
-
-def _interval(item: str) -> Interval | None:
-    inequality = read_inequality(item)
-    if inequality:
-        return inequality
-    parts = outer_shape(item)
-    ranges = read_intervals(parts) if parts.shape == "tuple" else None
-    return ranges[0] if ranges else None
-
-
-def name_a_variable(intervals: list[Interval]) -> bool:
-    return any(interval.variable for interval in intervals)
+    found = [read_inequality(item) or ("", item) for item in parts.items]
+    variables = {variable for variable, _ in found if variable}
+    if len(variables) > 1 or any(not variable and outer_shape(item).shape != "tuple" for variable, item in found):
+        return None
+    return "".join(variables), tuple(item for _, item in found)
 
 
 def align_notation(found: str, expected: str) -> tuple[str, str]:
-    """Both without notation that only one has: a point's name, a modulus, `to` for a colon, text around a number."""
+    """Both without notation that only one side has: a point's name, a modulus, `to` for a colon, text on a number."""
     if ":" in expected and _TO.search(found):
         found = _TO.sub(":", found)
     if expected.startswith("(") and _POINT.fullmatch(found):

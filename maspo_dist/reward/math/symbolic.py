@@ -3,8 +3,8 @@
 Values are compared at a few points first: that settles most wrong answers without `simplify`, and, unlike
 math-verify's own numeric test, it is relative, so that 1/2^{99} is not 1/2^{98}.
 
-math-verify's time-outs use SIGALRM, which fails off the main thread: they are off here, and time is the
-business of the pool that runs this process.
+math-verify's time-outs use SIGALRM, which fails off the main thread: they are off here. The pool that runs this process
+bounds the time.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 from sympy.core.function import AppliedUndef
 
-# It warns, once per process, that time-outs are the caller's duty. The pool has them.
+# math-verify warns once per process that the caller must bound the time. The pool does.
 logging.getLogger("math_verify.grader").setLevel(logging.ERROR)
 
 _SPELLING = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
 _CASE_MATTERS = ConversionConfig(lowercase_symbols=False)
-_DIGITS = 40
-_SAME = sympy.Float("1e-25")
-_MORE_DIGITS = 120
-_SAME_IN_MORE = sympy.Float("1e-100", _MORE_DIGITS)
+#: Enough digits to tell 2^{100} + \sqrt{2} from 2^{100} - \sqrt{2}.
+_DIGITS = 120
+_SAME = sympy.Float("1e-100", _DIGITS)
 _DIFFERENT = sympy.Float("1e-10")
 #: Forms without a value at a point: compared as they stand.
 _OPEN_FORMS = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Derivative, sympy.Limit, AppliedUndef)
-#: Values for the symbols, in turn. At positive ones both sides must agree, at the others where both are real.
+#: Values of the symbols, in turn. Both sides must agree at positive values, and at negative ones where both are real.
 _POINTS = ("0.7310585786", "1.6180339887", "2.7", "3", "-0.5772156649", "-2")
 
 
@@ -45,7 +44,7 @@ def equivalent(answer: str, reference: str) -> bool:
     """
     expected = _parse(reference)
     found = _parse(answer)
-    if expected is None or found is None or _has_no_value(found):
+    if expected is None or found is None or (isinstance(found, sympy.Basic) and found.has(sympy.nan, sympy.zoo)):
         return False
     if isinstance(expected, sympy.Expr) and isinstance(found, sympy.Expr):
         verdict = None if found.has(*_OPEN_FORMS) or expected.has(*_OPEN_FORMS) else _equal_at_points(found, expected)
@@ -72,47 +71,29 @@ def _parse(text: str) -> sympy.Basic | None:
         return None
 
 
-def _has_no_value(expression: sympy.Basic) -> bool:
-    try:
-        return bool(expression.has(sympy.nan, sympy.zoo))
-    except AttributeError:
-        return False
-
-
 def _equal_at_points(found: sympy.Expr, expected: sympy.Expr) -> bool | None:
     """False where a point shows them different, True where all points agree, None where points cannot tell."""
     symbols = sorted(found.free_symbols | expected.free_symbols, key=str)
-    if found.free_symbols != expected.free_symbols and not _may_cancel(found, expected):
+    if bool(found.free_symbols) != bool(expected.free_symbols):
+        # A symbol of one side only may cancel out, as in 1 + x - x; an unread word is symbols too, and may not.
         return None
-    agreed = 0
+    exact = not found.has(sympy.Float) and not expected.has(sympy.Float)
+    agreed = False
     for values in _assignments(len(symbols)):
         point = dict(zip(symbols, values, strict=True))
         left, right = _value(found, point), _value(expected, point)
         if left is None or right is None:
             return None
         if all(value > 0 for value in values) or (left.is_real and right.is_real):
-            same = _same(left, right)
+            same = _same(left, right, exact)
             if same is None:
                 return None
             if not same:
                 return False
-            agreed += 1
+            agreed = True
         if not symbols:
-            return not _apart_by_little(found, expected)
-    return True if agreed else None
-
-
-def _apart_by_little(found: sympy.Expr, expected: sympy.Expr) -> bool:
-    """Values that agree in the digits looked at may still differ in later ones: 2^{100} ± \\sqrt{2}."""
-    if found.has(sympy.Float) or expected.has(sympy.Float):
-        return False
-    left, right = found.doit().evalf(_MORE_DIGITS), expected.doit().evalf(_MORE_DIGITS)
-    return bool(abs(left - right) > _SAME_IN_MORE * max(abs(left), abs(right)))
-
-
-def _may_cancel(found: sympy.Expr, expected: sympy.Expr) -> bool:
-    """A symbol of one side only may cancel out, as in 1 + x - x; an unread word is symbols too, and may not."""
-    return bool(found.free_symbols and expected.free_symbols)
+            break
+    return agreed or None
 
 
 def _assignments(count: int) -> Iterator[tuple[sympy.Number, ...]]:
@@ -128,7 +109,7 @@ def _value(expression: sympy.Expr, point: dict[sympy.Symbol, sympy.Number]) -> s
     try:
         value = expression.subs(point).doit()
         # Whole numbers are compared exactly, however large: 2^{200} + 2 is not 2^{200} - 2.
-        value = value if value.is_Rational and not point else value.evalf(_DIGITS)
+        value = value if value.is_Rational and not point else value.evalf(_DIGITS, maxn=2 * _DIGITS)
     except MemoryError:
         raise
     except Exception:  # sympy raises what it likes on expressions outside its domain
@@ -136,24 +117,19 @@ def _value(expression: sympy.Expr, point: dict[sympy.Symbol, sympy.Number]) -> s
     return value if value.is_number and value.is_finite and not value.has(sympy.nan) else None
 
 
-def _same(left: sympy.Expr, right: sympy.Expr) -> bool | None:
-    scale = max(abs(left), abs(right))
+def _same(left: sympy.Expr, right: sympy.Expr, exact: bool) -> bool | None:
     if left.is_Rational and right.is_Rational:
         return bool(left == right)
-    if scale == 0:
+    gap, scale = abs(left - right), max(abs(left), abs(right))
+    if gap <= scale * _SAME:
         return True
-    gap = abs(left - right) / scale
-    if gap < _SAME:
-        return True
-    return False if gap > _DIFFERENT else None
+    return False if exact or gap > scale * _DIFFERENT else None
 
 
 def value(formula: str) -> Fraction | None:
-    """The value of a formula without symbols, to 40 digits; None when it has none."""
+    """The value of a formula without symbols; None when it has none."""
     expression = _parse(formula)
     if not isinstance(expression, sympy.Expr) or expression.free_symbols:
         return None
     number = _value(expression, {})
-    if number is None or not number.is_real:
-        return None
-    return Fraction(str(sympy.Rational(number)))
+    return Fraction(str(sympy.Rational(number))) if number is not None and number.is_real else None

@@ -1,4 +1,4 @@
-"""Units behind a number: recognised so that `18 dollars` is 18, in one spelling, never converted."""
+"""Units behind a number: `18 dollars` is 18. A unit is brought to one spelling and never converted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIGNS = (
     "cents USD"
 )
 _WORDS_THAT_JOIN = frozenset(_JOINING.split())
-#: Unit signs short enough to be variables; they count only in \text{} or where they stand here.
+#: Unit signs that could be variables; outside \text{} they count only as `_is_bare_unit` says.
 _SHORT_UNITS = frozenset(_SIGNS.split())
 #: Several spellings of one unit.
 _SPELLINGS = {
@@ -35,7 +35,7 @@ _POWER_WORD = re.compile(r"(?:sq|square|cubic)\.?\s+([a-z]+)")
 _FRACTION_OF_UNITS = re.compile(
     r"\\frac\s?\{\s?(\\text\s?\{[^{}]{1,20}\})\s?\}\s?\{\s?(\\text\s?\{[^{}]{1,20}\}(?:\s?\^\s?\{?\d\}?)?)\s?\}"
 )
-#: What makes a letter before it a unit: m/s.
+#: What follows a letter that is a unit: m/s.
 _DIVIDES = re.compile(r"\s?/\s?(?:s|h|hr|min|m|kg|L|mol)(?![A-Za-z])")
 _CHINESE_JOINING = re.compile("[或和与到至]")
 _PIECE = re.compile(
@@ -45,7 +45,7 @@ _PIECE = re.compile(
 
 
 def read_unit(text: str) -> str | None:
-    """The unit that `text` is, in one spelling; "" for no text, None when it is not a unit."""
+    """The unit in `text`, in one spelling; "" for no text, None for text that is no unit."""
     rest = _FRACTION_OF_UNITS.sub(r"\1/\2", text.strip())
     if not rest:
         return ""

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import time
-from fractions import Fraction
-from functools import lru_cache, partial
+from functools import partial
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.reward.math.answers import Extraction, read_answer
-from maspo_dist.reward.math.equality import Algebra, same_answer
+from maspo_dist.reward.math.equality import load_algebra, same_answer
 from maspo_dist.reward.math.latex import normalise
 from maspo_dist.reward.math.structure import outer_shape
 from maspo_dist.reward.sample import Sample, make_verdict, score_safely
 from maspo_dist.types import Verdict
-
-#: Comparisons by algebra that a process remembers: responses of a group often share their answer.
-_REMEMBERED = 8_192
 
 
 def verify_math(response: str, reference: str) -> Verdict:
@@ -39,7 +34,7 @@ class MathVerifier:
 
 
 def judge(sample: Sample, extraction: Extraction) -> Verdict:
-    """Finds the answer, then compares it: without algebra where that decides, else by algebra."""
+    """Finds the answer in the response, then compares it with the answer in the reference."""
     started = time.monotonic()
     reading = read_answer(sample.response, extraction)
     if reading.answer is None:
@@ -48,10 +43,7 @@ def judge(sample: Sample, extraction: Extraction) -> Verdict:
     answer = reading.answer
     if reading.chain and outer_shape(normalise(reference)).shape in ("list", "set"):
         answer = ", ".join(reading.chain)
-    try:
-        correct, reason = same_answer(answer, reference, _NO_ALGEBRA)
-    except _NeedsAlgebra:
-        correct, reason = _same_by_algebra(answer, reference)
+    correct, reason = same_answer(answer, reference)
     return make_verdict("correct" if correct else "wrong", started, extracted=answer, reason=reason)
 
 
@@ -60,32 +52,3 @@ def reference_answer(reference: str) -> str:
     if "\\boxed" in reference:
         return read_answer(reference, "strict").answer or reference
     return reference.rpartition("####")[2].strip() if "####" in reference else reference
-
-
-@lru_cache(maxsize=1)
-def load_algebra() -> Algebra:
-    """Imports sympy and math-verify (most of a second) and puts a first question to them."""
-    symbolic = importlib.import_module("maspo_dist.reward.math.symbolic")
-    algebra = Algebra(symbolic.equivalent, symbolic.value)
-    algebra.equivalent("x+1", "1+x")
-    return algebra
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _same_by_algebra(answer: str, reference: str) -> tuple[bool, str]:
-    return same_answer(answer, reference, load_algebra())
-
-
-class _NeedsAlgebra(Exception):  # noqa: N818 - a signal between two passes, not a failure
-    """The comparison cannot be decided without algebra."""
-
-
-def _undecided(*_: str) -> bool:
-    raise _NeedsAlgebra
-
-
-def _no_value(_: str) -> Fraction | None:
-    raise _NeedsAlgebra
-
-
-_NO_ALGEBRA = Algebra(_undecided, _no_value)

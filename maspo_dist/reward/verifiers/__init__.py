@@ -4,5 +4,4 @@ matching    exact, regex, multiple_choice, json, format: compare text
 gym         reasoning_gym: procedural tasks with their own scorers
 remote      http(s)://…: a verifier on another machine
 function    python:module:function: a reward of the user's own
-weighted    0.9*math + 0.1*format: a weighted sum
 """

@@ -52,7 +52,7 @@ class RegexVerifier:
 
 
 class MultipleChoiceVerifier:
-    """`multiple_choice`: one letter, A to J; an answer that names two is wrong."""
+    """`multiple_choice`: one letter, A to J; an answer that names two letters is wrong."""
 
     def score(self, sample: Sample) -> Verdict:
         started = time.monotonic()
@@ -123,7 +123,7 @@ def _before_value(answer: str) -> str:
 
 
 def _last_object(text: str) -> tuple[dict[str, Any] | None, str]:
-    """The last JSON object, and its text: of the last fence that holds one, else of the outermost that ends last."""
+    """The last JSON object and its text: the object in the last fence with one, else the outermost that ends last."""
     for block in reversed(_JSON_FENCE.findall(text)):
         value, _ = _read_object(block.strip(), 0)
         if value is not None:

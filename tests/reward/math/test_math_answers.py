@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from maspo_dist.reward import verify_math
-from maspo_dist.reward.math.verifier import _same_by_algebra, load_algebra
+from maspo_dist.reward.math.equality import _compare, load_algebra
 
 PAIRS = Path(__file__).with_name("answer_pairs.jsonl")
 
@@ -334,7 +334,7 @@ def test_what_only_stands_in_the_text_is_not_the_answer(response: str, reference
 def test_a_process_judges_an_answer_once() -> None:
     pair = ("\\boxed{\\sin^2 y + \\cos^2 y + z}", "z + 1")
     load_algebra()
-    comparisons = _same_by_algebra.cache_info().misses
+    comparisons = _compare.cache_info().misses
 
     assert [verify_math(*pair).status for _ in range(3)] == ["correct"] * 3
-    assert _same_by_algebra.cache_info().misses == comparisons + 1
+    assert _compare.cache_info().misses == comparisons + 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from maspo_dist.compare.outcome import MEASURES, Comparison, Curve, VariantOutcome, test_cells, variant_cells
 from maspo_dist.compare.statistics import mean_over_seeds
 from maspo_dist.views.format import format_number, format_score
-from maspo_dist.views.report.charts import Bin, Line, interval_chart, swatch
+from maspo_dist.views.report.charts import COLORS, Bin, Line, line_chart
 from maspo_dist.views.report.curves import Chart, Figure, caption
 from maspo_dist.views.report.pages import render_page
 
@@ -36,7 +36,7 @@ def render_comparison(comparison: Comparison) -> str:
     values = {
         "title": plan.folder.name,
         "lead": f"{len(plan.variants)} variants, {len(plan.seeds)} seeds, {steps} steps and "
-        f"{steps * plan.runs[0].samples_per_step:,} samples per run · {plan.score}",
+        f"{plan.samples_at(steps):,} samples per run · {plan.score}",
         "runs": len(plan.runs),
         "unfinished": [run.name for run in comparison.unfinished],
         "variant_heads": [
@@ -47,15 +47,15 @@ def render_comparison(comparison: Comparison) -> str:
             "samples to it",
         ],
         "variants": [[one.name, *variant_cells(comparison, one, measures)] for one in variants],
-        "marks": [swatch(color) for color in range(len(variants))],
+        "marks": [f"key s{color % COLORS}" for color in range(len(variants))],
         "fewest": min((len(test.seeds) for test in tests), default=0),
         "tests": [test_cells(test) for test in tests],
         "figures": [figure for chart in charts if (figure := _figure(chart, variants))],
         "figure_heads": ["run", *MEASURES.values(), reach],
         "figure_rows": [
-            [one.run.name, *(format_number(one.figures.get(measure)) for measure in MEASURES), format_number(step)]
+            [one.run.name, *(format_number(one.figures.get(name)) for name in MEASURES), format_number(one.reached)]
             for variant in variants
-            for one, step in zip(variant.runs, variant.steps_to_reach, strict=True)
+            for one in variant.runs
         ],
         "overrides": [[name, " ".join(overrides) or "as configured"] for name, overrides in plan.variants.items()],
     }
@@ -64,25 +64,23 @@ def render_comparison(comparison: Comparison) -> str:
 
 def _figure(chart: Chart, variants: Sequence[VariantOutcome]) -> Figure | None:
     (metric,) = chart.metrics
-    curves = [
-        (Line(label=variant.name, points=(), color=color), bins)
+    lines = [
+        Line(label=variant.name, bins=bins, color=color)
         for color, variant in enumerate(variants)
         if (bins := over_seeds([one.curves[metric] for one in variant.runs if metric in one.curves]))
     ]
-    svg = interval_chart(curves, chart.unit, chart.include)
-    legend = [(swatch(line.color), line.label) for line, _ in curves]
+    svg = line_chart(lines, chart.unit, include=chart.include)
+    legend = [(f"key s{line.color % COLORS}", line.label) for line in lines]
     return Figure(title=chart.title, svg=svg, caption=caption(chart.title, [metric]), legend=legend) if svg else None
 
 
 def over_seeds(curves: Sequence[Curve]) -> list[Bin]:
     """Mean and interval at each step that every curve has."""
-    if not curves:
-        return []
     by_step = [dict(curve) for curve in curves]
     bins = []
-    for step in (step for step in by_step[0] if all(step in curve for curve in by_step)):
-        estimate = mean_over_seeds([curve[step] for curve in by_step])
-        low = estimate.low if math.isfinite(estimate.low) else estimate.value
-        high = estimate.high if math.isfinite(estimate.high) else estimate.value
-        bins.append(Bin(first=step, last=step, mean=estimate.value, low=low, high=high))
+    for step in by_step[0] if by_step else ():
+        if all(step in curve for curve in by_step):
+            one = mean_over_seeds([curve[step] for curve in by_step])
+            low, high = (one.low, one.high) if math.isfinite(one.low) else (one.value, one.value)
+            bins.append(Bin(first=step, last=step, mean=one.value, low=low, high=high))
     return bins

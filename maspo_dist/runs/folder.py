@@ -232,6 +232,13 @@ class RunFolder(LockedFolder):
             raise DataError(f"{self.config_path} is not YAML: {error}") from None
         return config if isinstance(config, dict) else {}
 
+    @property
+    def max_steps(self) -> int:
+        """run.max_steps of config.yaml, 0 if it is not there. Raises DataError as `read_config` does."""
+        run = self.read_config().get("run")
+        steps = run.get("max_steps") if isinstance(run, dict) else None
+        return steps if isinstance(steps, int) else 0
+
     def rewind(self, step: int) -> int:
         """Removes the rows after `step`, which a resumed run writes again; returns the number of steps removed.
 

@@ -64,13 +64,9 @@ class Progress:
         for name, value in metrics.items():
             score = held_out_score(name)
             if score is not None and score.measure.startswith("avg@") and value is not None:
-                known = scores.get(score.set_name)
-                start = known.start if known else value
+                start = scores[score.set_name].start if score.set_name in scores else value
                 scores[score.set_name] = EvalScore(measure=score.measure, start=start, last=value)
         return replace(self, scores=scores)
-
-    def metric(self, name: str) -> float | None:
-        return self.metrics.get(name)
 
     @property
     def score_start(self) -> float | None:

@@ -1,12 +1,13 @@
-"""What the user sees while a run is on: a live panel in a terminal, one line a step elsewhere."""
+"""What the user sees during a run: a live panel in a terminal, one line per step elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol, Self, TextIO
+from typing import Self, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -20,35 +21,67 @@ from maspo_dist.types import Event
 from maspo_dist.views.format import format_change, format_count, format_duration, format_score, format_seconds
 
 _REPEAT_WAIT_S = 30.0
-_STEPS_A_HEADER = 20
+_STEPS_PER_HEADER = 20
 _SETS_SHOWN = 3
-_SHORT = tuple(f"{phase[:3]} s" for phase in PHASES)
+#: Columns of a step's line after the step: heading and width.
+_COLUMNS = (
+    *(("reward", 6), ("held-out", 8), ("gain", 6), ("roll tok/s", 10), ("learn tok/s", 11), ("age", 4), ("step s", 6)),
+    *((f"{phase[:3]} s", 6) for phase in PHASES),
+    ("left", 7),
+)
 
 
-class RunConsole(Protocol):
-    """What the loop tells the user. Use it as a context manager: leaving gives the terminal back."""
+class RunConsole(ABC):
+    """What the loop tells the user. Use it as a context manager, which restores the terminal at the end."""
 
+    def __init__(self, run_name: str, progress: Progress, console: Console, clock: Callable[[], float]) -> None:
+        self._run_name = run_name
+        self._progress = progress
+        self._console = console
+        self._clock = clock
+        self._started_s = clock()
+        self._last_step_s: float | None = None
+
+    @abstractmethod
     def waiting_for(self, what: str) -> None:
-        """Start-up stands still until `what`, such as "rollout workers: 1 of 2 ready"; call it at each poll."""
+        """Start-up waits for `what`, such as "rollout workers: 1 of 2 ready"; call it at each poll."""
 
+    @abstractmethod
     def phase(self, text: str) -> None:
         """What the loop does now, such as "generate 41/64 groups"."""
 
+    @abstractmethod
+    def event(self, event: Event) -> None:
+        """An event that deserves a line of its own."""
+
     def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """A step's metrics."""
+        now = self._clock()
+        # The duration of the first step is unknown: start-up came before it.
+        took = None if self._last_step_s is None else now - self._last_step_s
+        self._progress = self._progress.after(step, metrics, took)
+        self._last_step_s = now
 
     def scores(self, step: int, scores: Mapping[str, float | None]) -> None:
         """The held-out scores after `step`; 0 is before training."""
-
-    def event(self, event: Event) -> None:
-        """Something worth a line of its own."""
+        self._progress = self._progress.scored(scores)
 
     def finished(self, report: Path) -> None:
-        """The table of before and after, and where the report lies."""
+        """The table of before and after, and the path of the report."""
+        self._console.print(outcome_table(self._progress))
+        took = format_duration(self._elapsed_s)
+        text = f"{self._progress.step} of {self._progress.max_steps} steps, {took}\nreport: {report}"
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *exception: object) -> None: ...
+    def __exit__(self, *exception: object) -> None:
+        return
+
+    @property
+    def _elapsed_s(self) -> float:
+        return self._clock() - self._started_s
 
 
 def open_console(
@@ -59,86 +92,65 @@ def open_console(
 ) -> RunConsole:
     """The console that fits `stream` (standard output by default).
 
-    `earlier_rows` of metrics.jsonl on resume, so that "from" means the run's own start.
+    On resume, `earlier_rows` are those of metrics.jsonl, so that "from" means the start of the run.
     """
     progress = progress_of(earlier_rows, max_steps)
     stream = stream or sys.stdout
     console = Console(file=stream)
-    if console.is_terminal:
-        return LiveConsole(run_name, progress, console)
-    return PlainConsole(run_name, progress, stream)
+    return LiveConsole(run_name, progress, console) if console.is_terminal else PlainConsole(run_name, progress, stream)
 
 
-class PlainConsole:
+class PlainConsole(RunConsole):
     """Plain lines, for job logs and CI: each is written whole and flushed."""
 
     def __init__(
         self, run_name: str, progress: Progress, stream: TextIO, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._run_name = run_name
-        self._progress = progress
+        super().__init__(run_name, progress, Console(file=stream, width=100, force_terminal=False), clock)
         self._stream = stream
-        self._clock = clock
-        self._started_s = clock()
-        self._last_step_s: float | None = None
-        self._waiting = ("", 0.0)
+        self._said = ("", 0.0)
         self._lines = 0
 
     def waiting_for(self, what: str) -> None:
         now = self._clock()
-        said, said_s = self._waiting
+        said, said_s = self._said
         if what != said or now - said_s >= _REPEAT_WAIT_S:
-            self._waiting = (what, now)
-            self._line(f"start-up {format_duration(now - self._started_s)}: {what}")
+            self._said = (what, now)
+            self._line(f"start-up {format_duration(self._elapsed_s)}: {what}")
 
     def phase(self, text: str) -> None:
-        """Says nothing: the step's line has the seconds of each phase."""
-
-    def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        now = self._clock()
-        self._progress = self._progress.after(step, metrics, _since(self._last_step_s, now))
-        self._last_step_s = now
-        if self._lines % _STEPS_A_HEADER == 0:
-            self._line(step_header(self._progress))
-        self._lines += 1
-        self._line(step_line(self._progress))
-
-    def scores(self, step: int, scores: Mapping[str, float | None]) -> None:
-        self._progress = self._progress.scored(scores)
-        self._line(scores_line(self._progress, step))
+        """Prints nothing: the step's line has the seconds of each phase."""
 
     def event(self, event: Event) -> None:
         self._line(f"{event.kind}: {event.message}")
 
-    def finished(self, report: Path) -> None:
-        plain = Console(file=self._stream, width=100, force_terminal=False)
-        plain.print(outcome_table(self._progress))
-        for line in closing_lines(self._progress, self._clock() - self._started_s, report):
-            self._line(line)
+    def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        super().step(step, metrics)
+        if self._lines % _STEPS_PER_HEADER == 0:
+            self._line(_columns(self._progress, "step", (heading for heading, _ in _COLUMNS)))
+        self._lines += 1
+        self._line(_columns(self._progress, f"{step}/{self._progress.max_steps}", _step_cells(self._progress)))
+
+    def scores(self, step: int, scores: Mapping[str, float | None]) -> None:
+        super().scores(step, scores)
+        known = ", ".join(f"{name} {one.last:.3f} ({one.measure})" for name, one in self._progress.scores.items())
+        self._line(f"held-out {f'after step {step}' if step else 'before training'}: {known or 'none'}")
 
     def __enter__(self) -> Self:
         self._line(f"run {self._run_name}: {self._progress.max_steps} steps")
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        pass
-
     def _line(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
 
 
-class LiveConsole:
+class LiveConsole(RunConsole):
     """A panel that is redrawn in place; events scroll by above it."""
 
     def __init__(
         self, run_name: str, progress: Progress, console: Console, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._run_name = run_name
-        self._progress = progress
-        self._console = console
-        self._clock = clock
-        self._started_s = clock()
-        self._last_step_s: float | None = None
+        super().__init__(run_name, progress, console, clock)
         self._activity = "starting"
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
 
@@ -148,22 +160,12 @@ class LiveConsole:
     def phase(self, text: str) -> None:
         self._activity = text
 
-    def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        now = self._clock()
-        self._progress = self._progress.after(step, metrics, _since(self._last_step_s, now))
-        self._last_step_s = now
-
-    def scores(self, step: int, scores: Mapping[str, float | None]) -> None:
-        self._progress = self._progress.scored(scores)
-
     def event(self, event: Event) -> None:
         self._console.print(Text.assemble((event.kind, "yellow"), f": {event.message}"))
 
     def finished(self, report: Path) -> None:
         self._live.stop()
-        self._console.print(outcome_table(self._progress))
-        for line in closing_lines(self._progress, self._clock() - self._started_s, report):
-            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+        super().finished(report)
 
     def __enter__(self) -> Self:
         self._live.start(refresh=True)
@@ -173,45 +175,7 @@ class LiveConsole:
         self._live.stop()
 
     def _render(self) -> RenderableType:
-        elapsed = self._clock() - self._started_s
-        return progress_panel(self._run_name, self._progress, self._activity, elapsed)
-
-
-def step_header(progress: Progress) -> str:
-    """Headings over `step_line`, with units."""
-    return _columns(
-        progress, "step", "reward", "held-out", "gain", "roll tok/s", "learn tok/s", "age", "step s", *_SHORT, "left"
-    )
-
-
-def step_line(progress: Progress) -> str:
-    """A step in about 110 columns."""
-    metric = progress.metric
-    return _columns(
-        progress,
-        f"{progress.step}/{progress.max_steps}",
-        format_score(metric("reward/mean")),
-        format_score(progress.score_last),
-        format_change(progress.score_start, progress.score_last),
-        format_count(metric("rollout/tokens_per_s")),
-        format_count(metric("learner/tokens_per_s")),
-        format_seconds(metric("policy/age_mean")),
-        format_seconds(metric("time/step_s")),
-        *(format_seconds(metric(f"time/{phase}_s")) for phase in PHASES),
-        format_duration(progress.seconds_left),
-    )
-
-
-def _columns(progress: Progress, step: str, *cells: str) -> str:
-    step_width = max(4, 2 * len(str(progress.max_steps)) + 1)
-    widths = (6, 8, 6, 10, 11, 4, 6, *(6 for _ in PHASES), 7)
-    return "  ".join([step.rjust(step_width), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
-
-
-def scores_line(progress: Progress, step: int) -> str:
-    """The held-out scores after `step`."""
-    scores = ", ".join(f"{name} {score.last:.3f} ({score.measure})" for name, score in progress.scores.items())
-    return f"held-out {f'after step {step}' if step else 'before training'}: {scores or 'none'}"
+        return progress_panel(self._run_name, self._progress, self._activity, self._elapsed_s)
 
 
 def progress_panel(run_name: str, progress: Progress, activity: str, elapsed_s: float) -> Panel:
@@ -225,17 +189,9 @@ def progress_panel(run_name: str, progress: Progress, activity: str, elapsed_s: 
         ProgressBar(total=max(1, progress.max_steps), completed=progress.step),
         f"{format_duration(elapsed_s)} gone, {format_duration(progress.seconds_left)} left",
     )
-    lines: list[RenderableType] = [bar]
-    lines += _quality(progress)
-    if progress.step > 0:
-        lines += [_speed(progress), _times(progress)]
+    lines = Group(bar, *_quality(progress), *(_speed(progress) if progress.step > 0 else ()))
     return Panel(
-        Group(*lines),
-        title=run_name,
-        title_align="left",
-        subtitle=Text(activity),
-        subtitle_align="left",
-        padding=(0, 1),
+        lines, title=run_name, title_align="left", subtitle=Text(activity), subtitle_align="left", padding=(0, 1)
     )
 
 
@@ -245,25 +201,29 @@ def outcome_table(progress: Progress) -> Table:
     table.add_column("")
     for heading in ("start", "end", "gain"):
         table.add_column(heading, justify="right")
-    for name, score in progress.scores.items():
-        table.add_row(
-            f"held-out {name}, {score.measure}",
-            format_score(score.start),
-            format_score(score.last),
-            format_change(score.start, score.last),
-        )
-    first, last = progress.first_reward, progress.last_reward
-    table.add_row("training reward", format_score(first), format_score(last), format_change(first, last))
+    rows = [(f"held-out {name}, {one.measure}", one.start, one.last) for name, one in progress.scores.items()]
+    for label, start, last in (*rows, ("training reward", progress.first_reward, progress.last_reward)):
+        table.add_row(label, format_score(start), format_score(last), format_change(start, last))
     return table
 
 
-def closing_lines(progress: Progress, elapsed_s: float, report: Path) -> tuple[str, ...]:
-    return (f"{progress.step} of {progress.max_steps} steps, {format_duration(elapsed_s)}", f"report: {report}")
+def _columns(progress: Progress, step: str, cells: Iterable[str]) -> str:
+    step_width = max(4, 2 * len(str(progress.max_steps)) + 1)
+    return "  ".join([step.rjust(step_width), *(cell.rjust(n) for cell, (_, n) in zip(cells, _COLUMNS, strict=True))])
 
 
-def _since(earlier_s: float | None, now_s: float) -> float | None:
-    """Seconds of a step; unknown for a process's first, which start-up came before."""
-    return None if earlier_s is None else now_s - earlier_s
+def _step_cells(progress: Progress) -> Iterator[str]:
+    """A step in about 110 columns."""
+    metric = progress.metrics.get
+    yield format_score(metric("reward/mean"))
+    yield format_score(progress.score_last)
+    yield format_change(progress.score_start, progress.score_last)
+    yield format_count(metric("rollout/tokens_per_s"))
+    yield format_count(metric("learner/tokens_per_s"))
+    yield format_seconds(metric("policy/age_mean"))
+    for name in ("step", *PHASES):
+        yield format_seconds(metric(f"time/{name}_s"))
+    yield format_duration(progress.seconds_left)
 
 
 def _quality(progress: Progress) -> Iterator[Text]:
@@ -272,8 +232,8 @@ def _quality(progress: Progress) -> Iterator[Text]:
     if len(progress.scores) > _SETS_SHOWN:
         yield _from_to(f"held-out, mean of {len(progress.scores)} sets", progress.score_start, progress.score_last)
         return
-    for name, score in progress.scores.items():
-        yield _from_to(f"held-out {name} {score.measure}", score.start, score.last)
+    for name, one in progress.scores.items():
+        yield _from_to(f"held-out {name} {one.measure}", one.start, one.last)
 
 
 def _from_to(label: str, start: float | None, last: float | None) -> Text:
@@ -281,9 +241,9 @@ def _from_to(label: str, start: float | None, last: float | None) -> Text:
     return Text.assemble((f"{label} ", "dim"), (format_score(last), "bold"), (change, "dim"))
 
 
-def _speed(progress: Progress) -> Text:
-    metric = progress.metric
-    return Text.assemble(
+def _speed(progress: Progress) -> Iterator[Text]:
+    metric = progress.metrics.get
+    yield Text.assemble(
         ("tokens/s rollout ", "dim"),
         format_count(metric("rollout/tokens_per_s")),
         (", learner ", "dim"),
@@ -292,9 +252,5 @@ def _speed(progress: Progress) -> Text:
         format_seconds(metric("policy/age_mean")),
         (f" (max {format_count(metric('policy/age_max'))})", "dim"),
     )
-
-
-def _times(progress: Progress) -> Text:
-    total = format_seconds(progress.metric("time/step_s"))
-    phases = ", ".join(f"{phase} {format_seconds(progress.metric(f'time/{phase}_s'))}" for phase in PHASES)
-    return Text.assemble(("step ", "dim"), f"{total} s", (f": {phases}", "dim"))
+    phases = ", ".join(f"{phase} {format_seconds(metric(f'time/{phase}_s'))}" for phase in PHASES)
+    yield Text.assemble(("step ", "dim"), f"{format_seconds(metric('time/step_s'))} s", (f": {phases}", "dim"))

@@ -1,4 +1,4 @@
-"""What the user sees while an evaluation is on: a line that is redrawn in a terminal, plain lines elsewhere."""
+"""What the user sees during an evaluation: a line that is redrawn in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,36 +21,34 @@ class EvaluationConsole:
         self._console = Console(file=stream, soft_wrap=True, highlight=False)
         self._status = self._console.status("starting")
         self._clock = clock
-        self._started_s: float | None = None
-        self._said: tuple[str, float] = ("", 0.0)
+        self._started_s = 0.0
+        self._said = ("", 0.0)
         self._tokens = 0
         self._ended = 0
 
     def waiting_for(self, what: str) -> None:
-        """Start-up stands still until `what`."""
-        now = self._clock()
-        if self._said[0] != what:
-            self._say(f"waiting for {what}", now)
-            self._said = (what, now)
+        """Start-up waits for `what`; call it at each poll."""
+        text = f"waiting for {what}"
+        if self._said[0] != text:
+            self._say(text)
 
     def sampling(self, done: int, total: int) -> None:
-        """Sampling begins, with `done` of `total` problems finished earlier."""
+        """Sampling starts, with `done` of `total` problems finished earlier."""
         self._started_s = self._clock()
-        self._say(f"{done} of {total} problems were finished before" if done else f"{total} problems", self._started_s)
+        self._say(f"{done} of {total} problems were finished before" if done else f"{total} problems")
 
     def ended(self, done: int, total: int, tokens: int) -> None:
         """One more problem has ended, with `tokens` of responses."""
         now = self._clock()
         self._tokens += tokens
         self._ended += 1
-        seconds = max(now - (self._started_s or now), 1e-3)
+        seconds = max(now - self._started_s, 1e-3)
         left = format_duration(seconds / self._ended * (total - done))
-        text = f"{done}/{total} problems, {format_count(self._tokens / seconds)} tokens/s, about {left} left"
         if self._console.is_terminal or done == total or now - self._said[1] >= _PLAIN_EVERY_S:
-            self._say(text, now)
+            self._say(f"{done}/{total} problems, {format_count(self._tokens / seconds)} tokens/s, about {left} left")
 
-    def _say(self, text: str, now: float) -> None:
-        self._said = (text, now)
+    def _say(self, text: str) -> None:
+        self._said = (text, self._clock())
         if self._console.is_terminal:
             self._status.update(escape(text))
         else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from maspo_dist.runs.catalogue import find_metric, held_out_score
 from maspo_dist.runs.progress import PHASES
 from maspo_dist.views.format import format_number
-from maspo_dist.views.report.charts import COLORS, Line, line_chart, stacked_chart, swatch
+from maspo_dist.views.report.charts import COLORS, LINE_BINS, Line, binned, line_chart, running_mean, stacked_chart
 from maspo_dist.views.report.runs import Run
 
 _MIN_STEPS_TO_SMOOTH = 20
@@ -38,11 +38,11 @@ class Chart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A chart as the page shows it. `svg` and the marks of `legend` are HTML, all else is text.
+    """A chart as the page shows it. `svg` is HTML, all else is text.
 
     caption   (text, tooltip) of each part
-    now       the last value, where the chart has one curve
-    legend    (mark, text); an empty mark makes the text a note
+    now       the last value, if the chart has one curve
+    legend    (CSS class of the mark, text); no class makes the text a note
     """
 
     title: str
@@ -100,43 +100,25 @@ SPEED_AND_SYNC = (
 )
 
 
-def eval_charts(runs: Sequence[Run]) -> tuple[Chart, ...]:
-    """One chart per held-out set, avg@k and pass@k together."""
-    measures: dict[str, dict[str, str]] = {}
-    for name in _metric_names(runs):
+def draw_sections(runs: Sequence[Run]) -> dict[str, list[Figure]]:
+    """The figures that have data, by section: learning, gates, speed, and others for all other metrics."""
+    names = dict.fromkeys(name for run in runs for name in run.series)
+    held_out: dict[str, dict[str, str]] = {}
+    for name in names:
         if score := held_out_score(name):
-            measures.setdefault(score.set_name, {})[name] = score.measure
-    return tuple(Chart(f"Held-out: {name}", metrics) for name, metrics in measures.items())
-
-
-def other_charts(runs: Sequence[Run], drawn: Iterable[Chart]) -> tuple[Chart, ...]:
-    """One chart for each metric that `drawn`, the phases and the trust region do not show."""
-    seen = {name for chart in drawn for name in chart.metrics}
-    seen |= {f"time/{phase}_s" for phase in (*PHASES, "step")}
-    rest = sorted(name for name in _metric_names(runs) if name not in seen and not name.startswith("trust_region/"))
-    return tuple(Chart(name, {name: name}) for name in rest)
-
-
-def draw(charts: Iterable[Chart], runs: Sequence[Run]) -> list[Figure]:
-    """Figures of the charts that have data."""
-    return [figure for chart in charts if (figure := _figure(chart, runs))]
-
-
-def draw_phases(run: Run, title: str) -> list[Figure]:
-    """Seconds of each phase, stacked, with the whole step as a line, since phases may overlap."""
-    layers = [
-        Line(label=phase, points=run.series.get(f"time/{phase}_s", ()), color=index)
-        for index, phase in enumerate(PHASES)
-    ]
-    whole = run.series.get("time/step_s")
-    total = Line(label="whole step", points=whole, color=COLORS - 1) if whole else None
-    svg = stacked_chart(layers, total, "seconds per step")
-    if not svg:
-        return []
-    legend = [(_box(f"background:var(--s{layer.color})"), layer.label) for layer in layers]
-    if total:
-        legend.append((_box("height:2px;background:var(--ink)"), total.label))
-    return [Figure(title=title, svg=svg, caption=[("time/*_s", "")], now=_last(run, "time/step_s"), legend=legend)]
+            held_out.setdefault(score.set_name, {})[name] = score.measure
+    scores = [Chart(f"Held-out: {name}", metrics) for name, metrics in held_out.items()]
+    sections = {"learning": (LEARNING[0], *scores, *LEARNING[1:]), "gates": TRUST_REGION, "speed": SPEED_AND_SYNC}
+    drawn = {name for charts in sections.values() for chart in charts for name in chart.metrics}
+    drawn |= {f"time/{phase}_s" for phase in (*PHASES, "step")}
+    rest = sorted(name for name in names if name not in drawn and not name.startswith("trust_region/"))
+    sections["others"] = tuple(Chart(name, {name: name}) for name in rest)
+    figures = {
+        section: [figure for chart in charts if (figure := _figure(chart, runs))]
+        for section, charts in sections.items()
+    }
+    figures["speed"] = [*(figure for run in runs if (figure := _phases(run, len(runs) > 1))), *figures["speed"]]
+    return figures
 
 
 def caption(title: str, names: Sequence[str]) -> list[tuple[str, str]]:
@@ -147,56 +129,64 @@ def caption(title: str, names: Sequence[str]) -> list[tuple[str, str]]:
     return [(": ".join(part for part in (name, meaning) if part != title), "") for name, meaning in meanings.items()]
 
 
+def _phases(run: Run, several: bool) -> Figure | None:
+    """Seconds of each phase, stacked, with the whole step as a line, since phases may overlap."""
+    layers = {phase: run.series.get(f"time/{phase}_s", ()) for phase in PHASES}
+    svg = stacked_chart(layers, run.series.get("time/step_s", ()), "seconds per step")
+    legend = [(f"key box s{color}", phase) for color, phase in enumerate(PHASES)]
+    if "time/step_s" in run.series:
+        legend.append(("key ink", "whole step"))
+    title, now = f"Time: {run.name}" if several else "Time", _last(run, "time/step_s")
+    return Figure(title=title, svg=svg, caption=[("time/*_s", "")], now=now, legend=legend) if svg else None
+
+
 def _figure(chart: Chart, runs: Sequence[Run]) -> Figure | None:
-    lines = _lines(chart, runs)
-    steps = max((len(line.points) for line in lines), default=0)
+    names = [name for name in chart.metrics if any(name in run.series for run in runs)]
+    steps = max((len(run.series.get(name, ())) for run in runs for name in names), default=0)
     window = max(5, steps // 20) if chart.smooth and steps >= _MIN_STEPS_TO_SMOOTH else 0
-    svg = line_chart(lines, chart.unit, log=chart.log, include=chart.include, smooth=window)
+    lines = list(_lines(chart, runs, window))
+    svg = line_chart(lines, chart.unit, log=chart.log, include=chart.include)
     if not svg:
         return None
-    names = [name for name in chart.metrics if any(name in run.series for run in runs)]
+    curves = [line for line in lines if line.hover]
     return Figure(
         title=chart.title,
         svg=svg,
         caption=caption(chart.title, names),
         note=f"; bold: mean of {window} steps" if window else "",
-        now=_last(runs[0], next(iter(chart.metrics))) if len(runs) == 1 and len(lines) == 1 else "",
-        legend=_legend(chart, runs, lines) if len(lines) > 1 else (),
+        now=_last(runs[0], names[0]) if len(runs) == len(curves) == 1 else "",
+        legend=_legend(chart, runs, curves) if len(curves) > 1 else (),
     )
 
 
-def _legend(chart: Chart, runs: Sequence[Run], lines: Sequence[Line]) -> list[tuple[str, str]]:
+def _legend(chart: Chart, runs: Sequence[Run], curves: Sequence[Line]) -> list[tuple[str, str]]:
     if len(runs) == 1:
-        return [(swatch(line.color), line.label) for line in lines]
-    legend = [(swatch(place), run.name) for place, run in enumerate(runs)]
-    if any(line.dashed for line in lines):
+        return [(f"key s{line.color % COLORS}", line.label) for line in curves]
+    legend = [(f"key s{place % COLORS}", run.name) for place, run in enumerate(runs)]
+    if any("dashed" in line.style for line in curves):
         first, *others = chart.metrics.values()
         legend.append(("", f"solid {first}, dashed {' and '.join(others)}"))
     return legend
 
 
-def _lines(chart: Chart, runs: Sequence[Run]) -> list[Line]:
-    """Colours stand for metrics where there is one run, else for runs; dashes then tell metrics apart."""
-    lines = []
+def _lines(chart: Chart, runs: Sequence[Run], window: int) -> Iterator[Line]:
+    """Colours stand for metrics if there is one run, else for runs; then dashes tell metrics apart.
+
+    With a `window`, the running mean is drawn over the faint raw curve.
+    """
     for place, run in enumerate(runs):
         for index, (name, label) in enumerate(chart.metrics.items()):
-            if name not in run.series:
-                continue
-            several = len(chart.metrics) > 1
-            text = label if len(runs) == 1 else f"{run.name}, {label}" if several else run.name
-            color, dashed = (index, False) if len(runs) == 1 else (place, index > 0)
-            lines.append(Line(label=text, points=run.series[name], color=color, dashed=dashed))
-    return lines
-
-
-def _box(style: str) -> str:
-    return f'<i class="box" style="{style}"></i>'
+            points = run.series.get(name, ())
+            if len(runs) > 1:
+                label = f"{run.name}, {label}" if len(chart.metrics) > 1 else run.name
+            color, dash = (index, "") if len(runs) == 1 else (place, "dashed" if index else "")
+            if points:
+                style = f"{dash} raw" if window else dash
+                yield Line(label=label, bins=binned(points, LINE_BINS), color=color, style=style)
+            if points and window:
+                bins = binned(running_mean(points, window), LINE_BINS)
+                yield Line(label=label, bins=bins, color=color, style=f"{dash} smooth", hover=False)
 
 
 def _last(run: Run, name: str) -> str:
-    values = [value for _, value in run.series.get(name, ()) if value is not None]
-    return format_number(values[-1]) if values else ""
-
-
-def _metric_names(runs: Sequence[Run]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for run in runs for name in run.series))
+    return next((format_number(value) for _, value in reversed(run.series.get(name, ())) if value is not None), "")

@@ -10,16 +10,8 @@ from typing import Any
 
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.jsonl import replace_text
-from maspo_dist.views.format import MISSING, format_duration, format_number
-from maspo_dist.views.report.curves import (
-    LEARNING,
-    SPEED_AND_SYNC,
-    TRUST_REGION,
-    draw,
-    draw_phases,
-    eval_charts,
-    other_charts,
-)
+from maspo_dist.views.format import format_duration, format_number
+from maspo_dist.views.report.curves import draw_sections
 from maspo_dist.views.report.pages import TEMPLATES, render_page
 from maspo_dist.views.report.runs import Run, config_differences, read_run
 from maspo_dist.views.report.trust_region import trust_region_of
@@ -34,34 +26,21 @@ def write_report(run_folders: Sequence[Path], out: Path) -> None:
     """
     if not run_folders:
         raise ConfigError("report: no run folder given; name at least one, such as runs/local-smoke")
-    replace_text(out, render_report([read_run(Path(folder)) for folder in run_folders]))
-
-
-def render_report(runs: Sequence[Run]) -> str:
-    evals = eval_charts(runs)
-    names = [run.name for run in runs]
-    phases = [figure for run in runs for figure in draw_phases(run, f"Time: {run.name}" if len(runs) > 1 else "Time")]
+    runs = [read_run(Path(folder)) for folder in run_folders]
     values = {
-        "title": ", ".join(names),
+        "title": ", ".join(run.name for run in runs),
         "runs": runs,
-        "names": names,
         "facts": _facts(runs[0]),
         "sets": list(dict.fromkeys(name for run in runs for name in run.progress.scores)),
-        "learning": draw((LEARNING[0], *evals, *LEARNING[1:]), runs),
-        "gates": draw(TRUST_REGION, runs),
+        "sections": draw_sections(runs),
         "trust_region_of": trust_region_of,
-        "speed": [*phases, *draw(SPEED_AND_SYNC, runs)],
-        "others": draw(other_charts(runs, (*LEARNING, *evals, *TRUST_REGION, *SPEED_AND_SYNC)), runs),
-        "shown_samples": shown_samples,
-        "sample_facts": sample_facts,
-        "ledger_rows": ledger_rows,
-        "event_rows": event_rows,
-        "differences": [
-            [key, *(MISSING if value is None else value for value in values)]
-            for key, values in config_differences(runs)
-        ],
+        "shown_samples": _shown_samples,
+        "sample_facts": _sample_facts,
+        "ledger_rows": _ledger_rows,
+        "event_rows": _event_rows,
+        "differences": config_differences(runs),
     }
-    return render_page(TEMPLATES / "report.html", values)
+    replace_text(out, render_page(TEMPLATES / "report.html", values))
 
 
 def _facts(run: Run) -> str:
@@ -77,8 +56,8 @@ def _facts(run: Run) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def shown_samples(run: Run) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
-    """(step, some rows): the last sampled step, then the first one; of each, verdicts of every status in turn."""
+def _shown_samples(run: Run) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
+    """(step, some rows): the last sampled step, then the first; the statuses of a step take turns."""
     shown = _SAMPLES_SHOWN
     for step in sorted({int(row["step"]) for row in run.samples}, reverse=True):
         by_status: dict[str, list[Mapping[str, Any]]] = {}
@@ -90,8 +69,8 @@ def shown_samples(run: Run) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
         shown = _SAMPLES_SHOWN // 2
 
 
-def sample_facts(row: Mapping[str, Any]) -> str:
-    """One line: reward, reference, what the verifier read, its reason, and whether the response was cut off."""
+def _sample_facts(row: Mapping[str, Any]) -> str:
+    """One line: reward, reference, the answer that the verifier read, its reason, whether the response was cut off."""
     parts = [
         f"reward {format_number(row.get('reward'))}",
         f"reference {row.get('reference')}",
@@ -102,15 +81,15 @@ def sample_facts(row: Mapping[str, Any]) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def ledger_rows(run: Run) -> list[list[str]]:
+def _ledger_rows(run: Run) -> list[list[str]]:
     """Outcome, reason, groups, share; the most frequent first."""
     total = run.ledger.total()
     return [[*key, f"{groups:,}", f"{groups / total:.1%}"] for key, groups in run.ledger.most_common()]
 
 
-def event_rows(run: Run) -> Iterator[list[str]]:
+def _event_rows(events: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
     """Time, kind, message, details."""
-    for event in run.events:
+    for event in events:
         details = [f"{key} {value}" for key, value in event.items() if key not in ("time", "kind", "message")]
         at = f"{datetime.fromtimestamp(float(event['time']), UTC):%Y-%m-%d %H:%M:%S}"
         yield [at, event["kind"], event["message"], ", ".join(details)]

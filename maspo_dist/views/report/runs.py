@@ -1,8 +1,8 @@
-"""What a run folder holds, read once and in bounded memory."""
+"""The content of a run folder, read once."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -13,11 +13,11 @@ from maspo_dist.config.keys import flatten
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import tail_rows
 from maspo_dist.runs.progress import Progress, progress_of
+from maspo_dist.views.format import MISSING
 
 #: (step, value); None where the number was not finite.
 Point = tuple[int, float | None]
 
-_EVENTS_KEPT = 200
 _SAMPLES_A_STEP = 200
 
 
@@ -27,7 +27,6 @@ class Run:
 
     series    by metric name, steps rising
     samples   rows of the first and the last sampled step
-    events    the last ones; `event_count` is how many there were
     """
 
     name: str
@@ -36,14 +35,13 @@ class Run:
     ledger: Counter[tuple[str, str]]
     samples: Sequence[Mapping[str, Any]]
     events: Sequence[Mapping[str, Any]]
-    event_count: int
     config_yaml: str
     config: Mapping[str, object]
 
     @property
     def max_steps(self) -> int:
-        value = self.config.get("run.max_steps")
-        return value if isinstance(value, int) else self.progress.step
+        """As configured, or the steps so far if the configuration does not say."""
+        return self.progress.max_steps or self.progress.step
 
 
 def read_run(path: Path) -> Run:
@@ -52,30 +50,24 @@ def read_run(path: Path) -> Run:
     config_yaml = folder.config_path.read_text(encoding="utf-8") if folder.config_path.is_file() else ""
     config = {key: value for key, value in flatten(folder.read_config()) if value != {}}
     rows = list(folder.read_metrics())
-    events: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
-    event_count = 0
-    for event in folder.read_events():
-        events.append(event)
-        event_count += 1
-    max_steps = config.get("run.max_steps")
+    events = list(folder.read_events())
     return Run(
         name=folder.name,
-        progress=progress_of(rows, max_steps if isinstance(max_steps, int) else 0),
+        progress=progress_of(rows, folder.max_steps),
         series=_series(rows),
         ledger=folder.ledger_counts(),
         samples=_first_and_last_samples(folder),
-        events=tuple(events),
-        event_count=event_count,
+        events=events,
         config_yaml=config_yaml,
         config=config,
     )
 
 
-def config_differences(runs: Sequence[Run]) -> list[tuple[str, tuple[object, ...]]]:
-    """Keys whose values differ between the runs, with each run's value (None where it is not set)."""
-    keys = dict.fromkeys(key for run in runs for key in run.config)
-    rows = [(key, tuple(run.config.get(key) for run in runs)) for key in keys if key != "run.name"]
-    return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
+def config_differences(runs: Sequence[Run]) -> list[list[object]]:
+    """A row of the key and its value in each run, for every key whose values differ."""
+    keys = dict.fromkeys(key for run in runs for key in run.config if key != "run.name")
+    rows = [[MISSING if (value := run.config.get(key)) is None else value for run in runs] for key in keys]
+    return [[key, *row] for key, row in zip(keys, rows, strict=True) if any(value != row[0] for value in row)]
 
 
 def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:

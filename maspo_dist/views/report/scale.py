@@ -20,13 +20,11 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Pixel of `value`; a value at or below zero sits at the bottom of a logarithmic scale."""
+        """Pixel of `value`, which is clamped to the scale."""
+        low, high, value = self.low, self.high, min(self.high, max(self.low, value))
         if self.log:
-            low, high = math.log10(self.low), math.log10(self.high)
-            position = (math.log10(max(value, self.low)) - low) / (high - low)
-        else:
-            position = (value - self.low) / (self.high - self.low)
-        return self.start + min(1.0, max(0.0, position)) * (self.end - self.start)
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, wanted: int) -> tuple[float, ...]:
         """About `wanted` round numbers inside the scale."""
@@ -56,9 +54,8 @@ def log_scale(values: Iterable[float], start: float, end: float) -> Scale:
 
 def step_scale(first: int, last: int, start: float, end: float) -> Scale:
     """Steps from left to right; a lone step sits in the middle."""
-    if first == last:
-        return Scale(low=first - 0.5, high=last + 0.5, start=start, end=end)
-    return Scale(low=first, high=last, start=start, end=end)
+    margin = 0.5 if first == last else 0
+    return Scale(low=first - margin, high=last + margin, start=start, end=end)
 
 
 def round_ticks(low: float, high: float, wanted: int) -> tuple[float, ...]:

@@ -10,12 +10,11 @@ from itertools import pairwise
 
 from maspo_dist.runs.catalogue import find_metric
 from maspo_dist.views.format import MISSING
-from maspo_dist.views.report.charts import Line, heat_chart
+from maspo_dist.views.report.charts import heat_chart
 from maspo_dist.views.report.curves import Figure
-from maspo_dist.views.report.runs import Run
+from maspo_dist.views.report.runs import Point, Run
 
-_METRIC = re.compile(r"trust_region/(pos|neg)/([^/]+)/([^/]+)")
-_NUMBER = re.compile(r"\d+(\.\d+)?(e-?\d+)?")
+_METRIC = re.compile(r"trust_region/(?:pos|neg)/(\d+(?:\.\d+)?(?:e-?\d+)?)/[^/]+")
 _SIGNS = {"pos": "A > 0", "neg": "A < 0"}
 
 
@@ -34,7 +33,7 @@ class Table:
     """A table of the trust region.
 
     heads   (heading, tooltip)
-    rows    (name, cells); a cell is its text and its shade in [0, 1], None for none
+    rows    (name, cells); a cell is its text and its shade in [0, 1], None for no shade
     """
 
     title: str
@@ -83,14 +82,20 @@ _STRIPS = (
 
 
 def trust_region_of(run: Run) -> TrustRegion | None:
-    """None where the run has no such metrics."""
-    curves = {name: points for name, points in run.series.items() if _METRIC.fullmatch(name)}
-    buckets = sorted({name.split("/")[2] for name in curves if _NUMBER.fullmatch(name.split("/")[2])}, key=float)
-    if not buckets:
+    """None if the run has no such metrics."""
+    curves = {name: match[1] for name in run.series if (match := _METRIC.fullmatch(name))}
+    if not curves:
         return None
-    step = max(points[-1][0] for points in curves.values())
+    buckets = sorted(set(curves.values()), key=float)
+    step = max(run.series[name][-1][0] for name in curves)
     values = {name: points[-1][1] for name, points in run.series.items() if points[-1][0] == step}
-    tables = [*(_bucket_table(sign, buckets, values) for sign in _SIGNS), _extreme_tokens(values)]
+    names = [f"≤ {buckets[0]}", *(f"{low} – {high}" for low, high in pairwise(buckets))]
+    ends = {"largest": "ratio/max_token", "smallest": "ratio/min_token"}
+    tables = []
+    for sign, aim in (("pos", "likelier"), ("neg", "rarer")):
+        rows = {name: f"trust_region/{sign}/{bucket}" for name, bucket in zip(names, buckets, strict=True)}
+        tables.append(_table(f"{_SIGNS[sign]}: tokens to make {aim}", "p", rows, _COLUMNS, values))
+    tables.append(_table("Tokens with the extreme ratios", "", ends, _TOKEN_COLUMNS, values))
     strips = [
         Figure(title=title, svg=svg)
         for title, unit, measure in _STRIPS
@@ -99,37 +104,31 @@ def trust_region_of(run: Run) -> TrustRegion | None:
     return TrustRegion(step=step, tables=[table for table in tables if table.rows], strips=strips)
 
 
-def _bucket_table(sign: str, buckets: Sequence[str], values: Mapping[str, float | None]) -> Table:
-    def value(bucket: str, column: _Column) -> float | None:
-        return values.get(f"trust_region/{sign}/{bucket}/{column.measure}")
+def _table(
+    title: str, corner: str, rows: Mapping[str, str], columns: Sequence[_Column], values: Mapping[str, float | None]
+) -> Table:
+    """`rows` maps a row's name to the prefix of its metrics; rows and columns without a value are left out."""
 
-    columns = [column for column in _COLUMNS if any(value(bucket, column) is not None for bucket in buckets)]
-    names = [f"≤ {buckets[0]}", *(f"{low} – {high}" for low, high in pairwise(buckets))]
+    def known(prefix: str, column: _Column) -> bool:
+        return values.get(f"{prefix}/{column.measure}") is not None
+
+    shown = [column for column in columns if any(known(prefix, column) for prefix in rows.values())]
+    metrics = [find_metric(f"{next(iter(rows.values()))}/{column.measure}") for column in shown]
     return Table(
-        title=f"{_SIGNS[sign]}: tokens to make {'likelier' if sign == 'pos' else 'rarer'}",
-        heads=[("p", ""), *_heads("trust_region/pos/1", columns)],
+        title=title,
+        heads=[
+            (corner, ""),
+            *(
+                (column.heading, metric.meaning if metric else "")
+                for column, metric in zip(shown, metrics, strict=True)
+            ),
+        ],
         rows=[
-            (name, [_cell(column, value(bucket, column)) for column in columns])
-            for name, bucket in zip(names, buckets, strict=True)
+            (name, [_cell(column, values.get(f"{prefix}/{column.measure}")) for column in shown])
+            for name, prefix in rows.items()
+            if any(known(prefix, column) for column in shown)
         ],
     )
-
-
-def _extreme_tokens(values: Mapping[str, float | None]) -> Table:
-    """The tokens with the largest and the smallest ratio, where both are known."""
-    rows = []
-    for end, name in (("max", "largest"), ("min", "smallest")):
-        found = [values.get(f"ratio/{end}_token/{column.measure}") for column in _TOKEN_COLUMNS]
-        if None not in found:
-            rows.append((name, [(_cell(*pair)[0], None) for pair in zip(_TOKEN_COLUMNS, found, strict=True)]))
-    heads = [("", ""), *_heads("ratio/max_token", _TOKEN_COLUMNS)]
-    return Table(title="Tokens with the extreme ratios", heads=heads, rows=rows)
-
-
-def _heads(prefix: str, columns: Sequence[_Column]) -> list[tuple[str, str]]:
-    """Headings, and what the catalogue says of them."""
-    metrics = [(column.heading, find_metric(f"{prefix}/{column.measure}")) for column in columns]
-    return [(heading, metric.meaning if metric else "") for heading, metric in metrics]
 
 
 def _cell(column: _Column, value: float | None) -> tuple[str, str | None]:
@@ -140,13 +139,13 @@ def _cell(column: _Column, value: float | None) -> tuple[str, str | None]:
     return f"{value:{column.form}}", f"{strength:.3f}"
 
 
-def _strip_rows(run: Run, buckets: Sequence[str], measure: str) -> list[Line]:
-    """A curve of `measure` for each sign and bucket; the weight kept is turned into the weight lost."""
-    rows = []
+def _strip_rows(run: Run, buckets: Sequence[str], measure: str) -> dict[str, Sequence[Point]]:
+    """A strip of `measure` for each sign and bucket; the weight kept is turned into the weight lost."""
+    rows: dict[str, Sequence[Point]] = {}
     for sign in _SIGNS:
         for bucket in buckets:
             points = run.series.get(f"trust_region/{sign}/{bucket}/{measure}", ())
             if measure == "weight_kept":
                 points = [(step, None if kept is None else max(0.0, 1 - kept)) for step, kept in points]
-            rows.append(Line(label=f"{_SIGNS[sign]}, p ≤ {bucket}", points=points, color=0))
+            rows[f"{_SIGNS[sign]}, p ≤ {bucket}"] = points
     return rows

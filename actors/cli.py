@@ -1,6 +1,6 @@
 """The command line: `maspo-dist`.
 
-Exit codes: 0 done, 1 the run failed, 2 the user's input cannot run, 130 interrupted (Ctrl-C), 143 terminated.
+Exit codes: 0 done, 1 the run failed, 2 the input cannot run, 130 interrupted (Ctrl-C), 143 terminated.
 """
 
 from __future__ import annotations

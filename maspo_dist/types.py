@@ -16,8 +16,7 @@ A worked example: two prompts, G = 2, two learner ranks, one mini-batch.
       → TrainingBatch(shards[rank][mini-batch][micro-batch] of SampleRef, loss_tokens (21 + …,))
       → UpdateReport(policy_version 1, metrics)
 
-All records are frozen, keyword-only and checked when made: every record is consistent.
-Arrays inside a record are never written to after construction.
+All records are frozen, keyword-only and checked when made. Arrays in a record are never written to.
 """
 
 from __future__ import annotations
@@ -139,9 +138,10 @@ class RolloutGroup:
 class Verdict:
     """The result of verifying one response.
 
-    `reward` counts only where `verifiable`; `extracted` is the answer as read from the response,
-    None when none was found; `reason` is one line for people; `components` are the named parts of
-    a weighted reward, before weighting, and `overlong` where that penalty is on.
+    reward      counts only if `verifiable`
+    extracted   the answer in the response, None if there is none
+    reason      one line for people
+    components  the named parts of a weighted reward, before weighting, and `overlong` if that penalty is on
     """
 
     reward: float
@@ -158,7 +158,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupReport:
-    """What the controller needs of a finished group. Small; travels by value.
+    """A finished group without its responses. Small; travels by value to the controller.
 
     prompt_tokens      length of the prompt
     response_tokens    i32[G]
@@ -259,7 +259,7 @@ MiniBatch = tuple[MicroBatch, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """One step's work, laid out.
+    """The samples of one step, laid out.
 
     shards[rank][mini_batch][micro_batch]   every rank has the same number of each; a micro-batch
                                             may be empty on a rank that has less work
@@ -320,7 +320,7 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A fault, a restart, a change of scale and the like, recorded for people.
+    """A fault, a restart, a change of scale or the like, for people.
 
     time      wall clock, seconds since the epoch
     details   further fields of the row; a number that is not finite is written as null

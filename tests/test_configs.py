@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from maspo_dist.config import PromptConfig, TrainConfig, load_config
 from maspo_dist.data.rows import read_rows
 from maspo_dist.errors import DataError, HubUnreachableError, ModelError
-from maspo_dist.models.hub import KNOWN_SIZES, hub_is_reachable
+from maspo_dist.models.facts import hub_is_reachable
+from maspo_dist.models.size import KNOWN_SIZES
 from maspo_dist.planning.check import check_run
 from maspo_dist.planning.preflight import inspect_model
 

@@ -26,7 +26,6 @@ from actors.evaluation.sampling import Problem, list_problems, sample_problems
 from actors.ray.connection import connect, disconnect
 from maspo_dist.config import EvaluationConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
-from maspo_dist.errors import DataError
 from maspo_dist.evaluation.folder import (
     EvaluatedSample,
     EvaluationFolder,
@@ -47,9 +46,9 @@ Finished = dict[ProblemKey, tuple[Outcome, ...]]
 
 
 def evaluate(config: EvaluationConfig, to: Path | None) -> None:
-    """Runs to the end and prints the scores; leaves no process behind.
+    """Runs to the end and prints the scores; ends every process on any way out; exits 130 or 143 when interrupted.
 
-    Raises UserError for input that cannot run, before anything starts. Exits 130 or 143 when interrupted.
+    Raises UserError for input that cannot run, before anything starts.
     """
     require_extensions(config)
     check_rewards(config.reward)
@@ -134,14 +133,7 @@ def _print_scores(config: EvaluationConfig, results: dict[str, SetResults], fold
 
 
 def _load_sets(config: EvaluationConfig, facts: ModelFacts) -> dict[str, PromptSet]:
-    context = facts.size.context_tokens
-    response = config.sampling.max_response_tokens
-    if response >= context:
-        raise DataError(
-            f"sampling.max_response_tokens ({response}) leaves no room for a prompt in the context of "
-            f"{config.model.path} ({context} tokens): lower sampling.max_response_tokens"
-        )
-    limit = ContextLimit(context_tokens=context, response_tokens=response)
+    limit = ContextLimit(context_tokens=facts.size.context_tokens, response_tokens=config.sampling.max_response_tokens)
     return {
         name: load_prompts([data_set], config.data, facts.tokenizer, limit)
         for name, data_set in config.data.sets.items()

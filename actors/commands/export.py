@@ -1,4 +1,4 @@
-"""A checkpoint as a Hugging Face folder, for transformers, vLLM and anything that reads those.
+"""A checkpoint as a Hugging Face folder, for transformers, vLLM and anything else that reads one.
 
     checkpoint (any ranks, any ZeRO stage) ──► LearnerState ──► shard by shard ──► DIR/*.safetensors
     model.path ──► config.json, tokenizer, generation_config.json       run ──► README.md
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from safetensors.torch import save_file
 from actors.engines.deepspeed.state import LearnerState, open_learner_state
 from maspo_dist.config import TrainConfig, load_config
 from maspo_dist.errors import ConfigError, ModelError
+from maspo_dist.models.facts import read_outline
+from maspo_dist.models.folder import whole_folder
 from maspo_dist.runs.checkpoint import CONFIG_FILE, LEARNER_FOLDER, CheckpointStore
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.step_folders import damage_of
@@ -36,11 +37,11 @@ def export_run(
     """Writes the policy of a checkpoint of `run` to the folder `to`, which appears whole or not at all.
 
     step   a number, `best` (see checkpoint.keep_best), or None for the newest good one
-    dtype  of the weights; None is model.dtype of the run: with that they are the learner's own to the last
-           bit. float32 of a bfloat16 run are its master weights.
+    dtype  of the weights; None is model.dtype of the run, in which they equal the learner's to the last bit.
+           float32 of a bfloat16 run are its master weights.
 
     Returns the checkpoint. Raises ConfigError where there is no such checkpoint, it is damaged, or `to` is not
-    empty; ModelError where model.path, which config and tokenizer come from, is gone or does not fit.
+    empty; ModelError where model.path, which config and tokenizer come from, is missing or is another model.
     """
     folder = RunFolder.open_for_reading(run)
     if dtype is not None and dtype not in _DTYPES:
@@ -48,23 +49,20 @@ def export_run(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"--to {to} is not an empty folder: name one that is empty or not there yet")
     checkpoint = _checkpoint(folder, step)
-    config = _config(folder, checkpoint)
+    own_config = checkpoint / CONFIG_FILE
+    config = load_config(own_config if own_config.is_file() else folder.config_path)
+    dtype = dtype or config.model.dtype
     state = open_learner_state(checkpoint / LEARNER_FOLDER)
-    draft = to.with_name(f".{to.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
+    settings = _settings(config, state, dtype)
     try:
-        draft.mkdir(parents=True)
-        settings = _settings(config, state, dtype or config.model.dtype)
-        _write_weights(draft, state, getattr(torch, dtype or config.model.dtype), max_shard_size)
-        settings.save_pretrained(draft)
-        _write_companions(draft, config, settings)
-        card = model_card(folder, config, _step_of(checkpoint), dtype or config.model.dtype)
-        (draft / "README.md").write_text(card, encoding="utf-8")
-        draft.rename(to)
+        with whole_folder(to) as draft:
+            _write_weights(draft, state, getattr(torch, dtype), max_shard_size)
+            settings.save_pretrained(draft)
+            _write_companions(draft, config, settings)
+            card = model_card(folder, config, int(checkpoint.name.removeprefix("step-")), dtype)
+            (draft / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--to {to} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return checkpoint
 
 
@@ -94,32 +92,17 @@ def _checkpoint(folder: RunFolder, step: str | None) -> Path:
     return store.path(chosen)
 
 
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
-
-
-def _config(folder: RunFolder, checkpoint: Path) -> TrainConfig:
-    own = checkpoint / CONFIG_FILE
-    return load_config(own if own.is_file() else folder.config_path)
-
-
 def _settings(config: TrainConfig, state: LearnerState, dtype: str) -> Any:
-    """The model's config.json; checked to be of the parameters that were trained."""
-    path = config.model.path
-    try:
-        settings = transformers.AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
-        with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(
-                settings, trust_remote_code=config.model.trust_remote_code
-            )
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"model.path {path}, which config and tokenizer come from, does not load: {error}") from None
+    """The config.json of model.path. Raises ModelError if its parameters are not those that were trained."""
+    settings, model = read_outline(config.model)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(wanted)
     beside = set(model.state_dict()) - set(wanted) - tied
     if wanted != dict(state.shapes) or beside:
         differing = sorted({name for name, _ in set(wanted.items()) ^ set(state.shapes.items())} | beside)
-        raise ModelError(f"model.path {path} is not the model that was trained: {differing[0]} differs; put it back")
+        raise ModelError(
+            f"model.path {config.model.path} is not the model that was trained: {differing[0]} differs; put it back"
+        )
     # vLLM takes a folder without its architecture for an embedding model.
     settings.architectures = [type(model).__name__]
     settings.dtype = dtype
@@ -140,9 +123,8 @@ def _write_weights(folder: Path, state: LearnerState, dtype: torch.dtype, max_sh
 def _write_companions(folder: Path, config: TrainConfig, settings: Any) -> None:
     """Tokenizer, generation config, and model code where the model brings its own."""
     path = config.model.path
-    transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code).save_pretrained(
-        folder
-    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
+    tokenizer.save_pretrained(folder)
     source = Path(path)
     for file in source.glob("*.py") if source.is_dir() else ():
         shutil.copy(file, folder)
@@ -150,8 +132,5 @@ def _write_companions(folder: Path, config: TrainConfig, settings: Any) -> None:
         generation = transformers.GenerationConfig.from_pretrained(path)
     except OSError:
         generation = transformers.GenerationConfig.from_model_config(settings)
-    _write_json(folder / "generation_config.json", generation.to_diff_dict())
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(generation.to_diff_dict(), indent=2, sort_keys=True) + "\n"
+    (folder / "generation_config.json").write_text(text, encoding="utf-8")

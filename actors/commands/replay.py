@@ -1,7 +1,7 @@
-"""A recorded step again, on one CPU process: what was recorded beside what comes out now.
+"""Recomputes a recorded step in one CPU process, and compares the numbers with the record.
 
-The same functions run on the same batch from the same weights and optimizer state; how the work was split
-over ranks, ZeRO stages and micro-batches does not show, rounding aside.
+The same functions run on the same batch, weights and optimizer state. Ranks, ZeRO stages and micro-batches of the run
+change the numbers by rounding only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from actors.engines.deepspeed.engine import DeepSpeedEngine
 from actors.ray.on_node import free_port
-from maspo_dist.config import TrainConfig, load_config
+from maspo_dist.config import load_config
 from maspo_dist.runs.checkpoint import CONFIG_FILE, LEARNER_FOLDER
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.step_record import ResponseLogprobs, StepRecord, StepRecords
@@ -25,8 +25,19 @@ from maspo_dist.types import MiniBatch, TrainingBatch
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 _SMALL = 0.01
 
-#: Speeds are of the machine, not of the step.
-_OF_THE_MACHINE = ("learner/tokens_per_s",)
+#: Metrics of the machine, not of the step.
+_MACHINE_METRICS = {"learner/tokens_per_s"}
+#: Changes of a run's configuration for one CPU process.
+_ON_ONE_CPU = (
+    "learner.ranks=1",
+    "learner.zero_stage=0",
+    "learner.threads=null",
+    "learner.offload_optimizer=none",
+    "learner.offload_parameters=none",
+    "learner.deepspeed={}",
+    "model.device=cpu",
+    "logging.record_steps=all",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +64,14 @@ class ReplayedNumber:
 def replay_step(run: Path, step: int) -> list[ReplayedNumber]:
     """Recomputes `step` of `run`: every metric of the learner, then the widest gaps of the frozen logprobs.
 
-    Raises ConfigError where the step was not recorded. For a process that has no process group yet.
+    The process must not have a process group of torch yet. Raises ConfigError where the step was not recorded.
     """
     folder = RunFolder.open_for_reading(run)
     records = StepRecords(folder.steps_path)
     record = records.read(step)
-    config = _on_one_cpu(load_config(records.path(step) / CONFIG_FILE))
+    config = load_config(records.path(step) / CONFIG_FILE, _ON_ONE_CPU)
+    if config.model.attention == "flash_attention_2":
+        config = config.model_copy(update={"model": config.model.model_copy(update={"attention": "auto"})})
     engine = DeepSpeedEngine(config, 0, 1, f"tcp://127.0.0.1:{free_port()}")
     try:
         engine.load(records.path(step) / LEARNER_FOLDER)
@@ -72,7 +85,7 @@ def replay_step(run: Path, step: int) -> list[ReplayedNumber]:
     finally:
         engine.close()
     tolerance = TOLERANCE[config.model.dtype]
-    names = sorted((record.metrics.keys() | metrics.keys()) - set(_OF_THE_MACHINE))
+    names = sorted((record.metrics.keys() | metrics.keys()) - _MACHINE_METRICS)
     numbers = [
         ReplayedNumber(
             name=name,
@@ -86,7 +99,7 @@ def replay_step(run: Path, step: int) -> list[ReplayedNumber]:
 
 
 def merged_shards(batch: TrainingBatch) -> tuple[MiniBatch, ...]:
-    """All ranks' micro-batches as those of one rank, mini-batch by mini-batch."""
+    """The micro-batches of all ranks, as the shard of one rank."""
     return tuple(
         tuple(micro for shard in batch.shards for micro in shard[index] if micro)
         for index in range(len(batch.loss_tokens))
@@ -94,7 +107,7 @@ def merged_shards(batch: TrainingBatch) -> tuple[MiniBatch, ...]:
 
 
 def replay_lines(numbers: Sequence[ReplayedNumber]) -> Iterator[str]:
-    """What `maspo-dist replay` prints: a line a number, those that differ marked, and a last line that sums up."""
+    """What `maspo-dist replay` prints: one line per number, differing numbers marked, and a summary."""
     width = max(len(number.name) for number in numbers)
     yield f"{'':{width}}{'recorded':>15}{'recomputed':>15}{'difference':>12}"
     for number in numbers:
@@ -112,7 +125,7 @@ def replay_lines(numbers: Sequence[ReplayedNumber]) -> Iterator[str]:
 def _logprob_gaps(
     record: StepRecord, logprobs: Sequence[ResponseLogprobs], tolerance: float
 ) -> Iterator[ReplayedNumber]:
-    """The token whose logprob is furthest from what was recorded, for logπ_old and logπ_ref."""
+    """The token whose logprob is furthest from the record, for logπ_old and logπ_ref."""
     recomputed = {(entry.group_id, entry.sample): entry for entry in logprobs}
     for name in ("old", "ref"):
         pairs = [
@@ -129,20 +142,3 @@ def _logprob_gaps(
                 recomputed=float(now[worst]),
                 tolerance=tolerance,
             )
-
-
-def _on_one_cpu(config: TrainConfig) -> TrainConfig:
-    learner = config.learner.model_copy(
-        update={
-            "ranks": 1,
-            "zero_stage": 0,
-            "threads": None,
-            "offload_optimizer": "none",
-            "offload_parameters": "none",
-            "deepspeed": {},
-        }
-    )
-    attention = "auto" if config.model.attention == "flash_attention_2" else config.model.attention
-    logging = config.logging.model_copy(update={"record_steps": "all"})
-    model = config.model.model_copy(update={"device": "cpu", "attention": attention})
-    return config.model_copy(update={"learner": learner, "model": model, "logging": logging})

@@ -1,4 +1,4 @@
-"""`maspo-dist scale`: asks a live run, on whatever cluster it is, for another number of rollout workers."""
+"""`maspo-dist scale`: asks a live run for another number of rollout workers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from actors.ray.control import find_control
 from actors.ray.waits import within
 from maspo_dist.runs.folder import RunFolder
 
-#: A new worker has its engine to start.
-_TOLD_S = 600.0
-_LOOK_S = 1.0
+#: Longest wait for the new number; a new worker must start its engine.
+_WAIT_S = 600.0
+_POLL_S = 1.0
 _ANSWER_S = 30.0
 
 
 def request_workers(run: str, workers: int, tell: Callable[[str], None]) -> None:
-    """Hands the request over and tells how the number of serving workers changes, until it is as asked.
+    """Sends the request, and passes the number of serving workers to `tell` until it is the requested one.
 
-    Raises PlacementError where no such run is live, DeadlineError or ActorDiedError when it ends meanwhile.
+    Raises PlacementError where no such run is live, DeadlineError or ActorDiedError when the run ends meanwhile.
     """
     name, address = Path(run).name, os.environ.get("RAY_ADDRESS")
     if Path(run).is_dir():
@@ -37,18 +37,18 @@ def request_workers(run: str, workers: int, tell: Callable[[str], None]) -> None
 
 async def _request(name: str, workers: int, tell: Callable[[str], None]) -> None:
     control = find_control(name)
-    await within(_ANSWER_S, f"run {name}: to take the request", control.request_workers.remote(workers))
+    await within(_ANSWER_S, f"run {name}: request for workers", control.request_workers.remote(workers))
     tell(f"asked {name} for {workers} rollout workers")
-    deadline_s = time.monotonic() + _TOLD_S
+    deadline_s = time.monotonic() + _WAIT_S
     told = -1
-    # The run takes the request within a second, and only then does its count say anything.
-    await asyncio.sleep(2 * _LOOK_S)
+    # The run reads the request within a second; its count may be of the old number until then.
+    await asyncio.sleep(2 * _POLL_S)
     while time.monotonic() < deadline_s:
-        serving: int = await within(_ANSWER_S, f"run {name}: how many serve", control.serving.remote())
+        serving: int = await within(_ANSWER_S, f"run {name}: number of serving workers", control.serving.remote())
         if serving != told:
-            tell(f"{serving} of {workers} serve")
+            tell(f"{serving} of {workers} workers serve")
             told = serving
         if serving == workers:
             return
-        await asyncio.sleep(_LOOK_S)
-    tell(f"{told} of {workers} serve after {_TOLD_S:g} s; the run goes on trying, see its events.jsonl")
+        await asyncio.sleep(_POLL_S)
+    tell(f"{told} of {workers} workers serve after {_WAIT_S:g} s; the run keeps trying, see its events.jsonl")

@@ -1,4 +1,4 @@
-"""One run, from a configuration to an exit: prepares, starts the processes, drives the loop, ends everything."""
+"""`maspo-dist train`: prepares a run, starts its processes, drives the loop, ends everything."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 from actors.commands.extensions import require_extensions
@@ -46,7 +47,7 @@ _PROBE_TOKENS = 64
 
 
 def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
-    """Runs to the end. Leaves no process behind, whatever happens; exits 130 or 143 when interrupted.
+    """Runs to the end. Ends every process on any way out; exits 130 or 143 when interrupted.
 
     Raises ConfigError where a checkpoint is resumed under a configuration that would train something else,
     unless `allow_config_change`.
@@ -64,9 +65,9 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
         resumed_step = read_state(resume).step if resume else -1
         folder.rewind(resumed_step)
         for name in CheckpointStore(folder.checkpoints_path).rewind(resumed_step):
-            logger.warning("checkpoint set aside: %s is newer than the step this run goes on from", name)
+            logger.warning("checkpoint set aside: %s is newer than the step that this run resumes from", name)
         console = open_console(config.run.name, config.run.max_steps, folder.read_metrics())
-        # Ray prints its errors whatever it is told; the console keeps the screen to itself.
+        # Ray prints its errors in spite of its settings; only the console may write to the screen.
         with console, redirect_stdout(LogStream()):
             run = Run(config, prepared, folder, console, resume)
             interrupted = asyncio.run(until_signal(run.drive, run.request_stop))
@@ -75,10 +76,7 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
 
 
 def _resume_point(config: TrainConfig, folder: RunFolder) -> Path | None:
-    """The checkpoint to go on from, as `checkpoint.resume` says; None starts anew.
-
-    Raises ConfigError where a checkpoint that was named cannot be used.
-    """
+    """The checkpoint that `checkpoint.resume` selects, or None. Raises ConfigError if the named one is damaged."""
     wanted = config.checkpoint.resume
     if wanted == "never":
         return None
@@ -105,64 +103,56 @@ def _compare_config(config: TrainConfig, checkpoint: Path, folder: RunFolder, al
     logger.warning("%s", message)
     if refused and not allow_config_change:
         raise ConfigError(
-            f"checkpoint {checkpoint} would go on to train something else: {'; '.join(map(str, refused))}: "
+            f"a run resumed from {checkpoint} would train something else: {'; '.join(map(str, refused))}: "
             "set it back, or pass --allow-config-change"
         )
 
 
+@dataclass
 class Run:
-    """The processes and the loop of one run."""
+    """The processes and the loop of one run; `resume` is the checkpoint to resume from."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        prepared: Prepared,
-        folder: RunFolder,
-        console: RunConsole,
-        resume: Path | None,
-        classes: ActorClasses = REAL_CLASSES,
-    ) -> None:
-        self._config = config
-        self._classes = classes
-        self._prepared = prepared
-        self._folder = folder
-        self._console = console
-        self._resume = resume
-        self._controller: Controller | None = None
+    config: TrainConfig
+    prepared: Prepared
+    folder: RunFolder
+    console: RunConsole
+    resume: Path | None
+    classes: ActorClasses = REAL_CLASSES
+    controller: Controller | None = None
 
     def request_stop(self) -> bool:
-        """Asks the loop to end with its state saved; False when there is none yet."""
-        if self._controller is None:
+        """Asks the loop to save its state and end; False if the loop has not started."""
+        if self.controller is None:
             return False
-        self._controller.request_stop()
+        self.controller.request_stop()
         return True
 
     async def drive(self, watch_signals: WatchSignals) -> None:
         """Starts, trains, writes the report; ends every process and leaves the cluster on any way out."""
-        config = self._config
-        self._console.waiting_for("Ray")
+        config = self.config
+        self.console.waiting_for("Ray")
         try:
             device = await asyncio.to_thread(connect, config.model.device)
-            # Ray takes the signals for itself when it starts.
+            # Ray installs signal handlers of its own when it starts.
             watch_signals()
             control = open_control(config.run.name)
-            self._folder.write_address(cluster_address())
+            self.folder.write_address(cluster_address())
             cluster = RunCluster(
                 config,
-                self._prepared.model.size,
+                self.prepared.model.size,
                 device,
-                self._folder.logs_path,
-                waiting_for=self._console.waiting_for,
+                self.folder.logs_path,
+                waiting_for=self.console.waiting_for,
                 on_event=self._event,
-                classes=self._classes,
+                classes=self.classes,
             )
             try:
                 await cluster.start()
-                controller = self._controller = self._make_controller(cluster)
+                controller = self.controller = self._make_controller(cluster)
                 finished = await beside(
-                    controller.run(self._resume),
+                    controller.run(self.resume),
                     watch(config.cluster, lambda: controller.progress, cluster.dump_stacks, self._event),
-                    write_live(self._folder.live_path, lambda: controller.standing, cluster.rollout),
+                    write_live(self.folder.live_path, lambda: controller.standing, cluster.rollout),
                     follow_requests(control, cluster.rollout),
                     cluster.watch_verifier(),
                 )
@@ -177,11 +167,11 @@ class Run:
             self._event(Event(kind="run_stopped", message="as asked; resume with checkpoint.resume=auto"))
             return
         self._event(Event(kind="run_finished", message=f"{config.run.max_steps} steps done"))
-        write_report([self._folder.path], self._folder.report_path)
-        self._console.finished(self._folder.report_path)
+        write_report([self.folder.path], self.folder.report_path)
+        self.console.finished(self.folder.report_path)
 
     def _make_controller(self, cluster: RunCluster) -> Controller:
-        config, prepared, folder = self._config, self._prepared, self._folder
+        config, prepared, folder = self.config, self.prepared, self.folder
         held_out = {name: prompts.prompts for name, prompts in prepared.evaluation.items()}
         probes = probe_sequences(
             [prompt.token_ids.tolist() for prompt in prepared.train.prompts[:256]],
@@ -200,45 +190,45 @@ class Run:
             probes=probes,
             decoder=prepared.model.tokenizer,
             record=folder,
-            console=self._console,
+            console=self.console,
             clock=time.time,
         )
 
     def _learners(self, cluster: RunCluster) -> LearnerGroup:
-        kept = self._config.logging.recorded_steps
+        kept = self.config.logging.recorded_steps
         if kept == 0:
             return cluster.learners
-        records = StepRecords(self._folder.steps_path, kept)
+        records = StepRecords(self.folder.steps_path, kept)
         return RecordingLearners(
-            cluster.learners, records, dump_config(self._config), cluster.rollout.fetch, self._event
+            cluster.learners, records, dump_config(self.config), cluster.rollout.fetch, self._event
         )
 
     def _session(
         self, pool: RolloutPool, state: RunState | None, finished: Sequence[FinishedGroup[RolloutGroup]]
     ) -> Session:
-        config = self._config
+        config = self.config
         if state is not None:
             self._event(Event(kind="resumed", message=f"after step {state.step}"))
         ledger = Ledger()
-        cursor = PromptCursor(self._prepared.train.prompts, config.run.seed, state.stream.cursor if state else None)
+        cursor = PromptCursor(self.prepared.train.prompts, config.run.seed, state.stream.cursor if state else None)
         stream = GroupStream(
             config,
             pool,
             cursor,
             ledger,
             batches=config.run.max_steps - (state.step if state else 0),
-            on_progress=self._console.phase,
+            on_progress=self.console.phase,
             on_event=self._event,
             restored=state.stream if state else None,
             finished=finished,
         )
         first_step = state.step + 1 if state else 0
-        metrics = open_metrics(self._folder, config.logging, config.model_dump(mode="json"), first_step)
+        metrics = open_metrics(self.folder, config.logging, config.model_dump(mode="json"), first_step)
         return Session(stream=stream, ledger=ledger, metrics=metrics)
 
     def _checkpoint_failed(self, step: int, reason: str) -> None:
         self._event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}", details=(("step", step),)))
 
     def _event(self, event: Event) -> None:
-        self._folder.write_event(event)
-        self._console.event(event)
+        self.folder.write_event(event)
+        self.console.event(event)

@@ -1,7 +1,7 @@
 """The configuration tree. Every key is documented where it is declared, and states what a change of it changes.
 
 train.py       TrainConfig: the sections of a run, and what must hold between them
-evaluation.py  EvaluationConfig, of `maspo-dist eval`
+evaluation.py  section evaluation; EvaluationConfig, of `maspo-dist eval`
 compare.py     CompareConfig, of `maspo-dist compare`
 section.py     the base of every section, and the effects that keys state
 run.py         sections run, checkpoint, logging
@@ -12,7 +12,6 @@ verifier.py    section reward
 algorithm.py   section algorithm: advantages, corrections, regularisers
 losses.py      the losses of section algorithm
 learner.py     section learner
-heldout.py     section evaluation
 cluster.py     section cluster
 loading.py     YAML and dotted overrides → a validated configuration
 keys.py        dotted keys, their effects, and what changed since a checkpoint

@@ -1,4 +1,4 @@
-"""The section `cluster`: deadlines of what runs on Ray, and what happens when a deadline passes."""
+"""The section `cluster`: deadlines, and what happens when a deadline passes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from maspo_dist.config.section import Section
 
 
 class ClusterConfig(Section):
-    """Ray and the deadlines of what runs on it."""
+    """Deadlines and restarts of the processes on Ray."""
 
     #: Port on the node of rank 0 where learner ranks meet; null takes a free port.
     learner_port: int | None = Field(None, ge=1, le=65535)
@@ -26,11 +26,11 @@ class ClusterConfig(Section):
     publish_timeout_s: float = Field(600.0, gt=0)
     #: Seconds for one checkpoint.
     save_timeout_s: float = Field(1800.0, gt=0)
-    #: Seconds for a call to the verifier, its wait in the queue included; past it the call's responses are sent again.
+    #: Seconds for a call to the verifier, including its wait in the queue; after that its responses are sent again.
     verify_timeout_s: float = Field(600.0, gt=0)
     #: Seconds between health calls to the verifier and to each rollout worker.
     heartbeat_s: float = Field(10.0, gt=0)
-    #: Seconds for the answer to a health call, even while weights are loaded; past it the process is restarted.
+    #: Seconds for the answer to a health call, even while weights are loaded; after that the process is restarted.
     heartbeat_timeout_s: float = Field(60.0, gt=0)
     #: Seconds before a lost rollout worker is replaced, doubled with each loss within restart_window_s.
     restart_backoff_s: float = Field(1.0, ge=0)
@@ -42,15 +42,15 @@ class ClusterConfig(Section):
     max_learner_restarts: int = Field(3, ge=0)
     #: Seconds for which a loss counts.
     restart_window_s: float = Field(1800.0, gt=0)
-    #: Seconds without any progress after which the watchdog names what everything waits for.
+    #: Seconds without any progress after which the watchdog reports every open wait.
     stall_timeout_s: float = Field(900.0, gt=0)
-    #: What the watchdog does then: restart fails the oldest wait as its deadline would, fail ends the run, report
-    #: only writes an event.
+    #: What the watchdog does then. restart: the oldest wait fails, as after its deadline. fail: the run ends. report:
+    #: only an event is written.
     on_stall: Literal["restart", "fail", "report"] = "restart"
 
     @property
     def serving_deadline_s(self) -> float:
-        """Upper bound on the time until a worker serves when none does: its first restart may fail."""
+        """Upper bound on the time until a worker serves when none does; its first restart may fail."""
         return 2 * (self.restart_backoff_max_s + self.start_timeout_s + self.publish_timeout_s)
 
     @property

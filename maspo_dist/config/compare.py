@@ -1,4 +1,4 @@
-"""Settings of `maspo-dist compare`, as they stand in a file of their own."""
+"""CompareConfig, of `maspo-dist compare`: the content of a file of variants."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import re
 
 from pydantic import Field, field_validator
 
-from maspo_dist.config.section import Section
+from maspo_dist.config.section import Name, Section
 
 _SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class CompareConfig(Section):
-    """Variants of one configuration, each with several seeds, at equal samples.
-
-    In overrides, `{seed}` stands for the seed of the run.
-    """
+    """Variants of one configuration, each with several seeds, at equal samples; `{seed}` in overrides is the seed."""
 
     #: Name of the folder of all its runs, under run.dir.
-    name: str = Field(pattern=_NAME.pattern + "$")
+    name: Name
     #: The configuration that all runs start from, relative to this file.
     config: str
     #: dotted.key=value overrides of every run.
@@ -27,26 +23,18 @@ class CompareConfig(Section):
     #: Seeds of every variant, such as 0-4 or 0,3,7.
     seeds: str = "0-4"
     #: dotted.key=value overrides of each variant, by its name.
-    variants: dict[str, list[str]] = Field(min_length=1)
+    variants: dict[Name, list[str]] = Field(min_length=1)
     #: Metric that is compared; null: avg@k of the first held-out set.
     score: str | None = None
-    #: Runs are compared by their first step with this score; null: half way from the start to the best final score.
+    #: Runs are compared by their first step with this score; null takes the middle of start and best final score.
     reach: float | None = None
     #: Variant that the others are tested against; null: the first.
     against: str | None = None
 
     @field_validator("seeds")
     @classmethod
-    def _seeds_read(cls, value: str) -> str:
+    def _seeds_parse(cls, value: str) -> str:
         parse_seeds(value)
-        return value
-
-    @field_validator("variants")
-    @classmethod
-    def _names_fit_folders(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
-        for name in value:
-            if not _NAME.fullmatch(name):
-                raise ValueError(f"variant name {name!r} may hold letters, digits, '.', '_' and '-' only")
         return value
 
 

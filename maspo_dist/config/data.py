@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from maspo_dist.config.section import Execution, Section
-
-
-def _names_fit_metrics(value: dict[str, str]) -> dict[str, str]:
-    for name in value:
-        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-            raise ValueError(f"eval set name {name!r} may hold letters, digits, '.', '_' and '-' only")
-    return value
-
-
-#: Data sets by name; each name can stand in the name of a metric.
-HeldOutSets = Annotated[dict[str, str], AfterValidator(_names_fit_metrics)]
+from maspo_dist.config.section import Execution, Name, Section
 
 
 class PromptConfig(Section):
@@ -28,9 +16,9 @@ class PromptConfig(Section):
     problem_field: str = "problem"
     #: Field of a row that holds the reference answer.
     answer_field: str = "answer"
-    #: Field that picks the verifier; a row without it takes the name of its file.
+    #: Field with the source of the row, which picks the verifier; the default is the name of the file.
     source_field: str = "source"
-    #: chat is the tokenizer's own template, none the problem as it is; anything else is text with {problem}.
+    #: chat uses the tokenizer's template, none the bare problem; anything else is text with {problem}.
     template: str = "chat"
     #: System message of the chat template.
     system_prompt: str | None = None
@@ -64,4 +52,4 @@ class DataConfig(PromptConfig):
     #: JSONL or Parquet files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
     train: list[str] = Field(min_length=1)
     #: Held-out sets by name, each a file or `hf:NAME[:SPLIT]`.
-    eval: Execution[HeldOutSets] = Field(default_factory=dict)
+    eval: Execution[dict[Name, str]] = Field(default_factory=dict)

@@ -1,25 +1,51 @@
-"""EvaluationConfig, of `maspo-dist eval`: a model, held-out sets, and how responses are sampled and scored."""
+"""Held-out scores: the section `evaluation` of a run, and EvaluationConfig, of `maspo-dist eval`."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from maspo_dist.config.cluster import ClusterConfig
-from maspo_dist.config.data import HeldOutSets, PromptConfig
-from maspo_dist.config.heldout import HeldOutSampling
+from maspo_dist.config.data import PromptConfig
 from maspo_dist.config.model import ModelConfig
 from maspo_dist.config.rollout import EnginesConfig
-from maspo_dist.config.section import Capacity, Execution, Location, Meaning, Operation, Section
+from maspo_dist.config.section import Capacity, Execution, Location, Meaning, Name, Operation, Section
 from maspo_dist.config.verifier import VerifierConfig
+
+
+class HeldOutSampling(Section):
+    """How held-out sets are sampled, during a run and by `maspo-dist eval`."""
+
+    #: Responses per problem.
+    samples: int = Field(1, ge=1)
+    #: Sampling temperature; 0 is greedy.
+    temperature: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _draws_differ(self) -> Self:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                f"samples is {self.samples} at temperature 0, where all responses are equal: "
+                "raise temperature, or set samples to 1"
+            )
+        return self
+
+
+class HeldOutConfig(HeldOutSampling):
+    """Scores on the held-out sets."""
+
+    #: Batches between evaluations; null: never. Otherwise the first and the last step are always evaluated.
+    every: int | None = Field(10, ge=1)
+    #: Longest response in tokens; null takes rollout.max_response_tokens.
+    max_response_tokens: int | None = Field(None, ge=1)
 
 
 class EvaluationDataConfig(PromptConfig):
     """The held-out sets."""
 
     #: JSONL or Parquet files, or `hf:NAME[:SPLIT]`, by name.
-    sets: Location[HeldOutSets] = Field(min_length=1)
+    sets: Location[dict[Name, str]] = Field(min_length=1)
     #: Longest prompt in tokens, after the template; the model's own context bounds it too.
     max_prompt_tokens: int = Field(32_768, ge=1)
 

@@ -1,7 +1,6 @@
-"""`python:module:Name`: a part of the user's own, named in the configuration.
+"""`python:module:Name`: a loss, verifier, rollout engine or weight transport of the user's own.
 
-Losses, verifiers, rollout engines and weight transports can be named so. The module must be importable on
-every node of the cluster.
+The module must be importable on every node of the cluster.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _FORM = re.compile(r"python:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def is_extension(name: str) -> bool:
-    """Whether `name` names a part of the user's own."""
+    """Whether `name` is meant as `python:module:Name`."""
     return name.startswith(_PREFIX)
 
 
@@ -30,7 +29,7 @@ def check_form(name: str) -> str:
 
 
 def one_of(*names: str) -> Callable[[str], str]:
-    """A validator: the value must be one of `names` or name a part of the user's own."""
+    """A validator: the value must be one of `names` or `python:module:Name`."""
 
     def check(value: str) -> str:
         if is_extension(value):
@@ -43,10 +42,7 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 
 def load_extension(name: str, key: str) -> Any:
-    """The object that `name` names; `key` is the configuration key that holds it.
-
-    Raises ConfigError where the form is wrong, the module cannot be imported, or it lacks the object.
-    """
+    """The object that `name` names. Raises ConfigError naming `key`, the configuration key, where there is none."""
     try:
         _, module_name, attribute = check_form(name).split(":")
     except ValueError as error:
@@ -63,10 +59,7 @@ def load_extension(name: str, key: str) -> Any:
 
 
 def load_class(name: str, key: str, protocol: type[Any]) -> type[Any]:
-    """The class that `name` names; `key` is the configuration key that holds it.
-
-    Raises ConfigError where it cannot be imported, is no class, or lacks a method of `protocol`.
-    """
+    """The class that `name` names. Raises as `load_extension` does, and where it lacks a method of `protocol`."""
     part = load_extension(name, key)
     if not isinstance(part, type):
         raise ConfigError(f"{key} is {name!r}, which is no class: name one with the methods of {protocol.__name__}")

@@ -64,7 +64,7 @@ def resume_changes(before_yaml: str, now: TrainConfig) -> tuple[list[ConfigChang
     """What changed since a checkpoint was saved: changes after which the run trains something else, and the others.
 
     `before_yaml` is the output of dump_config, perhaps of another version. A key that one version lacks is a change
-    unless the other version has its default there. A key that this version does not know counts as one that matters.
+    unless the other version has its default there. A key that this version does not know matters.
     """
     changes = changed_keys(TrainConfig, _completed(yaml.safe_load(before_yaml)), now.model_dump(mode="json"))
     matters = [change for change in changes if _matters(change, now)]
@@ -82,7 +82,7 @@ def section_types(annotation: object) -> list[type[BaseModel]]:
 
 def _matters(change: ConfigChange, now: TrainConfig) -> bool:
     if change.key == "run.max_steps":
-        # A schedule that falls to zero at the last step is another schedule when the last step moves.
+        # A schedule that ends at the last step changes with that step.
         return now.learner.schedule != "constant"
     return change.effect is None or change.effect.resume
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from maspo_dist.config.model import refuse_keys
 from maspo_dist.config.section import EXECUTION, Effect, Execution, Meaning, Section
 
-#: Keys of DeepSpeed's configuration that other keys set.
+#: Keys of DeepSpeed's configuration, and the keys here that set them.
 _DEEPSPEED_KEYS = {
     "train_batch_size": "rollout.prompts_per_step",
     "train_micro_batch_size_per_gpu": "learner.micro_batch_tokens",
@@ -19,11 +19,9 @@ _DEEPSPEED_KEYS = {
     "scheduler": "learner.schedule",
     "bf16": "model.dtype",
     "fp16": "model.dtype",
-}
-_ZERO_KEYS = {
-    "stage": "learner.zero_stage",
-    "offload_optimizer": "learner.offload_optimizer",
-    "offload_param": "learner.offload_parameters",
+    "zero_optimization.stage": "learner.zero_stage",
+    "zero_optimization.offload_optimizer": "learner.offload_optimizer",
+    "zero_optimization.offload_param": "learner.offload_parameters",
 }
 _DEEPSPEED_EFFECT = Effect(resume=True, compare=True, scores=True, inner={"zero_optimization": EXECUTION})
 
@@ -35,7 +33,7 @@ class LearnerConfig(Section):
     ranks: Execution[int] = Field(1, ge=1)
     #: What ZeRO shards over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
     zero_stage: Execution[Literal[0, 1, 2, 3]] = 2
-    #: Most tokens (prompt and response) packed into one forward; a longer response goes alone.
+    #: Most tokens (prompt and response) packed into one forward; a longer sample has a forward of its own.
     micro_batch_tokens: Execution[int] = Field(8192, ge=1)
     #: Learning rate of AdamW after warm-up.
     lr: Meaning[float] = Field(1e-6, gt=0)
@@ -59,16 +57,17 @@ class LearnerConfig(Section):
     offload_parameters: Execution[Literal["none", "cpu"]] = "none"
     #: CPU threads per rank; null shares the cores out evenly.
     threads: Execution[int | None] = Field(None, ge=1)
-    #: Further keys of DeepSpeed's configuration; keys that other settings own are refused.
+    #: Further keys of DeepSpeed's configuration; keys that other settings set are refused.
     deepspeed: Annotated[dict[str, Any], _DEEPSPEED_EFFECT] = Field(default_factory=dict)
 
     @field_validator("deepspeed")
     @classmethod
     def _deepspeed_keys_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        zero = refuse_keys("deepspeed", value, _DEEPSPEED_KEYS).get("zero_optimization", {})
+        zero = value.get("zero_optimization", {})
         if not isinstance(zero, dict):
             raise ValueError(f"deepspeed.zero_optimization must be a section of keys, got {zero!r}")
-        refuse_keys("deepspeed.zero_optimization", zero, _ZERO_KEYS)
+        inner = {f"zero_optimization.{key}": entry for key, entry in zero.items()}
+        refuse_keys("deepspeed", value | inner, _DEEPSPEED_KEYS)
         return value
 
     @model_validator(mode="after")

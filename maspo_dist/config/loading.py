@@ -20,10 +20,7 @@ Root = TypeVar("Root", bound=BaseModel)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Reads `path`, applies `overrides` (each `dotted.key=value`, value in YAML), validates.
-
-    Raises ConfigError with one sentence naming key, value and fix.
-    """
+    """The configuration in `path`, changed by `overrides`: dotted.key=value, value in YAML. Raises ConfigError."""
     return build_config(TrainConfig, read_tree(Path(path)), overrides)
 
 
@@ -47,10 +44,7 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 
 def build_config(root: type[Root], tree: dict[str, Any], overrides: Sequence[str] = ()) -> Root:
-    """`tree`, with `overrides` written into it, as a validated `root`.
-
-    Raises ConfigError with one sentence naming key, value and fix.
-    """
+    """`tree`, with `overrides` written into it, as a `root`. Raises ConfigError naming key, value and fix."""
     for override in overrides:
         _apply(tree, override)
     try:

@@ -23,9 +23,8 @@ class ModelConfig(Section):
     trust_remote_code: Execution[bool] = False
 
 
-def refuse_keys(section: str, value: dict[str, Any], owners: Mapping[str, str]) -> dict[str, Any]:
-    """`value`, unless it holds a key that another key sets (ValueError naming both)."""
+def refuse_keys(section: str, value: dict[str, Any], owners: Mapping[str, str]) -> None:
+    """Raises ValueError if `value` holds a key of `owners`, naming the key that sets it."""
     for key in value:
         if key in owners:
             raise ValueError(f"{section}.{key} is set by {owners[key]}; remove it here")
-    return value

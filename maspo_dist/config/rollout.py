@@ -36,7 +36,8 @@ class EnginesConfig(Section):
     @field_validator("engine")
     @classmethod
     def _engine_keys_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return refuse_keys("engine", value, {**_ENGINE_KEYS, "seed": cls.seed_key})
+        refuse_keys("engine", value, {**_ENGINE_KEYS, "seed": cls.seed_key})
+        return value
 
 
 class WorkerRange(Section):

@@ -8,14 +8,14 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from maspo_dist.config.section import Execution, Meaning, Operation, Section
+from maspo_dist.config.section import Execution, Meaning, Name, Operation, Section
 
 
 class RunConfig(Section):
     """The run and its folder."""
 
     #: Name of the run's folder in `dir`.
-    name: Execution[str] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Execution[Name]
     #: Parent of all run folders.
     dir: Operation[Path] = Path("runs")
     #: Seed of the data order, of sampling and of every other draw.
@@ -27,15 +27,15 @@ class RunConfig(Section):
 class CheckpointConfig(Section):
     """Saving and resuming."""
 
-    #: Batches between checkpoints; null saves none, because a checkpoint can be larger than the model's folder.
+    #: Batches between checkpoints; null saves none, since a checkpoint can be larger than the model's folder.
     every: int | None = Field(None, ge=1)
     #: Number of newest checkpoints to keep.
     keep: int = Field(2, ge=1)
     #: Metric (larger is better) by which the best checkpoint is kept as well. auto is the mean of avg@k over the
     #: held-out sets; none keeps only the newest checkpoints.
     keep_best: str = Field("auto", min_length=1)
-    #: auto resumes from the newest good checkpoint of the run folder, never refuses a folder that holds a run, and
-    #: anything else is the path of a checkpoint.
+    #: auto resumes from the newest good checkpoint of the run folder; never refuses a folder that holds a run;
+    #: anything else is the path of a checkpoint to resume from.
     resume: str = "never"
 
 

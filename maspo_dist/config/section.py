@@ -13,13 +13,24 @@ Operation     no       no        no       deadlines, logs and checkpoints
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 T = TypeVar("T")
+
+
+def _is_name(value: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", value, re.ASCII):
+        raise ValueError(f"{value!r} must hold letters, digits, '.', '_' and '-' only, and not start with '.' or '-'")
+    return value
+
+
+#: Part of a path and of the name of a metric.
+Name = Annotated[str, AfterValidator(_is_name)]
 
 
 class Section(BaseModel):

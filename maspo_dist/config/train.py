@@ -7,7 +7,7 @@ from pydantic import model_validator
 from maspo_dist.config.algorithm import AlgorithmConfig
 from maspo_dist.config.cluster import ClusterConfig
 from maspo_dist.config.data import DataConfig
-from maspo_dist.config.heldout import HeldOutConfig
+from maspo_dist.config.evaluation import HeldOutConfig
 from maspo_dist.config.learner import LearnerConfig
 from maspo_dist.config.model import ModelConfig
 from maspo_dist.config.rollout import RolloutConfig, SyncConfig
@@ -34,10 +34,7 @@ class TrainConfig(Section):
 
     @property
     def group_deadline_s(self) -> float:
-        """Upper bound on the time of a group over all its attempts.
-
-        Each attempt waits for a worker, perhaps for one of its own, and then for its answer.
-        """
+        """Upper bound on the time of a group over all attempts, each with a wait for a worker and its answer."""
         cluster = self.cluster
         return self.rollout.max_attempts * (cluster.turn_deadline_s + cluster.generate_timeout_s)
 

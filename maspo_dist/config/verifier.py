@@ -32,7 +32,7 @@ BUILTIN_VERIFIERS = {
 }
 
 _PLUS = re.compile(r"\s+\+\s+")
-_WEIGHTED = re.compile(r"([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*\*\s*(.+)", re.DOTALL)
+_WEIGHTED = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*(.+)", re.DOTALL)
 _URL = re.compile(r"https?://[^\s/]+(?:/\S*)?")
 
 
@@ -45,14 +45,13 @@ class RewardTerm:
 
 
 def parse_reward(text: str) -> tuple[RewardTerm, ...]:
-    """Reads `0.9*math + 0.1*format`; a name without weight has weight 1.
-
-    Raises ValueError with one sentence that names the wrong part and the fix.
-    """
+    """The terms of `0.9*math + 0.1*format`; the default weight is 1. Raises ValueError naming part and fix."""
     terms = []
     for part in _PLUS.split(text.strip()):
         weighted = _WEIGHTED.fullmatch(part)
-        weight, name = _weight(weighted[1], part) if weighted else 1.0, weighted[2] if weighted else part
+        weight, name = (float(weighted[1]), weighted[2]) if weighted else (1.0, part)
+        if not math.isfinite(weight):
+            raise ValueError(f"{part!r}: the weight must be finite")
         _check_name(name)
         terms.append(RewardTerm(weight=weight, verifier=name))
     names = [term.verifier for term in terms]
@@ -65,16 +64,6 @@ def parse_reward(text: str) -> tuple[RewardTerm, ...]:
 def is_remote(reward: str) -> bool:
     """Whether a reward is one remote verifier, with weight 1."""
     return _URL.fullmatch(reward) is not None
-
-
-def _weight(digits: str, part: str) -> float:
-    try:
-        weight = float(digits)
-    except ValueError:
-        raise ValueError(f"{part!r}: {digits!r} is not a number; write a weight as 0.9*math") from None
-    if not math.isfinite(weight):
-        raise ValueError(f"{part!r}: the weight must be finite")
-    return weight
 
 
 def _check_name(name: str) -> None:

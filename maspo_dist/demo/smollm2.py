@@ -61,6 +61,8 @@ def _convert(source: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     tokenizer.model_max_length = _CONTEXT_TOKENS
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
+    # The weights are plain now, and transformers saves no model that was read from a quantized file.
+    model.hf_quantizer = None
     model.config = _plain_config(model, tokenizer.eos_token_id)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id

@@ -1,17 +1,22 @@
-"""Tokenizer and size of a model, read without its weights."""
+"""Tokenizer and size of a model, read without its weights; and whether the hub answers."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
+import httpx
 import torch
+from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import HubUnreachableError, ModelError
-from maspo_dist.models.hub import hub_is_reachable
 from maspo_dist.models.path import is_hub_name, require_model
 from maspo_dist.models.size import ModelSize
+
+_PROBE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,44 +28,66 @@ class ModelFacts:
 
 
 def read_model_facts(config: ModelConfig) -> ModelFacts:
-    """Reads configuration and tokenizer.
+    """Reads configuration and tokenizer. Raises ModelError naming the folder and what is wrong with it.
 
-    Raises ModelError naming the folder and what is wrong with it, and HubUnreachableError for a hub name while the hub
-    cannot be reached.
+    The error is a HubUnreachableError for a hub name if the cache lacks the model and the hub does not answer.
     """
     path = config.path
-    require_model(path)
-    offline = is_hub_name(path) and not hub_is_reachable()
-    options = {"trust_remote_code": config.trust_remote_code, "local_files_only": offline}
+    settings, outline = read_outline(config)
     try:
-        model_config = AutoConfig.from_pretrained(path, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(path, **_options(config))
     except (OSError, ValueError) as error:
-        if offline:
-            raise HubUnreachableError(
-                f"model.path {path}: the hub cannot be reached from here and its cache does not hold the model; "
-                "set model.path to a Hugging Face folder"
-            ) from None
-        raise ModelError(
-            f"model.path {path}: no model with its tokenizer can be read there ({_first_line(error)})"
-        ) from None
+        raise _unreadable(path, "tokenizer", error) from None
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.path {path}: the tokenizer has no end-of-sequence token, so no response could end")
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
-    if not model_config.architectures:
+    if not settings.architectures:
         raise ModelError(f"model.path {path}: config.json names no architectures, so vLLM cannot tell what it is")
-    text_config = model_config.get_text_config()
-    heads = text_config.num_attention_heads
+    text = settings.get_text_config()
+    heads = text.num_attention_heads
     size = ModelSize(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        layers=text_config.num_hidden_layers,
-        kv_heads=getattr(text_config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text_config, "head_dim", None) or text_config.hidden_size // heads,
-        context_tokens=text_config.max_position_embeddings,
+        parameters=sum(parameter.numel() for parameter in outline.parameters()),
+        layers=text.num_hidden_layers,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        context_tokens=text.max_position_embeddings,
     )
     return ModelFacts(tokenizer=tokenizer, size=size)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
+def read_outline(config: ModelConfig) -> tuple[Any, Any]:
+    """config.json, and its model without weights (on torch's device meta). Raises as `read_model_facts` does."""
+    path = config.path
+    require_model(path)
+    try:
+        settings = AutoConfig.from_pretrained(path, **_options(config))
+        with torch.device("meta"):
+            return settings, AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise _unreadable(path, "model", error) from None
+
+
+@functools.cache
+def hub_is_reachable() -> bool:
+    """Whether the hub answers, checked once per process; the hub's own client would retry for half a minute."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        httpx.head(constants.ENDPOINT, timeout=_PROBE_TIMEOUT_S)
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+def _options(config: ModelConfig) -> dict[str, bool]:
+    offline = is_hub_name(config.path) and not hub_is_reachable()
+    return {"trust_remote_code": config.trust_remote_code, "local_files_only": offline}
+
+
+def _unreadable(path: str, part: str, error: Exception) -> ModelError:
+    if is_hub_name(path) and not hub_is_reachable():
+        return HubUnreachableError(
+            f"model.path {path}: the hub cannot be reached from here and its cache does not hold the {part}; "
+            "set model.path to a Hugging Face folder"
+        )
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return ModelError(f"model.path {path}: no {part} can be read there ({reason})")

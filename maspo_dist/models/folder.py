@@ -8,28 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 
 def save_model_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Writes `model` (in its own dtype) and `tokenizer` to `folder`, which is made if it is missing.
-
-    Unlike `save_pretrained`, this also accepts a model that was read from a quantized file. Tied weights are stored
-    once.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    stored: set[int] = set()
-    weights = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in stored:
-            stored.add(tensor.data_ptr())
-            weights[name] = tensor.contiguous()
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    # vLLM takes a folder without its architecture for an embedding model.
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
+    """Writes `model` (in its own dtype) and `tokenizer` to `folder`, which is made if it is missing."""
+    logging.disable_progress_bar()
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

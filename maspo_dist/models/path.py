@@ -16,12 +16,10 @@ def is_hub_name(path: str) -> bool:
 def require_model(path: str) -> None:
     """Raises ModelError where `path` is neither a model folder nor a name of the hub."""
     folder = Path(path)
+    if (folder / "config.json").is_file() or is_hub_name(path):
+        return
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path {path} holds no config.json, so it is not a Hugging Face model folder")
-        return
-    if is_hub_name(path):
-        return
+        raise ModelError(f"model.path {path} holds no config.json, so it is not a Hugging Face model folder")
     siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
     near = difflib.get_close_matches(path, siblings, n=1)
     hint = (

@@ -18,11 +18,10 @@ from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.data.rows import HUB_PREFIX, read_rows
 from maspo_dist.errors import HubUnreachableError
-from maspo_dist.models.facts import ModelFacts
-from maspo_dist.models.hub import KNOWN_SIZES, hub_is_reachable
+from maspo_dist.models.facts import ModelFacts, hub_is_reachable
 from maspo_dist.models.path import is_hub_name
-from maspo_dist.models.size import ModelSize
-from maspo_dist.planning.placement import Device, gibibytes, pick_device, plan_bundles
+from maspo_dist.models.size import KNOWN_SIZES, ModelSize
+from maspo_dist.planning.placement import Device, pick_device, plan_bundles
 from maspo_dist.planning.preflight import inspect_model, load_data, require_context
 from maspo_dist.runs.metrics import require_sinks
 
@@ -112,5 +111,5 @@ def _placement(config: TrainConfig, size: ModelSize, device: Device) -> Table:
     table = Table("process", "count", "CPU each", "GPU each", memory, "what", title=title, title_justify="left")
     for bundle in plan_bundles(config, size, device):
         counts = str(bundle.count), f"{bundle.cpus:g}", str(bundle.gpus)
-        table.add_row(bundle.role, *counts, gibibytes(bundle.memory_bytes), bundle.what)
+        table.add_row(bundle.role, *counts, f"{bundle.memory_bytes / 2**30:.2f} GiB", bundle.what)
     return table

@@ -1,7 +1,4 @@
-"""The processes of a run: their number, CPUs and GPUs, and an estimate of their memory.
-
-Pure planning; `actors.processes` reserves what is planned here and `maspo-dist check` prints it.
-"""
+"""The processes of a run: their number, CPUs and GPUs, and an estimate of their memory."""
 
 from __future__ import annotations
 
@@ -10,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from maspo_dist.config import EvaluationConfig, TrainConfig, VerifierConfig
+from maspo_dist.config import EvaluationConfig, ModelConfig, TrainConfig, VerifierConfig
+from maspo_dist.config.rollout import EnginesConfig
 from maspo_dist.errors import PlacementError
 from maspo_dist.models.size import ModelSize
 
 Device = Literal["cpu", "cuda"]
 Role = Literal["learner", "rollout", "verifier"]
 
-#: Share of a core that each process reserves on a machine without GPUs, where the processes take turns.
+#: Cores that each process reserves on a machine without GPUs, where the processes take turns.
 CPU_SHARE = 0.25
-_GIB = 1024**3
 
 
 def pick_device(wanted: Device | Literal["auto"], *, has_gpu: bool) -> Device:
@@ -51,42 +48,37 @@ def plan_bundles(config: TrainConfig, size: ModelSize, device: Device) -> tuple[
             count=learner.ranks,
             cpus=1.0 if on_gpu else CPU_SHARE,
             gpus=1 if on_gpu else 0,
-            memory_bytes=learner_bytes(config, size),
+            memory_bytes=_learner_bytes(config, size),
             what=f"DeepSpeed ZeRO-{learner.zero_stage} rank",
         ),
-        Bundle(
-            role="rollout",
-            count=rollout.first_workers,
-            cpus=1.0 if on_gpu else CPU_SHARE,
-            gpus=rollout.tensor_parallel if on_gpu else 0,
-            memory_bytes=rollout_bytes(config, size) // (rollout.tensor_parallel if on_gpu else 1),
-            what=f"vLLM engine, tensor parallel {rollout.tensor_parallel}",
-        ),
-        verifier_bundle(config.reward, device),
+        _engine_bundle(rollout, rollout.first_workers, _engine_bytes(config, size), device),
+        _verifier_bundle(config.reward, device),
     )
 
 
 def plan_evaluation(config: EvaluationConfig, size: ModelSize, device: Device, gpus: int) -> tuple[Bundle, ...]:
     """The processes of a standalone evaluation, engines first; `gpus` is how many the cluster has."""
-    on_gpu = device == "cuda"
     rollout = config.rollout
-    workers = rollout.workers or (max(1, gpus // rollout.tensor_parallel) if on_gpu else 1)
-    width = 2 if config.model.dtype == "bfloat16" else 4
+    workers = rollout.workers or (max(1, gpus // rollout.tensor_parallel) if device == "cuda" else 1)
     return (
-        Bundle(
-            role="rollout",
-            count=workers,
-            cpus=1.0 if on_gpu else CPU_SHARE,
-            gpus=rollout.tensor_parallel if on_gpu else 0,
-            memory_bytes=width * size.parameters,
-            what=f"vLLM engine, tensor parallel {rollout.tensor_parallel}",
-        ),
-        verifier_bundle(config.reward, device),
+        _engine_bundle(rollout, workers, _width(config.model) * size.parameters, device),
+        _verifier_bundle(config.reward, device),
     )
 
 
-def verifier_bundle(config: VerifierConfig, device: Device) -> Bundle:
-    """The pool of verifier processes."""
+def _engine_bundle(rollout: EnginesConfig, count: int, memory_bytes: int, device: Device) -> Bundle:
+    on_gpu = device == "cuda"
+    return Bundle(
+        role="rollout",
+        count=count,
+        cpus=1.0 if on_gpu else CPU_SHARE,
+        gpus=rollout.tensor_parallel if on_gpu else 0,
+        memory_bytes=memory_bytes // (rollout.tensor_parallel if on_gpu else 1),
+        what=f"{rollout.backend} engine, tensor parallel {rollout.tensor_parallel}",
+    )
+
+
+def _verifier_bundle(config: VerifierConfig, device: Device) -> Bundle:
     return Bundle(
         role="verifier",
         count=1,
@@ -97,14 +89,14 @@ def verifier_bundle(config: VerifierConfig, device: Device) -> Bundle:
     )
 
 
-def learner_bytes(config: TrainConfig, size: ModelSize) -> int:
-    """Model state of one rank plus the logits and activations of one micro-batch, an estimate.
+def _learner_bytes(config: TrainConfig, size: ModelSize) -> int:
+    """Model state of one rank plus the activations of one micro-batch.
 
-    State per parameter: weight and gradient in the model's dtype, in bfloat16 a float32 master copy, two
-    float32 moments. ZeRO 1 shards master and moments over the ranks, 2 the gradient too, 3 the weight too.
+    State per parameter: weight and gradient in the dtype of the model, two float32 moments, and in bfloat16 a float32
+    master copy. ZeRO 1 shards master and moments over the ranks, 2 the gradient too, 3 the weight too.
     """
     ranks, stage = config.learner.ranks, config.learner.zero_stage
-    width = 2 if config.model.dtype == "bfloat16" else 4
+    width = _width(config.model)
     optimizer = (8 + (4 if width == 2 else 0)) * size.parameters
     gradient, weight = width * size.parameters, width * size.parameters
     state = (
@@ -113,23 +105,27 @@ def learner_bytes(config: TrainConfig, size: ModelSize) -> int:
         + weight / (ranks if stage >= 3 else 1)
     )
     hidden = size.kv_heads * size.head_dim
-    # About 16 activations of hidden size per layer and token are kept for backward, 1 with checkpointing.
+    # Backward needs about 16 activations of hidden size per layer and token, 1 with checkpointing.
     kept = 1 if config.learner.gradient_checkpointing else 16
     activations = config.learner.micro_batch_tokens * size.layers * hidden * kept * width
     return int(state + activations)
 
 
-def rollout_bytes(config: TrainConfig, size: ModelSize) -> int:
-    """Weights of one engine plus the keys and values of one step's share of full-length sequences."""
-    width = 2 if config.model.dtype == "bfloat16" else 4
+def _engine_bytes(config: TrainConfig, size: ModelSize) -> int:
+    """Weights of one engine plus the keys and values of its share of a step, all sequences at full length."""
     sequences = math.ceil(config.rollout.prompts_per_step * config.rollout.group_size / config.rollout.first_workers)
     sequences = min(sequences, int(config.rollout.engine.get("max_num_seqs", 256)))
     tokens = sequences * (config.data.max_prompt_tokens + config.rollout.max_response_tokens)
-    return width * (size.parameters + tokens * 2 * size.layers * size.kv_heads * size.head_dim)
+    return _width(config.model) * (size.parameters + tokens * 2 * size.layers * size.kv_heads * size.head_dim)
+
+
+def _width(model: ModelConfig) -> int:
+    """Bytes per weight."""
+    return 2 if model.dtype == "bfloat16" else 4
 
 
 def require_fit(bundles: tuple[Bundle, ...], available: Mapping[str, float]) -> None:
-    """Raises PlacementError naming what is missing. `available` as Ray counts: {"CPU": 8, "GPU": 1, …}."""
+    """Raises PlacementError naming what is missing. `available` is {"CPU": 8, "GPU": 1, …}, as Ray counts."""
     needs = {
         "CPU": sum(bundle.count * bundle.cpus for bundle in bundles),
         "GPU": sum(bundle.count * bundle.gpus for bundle in bundles),
@@ -145,8 +141,3 @@ def require_fit(bundles: tuple[Bundle, ...], available: Mapping[str, float]) -> 
         for bundle in bundles
     )
     raise PlacementError(f"the run needs {missing}: {demand}; lower learner.ranks or rollout.workers, or add nodes")
-
-
-def gibibytes(count: int) -> str:
-    """`count` bytes in GiB, as text."""
-    return f"{count / _GIB:.2f} GiB"

@@ -29,13 +29,13 @@ class Prepared:
 
 
 def prepare(config: TrainConfig) -> Prepared:
-    """Reads model facts and data, and raises every mistake that is visible without starting a process."""
+    """Reads model facts and data. Raises every mistake that is visible before a process starts."""
     require_sinks(config.logging)
     check_loss(config.algorithm.loss)
     check_rewards(config.reward)
     model = inspect_model(config)
     if "RAY_ADDRESS" not in os.environ:
-        # The cluster will be this machine alone, so what it lacks is known before it starts.
+        # The cluster will be this machine alone, so its resources are known before it starts.
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
         device = pick_device(config.model.device, has_gpu=here["GPU"] > 0)
         require_fit(plan_bundles(config, model.size, device), here)
@@ -47,11 +47,7 @@ def prepare(config: TrainConfig) -> Prepared:
 
 
 def inspect_model(config: TrainConfig) -> ModelFacts:
-    """Reads configuration and tokenizer of the model and checks that prompts and responses fit its context.
-
-    Raises ModelError naming the folder and what is wrong with it, HubUnreachableError for a hub name that
-    nobody here can look up, ConfigError when the lengths do not fit.
-    """
+    """The model's facts. Raises as `read_model_facts` and `require_context` do."""
     facts = read_model_facts(config.model)
     require_context(config, facts.size)
     return facts
@@ -69,6 +65,6 @@ def require_context(config: TrainConfig, size: ModelSize) -> None:
 
 
 def load_data(config: TrainConfig, data_sets: Sequence[str], model: ModelFacts) -> PromptSet:
-    """The prompts of `data_sets`, checked against what the model can hold. Raises as `load_prompts` does."""
+    """The prompts of `data_sets`, checked against the model's context. Raises as `load_prompts` does."""
     limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=config.rollout.max_response_tokens)
     return load_prompts(data_sets, config.data, model.tokenizer, limit)

@@ -24,7 +24,6 @@ from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.reward.math.equality import load_algebra
 from maspo_dist.reward.math.verifier import verify_math
 from maspo_dist.reward.pool.verifier_pool import VerifierPool
-from maspo_dist.reward.sample import Sample
 
 Pair = tuple[str, str]
 
@@ -109,7 +108,7 @@ def _scaling(pairs: Sequence[Pair], repeats: int) -> Iterator[BenchLine]:
 
 
 def _one_verdict(pool: VerifierPool, response: str, reference: str) -> object:
-    return pool.submit(Sample(response=response, reference=reference)).result()
+    return pool.verify_many([(response, reference)])
 
 
 def _processor_seconds(pool: VerifierPool) -> list[float]:

@@ -19,6 +19,7 @@ from actors.interfaces import EngineSettings
 from actors.ray.actor_options import CONCURRENT_CALLS, bundle_options, share_of_cores
 from actors.ray.placement_groups import reserve
 from actors.ray.waits import within
+from actors.verifier.client import VerifierClient
 from actors.verifier.process import VerifierProcess
 from maspo_dist.config import EvaluationConfig
 from maspo_dist.planning.placement import Bundle, Device, require_fit
@@ -55,7 +56,7 @@ class EvaluationCluster:
         options = bundle_options(group, engine.count, verifier)
         self._verifier = VerifierProcess(config.reward, config.cluster, self._logs, options)
         environment = engine_environment(self._device, share_of_cores(engine.count))
-        scorer = self._verifier.handle, config.cluster.verify_timeout_s
+        scorer = VerifierClient(self._verifier.handle, config.cluster.verify_timeout_s)
         self._workers = [
             ray.remote(EvaluationActor)
             .options(
@@ -63,7 +64,7 @@ class EvaluationCluster:
                 max_concurrency=CONCURRENT_CALLS,
                 runtime_env={"env_vars": environment},
             )
-            .remote(config.rollout.backend, settings, index, self._device, *scorer, self._logs)
+            .remote(config.rollout.backend, settings, index, self._device, scorer, self._logs)
             for index in range(engine.count)
         ]
         waiting_for(f"{engine.count} vLLM engine{'s' if engine.count > 1 else ''}")

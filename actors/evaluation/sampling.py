@@ -7,7 +7,7 @@ nor on the order in which problems end, and an interrupted evaluation can contin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,11 +41,13 @@ class EvaluationPool(Protocol):
     async def sample(self, worker: int, request: RolloutRequest) -> Sequence[tuple[Rollout, Verdict]]: ...
 
 
-def list_problems(sets: Mapping[str, PromptSet], seed: int) -> Iterator[Problem]:
+def list_problems(sets: Mapping[str, PromptSet], seed: int) -> list[Problem]:
     """Every problem of every set, in order."""
-    for name, prompts in sets.items():
-        for prompt in prompts.prompts:
-            yield Problem(set=name, prompt=prompt, seed=problem_seed(seed, name, prompt.prompt_id))
+    return [
+        Problem(set=name, prompt=prompt, seed=problem_seed(seed, name, prompt.prompt_id))
+        for name, prompts in sets.items()
+        for prompt in prompts.prompts
+    ]
 
 
 async def sample_problems(
@@ -59,10 +61,9 @@ async def sample_problems(
     Calls `on_ended` when a problem ends. The first failure cancels the other problems and is raised.
     """
     waiting = iter(enumerate(problems))
+    chosen = config.sampling
     sampling = Sampling(
-        temperature=config.sampling.temperature,
-        max_response_tokens=config.sampling.max_response_tokens,
-        top_p=config.sampling.top_p,
+        temperature=chosen.temperature, max_response_tokens=chosen.max_response_tokens, top_p=chosen.top_p
     )
 
     async def serve(worker: int) -> None:
@@ -71,13 +72,13 @@ async def sample_problems(
                 group_id=number,
                 attempt=0,
                 prompt=problem.prompt,
-                num_samples=config.sampling.samples,
+                num_samples=chosen.samples,
                 sampling=sampling,
                 seed=problem.seed,
             )
             on_ended(problem, _rows(problem, await pool.sample(worker, request)))
 
-    per_worker = max(1, config.rollout.samples_in_flight // config.sampling.samples)
+    per_worker = max(1, config.rollout.samples_in_flight // chosen.samples)
     tasks = [asyncio.ensure_future(serve(worker)) for _ in range(per_worker) for worker in range(pool.size)]
     try:
         await asyncio.gather(*tasks)

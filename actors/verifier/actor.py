@@ -1,4 +1,4 @@
-"""The Ray side of the verifier pool: one actor that owns one `VerifierPool`."""
+"""The actor that owns the `VerifierPool`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ from maspo_dist.types import Verdict
 
 
 class VerifierActor:
-    """Scores responses as they end. An async actor: give it as many concurrent calls as responses may be in
-    flight; the pool bounds what is queued and the callers wait.
-    """
+    """An async actor with as many concurrent calls as responses may be in flight: the pool bounds its queue."""
 
     def __init__(self, config: VerifierConfig, logs_path: Path | None) -> None:
-        """Without `logs_path` output stays where it goes: for an owner that is not a process of its own."""
+        """Sends the process's output to `logs_path`; None leaves it alone, for tests without a process."""
         if logs_path is not None:
             redirect_output(configure_logging("verifier", logs_path))
             faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -32,10 +30,7 @@ class VerifierActor:
         self._serving = asyncio.get_running_loop()
 
     async def score(self, samples: Sequence[Sample]) -> tuple[Verdict, ...]:
-        """One verdict each, in order, when all are there.
-
-        Raises VerifierError when the pool cannot be trusted any more; the run should stop.
-        """
+        """One verdict per sample, in order, when all are there. Raises VerifierError when the run should stop."""
         return tuple(await asyncio.gather(*(self._pool.verify(sample) for sample in samples)))
 
     @health_call
@@ -51,7 +46,7 @@ class VerifierActor:
 
     @health_call
     async def take_deaths(self) -> tuple[ProcessDeath, ...]:
-        """Verifier processes that died and have been replaced; each is told once."""
+        """Verifier processes that died and have been replaced since the last call."""
         return self._pool.take_deaths()
 
     async def stop(self) -> None:

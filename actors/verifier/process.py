@@ -2,7 +2,7 @@
 
 ping answered by the same process ──► ask which of its verifier processes died; each death becomes an event
 ping answered by another process ───► the verifier died and Ray has restarted it
-no answer in time ──────────────────► kill it, so that Ray restarts it and repeats the calls it held
+no answer in time ──────────────────► kill it, so that Ray restarts it and repeats its calls
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from actors.ray.waits import within
 from actors.verifier.actor import VerifierActor
 from maspo_dist.config import ClusterConfig, VerifierConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError
-from maspo_dist.reward import ProcessDeath
 from maspo_dist.types import Event
 
 _STOP_S = 30.0
@@ -48,27 +47,30 @@ class VerifierProcess:
         )
 
     async def watch(self, on_event: Callable[[Event], None]) -> None:
-        """Runs until cancelled. Raises ActorDiedError or DeadlineError when the verifier does not start, or restart,
-        within `start_timeout_s`.
-        """
+        """Runs until cancelled. Raises ActorDiedError or DeadlineError if a start fails or exceeds its timeout."""
         loop = asyncio.get_running_loop()
         start_s, answer_s = self._cluster.start_timeout_s, self._cluster.heartbeat_timeout_s
-        pid = await self._ping(start_s)
+        pid = await self._ask("ping", start_s)
         answered_s = loop.time()
         while True:
             await asyncio.sleep(self._cluster.heartbeat_s)
             try:
-                answering_pid = await self._ping(answer_s)
-                for death in await self._take_deaths(answer_s):
-                    on_event(_process_lost(death))
+                answering_pid = await self._ask("ping", answer_s)
+                for death in await self._ask("take_deaths", answer_s):
+                    lost = f"{death.slot}: its process died ({death.reason})"
+                    message = f"{lost}; the next process serves after {death.seconds:.1f} s"
+                    details = (("slot", death.slot), ("seconds", death.seconds))
+                    on_event(Event(kind="verifier_process_lost", message=message, details=details))
             except (ActorDiedError, DeadlineError) as error:
                 on_event(Event(kind="verifier_lost", message=f"{error}; it is restarted"))
                 if isinstance(error, DeadlineError):
                     ray.kill(self.handle, no_restart=False)
-                answering_pid = await self._ping(start_s)
+                answering_pid = await self._ask("ping", start_s)
             now_s = loop.time()
             if answering_pid != pid:
-                on_event(_recovered(now_s - answered_s))
+                took_s = now_s - answered_s
+                message = f"the verifier was restarted; it answers again after {took_s:.1f} s"
+                on_event(Event(kind="verifier_recovered", message=message, details=(("seconds", took_s),)))
             pid, answered_s = answering_pid, now_s
 
     async def dump_stacks(self) -> None:
@@ -80,30 +82,9 @@ class VerifierProcess:
     async def stop(self) -> None:
         """Ends the verifier and its processes. Raises DeadlineError or ActorDiedError when it had to be killed."""
         try:
-            await within(_STOP_S, "verifier: stop", self.handle.stop.remote())
+            await self._ask("stop", _STOP_S)
         finally:
             ray.kill(self.handle)
 
-    async def _ping(self, timeout_s: float) -> int:
-        pid: int = await within(timeout_s, "verifier: ping", self.handle.ping.remote())
-        return pid
-
-    async def _take_deaths(self, timeout_s: float) -> tuple[ProcessDeath, ...]:
-        deaths: tuple[ProcessDeath, ...] = await within(timeout_s, "verifier: deaths", self.handle.take_deaths.remote())
-        return deaths
-
-
-def _process_lost(death: ProcessDeath) -> Event:
-    return Event(
-        kind="verifier_process_lost",
-        message=f"{death.slot}: its process died ({death.reason}); the next process serves after {death.seconds:.1f} s",
-        details=(("slot", death.slot), ("seconds", death.seconds)),
-    )
-
-
-def _recovered(seconds: float) -> Event:
-    return Event(
-        kind="verifier_recovered",
-        message=f"the verifier was restarted; it answers again after {seconds:.1f} s",
-        details=(("seconds", seconds),),
-    )
+    async def _ask(self, method: str, timeout_s: float) -> Any:
+        return await within(timeout_s, f"verifier: {method}", getattr(self.handle, method).remote())

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from maspo_dist.compare.plan import PlannedRun
+from maspo_dist.reward.pool.lifetime import end_with_parent
 
-_PR_SET_PDEATHSIG = 1
 _GRACE_S = 60.0
-
-#: Loaded before any fork: loading between fork and exec is not safe.
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def train_command(run: PlannedRun, launcher: Sequence[str]) -> list[str]:
@@ -37,14 +34,6 @@ async def run_command(command: Sequence[str], log: Path) -> int:
 
     When this returns or raises, the process and all of its session have ended.
     """
-    parent = os.getpid()
-
-    def end_with_parent() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            # The parent died before prctl was called.
-            os._exit(1)
-
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
@@ -54,7 +43,7 @@ async def run_command(command: Sequence[str], log: Path) -> int:
             stderr=file,
             # Ctrl-C in the terminal reaches this process alone, which then ends its children in order.
             start_new_session=True,
-            preexec_fn=end_with_parent,
+            preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),
         )
     try:
         return await process.wait()

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from maspo_dist.config.extension import load_extension
 from maspo_dist.config.verifier import BUILTIN_VERIFIERS, VerifierConfig, is_remote, parse_reward
 from maspo_dist.errors import ConfigError
+from maspo_dist.reward.code.program import read_program
+from maspo_dist.reward.math.answers import read_answer
 from maspo_dist.reward.sample import Sample, Verifier
 from maspo_dist.reward.verifiers.function import FunctionVerifier
 from maspo_dist.reward.verifiers.gym import load_package
@@ -84,6 +86,14 @@ def remote_verifier(url: str, config: VerifierConfig) -> RemoteVerifier:
     module = importlib.import_module("maspo_dist.reward.verifiers.remote")
     verifier: RemoteVerifier = module.RemoteVerifier(url, config)
     return verifier
+
+
+def judged_part(sample: Sample, config: VerifierConfig) -> str:
+    """The part of the response that takes time to judge: responses that share it hang alike."""
+    names = {term.verifier for term in parse_reward(config.reward_for(sample.source))} - {"format"}
+    if names == {"math"}:
+        return str(read_answer(sample.response, config.extraction))
+    return (names == {"code"} and read_program(sample.response)) or sample.response
 
 
 def _maker(name: str, key: str) -> _Maker:

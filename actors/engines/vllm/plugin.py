@@ -6,12 +6,8 @@ before anything else; this plugin asks the kernel to end the process with its pa
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
-import signal
-
-_PR_SET_PDEATHSIG = 1
 
 #: Set for the rollout actor, so that other uses of vLLM in the same environment are not changed.
 MARKER = "MASPO_DIST_ENGINE"
@@ -20,9 +16,9 @@ MARKER = "MASPO_DIST_ENGINE"
 def register() -> None:
     """Called by vLLM through the entry point group vllm.general_plugins."""
     parent = multiprocessing.parent_process()
-    if parent is None or MARKER not in os.environ:
+    if parent is None or parent.pid is None or MARKER not in os.environ:
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent.pid:
-        # The parent died before the request to the kernel.
-        os._exit(1)
+    # Other uses of vLLM in the same environment need no import of ours.
+    from maspo_dist.reward.pool.lifetime import end_with_parent
+
+    end_with_parent(parent.pid)

@@ -16,7 +16,7 @@ import sys
 import traceback
 from typing import IO, Any
 
-_SEQUENCES: dict[str, type[Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+_SEQUENCES = (list, tuple, set, frozenset)
 _DEPTH = 50
 
 
@@ -78,7 +78,7 @@ def encode(value: Any, kept: list[Any], depth: int = 0) -> Any:
         return {kind.__name__: repr(value)}
     if kind is bytes:
         return {"bytes": value.hex()}
-    if depth < _DEPTH and kind.__name__ in _SEQUENCES and kind is _SEQUENCES[kind.__name__]:
+    if depth < _DEPTH and kind in _SEQUENCES:
         return {kind.__name__: [encode(item, kept, depth + 1) for item in value]}
     if depth < _DEPTH and kind is dict:
         return {"dict": [[encode(k, kept, depth + 1), encode(v, kept, depth + 1)] for k, v in value.items()]}
@@ -93,12 +93,12 @@ def decode(data: Any, side: Channel | list[Any]) -> Any:
     if not isinstance(data, dict):
         return data
     ((kind, content),) = data.items()
-    if kind in _SEQUENCES:
-        return _SEQUENCES[kind](decode(item, side) for item in content)
+    if kind in ("list", "tuple", "set", "frozenset"):
+        return getattr(builtins, kind)(decode(item, side) for item in content)
     if kind == "dict":
         return {decode(k, side): decode(v, side) for k, v in content}
     if kind in ("float", "complex"):
-        return (float if kind == "float" else complex)(content)
+        return getattr(builtins, kind)(content)
     if kind == "bytes":
         return bytes.fromhex(content)
     if isinstance(side, list):

@@ -11,8 +11,8 @@ What a program may do, by isolation:
                         read-only; a scratch folder    else whatever this user may read
     other processes     invisible                      no signal, no tracing
 
-Namespaces need a machine that allows them. seccomp is on every Linux on x86-64 and aarch64. Expected results are in
-neither place, whatever a program can read.
+Namespaces need a machine that allows them. seccomp is on every Linux on x86-64 and aarch64. A program finds expected
+results in neither.
 """
 
 from __future__ import annotations
@@ -28,19 +28,29 @@ import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Literal
 
 from maspo_dist.reward.code import sandbox_launcher
-from maspo_dist.reward.pool.kill import kill_tree
+from maspo_dist.reward.pool.lifetime import kill_tree
 
 #: What a dynamically linked interpreter needs to start.
 _SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime")
 _READ_BYTES = 1 << 16
+#: Imported, so that it is compiled once and not for each program.
+_LAUNCH = "import sys; sys.path.insert(0, sys.argv.pop(1)); import sandbox_launcher; sandbox_launcher.main()"
+_HERE = str(Path(__file__).parent)
 
 #: The columns of the table above.
 Isolation = Literal["namespaces", "seccomp"]
 End = Literal["exited", "signalled", "wall_time", "cpu_time", "output", "sandbox"]
+_FAILURES: dict[End, str] = {
+    "exited": "exit code {}",
+    "signalled": "killed by signal {}",
+    "wall_time": "wall time limit",
+    "cpu_time": "CPU time limit",
+    "output": "too much output",
+    "sandbox": "the sandbox could not be made",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,59 +71,53 @@ class Outcome:
     """How a program ended. `code` is the exit code, or the signal where `end` is signalled."""
 
     end: End
-    code: int
+    code: int = 0
     stdout: bytes
 
     @property
     def failure(self) -> str | None:
         """What went wrong in a few words; None for exit code 0."""
-        if self.end == "exited":
-            return None if self.code == 0 else f"exit code {self.code}"
-        texts = {
-            "signalled": f"killed by signal {self.code}",
-            "wall_time": "wall time limit",
-            "cpu_time": "CPU time limit",
-            "output": "too much output",
-            "sandbox": "the sandbox could not be made",
-        }
-        return texts[self.end]
+        return None if self.end == "exited" and self.code == 0 else _FAILURES[self.end].format(self.code)
 
 
 class Program:
-    """A running program with its input and output. On exit it is killed with all it started."""
+    """Python `source` that runs under `limits`. On exit it is killed with all it started.
 
-    def __init__(self, source: str, arguments: tuple[str, ...], limits: Limits, stdin: int | IO[bytes]) -> None:
+    Raises OSError when it cannot be started.
+    """
+
+    def __init__(self, source: str, limits: Limits, stdin: int | IO[bytes], stdout: int = subprocess.PIPE) -> None:
         self.limits = limits
         self.started = time.monotonic()
         self._scratch = tempfile.TemporaryDirectory(prefix="candidate-", ignore_cleanup_errors=True)
-        program = tempfile.TemporaryFile()  # noqa: SIM115 - handed to the child by descriptor
-        with program:
-            program.write(source.encode("utf-8", "replace"))
-            program.seek(0)
-            launch = {
-                **asdict(limits),
-                "argv": [sys.executable, "-I", "-S", "-B", *arguments],
-                "program_fd": program.fileno(),
-                "scratch": self._scratch.name,
-                "scratch_mb": 64,
-                "namespaces": limits.isolation == "namespaces",
-                "readable": list(_readable_folders()),
-            }
-            self.process = _launch(launch, program.fileno(), stdin)
+        Path(self._scratch.name, sandbox_launcher.PROGRAM_NAME).write_bytes(source.encode("utf-8", "replace"))
+        launch = {
+            **asdict(limits),
+            "argv": [sys.executable, "-I", "-S", "-B", sandbox_launcher.PROGRAM_NAME],
+            "scratch": self._scratch.name,
+            "scratch_mb": 64,
+            "readable": _readable_folders(),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _LAUNCH, _HERE, str(os.getpid()), json.dumps(launch)],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.DEVNULL,
+            env={},
+            start_new_session=True,
+        )
 
     def remaining_s(self) -> float:
-        return self.limits.wall_s - (time.monotonic() - self.started)
+        """What is left of the wall time; 0 when it is over."""
+        return max(self.limits.wall_s - (time.monotonic() - self.started), 0.0)
 
     def __enter__(self) -> Program:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         kill_tree(self.process.pid)
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream:
-                stream.close()
+        if self.process.stdout:
+            self.process.stdout.close()
         self.process.wait()
         self._scratch.cleanup()
 
@@ -123,7 +127,7 @@ def run_program(source: str, stdin: bytes, limits: Limits) -> Outcome:
     with tempfile.TemporaryFile() as input_file:
         input_file.write(stdin)
         input_file.seek(0)
-        with Program(source, (sandbox_launcher.PROGRAM_NAME,), limits, input_file) as program:
+        with Program(source, limits, input_file) as program:
             return _watch(program)
 
 
@@ -134,24 +138,22 @@ def _watch(program: Program) -> Outcome:
     os.set_blocking(stream.fileno(), False)
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
-        while program.remaining_s() > 0:
-            if not selector.select(program.remaining_s()):
-                break
+        while program.remaining_s() and selector.select(program.remaining_s()):
             data = stream.read(_READ_BYTES)
             if not data:
                 return _ended(program, bytes(output))
             output += data
             if len(output) > program.limits.output_bytes:
-                return Outcome(end="output", code=0, stdout=bytes(output))
-    return Outcome(end="wall_time", code=0, stdout=bytes(output))
+                return Outcome(end="output", stdout=bytes(output))
+    return Outcome(end="wall_time", stdout=bytes(output))
 
 
 def _ended(program: Program, output: bytes) -> Outcome:
     """The outcome of a program that closed its output."""
     try:
-        code = program.process.wait(timeout=max(program.remaining_s(), 0.0))
+        code = program.process.wait(timeout=program.remaining_s())
     except subprocess.TimeoutExpired:
-        return Outcome(end="wall_time", code=0, stdout=output)
+        return Outcome(end="wall_time", stdout=output)
     if code == sandbox_launcher.SANDBOX_FAILED:
         return Outcome(end="sandbox", code=code, stdout=output)
     if code > 128:
@@ -160,36 +162,20 @@ def _ended(program: Program, output: bytes) -> Outcome:
     return Outcome(end="exited", code=code, stdout=output)
 
 
-def _launch(launch: dict[str, object], program_fd: int, stdin: int | IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", sandbox_launcher.__file__, str(os.getpid()), json.dumps(launch)],
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        pass_fds=(program_fd,),
-        env={},
-        start_new_session=True,
-    )
-
-
 @lru_cache(maxsize=1)
 def _readable_folders() -> tuple[str, ...]:
     """Folders of the system's libraries and of the interpreter; neither this package nor the working folder."""
     paths = sysconfig.get_paths()
-    interpreter = (sys.base_prefix, str(Path(sys.executable).resolve().parent), paths["stdlib"], paths["platstdlib"])
-    folders = [folder for folder in interpreter if not folder.startswith("/usr/")]
     binary = Path(sys.executable)
-    outside = (
-        ()
-        if str(binary).startswith((*folders, "/usr/"))
-        else (str(binary.parent), str(binary.parent.parent / "pyvenv.cfg"))
-    )
-    return tuple(dict.fromkeys((*_SYSTEM_FOLDERS, *folders, *outside)))
+    interpreter = (sys.base_prefix, str(binary.resolve().parent), paths["stdlib"], paths["platstdlib"])
+    folders = [folder for folder in interpreter if not folder.startswith("/usr/")]
+    if not str(binary).startswith((*folders, "/usr/")):
+        folders += [str(binary.parent), str(binary.parent.parent / "pyvenv.cfg")]
+    return tuple(dict.fromkeys((*_SYSTEM_FOLDERS, *folders)))
 
 
 @lru_cache(maxsize=1)
 def best_isolation() -> Isolation:
     """Namespaces where this machine allows them, which one trial shows."""
     limits = Limits(wall_s=10.0, cpu_s=5)
-    with Program("print('ok')", (sandbox_launcher.PROGRAM_NAME,), limits, subprocess.DEVNULL) as trial:
-        return "namespaces" if _watch(trial).stdout == b"ok\n" else "seccomp"
+    return "namespaces" if run_program("print('ok')", b"", limits).stdout == b"ok\n" else "seccomp"

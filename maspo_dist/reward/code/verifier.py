@@ -14,10 +14,8 @@ Expected results never enter the process that runs the program.
 
 from __future__ import annotations
 
-import ast
 import json
 import math
-import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +23,8 @@ from typing import Any
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
 from maspo_dist.reward.code.asserts import run_asserts
+from maspo_dist.reward.code.program import read_program
 from maspo_dist.reward.code.sandbox import Isolation, Limits, best_isolation, run_program
-from maspo_dist.reward.math.answers import visible_text
 from maspo_dist.reward.sample import Sample, make_verdict
 from maspo_dist.types import Verdict, VerdictStatus
 
@@ -36,7 +34,6 @@ _CPU_SHARE = 0.5
 #: Verdicts on programs that a process remembers.
 _REMEMBERED = 1_024
 _FLOAT_TOLERANCE = 1e-6
-_FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,22 +97,6 @@ class CodeVerifier:
         wall_s = self._timeout_s * _WALL_SHARE - (time.monotonic() - started)
         cpu_s = max(1, math.floor(self._timeout_s * _CPU_SHARE))
         return Limits(wall_s=max(wall_s, 0.0), cpu_s=cpu_s, memory_mb=self._memory_mb, isolation=self._isolation)
-
-
-def read_program(response: str) -> str | None:
-    """The last fenced block, or the whole text when it is a program."""
-    text = visible_text(response)
-    blocks = _FENCE.findall(text)
-    if blocks:
-        program: str = blocks[-1]
-        return program if program.strip() else None
-    if "\n" not in text.strip() and "(" not in text:
-        return None
-    try:
-        ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):
-        return None
-    return text
 
 
 def parse_tests(reference: str) -> ProgramTests:

@@ -1,11 +1,9 @@
 """Processes that can be killed.
 
-verifier_pool   what callers use: one queue, one verdict per sample
-slot            the pool's threads: one per verifier process, or per remote verifier
+verifier_pool   what callers use: one queue, one verdict per sample; stops the run when too many have none
+slot            the pool's threads: one per verifier process, or per remote verifier; what hung lately
 process         start and end of one verifier process
 worker          the program that the process runs
 wire            the messages between pool and process
-hung            remembers which samples hung lately
-monitor         stops the run when too many samples have no verdict
-kill            ends a process with all its descendants
+lifetime        ends a process with its parent, or with all its descendants
 """

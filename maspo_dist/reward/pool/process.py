@@ -12,7 +12,7 @@ import time
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import VerifierError
-from maspo_dist.reward.pool.kill import kill_tree
+from maspo_dist.reward.pool.lifetime import kill_tree
 from maspo_dist.reward.pool.wire import Connection, Started, encode
 
 #: A verifier uses one core; more threads only cost memory.
@@ -33,35 +33,32 @@ class VerifierProcess:
 
         Raises VerifierError when it cannot serve within `start_timeout_s`.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "maspo_dist.reward.pool.worker", str(theirs.fileno()), str(os.getpid())],
-                env=os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        self.connection = Connection(ours)
         try:
-            self._await_start(config)
-        except BaseException:
-            self.close()
-            raise
-
-    def _await_start(self, config: VerifierConfig) -> None:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "maspo_dist.reward.pool.worker", str(theirs.fileno()), str(os.getpid())],
+                    env=os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise VerifierError(f"a verifier process cannot be started: {error.strerror}") from None
+        self.connection = Connection(ours)
         deadline = time.monotonic() + config.start_timeout_s
         try:
             self.connection.send(encode(config), deadline)
-            started = self.connection.receive(Started, deadline)
+            failure = self.connection.receive(Started, deadline).failure
         except TimeoutError:
-            raise VerifierError(f"a verifier process did not start within {config.start_timeout_s:g} s") from None
+            failure = f"a verifier process did not start within {config.start_timeout_s:g} s"
         except (EOFError, OSError, ValueError):
-            raise VerifierError(f"a verifier process died while starting ({self.death()})") from None
-        if started.failure is not None:
-            raise VerifierError(started.failure)
+            failure = f"a verifier process died while starting ({self.death()})"
+        if failure is not None:
+            self.close()
+            raise VerifierError(failure)
 
     @property
     def pid(self) -> int:

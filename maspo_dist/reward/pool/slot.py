@@ -4,9 +4,11 @@
         ▲                    └────── tickets ──────────►│
         └── killed ◄── deadline passed, process died, or spent
 
-A slot sends several samples at once, so that its process never waits. Each has its own deadline, which starts when
-the verdict before it is read. Samples that a killed process had not begun go to the next process.
-A `RemoteSlot` gathers samples into requests to one URL.
+A slot sends several samples at once, so that its process never waits. Each sample has its own deadline, which starts
+when the verdict before it is read. Samples that a killed process had not begun go to the next process.
+`serve_remote` gathers samples into requests to one URL.
+
+Every thread ends when `PoolSide.stopping` is set; a None among the tickets wakes it if it waits for work.
 """
 
 from __future__ import annotations
@@ -21,20 +23,52 @@ from dataclasses import dataclass
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import VerifierError
-from maspo_dist.reward.pool.hung import HungSamples
 from maspo_dist.reward.pool.process import VerifierProcess
 from maspo_dist.reward.pool.wire import Scored, encode
-from maspo_dist.reward.registry import remote_verifier
+from maspo_dist.reward.registry import judged_part, remote_verifier
 from maspo_dist.reward.sample import Sample, make_verdict
-from maspo_dist.types import Verdict, VerdictStatus
+from maspo_dist.types import Verdict
 
 #: Samples sent together, and their bytes: more than a socket buffer holds would block the thread that reads.
 _SENT_SAMPLES = 64
 _SENT_BYTES = 96_000
 #: Pause per verdict that is due, so that several gather: a wake-up of the pool costs as much as a verdict.
 _GATHER_S = 0.0001
+#: A timeout may have been the machine's fault: it holds for the responses of a group, not for the run.
+_HUNG_S = 60.0
+_MOST_HUNG = 1_024
 
 Outcome = Verdict | VerifierError
+
+
+class HungSamples:
+    """The last `timeout` verdicts, at most 1,024 and each for 60 seconds; safe between threads.
+
+    Samples of one source and reference that share the judged part of their responses share the verdict.
+    """
+
+    def __init__(self, config: VerifierConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._verdicts: dict[tuple[str, str, str], tuple[Verdict, float]] = {}
+
+    def recall(self, sample: Sample) -> Verdict | None:
+        """The verdict on `sample`, while it is remembered."""
+        # Reading the answer costs more than this look; mostly nothing hung.
+        verdict, since = self._verdicts.get(self._key(sample), (None, 0.0)) if self._verdicts else (None, 0.0)
+        return verdict if self._clock() - since <= _HUNG_S else None
+
+    def remember(self, sample: Sample, verdict: Verdict) -> None:
+        key = self._key(sample)
+        with self._lock:
+            self._verdicts.pop(key, None)
+            if len(self._verdicts) == _MOST_HUNG:
+                del self._verdicts[next(iter(self._verdicts))]
+            self._verdicts[key] = (verdict, self._clock())
+
+    def _key(self, sample: Sample) -> tuple[str, str, str]:
+        return judged_part(sample, self._config), sample.reference, sample.source
 
 
 @dataclass(slots=True, eq=False)
@@ -60,10 +94,11 @@ class ProcessDeath:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSide:
-    """What a slot needs of its pool. `fail` breaks the whole pool; `tickets` yields None to end a thread."""
+    """What a thread needs of its pool. `fail` breaks the whole pool."""
 
     config: VerifierConfig
     tickets: queue.SimpleQueue[Ticket | None]
+    stopping: threading.Event
     hung: HungSamples
     resolve: Callable[[Ticket, Outcome], None]
     fail: Callable[[VerifierError], None]
@@ -71,13 +106,12 @@ class PoolSide:
 
 
 class Slot(threading.Thread):
-    """Serves tickets until `stop`. A process that cannot start breaks the pool."""
+    """Serves tickets. A process that cannot start breaks the pool."""
 
     def __init__(self, name: str, pool: PoolSide) -> None:
         super().__init__(name=name, daemon=True)
         self._pool = pool
         self._death: tuple[str, float] | None = None
-        self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._process: VerifierProcess | None = None
         #: Taken and without a verdict, in order, each with its sample as a message.
@@ -91,22 +125,19 @@ class Slot(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self._stopping.is_set():
+            while not self._pool.stopping.is_set():
                 process = self._ensure_process()
-                if self._take():
+                self._take()
+                if self._taken:
                     self._serve(process)
         except VerifierError as error:
-            if not self._stopping.is_set():
+            if not self._pool.stopping.is_set():
                 self._pool.fail(error)
         finally:
             self._drop_process()
-            for ticket, _ in self._taken:
-                self._pool.tickets.put(ticket)
 
-    def stop(self) -> None:
-        """Kills the process, whatever it is doing, and ends the thread soon. A thread that waits for a ticket ends
-        with a None among them."""
-        self._stopping.set()
+    def kill(self) -> None:
+        """Kills the process, whatever it is doing."""
         with self._lock:
             if self._process:
                 self._process.kill()
@@ -117,70 +148,63 @@ class Slot(threading.Thread):
                 self._process = VerifierProcess(self._pool.config)
             return self._process
 
-    def _take(self) -> bool:
-        """Waits for a first ticket, then takes more that fit. False when there is nothing to serve."""
-        if not self._taken:
-            ticket = self._pool.tickets.get()
-            if ticket is None:
-                return False
-            self._taken.append((ticket, encode(ticket.sample)))
+    def _take(self) -> None:
+        """Waits for a first ticket, then takes more that fit. Samples that hung lately get their verdict again."""
+        tickets = self._pool.tickets
+        if not self._taken and (first := tickets.get()):
+            self._taken.append((first, encode(first.sample)))
         # Samples behind a slow one wait for it: take only a share of the queue.
-        room = min(_SENT_SAMPLES, 1 + self._pool.tickets.qsize() // (2 * self._pool.config.workers))
+        room = min(_SENT_SAMPLES, 1 + tickets.qsize() // (2 * self._pool.config.workers))
         size = sum(len(line) for _, line in self._taken)
         with contextlib.suppress(queue.Empty):
-            while len(self._taken) < room and size < _SENT_BYTES:
-                ticket = self._pool.tickets.get_nowait()
-                line = encode(ticket.sample) if ticket else b""
+            while self._taken and len(self._taken) < room and size < _SENT_BYTES and (more := tickets.get_nowait()):
+                line = encode(more.sample)
                 size += len(line)
-                if ticket is None or size > _SENT_BYTES:
-                    self._pool.tickets.put(ticket)
-                    break
-                self._taken.append((ticket, line))
-        self._answer_repeats()
-        return bool(self._taken)
-
-    def _answer_repeats(self) -> None:
-        """Gives taken samples that hung lately their verdict again."""
+                if size > _SENT_BYTES:
+                    tickets.put(more)
+                else:
+                    self._taken.append((more, line))
         taken, self._taken = self._taken, deque()
         for ticket, line in taken:
-            verdict = self._pool.hung.recall(ticket.sample)
-            if verdict:
+            if verdict := self._pool.hung.recall(ticket.sample):
                 self._pool.resolve(ticket, verdict)
             else:
                 self._taken.append((ticket, line))
 
     def _serve(self, process: VerifierProcess) -> None:
         """Sends the taken samples and reads their verdicts, until all are in or the process has to be replaced."""
+        timeout_s = self._pool.config.timeout_s
         started = time.monotonic()
         try:
             # A process that is gone may have left verdicts to read; reading them ends in EOFError.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                lines = b"".join(line for _, line in self._taken)
-                process.connection.send(lines, started + self._pool.config.timeout_s)
+                process.connection.send(b"".join(line for _, line in self._taken), started + timeout_s)
             spent = False
             while self._taken and not spent:
                 if len(self._taken) > 1 and not process.connection.has_more:
                     time.sleep(_GATHER_S * len(self._taken))
-                scored = process.connection.receive(Scored, started + self._pool.config.timeout_s)
+                scored = process.connection.receive(Scored, started + timeout_s)
                 self._report_death()
-                hangs = self._resolve_first(scored.verdict)
+                self._resolve_first(scored.verdict)
                 # A repeat that was sent already would hang again.
-                spent = scored.spent or (hangs and any(self._pool.hung.recall(t.sample) for t, _ in self._taken))
+                hangs = scored.verdict.status == "timeout" and any(map(self._hung_lately, self._taken))
+                spent = scored.spent or hangs
                 started = time.monotonic()
             if spent or process.connection.has_more:
-                # More verdicts than samples: whatever scored them cannot be trusted any longer.
+                # A process that sends more verdicts than it got samples cannot be trusted any longer.
                 self._drop_process()
         except TimeoutError:
             self._drop_process()
-            self._fail_first("timeout", f"no verdict within {self._pool.config.timeout_s:g} s", started)
+            self._resolve_first(make_verdict("timeout", started, reason=f"no verdict within {timeout_s:g} s"))
         except (EOFError, OSError, ValueError):
             death = process.death()
             self._drop_process()
             self._death = (death, time.monotonic())
             first = self._taken[0][0]
             first.deaths += 1
-            if not self._stopping.is_set() and first.deaths > self._pool.config.retries_after_death:
-                self._fail_first("error", f"the verifier process died on this sample ({death})", started)
+            if not self._pool.stopping.is_set() and first.deaths > self._pool.config.retries_after_death:
+                reason = f"the verifier process died on this sample ({death})"
+                self._resolve_first(make_verdict("error", started, reason=reason))
 
     def _report_death(self) -> None:
         """Called once the successor serves."""
@@ -189,17 +213,14 @@ class Slot(threading.Thread):
             self._death = None
             self._pool.report_death(ProcessDeath(slot=self.name, reason=reason, seconds=time.monotonic() - since_s))
 
-    def _fail_first(self, status: VerdictStatus, reason: str, started: float) -> None:
-        self._resolve_first(make_verdict(status, started, reason=reason))
-
-    def _resolve_first(self, verdict: Verdict) -> bool:
-        """Resolves the first taken sample. Whether it hung."""
+    def _resolve_first(self, verdict: Verdict) -> None:
         ticket, _ = self._taken.popleft()
-        hangs = verdict.status == "timeout"
-        if hangs:
+        if verdict.status == "timeout":
             self._pool.hung.remember(ticket.sample, verdict)
         self._pool.resolve(ticket, verdict)
-        return hangs
+
+    def _hung_lately(self, taken: tuple[Ticket, bytes]) -> bool:
+        return self._pool.hung.recall(taken[0].sample) is not None
 
     def _drop_process(self) -> None:
         with self._lock:
@@ -208,44 +229,30 @@ class Slot(threading.Thread):
                 process.close()
 
 
-class RemoteSlot(threading.Thread):
-    """Serves tickets of one URL until `stop`. A verifier that fails its health check breaks the pool."""
+def serve_remote(url: str, pool: PoolSide) -> None:
+    """Serves tickets of the verifier at `url`. A verifier that fails its health check breaks the pool."""
+    try:
+        verifier = remote_verifier(url, pool.config)
+    except VerifierError as error:
+        pool.fail(error)
+        return
+    with contextlib.closing(verifier):
+        while not pool.stopping.is_set():
+            batch = _gather(pool)
+            verdicts = verifier.score_batch([ticket.sample for ticket in batch]) if batch else []
+            for ticket, verdict in zip(batch, verdicts, strict=True):
+                pool.resolve(ticket, verdict)
 
-    def __init__(self, url: str, pool: PoolSide) -> None:
-        super().__init__(name=f"verifier-{url}", daemon=True)
-        self._url = url
-        self._pool = pool
-        self._stopping = threading.Event()
 
-    def run(self) -> None:
-        try:
-            verifier = remote_verifier(self._url, self._pool.config)
-        except VerifierError as error:
-            self._pool.fail(error)
-            return
-        with contextlib.closing(verifier):
-            while not self._stopping.is_set():
-                batch = self._gather()
-                verdicts = verifier.score_batch([ticket.sample for ticket in batch]) if batch else []
-                for ticket, verdict in zip(batch, verdicts, strict=True):
-                    self._pool.resolve(ticket, verdict)
-
-    def stop(self) -> None:
-        """Ends the thread after its present request. A thread that waits for a ticket ends with a None among them."""
-        self._stopping.set()
-
-    def _gather(self) -> list[Ticket]:
-        """Waits for a first ticket, then a moment for more."""
-        first = self._pool.tickets.get()
-        batch = [] if first is None else [first]
-        remote = self._pool.config.remote
-        until = time.monotonic() + remote.batch_wait_s
-        with contextlib.suppress(queue.Empty):
-            while batch and len(batch) < remote.batch_size:
-                ticket = self._pool.tickets.get(timeout=max(until - time.monotonic(), 0.0))
-                if ticket is None:
-                    # Perhaps meant for another thread: put it back for whoever waits next.
-                    self._pool.tickets.put(None)
-                    break
-                batch.append(ticket)
-        return batch
+def _gather(pool: PoolSide) -> list[Ticket]:
+    """Waits for a first ticket, then a moment for more."""
+    batch: list[Ticket] = []
+    ticket = pool.tickets.get()
+    until = time.monotonic() + pool.config.remote.batch_wait_s
+    with contextlib.suppress(queue.Empty):
+        while ticket:
+            batch.append(ticket)
+            if len(batch) == pool.config.remote.batch_size:
+                break
+            ticket = pool.tickets.get(timeout=max(until - time.monotonic(), 0.0))
+    return batch

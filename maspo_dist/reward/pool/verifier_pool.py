@@ -1,8 +1,8 @@
 """Verdicts from processes that can be killed.
 
-    submit / verify / verify_many ──► queue ──► Slot thread ──► verifier process
-              ▲                      (bounded)   (deadline)      (memory limit)
-              └────────────── Verdict ◄──────────────┘
+    verify / verify_many ──► queue ──► Slot thread ──► verifier process
+              ▲             (bounded)   (deadline)      (memory limit)
+              └─────────── Verdict ◄────────┘
 
 Callers may be plain threads or coroutines of any event loop; no Ray is needed.
 """
@@ -14,17 +14,14 @@ import contextlib
 import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 
 from maspo_dist.config.verifier import VerifierConfig, is_remote
 from maspo_dist.errors import VerifierError
-from maspo_dist.reward.pool.hung import HungSamples
-from maspo_dist.reward.pool.monitor import UnverifiableMonitor
-from maspo_dist.reward.pool.slot import Outcome, PoolSide, ProcessDeath, RemoteSlot, Slot, Ticket
+from maspo_dist.reward.pool.slot import HungSamples, Outcome, PoolSide, ProcessDeath, Slot, Ticket, serve_remote
 from maspo_dist.reward.sample import Sample
 from maspo_dist.types import Verdict
 
@@ -34,74 +31,47 @@ _JOIN_S = 10.0
 class VerifierPool:
     """`config.workers` verifier processes behind one bounded queue.
 
-    Each sample gets a verdict: past `timeout_s` its process is killed with all its children and the verdict is
-    `timeout`; when its process dies, the verdict is `error`. Other samples are not affected.
-    A sample that timed out in the last minute is a `timeout` at once.
-    Close it, or use it as a context manager. The processes also end when their owner ends, however that happens.
+    Each sample gets a verdict. Past `timeout_s` its process is killed with all its children, and the verdict is
+    `timeout`; so is that of a repeat within a minute, at once. When its process dies, the verdict is `error`. Other
+    samples are not affected.
+    Close the pool, or use it as a context manager. The processes also end when their owner ends, however that happens.
     """
 
     def __init__(self, config: VerifierConfig | None = None) -> None:
         """Starts the processes without waiting for them; the first verdict waits."""
         self.config = config or VerifierConfig()
-        self._monitor = UnverifiableMonitor(self.config.unverifiable_window, self.config.max_unverifiable_share)
-        self._room = threading.BoundedSemaphore(self.config.queue_size)
-        self._rooms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._monitor = _Monitor(self.config.unverifiable_window, self.config.max_unverifiable_share)
+        self._rooms = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]()
         self._lock = threading.Lock()
         self._pending: set[Ticket] = set()
         self._failure: VerifierError | None = None
         self._deaths: queue.SimpleQueue[ProcessDeath] = queue.SimpleQueue()
+        # A reward that is one remote verifier and nothing else needs no process, and has a queue of its own.
+        urls = {reward for reward in self.config.rewards() if is_remote(reward)}
+        self._tickets = {reward: queue.SimpleQueue[Ticket | None]() for reward in ("", *urls)}
         side = PoolSide(
             config=self.config,
-            tickets=queue.SimpleQueue(),
-            hung=HungSamples(),
+            tickets=self._tickets[""],
+            stopping=threading.Event(),
+            hung=HungSamples(self.config),
             resolve=self._resolve,
             fail=self._break,
             report_death=self._deaths.put,
         )
-        # A reward that is one remote verifier and nothing else needs no process.
-        urls = {reward for reward in self.config.rewards() if is_remote(reward)}
-        self._tickets = side.tickets
-        self._remote_tickets = {url: queue.SimpleQueue[Ticket | None]() for url in urls}
+        self._stopping = side.stopping
         workers = range(self.config.workers)
         self._slots = [Slot(f"verifier-{index}", side) for index in workers if self.config.rewards() - urls]
-        self._threads: tuple[Slot | RemoteSlot, ...] = (
-            *self._slots,
-            *(
-                RemoteSlot(url, replace(side, tickets=tickets))
-                for url, tickets in self._remote_tickets.items()
-                for _ in workers
-            ),
-        )
+        self._threads: list[threading.Thread] = [*self._slots]
+        for url in urls:
+            remote = replace(side, tickets=self._tickets[url])
+            self._threads += [threading.Thread(target=serve_remote, args=(url, remote), daemon=True) for _ in workers]
         for thread in self._threads:
             thread.start()
-
-    def submit(self, sample: Sample) -> Future[Verdict]:
-        """Adds one sample; blocks while the queue is full. For threads, not for event loops.
-
-        Raises VerifierError when the pool is closed, broken, or leaves too many samples unverifiable.
-        """
-        self._monitor.check()
-        self._room.acquire()
-        future: Future[Verdict] = Future()
-
-        def deliver(outcome: Outcome) -> None:
-            self._room.release()
-            if future.set_running_or_notify_cancel():
-                _settle(future, outcome)
-
-        try:
-            self._enqueue([Ticket(sample, deliver)])
-        except BaseException:
-            self._room.release()
-            raise
-        return future
 
     async def verify(self, sample: Sample) -> Verdict:
         """Scores one sample; while the queue is full it waits without blocking the event loop.
 
-        Raises VerifierError as `submit` does.
+        Raises VerifierError when the pool is closed, broken, or leaves too many samples unverifiable.
         """
         loop = asyncio.get_running_loop()
         room = self._rooms.setdefault(loop, asyncio.Semaphore(self.config.queue_size))
@@ -110,12 +80,12 @@ class VerifierPool:
             future: asyncio.Future[Verdict] = loop.create_future()
 
             def deliver(outcome: Outcome) -> None:
-                # A loop that is closed by now has nobody who waits.
+                # Nobody waits in a loop that is closed.
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(_settle, future, outcome)
 
             self._enqueue([Ticket(sample, deliver)])
-            # A caller that is cancelled leaves its sample to be scored.
+            # When the caller is cancelled, its sample is still scored.
             verdict = await future
         self._monitor.check()
         return verdict
@@ -143,10 +113,10 @@ class VerifierPool:
     def close(self) -> None:
         """Kills the processes; samples without a verdict fail with VerifierError. Safe to call twice."""
         self._break(VerifierError("the verifier pool is closed"))
-        for thread in self._threads:
-            thread.stop()
-        # Wake the threads only after all of them are told to stop: a running thread could take another's wake-up.
-        for tickets in (self._tickets, *self._remote_tickets.values()):
+        self._stopping.set()
+        for slot in self._slots:
+            slot.kill()
+        for tickets in self._tickets.values():
             for _ in self._threads:
                 tickets.put(None)
         for thread in self._threads:
@@ -155,9 +125,7 @@ class VerifierPool:
     def __enter__(self) -> VerifierPool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def _enqueue(self, tickets: Sequence[Ticket]) -> None:
@@ -166,10 +134,10 @@ class VerifierPool:
                 raise self._failure
             self._pending.update(tickets)
         for ticket in tickets:
-            self._remote_tickets.get(self.config.reward_for(ticket.sample.source), self._tickets).put(ticket)
+            self._tickets.get(self.config.reward_for(ticket.sample.source), self._tickets[""]).put(ticket)
 
     def _resolve(self, ticket: Ticket, outcome: Outcome) -> None:
-        """The first outcome counts; later ones, after the pool was closed, are ignored."""
+        """The first outcome counts; later outcomes, after the pool was closed, are ignored."""
         try:
             self._pending.remove(ticket)
         except KeyError:
@@ -179,7 +147,7 @@ class VerifierPool:
         ticket.deliver(outcome)
 
     def _break(self, error: VerifierError) -> None:
-        """Ends the service: every caller that waits gets `error`, and so does every later call."""
+        """Fails every call that waits, and every later call, with `error`."""
         with self._lock:
             self._failure = self._failure or error
             pending = list(self._pending)
@@ -187,8 +155,38 @@ class VerifierPool:
             self._resolve(ticket, error)
 
 
+class _Monitor:
+    """Watches the last `window` samples of each reward, once there are as many; safe between threads."""
+
+    def __init__(self, window: int, max_share: float) -> None:
+        self._window = window
+        self._max_share = max_share
+        self._lock = threading.Lock()
+        self._recent: dict[str, deque[bool]] = {}
+        self._failure: str | None = None
+
+    def record(self, reward: str, verifiable: bool, reason: str) -> None:
+        """Records one sample; the error shows its `reason` if it is the sample that exceeds the limit."""
+        with self._lock:
+            recent = self._recent.setdefault(reward, deque(maxlen=self._window))
+            recent.append(not verifiable)
+            if verifiable or len(recent) < self._window or self._failure:
+                return
+            share = sum(recent) / self._window
+            if share > self._max_share:
+                self._failure = (
+                    f"verifier {reward!r} left {share:.0%} of its last {self._window} samples unverifiable, "
+                    f"more than reward.max_unverifiable_share ({self._max_share:.0%}); the last one: {reason}"
+                )
+
+    def check(self) -> None:
+        """Raises VerifierError, naming the verifier, once a window exceeded the limit."""
+        if self._failure:
+            raise VerifierError(self._failure)
+
+
 class _Batch:
-    """Samples handed in together, with one lock and one wait for all: a future each costs more than most verdicts."""
+    """Samples handed in together, with one lock and one wait: a future per sample costs more than most verdicts."""
 
     def __init__(self, samples: list[Sample]) -> None:
         self._outcomes: dict[int, Outcome] = {}
@@ -214,7 +212,7 @@ class _Batch:
                 self._done.set()
 
 
-def _settle(future: Future[Verdict] | asyncio.Future[Verdict], outcome: Outcome) -> None:
+def _settle(future: asyncio.Future[Verdict], outcome: Outcome) -> None:
     if future.cancelled():
         return
     if isinstance(outcome, VerifierError):

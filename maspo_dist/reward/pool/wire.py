@@ -39,55 +39,51 @@ class Scored:
     spent: bool
 
 
-Message = VerifierConfig | Sample | Started | Scored
 _M = TypeVar("_M", VerifierConfig, Sample, Started, Scored)
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
     kind: TypeAdapter(kind) for kind in (VerifierConfig, Sample, Started, Scored)
 }
 
 
-def encode(message: Message) -> bytes:
+def encode(message: VerifierConfig | Sample | Started | Scored) -> bytes:
     """One message with its end of line. Lone surrogates survive as escapes, which pydantic's own JSON refuses."""
     return json.dumps(_ADAPTERS[type(message)].dump_python(message)).encode("ascii") + b"\n"
 
 
-def decode(kind: type[_M], line: bytes) -> _M:
-    """The inverse of `encode`. Raises ValueError for a line that is no message of this kind."""
-    try:
-        message: _M = _ADAPTERS[kind].validate_python(json.loads(line))
-    except RecursionError as error:
-        raise ValueError(f"not a message: {error}") from None
-    return message
-
-
 class Connection:
-    """Messages over a stream socket, for one reader and one writer."""
+    """Lines over a stream socket, for one reader and one writer. Deadlines are of time.monotonic; None is no limit."""
 
-    def __init__(self, stream: socket.socket) -> None:
+    def __init__(self, stream: socket.socket, longest_line: int | None = None) -> None:
+        """A line of more than `longest_line` bytes counts as the end of the other side."""
         self._stream = stream
+        self._longest_line = longest_line
         self._lines: deque[bytes] = deque()
-        self._partial: list[bytes] = []
+        self._partial = bytearray()
 
     @property
     def has_more(self) -> bool:
-        """Whether a further message has been read from the socket already."""
+        """Whether a further line has been read from the socket already."""
         return bool(self._lines)
 
     def send(self, data: bytes, deadline: float | None = None) -> None:
-        """Sends encoded messages. Raises TimeoutError past `deadline`, OSError when the other side is gone."""
-        self._stream.settimeout(None if deadline is None else _remaining_s(deadline))
+        """Sends whole lines. Raises TimeoutError past `deadline`, OSError when the other side is gone."""
+        self._set_timeout(deadline)
         self._stream.sendall(data)
 
     def receive(self, kind: type[_M], deadline: float | None = None) -> _M:
-        """Waits for one message until `deadline` (time.monotonic), or without limit.
+        """Waits for one message. Raises as `receive_line`, and ValueError for a line that is no message of `kind`."""
+        try:
+            message: _M = _ADAPTERS[kind].validate_python(json.loads(self.receive_line(deadline)))
+        except RecursionError as error:
+            raise ValueError(f"not a message: {error}") from None
+        return message
 
-        Raises TimeoutError past the deadline, EOFError when the other side is gone, ValueError for a line that is no
-        message of this kind.
-        """
+    def receive_line(self, deadline: float | None = None) -> bytes:
+        """Waits for one line. Raises TimeoutError past the deadline, EOFError when the other side is gone."""
         while not self._lines:
-            self._stream.settimeout(None if deadline is None else _remaining_s(deadline))
+            self._set_timeout(deadline)
             self._read()
-        return decode(kind, self._lines.popleft())
+        return self._lines.popleft()
 
     def close(self) -> None:
         self._stream.close()
@@ -99,17 +95,15 @@ class Connection:
             raise EOFError(str(error)) from None
         if not data:
             raise EOFError("the other side closed")
-        *whole, rest = data.split(b"\n")
-        if whole:
-            whole[0] = b"".join([*self._partial, whole[0]])
-            self._lines.extend(whole)
-            self._partial.clear()
-        if rest:
-            self._partial.append(rest)
+        self._partial += data
+        if b"\n" in data:
+            *whole, self._partial = self._partial.split(b"\n")
+            self._lines.extend(map(bytes, whole))
+        if self._longest_line is not None and len(self._partial) > self._longest_line:
+            raise EOFError(f"a line of more than {self._longest_line} bytes")
 
-
-def _remaining_s(deadline: float) -> float:
-    remaining_s = deadline - time.monotonic()
-    if remaining_s <= 0:
-        raise TimeoutError("no message before the deadline")
-    return remaining_s
+    def _set_timeout(self, deadline: float | None) -> None:
+        remaining_s = None if deadline is None else deadline - time.monotonic()
+        if remaining_s is not None and remaining_s <= 0:
+            raise TimeoutError("no message before the deadline")
+        self._stream.settimeout(remaining_s)

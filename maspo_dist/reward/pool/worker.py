@@ -6,26 +6,33 @@ Run as `python -m maspo_dist.reward.pool.worker SOCKET_FD PARENT_PID`. It knows 
 from __future__ import annotations
 
 import ctypes
-import os
 import resource
-import signal
 import socket
 import sys
 
+import psutil
+
 from maspo_dist.config.verifier import VerifierConfig, is_remote
+from maspo_dist.reward.pool.lifetime import end_with_parent
 from maspo_dist.reward.pool.wire import Connection, Scored, Started, encode
 from maspo_dist.reward.registry import build_verifier
 from maspo_dist.reward.sample import Sample, Verifier, one_line, score_safely
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 _MB = 1 << 20
 #: Samples between two looks at the memory of the process.
 _LOOK_EVERY = 64
+_MYSELF = psutil.Process()
 
 
 def main(fd: int, parent_pid: int) -> None:
     """Serves until the pool closes its end."""
-    _die_with(parent_pid)
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Orphans of candidate programs become our children, where the pool finds them.
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # Candidate programs run as the same user; this keeps them out of our memory.
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    end_with_parent(parent_pid)
     connection = Connection(socket.socket(fileno=fd))
     config = connection.receive(VerifierConfig)
     try:
@@ -55,35 +62,18 @@ def _serve(connection: Connection, config: VerifierConfig, verifiers: dict[str, 
         connection.send(encode(Scored(verdict=verdict, spent=spent)))
 
 
-def _die_with(parent_pid: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # Orphans of candidate programs become our children, where the pool finds them.
-    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    # Candidate programs run as the same user; this keeps them out of our memory.
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        sys.exit("the pool died first")
-
-
 def _limit_memory(memory_mb: int) -> None:
     """Bounds growth: the address space may grow by what the start left of `memory_mb`."""
     resident_mb = _resident_mb()
     if resident_mb > memory_mb * 0.8:
         raise MemoryError(f"memory_mb is {memory_mb}, but a verifier process needs {resident_mb:.0f} MB to start")
-    virtual_bytes = _statm(0) * resource.getpagesize()
-    limit = virtual_bytes + int((memory_mb - resident_mb) * _MB)
+    limit = _MYSELF.memory_info().vms + int((memory_mb - resident_mb) * _MB)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _resident_mb() -> float:
-    return _statm(1) * resource.getpagesize() / _MB
-
-
-def _statm(field: int) -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - twice as fast, in a hot loop
-        return int(file.read().split()[field])
+    return float(_MYSELF.memory_info().rss / _MB)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from pydantic import ValidationError
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
+from maspo_dist.reward.code.program import read_program
 from maspo_dist.reward.code.sandbox import Isolation, Limits, Outcome, best_isolation, run_program
-from maspo_dist.reward.code.verifier import CodeVerifier, parse_tests, read_program, same_output
+from maspo_dist.reward.code.verifier import CodeVerifier, parse_tests, same_output
 from maspo_dist.reward.sample import Sample
 from maspo_dist.types import Verdict
 

@@ -7,7 +7,15 @@ import struct
 
 import pytest
 
-from maspo_dist.reward.code.sandbox_filter import _ARCHITECTURE, _CLONE, _KILL, _PRLIMIT, _REFUSED, _TGKILL, filter_code
+from maspo_dist.reward.code.sandbox_launcher import (
+    _ARCHITECTURE,
+    _CLONE,
+    _KILL,
+    _PRLIMIT,
+    _REFUSED,
+    _TGKILL,
+    filter_code,
+)
 
 PID = 4242
 ALLOW, REFUSE, UNKNOWN = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS

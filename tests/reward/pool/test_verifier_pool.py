@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,7 +19,7 @@ import pytest
 
 from maspo_dist.errors import VerifierError
 from maspo_dist.reward import Sample, VerifierConfig, VerifierPool
-from maspo_dist.reward.pool.hung import HungSamples
+from maspo_dist.reward.pool.slot import HungSamples
 from maspo_dist.reward.sample import make_verdict
 from maspo_dist.types import Verdict
 
@@ -75,17 +77,6 @@ def test_it_serves_threads_and_coroutines_at_once(math_pool: VerifierPool) -> No
     assert [verdict.status for verdict in found] == ["correct"] * 21
 
 
-def test_a_full_queue_holds_threads_back_until_there_is_room() -> None:
-    with VerifierPool(custom("hostile", queue_size=1, timeout_s=2)) as pool:
-        pool.verify_many([Sample(response="warm", reference="")])
-        started = time.monotonic()
-        first = pool.submit(Sample(response="sleep", reference=""))
-        pool.submit(Sample(response="fine", reference="")).result()
-
-        assert first.done()
-        assert time.monotonic() - started >= 2.0
-
-
 async def test_a_full_queue_holds_coroutines_back_but_not_their_loop() -> None:
     with VerifierPool(custom("hostile", queue_size=1, timeout_s=2)) as pool:
         tasks = [asyncio.create_task(pool.verify(Sample(response=r, reference=""))) for r in ("sleep", "fine")]
@@ -110,23 +101,16 @@ def test_past_the_deadline_only_that_sample_is_lost() -> None:
 def test_a_hanging_answer_costs_its_deadline_once() -> None:
     with VerifierPool(custom("hostile", timeout_s=3)) as pool:
         pool.verify_many([("warm", "")])
-        started = time.monotonic()
         verdicts = pool.verify_many([(response, "") for response in ("sleep", "a", "sleep", "sleep", "b", "sleep")])
         (later,) = pool.verify_many([("sleep", "")])
-        seconds = time.monotonic() - started
         (other_reference,) = pool.verify_many([("sleep", "another reference")])
 
-    assert [verdict.status for verdict in verdicts] == [
-        "timeout",
-        "correct",
-        "timeout",
-        "timeout",
-        "correct",
-        "timeout",
-    ]
-    assert later == verdicts[0]
-    assert 3 <= seconds < 6
-    assert other_reference.status == "timeout" and other_reference != later
+    hung, *repeats = [verdict for verdict in verdicts if verdict.status == "timeout"]
+    statuses = "timeout", "correct", "timeout", "timeout", "correct", "timeout"
+    assert tuple(verdict.status for verdict in verdicts) == statuses
+    # The same to the last digit of its seconds: nothing was run again.
+    assert [*repeats, later] == [hung] * 4
+    assert other_reference.status == "timeout" and other_reference != hung
 
 
 def test_a_hanging_program_costs_its_deadline_once() -> None:
@@ -140,9 +124,29 @@ def test_a_hanging_program_costs_its_deadline_once() -> None:
     assert {verdict.status for verdict in verdicts} == {"timeout"}
 
 
+@pytest.mark.parametrize(
+    ("reward", "alike", "other"),
+    [
+        ("math", ("So \\boxed{9^x}", "I mean \\boxed{9^x}."), "So \\boxed{9^y}"),
+        ("0.9*math + 0.1*format", ("So \\boxed{9^x}", "I mean \\boxed{9^x}."), "So \\boxed{9^y}"),
+        ("code", ("First:\n```python\nf()\n```", "Then:\n```python\nf()\n```"), "```python\ng()\n```"),
+        ("python:doubles.sample_rewards:hostile", ("\\boxed{1}", "\\boxed{1}"), "So \\boxed{1}"),
+    ],
+)
+def test_responses_hang_alike_that_share_what_the_verifier_judges(
+    reward: str, alike: tuple[str, str], other: str
+) -> None:
+    hung = HungSamples(VerifierConfig(default=reward))
+    first, again, different = (Sample(response=text, reference="1") for text in (*alike, other))
+    hung.remember(first, make_verdict("timeout", 0.0))
+
+    assert hung.recall(again) is not None
+    assert hung.recall(different) is hung.recall(replace(again, reference="2")) is None
+
+
 def test_a_hang_is_forgotten_after_a_minute_and_when_there_are_too_many() -> None:
     now = 0.0
-    hung = HungSamples(clock=lambda: now)
+    hung = HungSamples(VerifierConfig(), clock=lambda: now)
     samples = [Sample(response=str(number), reference="") for number in range(1_025)]
     for sample in samples:
         hung.remember(sample, make_verdict("timeout", 0.0))
@@ -209,11 +213,13 @@ def test_running_out_of_memory_is_an_error_and_costs_the_process() -> None:
 
 def test_a_close_wakes_everyone_who_waits() -> None:
     pool = VerifierPool(custom("hostile", timeout_s=600))
-    future = pool.submit(Sample(response="sleep", reference=""))
-    pool.close()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(pool.verify_many, [("sleep", "")])
+        within(20, pool.pids)
+        pool.close()
 
-    with pytest.raises(VerifierError, match="closed"):
-        future.result(timeout=10)
+        with pytest.raises(VerifierError, match="closed"):
+            waiting.result(timeout=10)
     with pytest.raises(VerifierError, match="closed"):
         pool.verify_many([("a", "b")])
     pool.close()
@@ -232,10 +238,11 @@ def test_a_close_is_quick_however_many_wait_for_work() -> None:
 def test_no_process_outlives_a_close() -> None:
     pool = VerifierPool(custom("hostile", timeout_s=600))
     marker = f"marker-{os.getpid()}"
-    pool.submit(Sample(response="children", reference=marker))
-    within(20, lambda: len(processes_with(marker)) == 4)
-    pids = pool.pids()
-    pool.close()
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(pool.verify_many, [("children", marker)])
+        within(20, lambda: len(processes_with(marker)) == 4)
+        pids = pool.pids()
+        pool.close()
 
     within(5, lambda: not processes_with(marker))
     assert not any(psutil.pid_exists(pid) for pid in pids)
@@ -244,10 +251,11 @@ def test_no_process_outlives_a_close() -> None:
 def test_no_process_outlives_an_owner_that_is_killed() -> None:
     code = (
         "from maspo_dist.reward import *\n"
-        "import time\n"
+        "import threading, time\n"
         "pool = VerifierPool(VerifierConfig(default='python:doubles.sample_rewards:hostile', timeout_s=600))\n"
         "pool.verify_many([('warm', ''), ('warm', '')])\n"
-        "futures = [pool.submit(Sample(response=r, reference='')) for r in ('spin-in-c', 'ignore-signals')]\n"
+        "pairs = [('spin-in-c', ''), ('ignore-signals', '')]\n"
+        "threading.Thread(target=pool.verify_many, args=(pairs,)).start()\n"
         "while len(pool.pids()) < 2: time.sleep(0.05)\n"
         "print(*pool.pids(), flush=True)\n"
         "time.sleep(600)\n"
@@ -274,14 +282,14 @@ def test_too_many_unverifiable_samples_stop_the_run_and_name_the_verifier() -> N
         with pytest.raises(
             VerifierError, match=r"'python:doubles.sample_rewards:hostile' left 75% of its last 4 samples"
         ):
-            pool.submit(Sample(response="a", reference=""))
+            asyncio.run(pool.verify(Sample(response="a", reference="")))
 
 
 def test_a_window_that_is_not_full_stops_nothing() -> None:
     with VerifierPool(custom("hostile", unverifiable_window=4, max_unverifiable_share=0.5)) as pool:
         pool.verify_many([("raise", "")] * 3)
 
-        assert pool.submit(Sample(response="a", reference="")).result().status == "correct"
+        assert asyncio.run(pool.verify(Sample(response="a", reference=""))).status == "correct"
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,7 @@ from actors.controller.session import Session
 from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.config import TrainConfig
 from maspo_dist.flow.ledger import Ledger
-from maspo_dist.runs.checkpoint import CheckpointStore, RunState
-from maspo_dist.runs.checkpoint_writer import CheckpointWriter
+from maspo_dist.runs.checkpoint import CheckpointStore, CheckpointWriter, RunState
 from maspo_dist.runs.metrics import MetricFanout
 from maspo_dist.runs.progress import Progress
 from maspo_dist.types import FinishedGroup, RolloutGroup

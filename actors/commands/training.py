@@ -29,8 +29,7 @@ from maspo_dist.data.cursor import PromptCursor
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.planning.preflight import Prepared, prepare
-from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, RunState, read_state
-from maspo_dist.runs.checkpoint_writer import CheckpointWriter
+from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, CheckpointWriter, RunState, read_state
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.interrupt import WatchSignals, until_signal
 from maspo_dist.runs.logs import LogStream, configure_logging

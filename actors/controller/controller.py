@@ -39,11 +39,11 @@ from maspo_dist.flow.failures import RestartBudget
 from maspo_dist.runs.checkpoint import (
     LEARNER_FOLDER,
     CheckpointStore,
+    CheckpointWriter,
     RunState,
     read_finished,
     read_state,
 )
-from maspo_dist.runs.checkpoint_writer import CheckpointWriter
 from maspo_dist.runs.live import Standing
 from maspo_dist.types import Event, EventKind, FinishedGroup, RolloutGroup
 from maspo_dist.views.console import RunConsole

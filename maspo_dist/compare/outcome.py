@@ -9,8 +9,6 @@ compare.json
     tests[]      variant, against, measure, seeds, difference {mean, low, high}, p
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -59,7 +57,12 @@ class VariantOutcome:
 
     name: str
     runs: Sequence[RunOutcome]
-    estimates: Mapping[str, Estimate]
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """Means of the figures that every run has."""
+        shared = [name for name in MEASURES if all(name in one.figures for one in self.runs)]
+        return {name: mean_over_seeds([one.figures[name] for one in self.runs]) for name in shared}
 
     @property
     def steps_to_reach(self) -> list[int]:
@@ -107,15 +110,10 @@ def summarise(plan: Plan, finished: Sequence[PlannedRun]) -> Comparison:
             for name, runs in by_variant.items()
         }
     known = {outcome.run.name for outcome in outcomes}
-    return Comparison(
-        plan=plan,
-        reach=reach,
-        variants=[
-            VariantOutcome(name=name, runs=runs, estimates=_estimates(runs)) for name, runs in by_variant.items()
-        ],
-        tests=_tests(by_variant, plan.against),
-        unfinished=[run for run in plan.runs if run.name not in known],
-    )
+    variants = [VariantOutcome(name=name, runs=runs) for name, runs in by_variant.items()]
+    unfinished = [run for run in plan.runs if run.name not in known]
+    tests = _tests(by_variant, plan.against)
+    return Comparison(plan=plan, reach=reach, variants=variants, tests=tests, unfinished=unfinished)
 
 
 def comparison_tree(comparison: Comparison) -> dict[str, object]:
@@ -133,7 +131,7 @@ def comparison_tree(comparison: Comparison) -> dict[str, object]:
                 "seed": one.run.seed,
                 "folder": str(one.run.folder),
                 "steps": one.run.config.run.max_steps,
-                "samples": one.run.config.run.max_steps * plan.samples_per_step,
+                "samples": one.run.samples,
                 **one.figures,
                 "steps_to_reach": one.reached,
             }
@@ -166,9 +164,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         entropy = variant.estimates.get("entropy")
         seeds, final, area, steps, _ = variant_cells(comparison, variant, TESTED)
         table.add_row(variant.name, seeds, final, area, format_score(entropy.value if entropy else None), steps)
-    tests = plain_table(
-        "paired over seeds, exact sign-flip test", ["variant", "against", "measure"], ["seeds", "difference", "p"]
-    )
+    title = "paired over seeds, exact sign-flip test"
+    tests = plain_table(title, ["variant", "against", "measure"], ["seeds", "difference", "p"])
     for test in comparison.tests:
         tests.add_row(*test_cells(test))
     return [table, tests] if comparison.tests else [table]
@@ -222,12 +219,6 @@ def _half_way(by_variant: Mapping[str, Sequence[RunOutcome]]) -> float:
     return (math.fsum(starts) / len(starts) + max(ends)) / 2
 
 
-def _estimates(runs: Sequence[RunOutcome]) -> dict[str, Estimate]:
-    figures = [one.figures for one in runs]
-    shared = [measure for measure in MEASURES if all(measure in one for one in figures)]
-    return {measure: mean_over_seeds([one[measure] for one in figures]) for measure in shared}
-
-
 def _tests(by_variant: Mapping[str, Sequence[RunOutcome]], against: str) -> list[PairedTest]:
     figures = {name: {one.run.seed: one.figures for one in runs} for name, runs in by_variant.items()}
     theirs = figures.pop(against, {})
@@ -236,19 +227,11 @@ def _tests(by_variant: Mapping[str, Sequence[RunOutcome]], against: str) -> list
         seeds = tuple(seed for seed in ours if seed in theirs)
         for measure in TESTED if seeds else ():
             differences = [ours[seed][measure] - theirs[seed][measure] for seed in seeds]
-            tests.append(
-                PairedTest(
-                    variant=name,
-                    against=against,
-                    measure=measure,
-                    seeds=seeds,
-                    difference=mean_over_seeds(differences),
-                    p=sign_flip_test(differences),
-                )
-            )
+            mean, p = mean_over_seeds(differences), sign_flip_test(differences)
+            tests.append(PairedTest(variant=name, against=against, measure=measure, seeds=seeds, difference=mean, p=p))
     return tests
 
 
 def _estimate_tree(estimate: Estimate) -> dict[str, float | None]:
-    bounds = {"low": estimate.low, "high": estimate.high}
-    return {"mean": estimate.value, **{name: value if math.isfinite(value) else None for name, value in bounds.items()}}
+    low, high = (estimate.low, estimate.high) if math.isfinite(estimate.low) else (None, None)
+    return {"mean": estimate.value, "low": low, "high": high}

@@ -1,7 +1,5 @@
 """The page of a comparison: one table of variants, one of paired tests, curves as means over seeds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +9,15 @@ from maspo_dist.compare.statistics import mean_over_seeds
 from maspo_dist.views.format import format_number, format_score
 from maspo_dist.views.report.charts import COLORS, Bin, Line, line_chart
 from maspo_dist.views.report.curves import Chart, Figure, caption
-from maspo_dist.views.report.pages import render_page
+from maspo_dist.views.report.page import render_page
 
 _CHARTS = (
     Chart("Training reward", {"reward/mean": ""}),
     Chart("Policy entropy", {"policy/entropy": ""}),
-    Chart("Mean gate", {"gate/mean": ""}, include=(1.0,)),
-    Chart("Gradient weight kept", {"gradient/weight_kept": ""}, include=(1.0,)),
+    Chart("Mean gate", {"gate/mean": ""}, [1]),
+    Chart("Gradient weight kept", {"gradient/weight_kept": ""}, [1]),
     Chart("Plain PPO clipping would cut", {"gradient/share_cut_by_ppo_clip": ""}),
-    Chart("Distance from π_old", {"policy/kl_k3": ""}, include=(0.0,)),
+    Chart("Distance from π_old", {"policy/kl_k3": ""}, [0]),
     Chart("Largest ratio", {"ratio/max": ""}),
     Chart("Gradient norm", {"learner/grad_norm": ""}),
     Chart("Response length", {"rollout/response_tokens_mean": ""}),
@@ -29,23 +27,17 @@ _CHARTS = (
 def render_comparison(comparison: Comparison) -> str:
     """The whole page; it needs no other file."""
     plan, variants, tests = comparison.plan, comparison.variants, comparison.tests
-    steps = plan.runs[0].config.run.max_steps
+    first = plan.runs[0]
     measures = [measure for measure in MEASURES if any(measure in one.estimates for one in variants)]
     reach = f"steps to {format_score(comparison.reach)}"
     charts = (Chart("Held-out score", {plan.score: ""}), *_CHARTS)
     values = {
         "title": plan.folder.name,
-        "lead": f"{len(plan.variants)} variants, {len(plan.seeds)} seeds, {steps} steps and "
-        f"{plan.samples_at(steps):,} samples per run · {plan.score}",
+        "lead": f"{len(plan.variants)} variants, {len(plan.seeds)} seeds, {first.config.run.max_steps} steps and "
+        f"{first.samples:,} samples per run · {plan.score}",
         "runs": len(plan.runs),
         "unfinished": [run.name for run in comparison.unfinished],
-        "variant_heads": [
-            "variant",
-            "seeds",
-            *(MEASURES[measure] for measure in measures),
-            f"{reach} (seeds that did)",
-            "samples to it",
-        ],
+        "heads": ["variant", "seeds", *map(MEASURES.get, measures), f"{reach} (seeds that did)", "samples to it"],
         "variants": [[one.name, *variant_cells(comparison, one, measures)] for one in variants],
         "marks": [f"key s{color % COLORS}" for color in range(len(variants))],
         "fewest": min((len(test.seeds) for test in tests), default=0),

@@ -1,7 +1,5 @@
 """Variants and seeds → runs; each is an ordinary `maspo-dist train` with its own folder."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -39,10 +37,14 @@ class PlannedRun:
     def samples_per_step(self) -> int:
         return self.config.rollout.prompts_per_step * self.config.rollout.group_size
 
+    @property
+    def samples(self) -> int:
+        return self.samples_per_step * self.config.run.max_steps
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All runs of a comparison, a seed's variants next to each other; `variants` by name, with their overrides."""
+    """All runs of a comparison, seed by seed; `variants` are overrides by name."""
 
     folder: Path
     variants: Mapping[str, Sequence[str]]
@@ -54,7 +56,6 @@ class Plan:
 
     @property
     def samples_per_step(self) -> int:
-        """The same for all runs."""
         return self.runs[0].samples_per_step
 
     def samples_at(self, step: float | None) -> float | None:
@@ -63,21 +64,26 @@ class Plan:
 
 
 def make_plan(settings: CompareConfig, base: Path) -> Plan:
-    """Resolves every run. Raises ConfigError where a variant cannot run or does not compare with the others."""
+    """Resolves every run. Raises ConfigError if a variant cannot run or does not compare with the others."""
     seeds = parse_seeds(settings.seeds)
     if len(seeds) > MAX_PAIRS:
         raise ConfigError(f"seeds: {settings.seeds} are {len(seeds)}, at most {MAX_PAIRS} can be compared")
     against = settings.against or next(iter(settings.variants))
     if against not in settings.variants:
         raise ConfigError(f"against: no variant is called {against!r}; there are {', '.join(settings.variants)}")
-    runs_folder = load_config(base, _filled(settings.overrides, seeds[0])).run.dir
-    folder = runs_folder / settings.name
+    folder = load_config(base, _filled(settings.overrides, seeds[0])).run.dir / settings.name
     runs = tuple(
         _run(variant, seed, base, folder, (*settings.overrides, *overrides))
         for seed in seeds
         for variant, overrides in settings.variants.items()
     )
-    _require_equal_samples(runs)
+    first = runs[0]
+    for run in runs:
+        if run.samples != first.samples:
+            raise ConfigError(
+                f"variant {run.variant} trains on {run.samples:,} samples and {first.variant} on {first.samples:,}: "
+                "set run.max_steps so that they are equal"
+            )
     return Plan(
         folder=folder,
         variants=settings.variants,
@@ -90,10 +96,7 @@ def make_plan(settings: CompareConfig, base: Path) -> Plan:
 
 
 def is_finished(run: PlannedRun) -> bool:
-    """Whether the run's folder holds all its steps and the scores after the last one.
-
-    Raises ConfigError if the folder holds a run with another configuration, naming the first difference.
-    """
+    """Whether all steps and the last scores are there. Raises ConfigError for a run of another configuration."""
     folder = RunFolder(run.folder)
     if not folder.used:
         return False
@@ -104,10 +107,8 @@ def is_finished(run: PlannedRun) -> bool:
     for change in changed_keys(TrainConfig, there.model_dump(mode="json"), run.config.model_dump(mode="json")):
         if change.effect is None or change.effect.compare:
             raise ConfigError(f"{run.folder} holds a run of another configuration ({change}): choose another --name")
-    last = folder.last_step
-    if last is None or last < run.config.run.max_steps:
-        return False
-    return run.config.evaluation.every is None or folder.is_scored(last)
+    last = folder.last_step or 0
+    return last >= run.config.run.max_steps and (run.config.evaluation.every is None or folder.is_scored(last))
 
 
 def read_settings(path: Path) -> tuple[CompareConfig, Path] | None:
@@ -123,11 +124,10 @@ def vary(texts: Sequence[str]) -> dict[str, list[str]]:
     """Every combination of `dotted.key=value,value`, named after its values. Raises ConfigError."""
     choices: list[list[tuple[str, str]]] = []
     for text in texts:
-        key, equals, values = text.partition("=")
-        if not equals or not key or not values:
+        key, _, values = text.partition("=")
+        if not key or not values:
             raise ConfigError(f"--vary {text!r} is not of the form dotted.key=value,value")
-        leaf = key.rsplit(".", 1)[-1]
-        label = "" if len(texts) == 1 else f"{leaf}-"
+        label = "" if len(texts) == 1 else f"{key.rpartition('.')[2]}-"
         choices.append([(label + _as_name(value), f"{key}={value}") for value in _split(values)])
     variants: dict[str, list[str]] = {}
     for combination in itertools.product(*choices):
@@ -161,21 +161,6 @@ def _run(variant: str, seed: int, base: Path, folder: Path, overrides: Sequence[
 
 def _filled(overrides: Sequence[str], seed: int) -> tuple[str, ...]:
     return tuple(override.replace("{seed}", str(seed)) for override in overrides)
-
-
-def _require_equal_samples(runs: Sequence[PlannedRun]) -> None:
-    first = runs[0]
-    for run in runs:
-        ours, theirs = _samples(run), _samples(first)
-        if ours != theirs:
-            raise ConfigError(
-                f"variant {run.variant} trains on {ours:,} samples and {first.variant} on {theirs:,}: "
-                "set run.max_steps so that they are equal"
-            )
-
-
-def _samples(run: PlannedRun) -> int:
-    return run.samples_per_step * run.config.run.max_steps
 
 
 def _first_score(config: TrainConfig) -> str:

@@ -4,14 +4,23 @@ runs/<name>/
     <variant>-seed<k>/   ordinary run folders
     logs/                the output of each run
     compare.html, compare.json
+
+A run is a child process in its own session:
+
+start ──► exit code
+  │ cancelled, or this process ends: SIGTERM, so that the run saves its state and ends its own processes
+  └──────► after `_GRACE_S`: SIGKILL to its whole session
 """
 
-from __future__ import annotations
-
 import asyncio
+import contextlib
 import json
+import os
+import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -19,8 +28,8 @@ from rich.console import Console
 from maspo_dist.compare.outcome import Comparison, comparison_tables, comparison_tree, summarise
 from maspo_dist.compare.page import render_comparison
 from maspo_dist.compare.plan import Plan, PlannedRun, is_finished
-from maspo_dist.compare.processes import last_line, run_all, train_command
 from maspo_dist.errors import ConfigError, RunsFailedError
+from maspo_dist.reward.pool.lifetime import end_with_parent
 from maspo_dist.runs.folder import LockedFolder
 from maspo_dist.runs.interrupt import WatchSignals, until_signal
 from maspo_dist.runs.jsonl import replace_text
@@ -28,6 +37,7 @@ from maspo_dist.views.format import format_duration
 
 #: Exit code of a run with a user error, which would stop the other runs too.
 _USER_ERROR = 2
+_GRACE_S = 60.0
 
 
 def compare(plan: Plan, jobs: int, launcher: Sequence[str], console: Console) -> None:
@@ -63,13 +73,12 @@ class _Runs:
         self._jobs = jobs
         self._launcher = launcher
         self._console = console
-        self._started_s: dict[str, float] = {}
 
     async def drive(self, _: WatchSignals) -> None:
         """Runs what is not in `finished`."""
         self.say(f"{len(self._plan.runs)} runs in {self._plan.folder}, {len(self.finished)} finished")
         left = [run for run in self._plan.runs if run not in self.finished]
-        await run_all(left, self._jobs, self._start, self.log_path, self._ended)
+        await run_all(left, self._jobs, self._run)
 
     def log_path(self, run: PlannedRun) -> Path:
         return self._plan.folder / "logs" / f"{run.name}.log"
@@ -84,14 +93,14 @@ class _Runs:
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False)
 
-    def _start(self, run: PlannedRun) -> list[str]:
-        self._started_s[run.name] = time.monotonic()
+    async def _run(self, run: PlannedRun) -> None:
         self.say(f"{run.name}: started")
-        return train_command(run, self._launcher)
-
-    def _ended(self, run: PlannedRun, code: int) -> None:
-        took = format_duration(time.monotonic() - self._started_s[run.name])
+        started_s = time.monotonic()
         log = self.log_path(run)
+        # The launcher must become the command (nice -n 10, flock -F FILE) or pass signals on to it (srun).
+        command = [*self._launcher, sys.executable, "-m", "actors.cli", "train", str(run.base), *run.overrides]
+        code = await run_command(command, log)
+        took = format_duration(time.monotonic() - started_s)
         if code == _USER_ERROR:
             raise ConfigError(f"{run.name} cannot run: {last_line(log).removeprefix('error: ')}")
         if code == 0 and is_finished(run):
@@ -101,3 +110,61 @@ class _Runs:
         else:
             self.failed.append(run)
             self.say(f"{run.name}: failed with exit code {code} after {took}, see {log}")
+
+
+async def run_all(runs: Sequence[PlannedRun], jobs: int, run_one: Callable[[PlannedRun], Awaitable[None]]) -> None:
+    """Awaits `run_one` of all runs in order, at most `jobs` at once. If one raises, the others are cancelled."""
+    waiting = iter(runs)
+
+    async def work() -> None:
+        for run in waiting:
+            await run_one(run)
+
+    tasks = [asyncio.ensure_future(work()) for _ in range(min(jobs, len(runs)))]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            # A second cancellation would interrupt the clean-up of the first.
+            if not task.cancelling():
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_command(command: Sequence[str], log: Path) -> int:
+    """Runs `command` to its end and appends its output to `log`; returns its exit code, −n for signal n.
+
+    When this returns or raises, the process and all of its session have ended.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            # Ctrl-C in the terminal reaches this process alone, which then ends its children in order.
+            start_new_session=True,
+            preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),
+        )
+    try:
+        return await process.wait()
+    finally:
+        await asyncio.shield(_end(process))
+
+
+def last_line(log: Path) -> str:
+    """The last line that a process printed; empty if it printed nothing."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return text.rstrip().rpartition("\n")[2].strip()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _GRACE_S)
+    # Children may outlive the leader of the session.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()

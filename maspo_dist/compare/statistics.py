@@ -3,8 +3,6 @@
 Most comparisons have few seeds, so that intervals are Student's and the test is exact.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence
@@ -18,46 +16,29 @@ MAX_PAIRS = 20
 
 #: Sums whose relative difference is smaller than this are equal but for rounding.
 _ROUNDING = 1e-9
+#: The t with P(|T| ≤ t) = 0.95 for Student's T of 1 to 19 degrees of freedom.
+_STUDENT = (
+    12.706204736176005, 4.302652729751571, 3.182446305285339, 2.7764451051989454, 2.5705818356364034,
+    2.4469118511460692, 2.364624251593341, 2.3060041352055123, 2.262157162798758, 2.228138851987751,
+    2.2009851600923866, 2.178812829668459, 2.160368656463106, 2.144786687918895, 2.1314495455608267,
+    2.1199052992215, 2.1098155778345244, 2.10092204024113, 2.0930240544093976,
+)  # fmt: skip
 
 
-def mean_over_seeds(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """mean ± t · s / √n, with Student's t of n − 1 degrees of freedom; infinite bounds for one value.
+def mean_over_seeds(values: Sequence[float]) -> Estimate:
+    """mean ± t · s / √n, the 95 % interval, with Student's t of n − 1 degrees of freedom; infinite bounds for n = 1.
 
-    Raises ValueError for no values.
+    Raises ValueError for no values or more than 20.
     """
-    if not values:
-        raise ValueError("no values to take the mean of")
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
+    n = len(values)
+    if not 1 <= n <= MAX_PAIRS:
+        raise ValueError(f"the mean is over 1 to {MAX_PAIRS} values, got {n}")
+    mean = math.fsum(values) / n
+    if n == 1:
         return Estimate(value=mean, low=-math.inf, high=math.inf)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    half = student_quantile(confidence, len(values) - 1) * math.sqrt(variance / len(values))
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    half = _STUDENT[n - 2] * math.sqrt(variance / n)
     return Estimate(value=mean, low=mean - half, high=mean + half)
-
-
-def student_quantile(confidence: float, degrees: int) -> float:
-    """The t with P(|T| ≤ t) = confidence for Student's T. Raises ValueError outside 0 < confidence < 1, degrees ≥ 1."""
-    if not 0 < confidence < 1 or degrees < 1:
-        raise ValueError(f"confidence must lie between 0 and 1 and degrees be ≥ 1, got {confidence:g} and {degrees}")
-    low, high = 0.0, 1.0
-    while student_coverage(high, degrees) < confidence:
-        high *= 2
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_coverage(middle, degrees) < confidence else (low, middle)
-    return high
-
-
-def student_coverage(t: float, degrees: int) -> float:
-    """P(|T| ≤ t), by the finite series for whole degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
-    angle = math.atan(t / math.sqrt(degrees))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2 == 1
-    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
-    for power in range(1 if odd else 0, degrees - 1, 2):
-        total += term
-        term *= cosine**2 * (power + 1) / (power + 2)
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
 def sign_flip_test(differences: Sequence[float]) -> float:
@@ -76,17 +57,13 @@ def sign_flip_test(differences: Sequence[float]) -> float:
 
 
 def area_under_curve(points: Sequence[tuple[int, float]]) -> float:
-    """Mean of a curve over its steps, by trapezoids.
-
-    Raises ValueError for no points, and for steps that do not rise.
-    """
-    steps, scores = [step for step, _ in points], [score for _, score in points]
-    if not points or any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+    """Mean of a curve over its steps, by trapezoids. Raises ValueError for no points, or if the steps do not rise."""
+    if not points or any(later <= earlier for (earlier, _), (later, _) in itertools.pairwise(points)):
         raise ValueError("a curve needs points at rising steps")
     if len(points) == 1:
-        return scores[0]
-    areas = ((steps[i + 1] - steps[i]) * (scores[i] + scores[i + 1]) / 2 for i in range(len(steps) - 1))
-    return math.fsum(areas) / (steps[-1] - steps[0])
+        return points[0][1]
+    areas = ((later - earlier) * (low + high) / 2 for (earlier, low), (later, high) in itertools.pairwise(points))
+    return math.fsum(areas) / (points[-1][0] - points[0][0])
 
 
 def first_step_at(points: Sequence[tuple[int, float]], score: float) -> int | None:

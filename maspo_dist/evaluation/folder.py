@@ -8,14 +8,12 @@ evals/<name>/
     logs/            one file per process
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -81,11 +79,10 @@ class EvaluationFolder(LockedFolder):
         self._logs = [self._samples]
 
     @classmethod
-    def open(cls, path: Path, settings: Mapping[str, Any]) -> EvaluationFolder:
+    def open(cls, path: Path, settings: Mapping[str, Any]) -> Self:
         """Makes or resumes the folder of an evaluation with `settings`, and takes its lock.
 
-        Raises ConfigError if it is in use, cannot be written, or holds something else; if that is an evaluation with
-        other settings, the error names the first difference.
+        Raises ConfigError if it is in use, cannot be written, or holds something else, such as other settings.
         """
         folder = cls(path)
         folder._require_ours()
@@ -137,28 +134,20 @@ class EvaluationFolder(LockedFolder):
             difference = f"other settings ({change})"
             if change.key.startswith("checksums."):
                 difference = f"another {change.key.removeprefix('checksums.').replace('.', ' set ')}"
-            raise ConfigError(
-                f"{self.path} holds an evaluation with {difference}: {_OTHER_FOLDER}, "
-                "or the same settings to go on there"
-            )
+            fix = f"{_OTHER_FOLDER}, or the same settings to go on there"
+            raise ConfigError(f"{self.path} holds an evaluation with {difference}: {fix}")
 
 
 def evaluation_settings(config: EvaluationConfig) -> dict[str, Any]:
-    """The content of settings.yaml: the configuration, and checksums of model and data.
-
-    A hub name stands for itself. Raises OSError where a file cannot be read.
-    """
+    """The configuration, and checksums of model and data (a hub name for itself). Raises OSError as the disk does."""
     model = Path(config.model.path)
-    return {
-        **config.model_dump(mode="json"),
-        "checksums": {
-            "model": _folder_sha256(model) if model.is_dir() else config.model.path,
-            "data": {
-                name: data_set if data_set.startswith(HUB_PREFIX) else _sha256([Path(data_set)])
-                for name, data_set in config.data.sets.items()
-            },
-        },
+    files = sorted(path for path in model.iterdir() if path.suffix in _MODEL_SUFFIXES) if model.is_dir() else []
+    data = {
+        name: data_set if data_set.startswith(HUB_PREFIX) else _sha256([Path(data_set)])
+        for name, data_set in config.data.sets.items()
     }
+    checksums = {"model": _sha256(files) if model.is_dir() else config.model.path, "data": data}
+    return {**config.model_dump(mode="json"), "checksums": checksums}
 
 
 def default_folder(settings: Mapping[str, Any]) -> Path:
@@ -177,10 +166,6 @@ def _outcome(row: Mapping[str, Any]) -> Outcome:
         response_tokens=int(row["response_tokens"]),
         truncated=row["finish_reason"] == "length",
     )
-
-
-def _folder_sha256(folder: Path) -> str:
-    return _sha256(sorted(path for path in folder.iterdir() if path.suffix in _MODEL_SUFFIXES))
 
 
 def _sha256(paths: Iterable[Path]) -> str:

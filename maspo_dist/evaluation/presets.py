@@ -1,7 +1,5 @@
 """Known collections of held-out sets, found in a folder by their files' names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +27,8 @@ PRESETS: Mapping[str, Preset] = {
             "olympiadbench": ("olympiadbench", "olympiad_bench"),
         },
         problem_suffix="\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
-    ),
+    )
 }
-_SUFFIXES = (".jsonl", ".parquet")
 
 
 def preset_sets(preset: Preset, folder: Path) -> dict[str, str]:
@@ -39,14 +36,11 @@ def preset_sets(preset: Preset, folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         raise DataError(f"--data-dir {folder} is not a folder")
     found: dict[str, str] = {}
-    missing = []
     for name, stems in preset.stems.items():
-        paths = [folder / f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES]
-        present = [path for path in paths if path.is_file()]
-        if present:
-            found[name] = str(present[0])
-        else:
-            missing.append(f"{stems[0]}.jsonl")
+        paths = (folder / f"{stem}{suffix}" for stem in stems for suffix in (".jsonl", ".parquet"))
+        if path := next(filter(Path.is_file, paths), None):
+            found[name] = str(path)
+    missing = ", ".join(f"{stems[0]}.jsonl" for name, stems in preset.stems.items() if name not in found)
     if missing:
-        raise DataError(f"--data-dir {folder} lacks {', '.join(missing)} (or .parquet); put them there, or use --data")
+        raise DataError(f"--data-dir {folder} lacks {missing} (or .parquet); put them there, or use --data")
     return found

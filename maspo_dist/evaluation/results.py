@@ -11,9 +11,7 @@ A response without a verdict counts as not solved, so that every problem has the
 the share of such responses.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -22,8 +20,6 @@ from rich.table import Table
 
 from maspo_dist.evaluation.statistics import Estimate, Estimates, bootstrap_intervals, majority_at_n, pass_estimates
 from maspo_dist.types import UNVERIFIABLE
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +62,11 @@ def score_set(problems: Sequence[Sequence[Outcome]], dropped_overlong: int = 0) 
         raise ValueError(f"every problem needs the same number of outcomes, at least 1; got {sorted(counts)}")
     samples = counts.pop()
     correct = np.asarray([[one.status == "correct" for one in outcomes] for outcomes in problems])
-    majority = [
-        majority_at_n([one.extracted for one in outcomes], right)
-        for outcomes, right in zip(problems, correct.tolist(), strict=True)
-    ]
+    answers = [[one.extracted for one in outcomes] for outcomes in problems]
+    majority = [[majority_at_n(texts, right)] for texts, right in zip(answers, correct.tolist(), strict=True)]
     scores = _named([f"avg@{samples}"], correct.mean(axis=1)[:, None])
     scores |= _named([f"pass@{k + 1}" for k in range(samples)], pass_estimates(correct))
-    scores |= _named([f"majority@{samples}"], np.asarray(majority)[:, None])
+    scores |= _named([f"majority@{samples}"], np.asarray(majority))
     everything = [one for outcomes in problems for one in outcomes]
     verifiable = [one for one in everything if one.status not in UNVERIFIABLE]
     tokens = np.asarray([one.response_tokens for one in everything], np.float64)
@@ -83,8 +77,8 @@ def score_set(problems: Sequence[Sequence[Outcome]], dropped_overlong: int = 0) 
         dropped_overlong=dropped_overlong,
         scores=scores,
         response_tokens={"mean": float(tokens.mean()), **quantiles, "max": float(tokens.max())},
-        truncated_share=_share(one.truncated for one in everything),
-        unparsed_share=_share(one.status == "unparsed" for one in everything),
+        truncated_share=float(np.mean([one.truncated for one in everything])),
+        unparsed_share=float(np.mean([one.status == "unparsed" for one in everything])),
         unverifiable_share=1.0 - len(verifiable) / len(everything),
         reward_mean=float(np.mean([one.reward for one in verifiable])) if verifiable else 0.0,
     )
@@ -113,14 +107,10 @@ def results_tables(sets: Mapping[str, SetResults]) -> list[Table]:
     scores = plain_table("scores in %, 95 % intervals over problems", ["set"], ["problems", *shown])
     shares = plain_table("responses", ["set"], ["tokens", "longest", "truncated", "unparsed", "unverifiable"])
     for name, one in sets.items():
-        lengths = one.response_tokens
         scores.add_row(name, str(one.problems), *(_percent(one.scores[score]) for score in shown))
-        shares.add_row(
-            name,
-            f"{lengths['mean']:.0f}",
-            f"{lengths['max']:.0f}",
-            *(f"{share:.1%}" for share in (one.truncated_share, one.unparsed_share, one.unverifiable_share)),
-        )
+        tokens = (f"{one.response_tokens[key]:.0f}" for key in ("mean", "max"))
+        outcomes = (one.truncated_share, one.unparsed_share, one.unverifiable_share)
+        shares.add_row(name, *tokens, *(f"{share:.1%}" for share in outcomes))
     if len(sets) > 1:
         means = mean_over_sets(sets)
         scores.add_section()
@@ -130,15 +120,11 @@ def results_tables(sets: Mapping[str, SetResults]) -> list[Table]:
 
 def _named(names: Sequence[str], estimates: Estimates) -> dict[str, Estimate]:
     """`estimates` f64[P, K]: the mean of each column over problems, and its bootstrap interval."""
-    intervals = bootstrap_intervals(estimates, CONFIDENCE)
+    intervals = bootstrap_intervals(estimates)
     return {
         name: Estimate(value=float(value), low=float(low), high=float(high))
         for name, value, (low, high) in zip(names, estimates.mean(axis=0), intervals, strict=True)
     }
-
-
-def _share(flags: Iterable[bool]) -> float:
-    return float(np.mean(list(flags)))
 
 
 def _percent(one: Estimate) -> str:

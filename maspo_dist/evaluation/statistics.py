@@ -3,8 +3,6 @@
 P problems have n responses each. pass@k for k ≤ n uses all n responses, by counting the subsets of k.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,10 +64,9 @@ def majority_at_n(answers: Sequence[str | None], correct: Sequence[bool]) -> flo
         raise ValueError(f"{len(answers)} answers, but {len(correct)} verdicts")
     right = sum(correct)
     wrong = Counter(answer for answer, good in zip(answers, correct, strict=True) if answer is not None and not good)
-    most = max(wrong.values(), default=0)
-    if right == 0 or right < most:
+    if right == 0 or right < max(wrong.values(), default=0):
         return 0.0
-    return 1 / (1 + sum(count == right for count in wrong.values()))
+    return 1 / (1 + list(wrong.values()).count(right))
 
 
 def bootstrap_intervals(scores: Estimates, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Estimates:

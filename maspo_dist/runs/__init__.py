@@ -3,8 +3,7 @@
 folder.py              the files of a run, their rows, and the lock of their writer
 jsonl.py               files of one JSON object per line, and the atomic replacement of a text file
 step_folders.py        numbered folders that are complete or absent, with a manifest that shows damage
-checkpoint.py          checkpoints, their scores, and the state of the controller
-checkpoint_writer.py   saving while training goes on
+checkpoint.py          checkpoints, their scores, the state of the controller, and saving while training goes on
 step_record.py         recorded steps, for `maspo-dist replay`
 catalogue.py           every metric and every kind of event, with unit and meaning
 metrics.py             metrics of a step → metrics.jsonl, TensorBoard, Weights & Biases

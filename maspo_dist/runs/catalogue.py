@@ -1,7 +1,5 @@
 """Every metric of metrics.jsonl and every kind of event of events.jsonl, with its meaning."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

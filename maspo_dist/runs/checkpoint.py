@@ -5,22 +5,27 @@ checkpoints/scores.json    held-out scores of the checkpoints
 checkpoints/best.json      the checkpoint with the highest score
 
 Older checkpoints are removed only after the new checkpoint was read back. The checkpoint with the highest score stays
-until a better one is saved.
+until a better one is saved. Training goes on during most of a save:
+
+save ──► learners write (training waits) ──► hash, fsync, rename, read back, remove older (a thread)
+                                                   │ meanwhile the next steps are trained
+next save, drain ──────── wait ◄───────────────────┘
 """
 
-from __future__ import annotations
-
+import asyncio
 import json
 import math
 import pickle
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from maspo_dist.config import CheckpointConfig
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.catalogue import held_out_score
@@ -40,10 +45,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingGroup:
-    """A group that was admitted and not yet consumed. Its prompt is drawn at `drawn_at`.
-
-    `lost` is the reason why the group must not be sampled again, if there is a reason.
-    """
+    """A group that was admitted and not yet consumed; `lost` is the reason not to sample it again, if there is one."""
 
     __pydantic_config__ = _STRICT
 
@@ -55,10 +57,7 @@ class PendingGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamState:
-    """The generation side: the next group to admit, where its prompt is drawn, and the pending groups.
-
-    Pending groups without a result are sampled again with the same number and seed.
-    """
+    """The generation side. Pending groups without a result are sampled again with the same number and seed."""
 
     __pydantic_config__ = _STRICT
 
@@ -92,10 +91,9 @@ _SCORES_DECODER = TypeAdapter(dict[int, Score])
 
 
 def score_of(metrics: Mapping[str, float | None], keep_best: str) -> Score | None:
-    """The score that `checkpoint.keep_best` asks for, out of a step's metrics; None if they hold none.
+    """The score in a step's metrics that `checkpoint.keep_best` asks for; None if there is no such score.
 
-    auto is the mean of `eval/<name>/avg@<k>` over the held-out sets, none is no score, any other value is the name of
-    a metric.
+    auto is the mean of `eval/<name>/avg@<k>` over the sets, none is no score, any other value names a metric.
     """
     names = [keep_best]
     if keep_best == "auto":
@@ -115,12 +113,7 @@ class CheckpointStore(StepFolders):
         self._lock = threading.Lock()
 
     def commit(
-        self,
-        part: Path,
-        state: RunState,
-        finished: Sequence[FinishedGroup[RolloutGroup]],
-        keep: int,
-        config_yaml: str,
+        self, part: Path, state: RunState, finished: Sequence[FinishedGroup[RolloutGroup]], keep: int, config_yaml: str
     ) -> Path:
         """Completes what `begin` started, reads it back, then removes all but the newest `keep` and the best.
 
@@ -151,19 +144,18 @@ class CheckpointStore(StepFolders):
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest undamaged checkpoint, and the damage of each newer checkpoint."""
-        passed_over: list[str] = []
-        for step in reversed(self.steps()):
-            damage = damage_of(self.path(step))
-            if damage is None:
-                return self.path(step), passed_over
-            passed_over.append(f"{self.path(step).name}: {damage}")
-        return None, passed_over
+        damaged: list[str] = []
+        for path in map(self.path, reversed(self.steps())):
+            if (damage := damage_of(path)) is None:
+                return path, damaged
+            damaged.append(f"{path.name}: {damage}")
+        return None, damaged
 
     def rewind(self, step: int) -> list[str]:
-        """Prepares for a run that resumes after `step` (−1: from the start); returns the names of renamed checkpoints.
+        """Prepares for a run that resumes after `step` (−1: from the start). Unfinished saves are removed.
 
-        Unfinished saves are removed. Newer checkpoints are damaged, or of steps that the run trains again: they are
-        renamed to set-aside-000050 and removed once the run has passed their step.
+        Newer checkpoints are damaged, or of steps that the run trains again: they are renamed to set-aside-000050, and
+        removed once the run has passed their step. Returns the new names.
         """
         self.remove_unfinished()
         aside = []
@@ -186,9 +178,8 @@ class CheckpointStore(StepFolders):
         for aside in self.folder.glob("set-aside-*"):
             if int(aside.name.removeprefix("set-aside-")) <= step:
                 shutil.rmtree(aside)
-        scores = self._scores()
-        if scores:
-            remaining = set(self.steps())
+        remaining = set(self.steps())
+        if scores := self._scores():
             self._write_scores({n: score for n, score in scores.items() if n in remaining or n > step})
 
     def _scores(self) -> dict[int, Score]:
@@ -200,16 +191,75 @@ class CheckpointStore(StepFolders):
 
     def _write_scores(self, scores: Mapping[int, Score]) -> None:
         self._replace("scores.json", {str(step): asdict(score) for step, score in scores.items()})
-        best = self.best()
-        if best is None:
-            (self.folder / "best.json").unlink(missing_ok=True)
+        if best := self.best():
+            self._replace("best.json", {"checkpoint": self.path(best[0]).name, "step": best[0], **asdict(best[1])})
         else:
-            step, score = best
-            self._replace("best.json", {"checkpoint": self.path(step).name, "step": step, **asdict(score)})
+            (self.folder / "best.json").unlink(missing_ok=True)
 
     def _replace(self, name: str, content: Mapping[str, object]) -> None:
         replace_text(self.folder / name, json.dumps(content, indent=1))
         sync(self.folder / name)
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run, at most one at a time. All methods belong to one event loop.
+
+    A failed write (a full disk) loses that checkpoint, not the run: `on_failure(step, what happened)` is called.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, config: CheckpointConfig, config_yaml: str, on_failure: Callable[[int, str], None]
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._config_yaml = config_yaml
+        self._on_failure = on_failure
+        self._committing: asyncio.Task[None] | None = None
+
+    async def save(
+        self,
+        state: RunState,
+        finished: Sequence[FinishedGroup[RolloutGroup]],
+        write_learners: Callable[[Path], Awaitable[None]],
+    ) -> float:
+        """Saves `state` and what `write_learners` writes into its folder; returns the seconds that training waited.
+
+        The checkpoint counts only once `drain` or the next `save` has returned. `state` and the learners must be of
+        the same moment: nothing may train before this returns.
+        """
+        started_s = time.perf_counter()
+        await self.drain()
+        part: Path | None = None
+        try:
+            part = await asyncio.to_thread(self._store.begin, state.step)
+            await write_learners((part / LEARNER_FOLDER).resolve())
+        except OSError as error:
+            if part is not None:
+                # On a full disk, the logs need the space of the unfinished checkpoint.
+                await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
+            self._on_failure(state.step, str(error))
+        else:
+            content = (part, state, finished, self._config.keep, self._config_yaml)
+            self._committing = asyncio.create_task(self._attempt(state.step, self._store.commit, *content))
+        return time.perf_counter() - started_s
+
+    async def score(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Records the score of an evaluated step if `metrics` hold the one of `keep_best`; before or after `save`."""
+        score = score_of(metrics, self._config.keep_best)
+        if score is not None:
+            await self._attempt(step, self._store.record_score, step, score)
+
+    async def drain(self) -> None:
+        """Waits until the last checkpoint is saved or has failed. Cancelling the wait does not cancel the save."""
+        if self._committing is not None:
+            await asyncio.shield(self._committing)
+            self._committing = None
+
+    async def _attempt(self, step: int, write: Callable[..., object], *arguments: object) -> None:
+        try:
+            await asyncio.to_thread(write, *arguments)
+        except OSError as error:
+            self._on_failure(step, str(error))
 
 
 def read_state(path: Path) -> RunState:
@@ -235,7 +285,5 @@ def read_finished(path: Path) -> tuple[FinishedGroup[RolloutGroup], ...]:
 
 
 def _other_version(path: Path, differing: str) -> ConfigError:
-    return ConfigError(
-        f"checkpoint {path} was written by another version of maspo_dist ({differing}): "
-        "resume it with that version, or export it and start a new run"
-    )
+    fix = "resume it with that version, or export it and start a new run"
+    return ConfigError(f"checkpoint {path} was written by another version of maspo_dist ({differing}): {fix}")

@@ -15,8 +15,6 @@ runs/<name>/
     report.html
 """
 
-from __future__ import annotations
-
 import fcntl
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,10 +31,7 @@ from maspo_dist.types import Event, LedgerRow, SampleRow
 
 
 class LockedFolder:
-    """A folder that one process at a time writes, under a lock; any process may read meanwhile.
-
-    Use it as a context manager: `close` closes its logs and releases the lock.
-    """
+    """A folder that one process at a time writes, under a lock; any process may read meanwhile. A context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,24 +40,15 @@ class LockedFolder:
         self._lock: BinaryIO | None = None
 
     def lock(self, in_use: str, fix: str) -> None:
-        """Makes the folder and locks it for this process.
-
-        Raises ConfigError: with `in_use` if another process holds the lock, with `fix` if the folder cannot be written.
-        """
+        """Makes and locks the folder. Raises ConfigError, with `in_use` if it is locked, with `fix` if it cannot be."""
         try:
             self.logs_path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("ab")
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be written ({error.strerror}): {fix}") from None
-        try:
-            # A record lock, not flock: children forked while it is held do not keep it.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+        if not _locked(file):
             file.close()
-            raise ConfigError(f"{self.path} is in use by {in_use}") from None
-        except OSError:
-            # Some network file systems have no locks; a run there works without a lock.
-            pass
+            raise ConfigError(f"{self.path} is in use by {in_use}")
         self._lock = file
 
     @property
@@ -74,15 +60,12 @@ class LockedFolder:
         try:
             # Append mode would make the file, and a reader must not.
             with (self.path / ".lock").open("r+b") as file:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return True
-        except OSError:
-            return False
-        return False
+                return not _locked(file)
+        except OSError as error:
+            return isinstance(error, PermissionError)
 
     def close(self) -> None:
-        """May be called twice."""
+        """Closes the files and releases the lock. May be called twice."""
         for log in self._logs:
             log.close()
         if self._lock is not None:
@@ -94,6 +77,16 @@ class LockedFolder:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Whether this process now holds the lock. Some network file systems have no locks: there, it counts as held."""
+    try:
+        # A record lock, not flock: children forked while it is held do not keep it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return not isinstance(error, BlockingIOError | PermissionError)
+    return True
 
 
 class RunFolder(LockedFolder):
@@ -121,28 +114,23 @@ class RunFolder(LockedFolder):
         self._newest: Mapping[str, Any] | None = None
 
     @classmethod
-    def create(cls, path: Path) -> RunFolder:
+    def create(cls, path: Path) -> Self:
         """Makes the folder of a new run and takes its lock.
 
         A folder whose run wrote neither a metric nor a checkpoint is reused; its events stay. Raises ConfigError for
         a folder that was used, is in use, or cannot be made.
         """
-        folder = cls(path)
-        if folder.used:
-            raise ConfigError(
-                f"run folder {path} exists already: choose another run.name, or set checkpoint.resume=auto to resume it"
-            )
+        if cls(path).used:
+            fix = "choose another run.name, or set checkpoint.resume=auto to resume it"
+            raise ConfigError(f"run folder {path} exists already: {fix}")
         folder = cls.resume(path)
         for log in (folder._metrics, folder._ledger, folder._samples):
             log.path.unlink(missing_ok=True)
         return folder
 
     @classmethod
-    def resume(cls, path: Path) -> RunFolder:
-        """Opens the folder of an interrupted run, or makes a new folder; `rewind` then sets the step.
-
-        Raises ConfigError if the folder is in use or cannot be written.
-        """
+    def resume(cls, path: Path) -> Self:
+        """Opens or makes the folder of a run; `rewind` then sets the step. Raises ConfigError as `lock` says."""
         folder = cls(path)
         folder.lock("a running job: choose another run.name", "set run.dir")
         folder.checkpoints_path.mkdir(exist_ok=True)
@@ -150,7 +138,7 @@ class RunFolder(LockedFolder):
         return folder
 
     @classmethod
-    def open_for_reading(cls, path: Path) -> RunFolder:
+    def open_for_reading(cls, path: Path) -> Self:
         """Raises ConfigError if there is no run folder at `path`."""
         folder = cls(path)
         if not folder.config_path.is_file() and not folder.metrics_path.is_file():
@@ -182,10 +170,7 @@ class RunFolder(LockedFolder):
         return any(row["step"] == step and "time/evaluate_s" in row for row in tail_rows(self.metrics_path))
 
     def write_metrics(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Appends a line of `step`, which may have several lines with different names.
-
-        Raises ValueError for a step before the last one, and for a name that the step already has.
-        """
+        """Appends a line of `step`. Raises ValueError for a step before the last, and for a name that the step has."""
         row, newest = {"step": step, **metrics}, self._newest_row()
         last = newest.get("step", step)
         if step < last or (step == last and not newest.keys().isdisjoint(metrics)):
@@ -219,15 +204,17 @@ class RunFolder(LockedFolder):
     def read_events(self) -> Iterator[dict[str, Any]]:
         return read_rows(self.events_path)
 
+    def read_config_yaml(self) -> str:
+        """config.yaml, empty without the file."""
+        return self.config_path.read_text(encoding="utf-8") if self.config_path.is_file() else ""
+
     def read_config(self) -> dict[str, Any]:
         """config.yaml as plain values, unvalidated, since another version may have written it; empty without the file.
 
         Raises DataError for a file that is not YAML.
         """
-        if not self.config_path.is_file():
-            return {}
         try:
-            config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+            config = yaml.safe_load(self.read_config_yaml())
         except yaml.YAMLError as error:
             raise DataError(f"{self.config_path} is not YAML: {error}") from None
         return config if isinstance(config, dict) else {}
@@ -240,10 +227,9 @@ class RunFolder(LockedFolder):
         return steps if isinstance(steps, int) else 0
 
     def rewind(self, step: int) -> int:
-        """Removes the rows after `step`, which a resumed run writes again; returns the number of steps removed.
+        """Removes the rows after `step`, which a resumed run writes again; returns the number of metrics rows removed.
 
-        Pending ledger rows of every step are removed: their groups are admitted again. Events stay, since they
-        happened.
+        Pending ledger rows of every step are removed: their groups are admitted again. Events stay.
         """
 
         def happened(row: dict[str, Any]) -> bool:

@@ -1,7 +1,5 @@
 """Commands that end in order on SIGINT or SIGTERM: Ctrl-C, `kill`, or a node that is preempted."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable

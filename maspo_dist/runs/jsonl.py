@@ -4,15 +4,13 @@ Both are safe to read while they are written. A process that is killed during an
 without its newline: readers skip that line, and a writer cuts it off when it opens the file.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from maspo_dist.errors import DataError
 
@@ -31,11 +29,13 @@ class JsonLog:
 
         Raises OSError when the disk is full; the file then ends with the last whole line, as before the call.
         """
-        data = b"".join(_encode(row) for row in rows)
+        data = b"".join(map(_encode, rows))
         if not data:
             return
         if self._file is None:
-            self._file = self._open()
+            # Unbuffered: a reader sees a row as soon as append returns.
+            self._file = self.path.open("ab", buffering=0)
+            self._file.truncate(_last_lines(self.path, _TAIL_BYTES)[1])
         size = os.fstat(self._file.fileno()).st_size
         try:
             written = 0
@@ -59,7 +59,7 @@ class JsonLog:
                 else:
                     removed += 1
             out.flush()
-            os.fsync(out)
+            os.fsync(out.fileno())
         temporary.replace(self.path)
         return removed
 
@@ -73,20 +73,6 @@ class JsonLog:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _open(self) -> FileIO:
-        # Unbuffered: a reader sees a row as soon as append returns.
-        file = self.path.open("ab", buffering=0)
-        _, end = _last_lines(self.path, _TAIL_BYTES)
-        if end < file.tell():
-            file.truncate(end)
-        return file
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -117,7 +103,7 @@ def tail_rows(path: Path, max_bytes: int = 1 << 22) -> list[dict[str, Any]]:
 
 
 def _last_lines(path: Path, max_bytes: int) -> tuple[list[bytes], int]:
-    """The last whole lines of `tail_rows`, and the offset at which they end."""
+    """The last whole lines, as `tail_rows` says, and the offset at which they end."""
     if not path.exists():
         return [], 0
     with path.open("rb") as file:
@@ -126,14 +112,12 @@ def _last_lines(path: Path, max_bytes: int) -> tuple[list[bytes], int]:
             start = max(0, end - max_bytes)
             file.seek(start)
             *lines, torn = file.read(end - start).split(b"\n")
-            if torn:
-                end -= len(torn)
-                continue
+            end -= len(torn)
             # The first line may have begun before `start`.
             whole = lines[1:] if start > 0 else lines
-            if whole or start == 0:
+            if not torn and (whole or start == 0):
                 return whole, end
-            max_bytes *= 2
+            max_bytes *= 1 if torn else 2
 
 
 def _decode(line: bytes, where: str) -> dict[str, Any]:
@@ -147,10 +131,10 @@ def _decode(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _encode(row: Mapping[str, object]) -> bytes:
-    row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    text = json.dumps(finite, ensure_ascii=False, allow_nan=False)
     try:
         return text.encode() + b"\n"
     except UnicodeEncodeError:
         # A response may hold half of a surrogate pair, which UTF-8 cannot represent and JSON can escape.
-        return json.dumps(row, allow_nan=False).encode() + b"\n"
+        return json.dumps(finite, allow_nan=False).encode() + b"\n"

@@ -1,7 +1,5 @@
 """What a run does at this moment: written by the run, read by `maspo-dist status`."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path

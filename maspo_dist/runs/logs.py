@@ -4,8 +4,6 @@ Each process has one file in logs/ of the run folder. Our own warnings also reac
 and DeepSpeed only reaches the file.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import os
@@ -50,10 +48,7 @@ class LogStream(io.TextIOBase):
 
 
 def redirect_output(path: Path) -> None:
-    """Appends standard output and error of this process, its C libraries and its later children to `path`.
-
-    For actors, which have no console of their own. It lasts as long as the process.
-    """
+    """From now on, appends the output of this process, its C libraries and its children to `path`; for actors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,7 +1,5 @@
 """Writes the metrics of a step to metrics.jsonl, TensorBoard and Weights & Biases."""
 
-from __future__ import annotations
-
 import logging
 import math
 import re
@@ -43,13 +41,9 @@ class JsonlSink:
     """metrics.jsonl of the run folder. `close` leaves the folder open: its owner closes it."""
 
     def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
+        self.write = folder.write_metrics
 
-    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        self._folder.write_metrics(step, metrics)
-
-    def close(self) -> None:
-        pass
+    def close(self) -> None: ...
 
 
 class TensorBoardSink:
@@ -101,17 +95,15 @@ class MetricFanout:
     """
 
     def __init__(self, sinks: Sequence[MetricSink], on_event: Callable[[Event], None]) -> None:
-        self._sinks = tuple(sinks)
+        self._sinks = sinks
         self._on_event = on_event
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Raises ValueError for a name that is not of the form group/name."""
         checked = check_metrics(metrics)
-        lost = [f"{name} ({metrics[name]})" for name, value in checked.items() if value is None]
+        lost = ", ".join(f"{name} ({metrics[name]})" for name, value in checked.items() if value is None)
         if lost:
-            self._on_event(
-                Event(kind="metric_not_finite", message=f"not finite: {', '.join(lost)}", details=(("step", step),))
-            )
+            self._on_event(Event(kind="metric_not_finite", message=f"not finite: {lost}", details=(("step", step),)))
         for sink in self._sinks:
             try:
                 sink.write(step, checked)
@@ -128,17 +120,14 @@ def check_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
     Raises ValueError for a name that is not of the form group/name, TypeError for a value that is not a number.
     """
-    checked: dict[str, float | None] = {}
-    for name, value in metrics.items():
+    for name in metrics:
         if not _METRIC_NAME.fullmatch(name):
             raise ValueError(f"metric name {name!r} is not of the form group/name")
-        number = float(value)
-        checked[name] = number if math.isfinite(number) else None
-    return checked
+    return {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def require_sinks(settings: LoggingConfig) -> None:
-    """Raises ConfigError where a configured sink is not installed; call it before anything starts."""
+    """Raises ConfigError if a configured sink is not installed; call it before anything starts."""
     if settings.wandb is not None:
         _require_wandb()
 
@@ -148,8 +137,10 @@ def open_metrics(
 ) -> MetricFanout:
     """The sinks that `settings` asks for, over `folder`.
 
-    `config` is the resolved configuration as plain values; `first_step` the first step that this
-    process writes. Raises ConfigError if Weights & Biases is configured and not installed.
+    config       the resolved configuration as plain values
+    first_step   the first step that this process writes
+
+    Raises ConfigError if Weights & Biases is configured and not installed.
     """
     sinks: list[MetricSink] = [JsonlSink(folder)]
     if settings.tensorboard:
@@ -161,7 +152,6 @@ def open_metrics(
 
 def _require_wandb() -> ModuleType | Any:
     if _wandb is None:
-        raise ConfigError(
-            "logging.wandb is set but wandb is not installed: pip install 'maspo-dist[wandb]', or unset it"
-        )
+        fix = "pip install 'maspo-dist[wandb]', or unset it"
+        raise ConfigError(f"logging.wandb is set but wandb is not installed: {fix}")
     return _wandb

@@ -1,9 +1,8 @@
 """Progress of a run, computed from its rows of metrics alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from maspo_dist.runs.catalogue import held_out_score
 
@@ -39,7 +38,7 @@ class Progress:
     scores: Mapping[str, EvalScore] = field(default_factory=dict)
     step_seconds: tuple[float, ...] = ()
 
-    def after(self, step: int, metrics: Mapping[str, float | None], seconds: float | None = None) -> Progress:
+    def after(self, step: int, metrics: Mapping[str, float | None], seconds: float | None = None) -> Self:
         """Progress including the row of `step`.
 
         `seconds` is the wall time of the step, evaluation and checkpoint included; None takes `time/step_s`.
@@ -58,7 +57,7 @@ class Progress:
             step_seconds=(*self.step_seconds, took)[-_STEPS_OF_ESTIMATE:] if took is not None else self.step_seconds,
         )
 
-    def scored(self, metrics: Mapping[str, float | None]) -> Progress:
+    def scored(self, metrics: Mapping[str, float | None]) -> Self:
         """Progress including the held-out scores in `metrics`."""
         scores = dict(self.scores)
         for name, value in metrics.items():

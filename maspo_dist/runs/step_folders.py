@@ -6,8 +6,6 @@
 step-000040/
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@ steps/step-000012/   learner/      weights, optimizer state and schedule before 
                      config.yaml, manifest.json
 """
 
-from __future__ import annotations
-
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -23,7 +21,7 @@ _RECORD = "record.pickle"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseLogprobs:
-    """Of one response, before the batch's first update: logπ_old f32[T] and, with a reference, logπ_ref f32[T]."""
+    """logπ_old f32[T] and, with a reference, logπ_ref f32[T] of a response, before the batch's first update."""
 
     group_id: int
     sample: int
@@ -42,28 +40,19 @@ class StepRecord:
 
 
 class StepRecords(StepFolders):
-    """The recorded steps of one run folder: the newest `keep`, all for None.
-
-    The learners save into the folder `learner` of what `begin` returns, before they train.
-    """
+    """The newest `keep` recorded steps of a run, all for None. The learners save into `begin(step) / "learner"`."""
 
     def __init__(self, folder: Path, keep: int | None = None) -> None:
         super().__init__(folder)
         self._keep = keep
 
     def commit(self, part: Path, record: StepRecord, config_yaml: str) -> Path:
-        """Completes what `begin` started. Removes the oldest steps beyond `keep`.
-
-        Removes later steps too: a resumed run trains them again. Raises OSError when the disk does.
-        """
-        files = {
-            _RECORD: pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL),
-            CONFIG_FILE: config_yaml.encode(),
-        }
+        """Completes what `begin` started; removes the oldest steps and later ones, which a resumed run trains again."""
+        content = pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL)
         for step in self.steps():
             if step >= record.batch.step:
                 shutil.rmtree(self.path(step))
-        final = self.finish(part, record.batch.step, files)
+        final = self.finish(part, record.batch.step, {_RECORD: content, CONFIG_FILE: config_yaml.encode()})
         if self._keep is not None:
             for step in self.steps()[: -self._keep]:
                 shutil.rmtree(self.path(step))
@@ -71,8 +60,7 @@ class StepRecords(StepFolders):
 
     def read(self, step: int) -> StepRecord:
         """Raises ConfigError where the step was not recorded, or its record is damaged."""
-        steps = self.steps()
-        if step not in steps:
+        if step not in (steps := self.steps()):
             recorded = f"recorded are {', '.join(map(str, steps))}" if steps else "none is"
             raise ConfigError(f"step {step} was not recorded, {recorded}: set logging.record_steps to all or last:K")
         if (damage := damage_of(self.path(step))) is not None:

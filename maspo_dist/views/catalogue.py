@@ -1,7 +1,5 @@
 """`maspo-dist metrics`: the catalogue of metrics and events as tables."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 

@@ -1,7 +1,5 @@
 """What the user sees during a run: a live panel in a terminal, one line per step elsewhere."""
 
-from __future__ import annotations
-
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -85,15 +83,9 @@ class RunConsole(ABC):
 
 
 def open_console(
-    run_name: str,
-    max_steps: int,
-    earlier_rows: Iterable[Mapping[str, float | None]] = (),
-    stream: TextIO | None = None,
+    run_name: str, max_steps: int, earlier_rows: Iterable[Mapping[str, float | None]] = (), stream: TextIO | None = None
 ) -> RunConsole:
-    """The console that fits `stream` (standard output by default).
-
-    On resume, `earlier_rows` are those of metrics.jsonl, so that "from" means the start of the run.
-    """
+    """The console that fits `stream` (default: standard output). A resumed run gives its `earlier_rows` of metrics."""
     progress = progress_of(earlier_rows, max_steps)
     stream = stream or sys.stdout
     console = Console(file=stream)

@@ -1,7 +1,5 @@
 """What the user sees during an evaluation: a line that is redrawn in a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Self, TextIO

@@ -1,7 +1,5 @@
 """Numbers as text for people. A missing number is a dash."""
 
-from __future__ import annotations
-
 MISSING = "–"
 
 

@@ -1,7 +1,5 @@
 """`maspo-dist status RUN`: the state of a run, live or ended, from its folder."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
@@ -20,10 +18,7 @@ _EVENTS_SHOWN = 10
 
 
 def render_status(folder: RunFolder) -> RenderableType:
-    """Step, scores, workers and waits of a live run, last metrics, group counts and last events.
-
-    Raises DataError for a damaged file.
-    """
+    """Step, scores, workers and waits, last metrics, groups and events. Raises DataError for a damaged file."""
     progress = progress_of(folder.read_metrics(), folder.max_steps)
     parts: list[RenderableType] = [_headline(folder, progress), outcome_table(progress)]
     live = read_live(folder.live_path) if folder.in_use else None

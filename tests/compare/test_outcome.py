@@ -131,7 +131,7 @@ class Trainer:
 
 
 def run(plan: Plan, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr("maspo_dist.compare.processes.run_command", trainer)
+    monkeypatch.setattr("maspo_dist.compare.run.run_command", trainer)
     screen = io.StringIO()
     compare_run.compare(plan, 1, (), Console(file=screen, width=200))
     return screen.getvalue()

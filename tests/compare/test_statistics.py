@@ -13,24 +13,17 @@ from maspo_dist.compare.statistics import (
     first_step_at,
     mean_over_seeds,
     sign_flip_test,
-    student_quantile,
 )
 
 
-@pytest.mark.parametrize(
-    ("degrees", "confidence", "quantile"),
-    [
-        (1, 0.95, 12.706),
-        (2, 0.95, 4.303),
-        (3, 0.9, 2.353),
-        (4, 0.95, 2.776),
-        (5, 0.99, 4.032),
-        (9, 0.95, 2.262),
-        (30, 0.95, 2.042),
-    ],
-)
-def test_students_quantiles_are_those_of_the_tables(degrees: int, confidence: float, quantile: float) -> None:
-    assert student_quantile(confidence, degrees) == pytest.approx(quantile, abs=5e-4)
+@pytest.mark.parametrize("degrees", range(1, 20))
+def test_the_interval_holds_95_percent_of_students_density(degrees: int) -> None:
+    values = [0.0] * degrees + [1.0]
+    half = mean_over_seeds(values).high - mean_over_seeds(values).value
+    t = np.linspace(0, half / (np.std(values, ddof=1) / math.sqrt(degrees + 1)), 100_001)
+    scale = math.gamma((degrees + 1) / 2) / (math.sqrt(degrees * math.pi) * math.gamma(degrees / 2))
+    density = scale * (1 + t**2 / degrees) ** (-(degrees + 1) / 2)
+    assert 2 * np.trapezoid(density, t) == pytest.approx(0.95, abs=1e-7)
 
 
 def test_an_interval_counted_by_hand() -> None:

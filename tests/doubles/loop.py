@@ -35,8 +35,7 @@ from actors.weights.shared_memory import mapped_file
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.errors import BodyLostError, StragglerError
 from maspo_dist.flow.ledger import Ledger
-from maspo_dist.runs.checkpoint import CheckpointStore, FinishedGroup, RunState
-from maspo_dist.runs.checkpoint_writer import CheckpointWriter
+from maspo_dist.runs.checkpoint import CheckpointStore, CheckpointWriter, FinishedGroup, RunState
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import WorkerStatus
 from maspo_dist.runs.metrics import open_metrics

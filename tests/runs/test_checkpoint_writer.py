@@ -12,8 +12,7 @@ import pytest
 
 from maspo_dist.config import CheckpointConfig
 from maspo_dist.data.cursor import CursorState
-from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, RunState, StreamState
-from maspo_dist.runs.checkpoint_writer import CheckpointWriter
+from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, CheckpointWriter, RunState, StreamState
 from maspo_dist.runs.step_folders import damage_of
 from maspo_dist.types import FinishedGroup, RolloutGroup
 

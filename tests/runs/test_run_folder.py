@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_a_file_that_is_only_a_torn_line_counts_as_empty(tmp_path: Path) -> None
     path.write_bytes(b'{"step": 0')
     assert list(read_rows(path)) == []
     assert tail_rows(path) == []
-    with JsonLog(path) as log:
+    with closing(JsonLog(path)) as log:
         log.append([{"step": 1}])
     assert tail_rows(path)[-1] == {"step": 1}
 
@@ -66,7 +67,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
 def test_rows_are_readable_as_soon_as_append_returns(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    with JsonLog(path) as log:
+    with closing(JsonLog(path)) as log:
         for step in range(3):
             log.append([{"step": step}])
             assert tail_rows(path)[-1] == {"step": step}
@@ -74,7 +75,7 @@ def test_rows_are_readable_as_soon_as_append_returns(tmp_path: Path) -> None:
 
 def test_the_last_row_may_be_longer_than_the_tail_that_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    with JsonLog(path) as log:
+    with closing(JsonLog(path)) as log:
         log.append([{"text": "a"}, {"text": "b" * 200_000}])
     row = tail_rows(path, 1 << 16)[-1]
     assert len(row["text"]) == 200_000
@@ -198,7 +199,7 @@ def test_a_number_of_a_step_is_written_once(folder: RunFolder) -> None:
 
 
 def test_groups_are_counted_by_outcome_and_reason(folder: RunFolder) -> None:
-    with JsonLog(folder.ledger_path) as log:
+    with closing(JsonLog(folder.ledger_path)) as log:
         log.append([{"outcome": "dropped", "reason": "all rewards equal 0"}] * 3)
         log.append([{"outcome": "trained", "reason": None}])
     assert folder.ledger_counts() == {("dropped", "all rewards equal 0"): 3, ("trained", ""): 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,10 +17,22 @@ from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import JsonLog, tail_rows
 from maspo_dist.types import Event, LedgerRow, SampleRow
 from maspo_dist.views.report import write_report
-from maspo_dist.views.report.charts import Line, binned, heat_chart, line_chart, running_mean, stacked_chart
-from maspo_dist.views.report.pages import render_page, shorten
+from maspo_dist.views.report.charts import (
+    Line,
+    binned,
+    heat_chart,
+    line_chart,
+    linear_scale,
+    log_scale,
+    log_ticks,
+    round_ticks,
+    running_mean,
+    stacked_chart,
+    step_scale,
+    tick_label,
+)
+from maspo_dist.views.report.page import render_page, shorten
 from maspo_dist.views.report.runs import config_differences, read_run
-from maspo_dist.views.report.scale import linear_scale, log_scale, log_ticks, round_ticks, step_scale, tick_label
 
 VOID_TAGS = {"meta", "br", "hr", "img", "link", "input"}
 FinishedRun = Callable[..., RunFolder]
@@ -183,7 +196,7 @@ def test_several_runs_are_compared(tmp_path: Path, finished_run: FinishedRun) ->
 
 def test_a_long_run_makes_a_page_of_bounded_size(tmp_path: Path, folder: RunFolder) -> None:
     names = ("reward/mean", "policy/entropy", "gate/mean", "time/generate_s", "time/step_s")
-    with JsonLog(folder.metrics_path) as log:
+    with closing(JsonLog(folder.metrics_path)) as log:
         log.append({"step": step, **{name: math.sin(step) for name in names}} for step in range(20_000))
     report(folder)
     assert folder.report_path.stat().st_size < 500_000

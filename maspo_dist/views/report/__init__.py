@@ -1,12 +1,10 @@
 """report.html: one run or several, in one file that needs no other file.
 
 runs.py          reads a run folder once
-scale.py         numbers to pixels, and round numbers on an axis
 charts.py        SVG: curves, stacked bars, heat maps
 curves.py        which metrics are drawn, and in which order
 trust_region.py  tables and strips of the trust region
-page.py          the page's values
-pages.py         Jinja2: values and a template to a page
+page.py          the values of the page, and Jinja2
 templates/       the pages, their macros and their style sheet
 """
 

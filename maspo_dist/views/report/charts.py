@@ -1,6 +1,4 @@
-"""Charts as SVG text. Colours are CSS classes `s0`, `s1`, … and `f0`, `f1`, …, which light and dark pages share."""
-
-from __future__ import annotations
+"""Charts as SVG text, and the scales of their axes. Colours are CSS classes: `s0`, … of lines, `f0`, … of areas."""
 
 import math
 from collections import deque
@@ -9,9 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from maspo_dist.views.format import format_number
+from maspo_dist.views.format import format_count, format_number
 from maspo_dist.views.report.runs import Point
-from maspo_dist.views.report.scale import Scale, linear_scale, log_scale, step_scale, tick_label
 
 WIDTH, HEIGHT = 330, 194
 LEFT, RIGHT, TOP, BOTTOM = 48, 8, 27, 30
@@ -39,6 +36,28 @@ class Bin:
     @property
     def center(self) -> float:
         return (self.first + self.last) / 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Maps [low, high] to [start, end] pixels, linearly or by logarithm."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        """Pixel of `value`, which is clamped to the scale."""
+        low, high, value = self.low, self.high, min(self.high, max(self.low, value))
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self, wanted: int) -> tuple[float, ...]:
+        """About `wanted` round numbers inside the scale."""
+        return log_ticks(self.low, self.high, wanted) if self.log else round_ticks(self.low, self.high, wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,30 +194,31 @@ def _step_ticks(x: Scale, height: int) -> str:
 
 def _lines(lines: Sequence[Line], x: Scale, y: Scale) -> Iterator[str]:
     """Curves, broken where values are missing; a piece of one point is a dot. Targets for the pointer lie above."""
+
+    def at(one: Bin, value: float) -> str:
+        return f"{x(one.center):.1f} {y(value):.1f}"
+
+    def dot(css: str, one: Bin, radius: float, title: str = "") -> str:
+        return f'<circle class="{css}" cx="{x(one.center):.1f}" cy="{y(one.mean):.1f}" r="{radius}">{title}</circle>'
+
     for line in lines:
         color = line.color % COLORS
-        for missing, bins in groupby(line.bins, lambda one: one is None):
-            piece = [] if missing else [one for one in bins if one]
+        for _, bins in groupby(line.bins, lambda one: one is None):
+            piece = [one for one in bins if one]
             if any(one.low < one.high for one in piece):
-                edge = [f"{x(one.center):.1f} {y(one.high):.1f}" for one in piece]
-                edge += [f"{x(one.center):.1f} {y(one.low):.1f}" for one in reversed(piece)]
+                edge = [at(one, one.high) for one in piece] + [at(one, one.low) for one in reversed(piece)]
                 yield f'<path class="band f{color}" d="M{"L".join(edge)}Z"/>'
             if len(piece) == 1:
-                yield _circle(f"f{color} {line.style}", x(piece[0].center), y(piece[0].mean), 3, "")
+                yield dot(f"f{color} {line.style}", piece[0], 3)
             elif piece:
-                path = "L".join(f"{x(one.center):.1f} {y(one.mean):.1f}" for one in piece)
-                yield f'<path class="line s{color} {line.style}" d="M{path}"/>'
+                yield f'<path class="line s{color} {line.style}" d="M{"L".join(at(one, one.mean) for one in piece)}"/>'
     for line in lines:
         # The points of a short curve are visible, since they show when it was measured.
         css, radius = ("point dot", 2.6) if len(line.bins) <= _MOST_DOTS else ("point", 4)
         for one in line.bins if line.hover else ():
             if one is not None:
                 title = f"<title>{escape(_tooltip(line.label, one))}</title>"
-                yield _circle(f"{css} f{line.color % COLORS}", x(one.center), y(one.mean), radius, title)
-
-
-def _circle(css: str, x: float, y: float, radius: float, title: str) -> str:
-    return f'<circle class="{css}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{title}</circle>'
+                yield dot(f"{css} f{line.color % COLORS}", one, radius, title)
 
 
 def _tooltip(label: str, one: Bin) -> str:
@@ -210,3 +230,59 @@ def _tooltip(label: str, one: Bin) -> str:
 def _on_steps(points: Sequence[Point], steps: Sequence[int]) -> list[Point]:
     values = dict(points)
     return [(step, values.get(step)) for step in steps]
+
+
+def linear_scale(values: Sequence[float], start: float, end: float) -> Scale:
+    """A scale over `values` with a margin; a single value sits in the middle."""
+    low, high = min(values), max(values)
+    margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    # A margin must not suggest negative values where there are none.
+    floor = 0.0 if low >= 0 else -math.inf
+    return Scale(low=max(floor, low - margin), high=high + margin, start=start, end=end)
+
+
+def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
+    """A logarithmic scale over the positive `values`, to whole decades if they span more than a decade."""
+    positive = [value for value in values if value > 0] or [1e-3, 1.0]
+    low, high = min(positive), max(positive)
+    if high / low <= 10:
+        return Scale(low=low / 1.5, high=high * 1.5, start=start, end=end, log=True)
+    low, high = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
+    return Scale(low=low, high=high, start=start, end=end, log=True)
+
+
+def step_scale(first: int, last: int, start: float, end: float) -> Scale:
+    """Steps from left to right; a lone step sits in the middle."""
+    margin = 0.5 if first == last else 0
+    return Scale(low=first - margin, high=last + margin, start=start, end=end)
+
+
+def round_ticks(low: float, high: float, wanted: int) -> tuple[float, ...]:
+    """Multiples of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / max(1, wanted)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    multiples = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    return tuple(round(multiple * step, 12) for multiple in multiples)
+
+
+def log_ticks(low: float, high: float, wanted: int) -> tuple[float, ...]:
+    """Powers of ten; if the scale holds fewer than two, 1, 2 and 5 times a power of ten."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    if last - first < 1:
+        between = (factor * 10.0**exponent for exponent in range(first - 1, last + 1) for factor in (1, 2, 5))
+        return tuple(tick for tick in between if low <= tick <= high) or round_ticks(low, high, wanted)
+    stride = math.ceil((last - first + 1) / wanted)
+    return tuple(10.0**exponent for exponent in range(first, last + 1, stride))
+
+
+def tick_label(value: float) -> str:
+    """Short enough for a margin: 0.25, 1500, 20k, 1e-6."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e4:
+        return format_count(value)
+    if abs(value) < 1e-3:
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.6g}"

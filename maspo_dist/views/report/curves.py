@@ -1,7 +1,5 @@
 """The curves of a report: which metrics share a chart, and in which order the charts stand."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +23,7 @@ class Chart:
 
     title: str
     metrics: Mapping[str, str]
-    include: tuple[float, ...] = ()
+    include: Sequence[float] = ()
     log: bool = False
     smooth: bool = False
 
@@ -59,44 +57,38 @@ LEARNING = (
     Chart(
         "Cut off or unverifiable",
         {"rollout/truncated_share": "truncated", "reward/unverifiable_share": "unverifiable"},
-        include=(0.0,),
+        [0],
     ),
     Chart("Policy entropy", {"policy/entropy": "entropy"}),
     Chart("Gradient norm", {"learner/grad_norm": "norm"}, smooth=True),
 )
 TRUST_REGION = (
     Chart("Probability ratio", {"ratio/max": "largest", "ratio/mean": "mean", "ratio/min": "smallest"}, log=True),
-    Chart("Distance from π_old", {"policy/kl_k3": "k3", "policy/kl_k1": "k1"}, include=(0.0,)),
-    Chart("Mean gate", {"gate/mean": "mean"}, include=(1.0,)),
-    Chart(
-        "Gated tokens",
-        {"gate/share_below_0.99": "gate < 0.99", "gate/share_below_0.5": "gate < 0.5"},
-        include=(0.0,),
-    ),
+    Chart("Distance from π_old", {"policy/kl_k3": "k3", "policy/kl_k1": "k1"}, [0]),
+    Chart("Mean gate", {"gate/mean": "mean"}, [1]),
+    Chart("Gated tokens", {"gate/share_below_0.99": "gate < 0.99", "gate/share_below_0.5": "gate < 0.5"}, [0]),
     Chart(
         "Gradient weight kept",
         {
             "gradient/weight_kept": "by this loss",
             "gradient/weight_kept_by_ppo_clip": "by plain PPO clipping, for comparison",
         },
-        include=(1.0,),
+        [1],
     ),
-    Chart("Plain PPO clipping would cut", {"gradient/share_cut_by_ppo_clip": "tokens"}, include=(0.0,)),
+    Chart("Plain PPO clipping would cut", {"gradient/share_cut_by_ppo_clip": "tokens"}, [0]),
     Chart(
         "Mass clamps that bind",
         {"gate/share_mass_at_sigma_base": "at σ_base", "gate/share_mass_at_sigma_max": "at σ_max"},
-        include=(0.0,),
+        [0],
     ),
     Chart(
-        "Risk clamps that bind",
-        {"gate/share_risk_at_min": "at risk_min", "gate/share_risk_at_max": "at risk_max"},
-        include=(0.0,),
+        "Risk clamps that bind", {"gate/share_risk_at_min": "at risk_min", "gate/share_risk_at_max": "at risk_max"}, [0]
     ),
 )
 SPEED_AND_SYNC = (
     Chart("Engine against learner", {"sync/max_logprob_gap": "gap"}, log=True),
-    Chart("Policy age", {"policy/age_mean": "mean", "policy/age_max": "largest"}, include=(0.0, 1.0)),
-    Chart("Throughput", {"rollout/tokens_per_s": "rollout", "learner/tokens_per_s": "learner"}, include=(0.0,)),
+    Chart("Policy age", {"policy/age_mean": "mean", "policy/age_max": "largest"}, [0, 1]),
+    Chart("Throughput", {"rollout/tokens_per_s": "rollout", "learner/tokens_per_s": "learner"}, [0]),
 )
 
 

@@ -1,11 +1,10 @@
 """The content of a run folder, read once."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from maspo_dist.views.format import MISSING
 #: (step, value); None where the number was not finite.
 Point = tuple[int, float | None]
 
-_SAMPLES_A_STEP = 200
+_SAMPLES_PER_STEP = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +38,12 @@ class Run:
     config: Mapping[str, object]
 
     @property
+    def ledger_rows(self) -> list[list[str]]:
+        """Outcome, reason, groups, share; the most frequent first."""
+        total = self.ledger.total()
+        return [[*key, f"{groups:,}", f"{groups / total:.1%}"] for key, groups in self.ledger.most_common()]
+
+    @property
     def max_steps(self) -> int:
         """As configured, or the steps so far if the configuration does not say."""
         return self.progress.max_steps or self.progress.step
@@ -47,19 +52,16 @@ class Run:
 def read_run(path: Path) -> Run:
     """Raises ConfigError if `path` is no run folder, DataError for a damaged file in it."""
     folder = RunFolder.open_for_reading(path)
-    config_yaml = folder.config_path.read_text(encoding="utf-8") if folder.config_path.is_file() else ""
-    config = {key: value for key, value in flatten(folder.read_config()) if value != {}}
     rows = list(folder.read_metrics())
-    events = list(folder.read_events())
     return Run(
         name=folder.name,
         progress=progress_of(rows, folder.max_steps),
         series=_series(rows),
         ledger=folder.ledger_counts(),
         samples=_first_and_last_samples(folder),
-        events=events,
-        config_yaml=config_yaml,
-        config=config,
+        events=list(folder.read_events()),
+        config_yaml=folder.read_config_yaml(),
+        config={key: value for key, value in flatten(folder.read_config()) if value != {}},
     )
 
 
@@ -81,14 +83,13 @@ def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
 
 
 def _first_and_last_samples(folder: RunFolder) -> list[dict[str, Any]]:
-    """A long run's samples are not read through: only the file's head and tail."""
-    rows = folder.read_samples()
-    head = next(rows, None)
-    if head is None:
-        return []
-    first = [head, *islice(takewhile(lambda row: row["step"] == head["step"], rows), _SAMPLES_A_STEP)]
+    """Reads only the head and the tail of the file, which may be long."""
     tail = tail_rows(folder.samples_path)
-    last_step = tail[-1]["step"] if tail else head["step"]
-    if last_step == head["step"]:
-        return first
-    return first + [row for row in tail if row["step"] == last_step][:_SAMPLES_A_STEP]
+    if not tail:
+        return []
+    _, first = next(groupby(folder.read_samples(), itemgetter("step")))
+    samples = list(islice(first, _SAMPLES_PER_STEP))
+    last_step = tail[-1]["step"]
+    if last_step != samples[0]["step"]:
+        samples += [row for row in tail if row["step"] == last_step][:_SAMPLES_PER_STEP]
+    return samples

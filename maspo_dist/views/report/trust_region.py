@@ -1,12 +1,10 @@
-"""What the trust region does to tokens, by sign of the advantage and by probability under π_old."""
-
-from __future__ import annotations
+"""The effect of the trust region on tokens, by sign of the advantage and by probability under π_old."""
 
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 from maspo_dist.runs.catalogue import find_metric
 from maspo_dist.views.format import MISSING
@@ -20,7 +18,7 @@ _SIGNS = {"pos": "A > 0", "neg": "A < 0"}
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A measure of a table; `strength` in [0, 1] shades its cell, full where the policy is held back most."""
+    """A measure of a table; `strength` in [0, 1] shades its cell: 1 is furthest from an ungated update."""
 
     measure: str
     heading: str
@@ -83,23 +81,23 @@ _STRIPS = (
 
 def trust_region_of(run: Run) -> TrustRegion | None:
     """None if the run has no such metrics."""
-    curves = {name: match[1] for name in run.series if (match := _METRIC.fullmatch(name))}
-    if not curves:
+    names = {name: match[1] for name in run.series if (match := _METRIC.fullmatch(name))}
+    if not names:
         return None
-    buckets = sorted(set(curves.values()), key=float)
-    step = max(run.series[name][-1][0] for name in curves)
-    values = {name: points[-1][1] for name, points in run.series.items() if points[-1][0] == step}
-    names = [f"≤ {buckets[0]}", *(f"{low} – {high}" for low, high in pairwise(buckets))]
-    ends = {"largest": "ratio/max_token", "smallest": "ratio/min_token"}
+    buckets = sorted(set(names.values()), key=float)
+    step = max(run.series[name][-1][0] for name in names)
+    values = {name: value for name, points in run.series.items() for at, value in points[-1:] if at == step}
+    labels = [f"≤ {buckets[0]}", *(f"{low} – {high}" for low, high in pairwise(buckets))]
     tables = []
     for sign, aim in (("pos", "likelier"), ("neg", "rarer")):
-        rows = {name: f"trust_region/{sign}/{bucket}" for name, bucket in zip(names, buckets, strict=True)}
+        rows = {label: f"trust_region/{sign}/{bucket}" for label, bucket in zip(labels, buckets, strict=True)}
         tables.append(_table(f"{_SIGNS[sign]}: tokens to make {aim}", "p", rows, _COLUMNS, values))
+    ends = {"largest": "ratio/max_token", "smallest": "ratio/min_token"}
     tables.append(_table("Tokens with the extreme ratios", "", ends, _TOKEN_COLUMNS, values))
     strips = [
         Figure(title=title, svg=svg)
         for title, unit, measure in _STRIPS
-        if (svg := heat_chart(_strip_rows(run, buckets, measure), unit))
+        if (svg := heat_chart(_strips(run, buckets, measure), unit))
     ]
     return TrustRegion(step=step, tables=[table for table in tables if table.rows], strips=strips)
 
@@ -108,25 +106,19 @@ def _table(
     title: str, corner: str, rows: Mapping[str, str], columns: Sequence[_Column], values: Mapping[str, float | None]
 ) -> Table:
     """`rows` maps a row's name to the prefix of its metrics; rows and columns without a value are left out."""
-
-    def known(prefix: str, column: _Column) -> bool:
-        return values.get(f"{prefix}/{column.measure}") is not None
-
-    shown = [column for column in columns if any(known(prefix, column) for prefix in rows.values())]
-    metrics = [find_metric(f"{next(iter(rows.values()))}/{column.measure}") for column in shown]
+    cells = {(row, column): values.get(f"{rows[row]}/{column.measure}") for row in rows for column in columns}
+    known = [key for key, value in cells.items() if value is not None]
+    shown = [column for column in columns if any(column is other for _, other in known)]
+    heads = [(corner, "")]
+    for column in shown:
+        metric = find_metric(f"{next(iter(rows.values()))}/{column.measure}")
+        heads.append((column.heading, metric.meaning if metric else ""))
     return Table(
         title=title,
-        heads=[
-            (corner, ""),
-            *(
-                (column.heading, metric.meaning if metric else "")
-                for column, metric in zip(shown, metrics, strict=True)
-            ),
-        ],
+        heads=heads,
         rows=[
-            (name, [_cell(column, values.get(f"{prefix}/{column.measure}")) for column in shown])
-            for name, prefix in rows.items()
-            if any(known(prefix, column) for column in shown)
+            (row, [_cell(column, cells[row, column]) for column in shown])
+            for row in dict.fromkeys(row for row, _ in known)
         ],
     )
 
@@ -135,17 +127,15 @@ def _cell(column: _Column, value: float | None) -> tuple[str, str | None]:
     if value is None:
         return MISSING, None
     # The root, because what matters happens between 0 and 0.1.
-    strength = math.sqrt(min(1.0, max(0.0, column.strength(value))))
-    return f"{value:{column.form}}", f"{strength:.3f}"
+    return f"{value:{column.form}}", f"{math.sqrt(min(1.0, max(0.0, column.strength(value)))):.3f}"
 
 
-def _strip_rows(run: Run, buckets: Sequence[str], measure: str) -> dict[str, Sequence[Point]]:
-    """A strip of `measure` for each sign and bucket; the weight kept is turned into the weight lost."""
-    rows: dict[str, Sequence[Point]] = {}
-    for sign in _SIGNS:
-        for bucket in buckets:
-            points = run.series.get(f"trust_region/{sign}/{bucket}/{measure}", ())
-            if measure == "weight_kept":
-                points = [(step, None if kept is None else max(0.0, 1 - kept)) for step, kept in points]
-            rows[f"{_SIGNS[sign]}, p ≤ {bucket}"] = points
-    return rows
+def _strips(run: Run, buckets: Sequence[str], measure: str) -> dict[str, Sequence[Point]]:
+    """The curve of `measure` for each sign and bucket; the weight kept is turned into the weight lost."""
+    strips: dict[str, Sequence[Point]] = {}
+    for sign, bucket in product(_SIGNS, buckets):
+        points = run.series.get(f"trust_region/{sign}/{bucket}/{measure}", ())
+        if measure == "weight_kept":
+            points = [(step, None if kept is None else max(0.0, 1 - kept)) for step, kept in points]
+        strips[f"{_SIGNS[sign]}, p ≤ {bucket}"] = points
+    return strips

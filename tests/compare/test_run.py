@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from maspo_dist.compare.plan import make_plan
-from maspo_dist.compare.processes import last_line, run_all, run_command
+from maspo_dist.compare.plan import PlannedRun, make_plan
+from maspo_dist.compare.run import last_line, run_all, run_command
 from maspo_dist.config import CompareConfig
 
 SMOKE = Path(__file__).parents[2] / "configs" / "local_smoke.yaml"
@@ -60,14 +60,12 @@ async def test_cancelling_a_comparison_waits_until_every_run_has_saved_and_ended
     )
     run = make_plan(CompareConfig(name="c", config="", seeds="0", variants={"maspo": []}), SMOKE).runs[0]
     saved = tmp_path / "saved"
-    work = run_all(
-        [run],
-        jobs=1,
-        start=lambda _: [sys.executable, "-c", saves, str(pipe), str(saved)],
-        log_of=lambda _: tmp_path / "run.log",
-        on_ended=lambda *_: None,
-    )
-    task = asyncio.create_task(work)
+    command = [sys.executable, "-c", saves, str(pipe), str(saved)]
+
+    async def run_one(_: PlannedRun) -> None:
+        await run_command(command, tmp_path / "run.log")
+
+    task = asyncio.create_task(run_all([run], 1, run_one))
     process = await asyncio.to_thread(process_in, pipe)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -88,7 +86,7 @@ async def test_a_child_left_behind_ends_with_the_command(tmp_path: Path, pipe: P
 
 def test_a_kill_of_whoever_started_it_ends_the_process(tmp_path: Path, pipe: Path) -> None:
     code = (
-        "import asyncio, pathlib\nfrom maspo_dist.compare.processes import run_command\n"
+        "import asyncio, pathlib\nfrom maspo_dist.compare.run import run_command\n"
         f"asyncio.run(run_command({waiting(pipe)!r}, pathlib.Path({str(tmp_path / 'run.log')!r})))"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as parent:

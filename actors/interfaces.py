@@ -74,26 +74,30 @@ class StagedWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeSequence:
-    """Token ids i32[L] whose logprobs (of tokens 1 to L−1, raw, temperature 1) engines and learner must agree on."""
+class WeightUpdate:
+    """What a publish brings to a worker: weights, and what proves that its engine holds them.
 
-    token_ids: IntArray
+    probes     token ids i32[L] of each probe
+    expected   the learner's logprobs f32[L−1] of tokens 1 to L−1 of each probe, raw, temperature 1
+    """
+
+    snapshot: WeightSnapshot
+    probes: Sequence[IntArray]
+    expected: Sequence[FloatArray]
+
+    @property
+    def version(self) -> int:
+        return self.snapshot.version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishReport:
-    """Time and proof of a publish; `pause_s` is the longest pause of an engine's requests."""
+    """Time and proof of a publish to one worker, or the largest figures of all workers.
+
+    `pause_s` is the pause of the engine's requests.
+    """
 
     version: int
-    max_logprob_gap: float
-    transfer_s: float
-    pause_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerPublish:
-    """One worker's part of a publish; `pause_s` is the pause of its requests."""
-
     max_logprob_gap: float
     transfer_s: float
     pause_s: float
@@ -193,9 +197,7 @@ class WeightTransport(Protocol):
 class RolloutPool(Protocol):
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
 
-    async def publish(
-        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
-    ) -> PublishReport: ...
+    async def publish(self, update: WeightUpdate) -> PublishReport: ...
 
     async def fetch(self, body: Body) -> RolloutGroup: ...
 
@@ -216,9 +218,7 @@ class RolloutWorkerHandle(Protocol):
 
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
 
-    async def publish(
-        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
-    ) -> WorkerPublish: ...
+    async def publish(self, update: WeightUpdate) -> PublishReport: ...
 
     async def ping(self) -> None:
         """Answers when the engine itself does."""
@@ -257,7 +257,7 @@ class LearnerGroup(Protocol):
 
     async def export_weights(self, version: int) -> WeightSnapshot: ...
 
-    async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]: ...
+    async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]: ...
 
     async def save(self, folder: Path) -> None: ...
 

@@ -9,7 +9,7 @@ Shapes
 A worked example: two prompts, G = 2, two learner ranks, one mini-batch.
 
     Prompt("add-17", token_ids i32[6], reference "579", source "demo")
-      → RolloutRequest(group_id 17, attempt 0, prompt, num_samples 2, sampling, seed)
+      → RolloutRequest(group_id 17, prompt, num_samples 2, sampling, seed)
       → RolloutGroup(rollouts (T=9, "stop"), (T=12, "length"))       stays in the object store
         GroupReport(response_tokens [9, 12], verdicts (correct, wrong))  goes to the controller
       → ScoredGroup(rewards [1, 0], advantages [+0.71, −0.71])
@@ -83,7 +83,6 @@ class RolloutRequest:
     """
 
     group_id: int
-    attempt: int
     prompt: Prompt
     num_samples: int
     sampling: Sampling
@@ -129,7 +128,6 @@ class RolloutGroup:
     """The responses to one prompt. Large; travels by reference from worker to learner."""
 
     group_id: int
-    attempt: int
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
 
@@ -170,8 +168,6 @@ class GroupReport:
     """
 
     group_id: int
-    attempt: int
-    worker: str
     prompt_tokens: int
     response_tokens: IntArray
     truncated: NDArray[np.bool_]

@@ -163,7 +163,7 @@ def _group(number: int, samples: int) -> RolloutGroup:
     )
     ids = rng.integers(0, 90, _DEMO_PROMPT_TOKENS).astype(np.int32)
     prompt = Prompt(prompt_id=str(number), token_ids=ids, reference="", source="bench")
-    return RolloutGroup(group_id=number, attempt=0, prompt=prompt, rollouts=(rollout,) * samples)
+    return RolloutGroup(group_id=number, prompt=prompt, rollouts=(rollout,) * samples)
 
 
 def _scored(group: RolloutGroup) -> ScoredGroup:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.interfaces import Body, ProbeSequence, WeightSnapshot, WorkerPublish
+from actors.interfaces import Body, PublishReport, WeightSnapshot, WeightUpdate
 from actors.weights.fingerprint import combine, fingerprint
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.cursor import CursorState
@@ -21,6 +21,7 @@ from maspo_dist.types import (
     Event,
     FloatArray,
     GroupReport,
+    IntArray,
     LedgerRow,
     Prompt,
     Rollout,
@@ -91,8 +92,6 @@ def make_report(
     response_tokens: Sequence[int],
     verdicts: Sequence[Verdict] = (),
     *,
-    attempt: int = 0,
-    worker: str = "fake",
     version: int = 0,
     at_s: float = 0.0,
 ) -> GroupReport:
@@ -101,8 +100,6 @@ def make_report(
     samples = lengths.size
     return GroupReport(
         group_id=group_id,
-        attempt=attempt,
-        worker=worker,
         prompt_tokens=prompt_tokens,
         response_tokens=lengths,
         truncated=np.zeros(samples, np.bool_),
@@ -117,7 +114,6 @@ def make_report(
 
 def make_result(
     request: RolloutRequest,
-    worker: str,
     version: int,
     response_tokens: Sequence[int],
     verdicts: Sequence[Verdict],
@@ -129,13 +125,11 @@ def make_result(
         request.prompt.token_ids.size,
         response_tokens,
         verdicts,
-        attempt=request.attempt,
-        worker=worker,
         version=version,
         at_s=at_s,
     )
     rollouts = tuple(make_rollout(int(tokens), version) for tokens in response_tokens)
-    group = RolloutGroup(group_id=request.group_id, attempt=request.attempt, prompt=request.prompt, rollouts=rollouts)
+    group = RolloutGroup(group_id=request.group_id, prompt=request.prompt, rollouts=rollouts)
     return report, group
 
 
@@ -165,6 +159,16 @@ def make_snapshot(version: int, weight: float) -> WeightSnapshot:
         payload=(Bucket([data]),),
         fingerprint=combine([fingerprint(data)]),
     )
+
+
+def make_update(version: int, weight: float = 1.0) -> WeightUpdate:
+    """A publish of `make_snapshot` without probes."""
+    return WeightUpdate(snapshot=make_snapshot(version, weight), probes=(), expected=())
+
+
+def make_publish_report(update: WeightUpdate) -> PublishReport:
+    """A publish of `update` that took no time."""
+    return PublishReport(version=update.version, max_logprob_gap=1e-6, transfer_s=0.0, pause_s=0.0)
 
 
 class FakePrompts:
@@ -205,13 +209,11 @@ class FakeWorker:
                 await asyncio.sleep(self._seconds)
         samples = request.num_samples
         verdicts = [make_verdict(float(sample % 2)) for sample in range(samples)]
-        return make_result(request, self.name, version, [_TOKENS] * samples, verdicts)
+        return make_result(request, version, [_TOKENS] * samples, verdicts)
 
-    async def publish(
-        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
-    ) -> WorkerPublish:
-        self.version = snapshot.version
-        return WorkerPublish(max_logprob_gap=1e-6, transfer_s=0.0, pause_s=0.0)
+    async def publish(self, update: WeightUpdate) -> PublishReport:
+        self.version = update.version
+        return make_publish_report(update)
 
     async def ping(self) -> None:
         pass
@@ -273,8 +275,8 @@ class FakeLearners:
         assert version == self.version
         return make_snapshot(version, 1.0)
 
-    async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
-        return [np.full(sequence.token_ids.size - 1, -1.0, np.float32) for sequence in sequences]
+    async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
+        return [np.full(sequence.size - 1, -1.0, np.float32) for sequence in sequences]
 
     async def save(self, folder: Path) -> None:
         await asyncio.to_thread(self._write, folder)
@@ -335,10 +337,12 @@ __all__ = [
     "FakeWorkers",
     "make_config",
     "make_prompt",
+    "make_publish_report",
     "make_report",
     "make_result",
     "make_rollout",
     "make_scored",
     "make_snapshot",
+    "make_update",
     "make_verdict",
 ]

@@ -24,7 +24,7 @@ from actors.bench.models import random_qwen3
 from actors.bench.vllm_direct import DirectEngine
 from actors.controller.group_stream import GroupStream
 from actors.engines.settings import engine_environment
-from actors.interfaces import RolloutPool
+from actors.interfaces import RolloutPool, WeightUpdate
 from actors.processes import RunCluster
 from actors.ray.connection import connect, disconnect
 from actors.weights.probes import probe_sequences
@@ -110,7 +110,8 @@ async def _measure(model: Path, folder: Path) -> list[tuple[float, float]]:
         await cluster.start()
         probes = probe_sequences([[1, 2, 3, 4, 5]], 1, 5)
         expected = await cluster.learners.probe(probes)
-        await cluster.rollout.publish(await cluster.learners.export_weights(0), probes, expected)
+        snapshot = await cluster.learners.export_weights(0)
+        await cluster.rollout.publish(WeightUpdate(snapshot=snapshot, probes=probes, expected=expected))
         return [await _turn_about(_config(model, case), cluster.rollout, direct) for case in _CASES]
     finally:
         direct.close()
@@ -151,7 +152,6 @@ def _requests(config: TrainConfig, number: int) -> list[RolloutRequest]:
     return [
         RolloutRequest(
             group_id=group_id,
-            attempt=0,
             prompt=prompt,
             num_samples=_SAMPLES,
             sampling=sampling,

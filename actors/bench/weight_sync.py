@@ -22,7 +22,7 @@ import torch
 from ray.actor import ActorHandle
 
 from actors.bench.lines import BenchLine, compare
-from actors.interfaces import ProbeSequence, RolloutEngine, StagedWeights, WeightSnapshot, WorkerPublish
+from actors.interfaces import PublishReport, RolloutEngine, StagedWeights, WeightSnapshot, WeightUpdate
 from actors.ray.actor_options import actor_class
 from actors.rollout.actor import RolloutActor
 from actors.weights.object_store import write_buckets
@@ -138,10 +138,8 @@ def _publish(weights: Sequence[torch.Tensor], workers: Sequence[ActorHandle[Any]
     yield compare("weight-sync", case, count * plain_s, "s", pause_s)
 
 
-def _hand_over(snapshot: WeightSnapshot, workers: Sequence[ActorHandle[Any]]) -> list[WorkerPublish]:
-    probes = [ProbeSequence(token_ids=np.arange(4, dtype=np.int32))]
-    expected = [np.zeros(3, np.float32)]
-    parts: list[WorkerPublish] = ray.get(
-        [worker.publish.remote(snapshot, probes, expected) for worker in workers], timeout=_PUBLISH_S
-    )
-    return parts
+def _hand_over(snapshot: WeightSnapshot, workers: Sequence[ActorHandle[Any]]) -> list[PublishReport]:
+    probes, expected = (np.arange(4, dtype=np.int32),), (np.zeros(3, np.float32),)
+    update = WeightUpdate(snapshot=snapshot, probes=probes, expected=expected)
+    reports: list[PublishReport] = ray.get([worker.publish.remote(update) for worker in workers], timeout=_PUBLISH_S)
+    return reports

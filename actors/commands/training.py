@@ -15,11 +15,11 @@ from actors.commands.extensions import require_extensions
 from actors.controller.controller import Controller
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
-from actors.controller.recording import RecordingLearners
+from actors.controller.recording import StepRecorder
 from actors.controller.run_services import beside, follow_requests, write_live
 from actors.controller.session import Session
 from actors.controller.watchdog import watch
-from actors.interfaces import LearnerGroup, RolloutPool
+from actors.interfaces import RolloutPool
 from actors.processes import REAL_CLASSES, ActorClasses, RunCluster
 from actors.ray.connection import cluster_address, connect, disconnect
 from actors.ray.control import open_control
@@ -181,7 +181,8 @@ class Run:
         return Controller(
             config,
             pool=cluster.rollout,
-            learners=self._learners(cluster),
+            learners=cluster.learners,
+            recorder=self._recorder(cluster),
             sessions=lambda state, finished: self._session(cluster.rollout, state, finished),
             evaluator=Evaluator(config, cluster.rollout, held_out, self._event),
             checkpoints=checkpoints,
@@ -193,14 +194,12 @@ class Run:
             clock=time.time,
         )
 
-    def _learners(self, cluster: RunCluster) -> LearnerGroup:
+    def _recorder(self, cluster: RunCluster) -> StepRecorder | None:
         kept = self.config.logging.recorded_steps
         if kept == 0:
-            return cluster.learners
+            return None
         records = StepRecords(self.folder.steps_path, kept)
-        return RecordingLearners(
-            cluster.learners, records, dump_config(self.config), cluster.rollout.fetch, self._event
-        )
+        return StepRecorder(cluster.learners, records, dump_config(self.config), cluster.rollout.fetch, self._event)
 
     def _session(
         self, pool: RolloutPool, state: RunState | None, finished: Sequence[FinishedGroup[RolloutGroup]]

@@ -5,7 +5,7 @@ session        what the loop works on until it goes back to a checkpoint
 group_stream   sends groups to the rollout pool and hands over batches
 open_groups    the set of groups that no batch has taken
 evaluator      scores on held-out problems, concurrent with training
-recording      learners whose steps are recorded for `maspo-dist replay`
+recording      records steps for `maspo-dist replay`
 step_metrics   metrics of a step's groups
 samples        rows of samples.jsonl
 run_services   live status, and requests to scale

@@ -7,11 +7,10 @@
                              ▼        (publish)      │ GroupReport ──► controller: TrainingBatch
                        object store ──────────► learner ranks ◄──────────┘  (who trains what)
 
-One step: take the groups that the age bound allows → lay them out → update → publish, prove, stamp →
-evaluation starts when due → metrics → checkpoint when due. Later groups generate during all of this as far
-as `algorithm.max_policy_age` allows; with 0 they wait for the publish. An evaluation belongs to one policy version,
-so the next publish waits for it. Responses travel from worker to learner by reference: this process sees only their
-lengths, versions and verdicts.
+One step: take the groups that the age bound allows → lay them out → update → publish and prove → evaluation starts
+when due → metrics → checkpoint when due. Later groups generate during all of this as far as `algorithm.max_policy_age`
+allows; with 0 they wait for the publish. An evaluation belongs to one policy version, so the next publish waits for
+it. Responses travel from worker to learner by reference: this process sees only their lengths, versions and verdicts.
 
 The pool replaces lost rollout workers. Groups in the memory of a lost node are sampled again. A lost learner ends the
 session: the learner group restarts, and a new session continues from the newest good checkpoint, as a resumed run does.
@@ -27,32 +26,27 @@ from typing import TypeVar
 
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import Batch
+from actors.controller.recording import StepRecorder
 from actors.controller.samples import Decoder, sample_rows
 from actors.controller.session import RunRecord, Session, SessionFactory
 from actors.controller.step_metrics import batch_metrics, generation_times, publish_metrics
-from actors.interfaces import Body, LearnerGroup, ProbeSequence, PublishReport, RolloutPool
+from actors.interfaces import Body, LearnerGroup, PublishReport, RolloutPool, WeightUpdate
 from actors.ray.waits import unless_set, within
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.errors import BodyLostError, LearnerLostError, PolicyAgeError
 from maspo_dist.flow.failures import RestartBudget
-from maspo_dist.runs.checkpoint import (
-    LEARNER_FOLDER,
-    CheckpointStore,
-    CheckpointWriter,
-    RunState,
-    read_finished,
-    read_state,
-)
+from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, read_finished, read_state
+from maspo_dist.runs.checkpoint_writer import CheckpointWriter
 from maspo_dist.runs.live import Standing
-from maspo_dist.types import Event, EventKind, FinishedGroup, RolloutGroup
+from maspo_dist.types import Event, EventKind, FinishedGroup, IntArray, RolloutGroup
 from maspo_dist.views.console import RunConsole
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: How long a run that is asked to stop waits for an evaluation.
+#: Seconds that a run that is asked to stop waits for an evaluation.
 _LAST_SCORES_S = 5.0
 
 
@@ -65,20 +59,22 @@ class Controller:
         *,
         pool: RolloutPool,
         learners: LearnerGroup,
+        recorder: StepRecorder | None = None,
         sessions: SessionFactory,
         evaluator: Evaluator,
         checkpoints: CheckpointStore,
         writer: CheckpointWriter,
-        probes: Sequence[ProbeSequence],
+        probes: Sequence[IntArray],
         decoder: Decoder,
         record: RunRecord,
         console: RunConsole,
         clock: Callable[[], float],
     ) -> None:
-        """`clock` is the wall clock that reports carry, time.time in a real run."""
+        """`recorder` records the updates; `clock` is the wall clock that reports carry, time.time in a real run."""
         self._config = config
         self._pool = pool
         self._learners = learners
+        self._update_learners = learners.update if recorder is None else recorder.update
         self._sessions = sessions
         self._evaluator = evaluator
         self._checkpoints = checkpoints
@@ -109,24 +105,26 @@ class Controller:
 
         False when `request_stop` ended it early, with a checkpoint if checkpoints are kept.
         """
-        first = resume
+        first, loop = resume, asyncio.get_running_loop()
         lost_s: float | None = None
         while True:
             try:
                 await self._open_session(resume)
                 if lost_s is not None:
-                    self._recovered(lost_s)
-                    lost_s = None
+                    seconds, lost_s = loop.time() - lost_s, None
+                    self._event(
+                        "learner_recovered", f"the learner group trains again after {seconds:.1f} s", seconds=seconds
+                    )
                 return await self._steps()
             except LearnerLostError as lost:
-                lost_s = asyncio.get_running_loop().time() if lost_s is None else lost_s
+                lost_s = loop.time() if lost_s is None else lost_s
                 await self._close_session()
                 resume = await self._restart_learners(lost, first)
             finally:
                 await self._close_session()
 
     def request_stop(self) -> None:
-        """Ends the run at the next consistent state: soon if it waits for groups or scores, else after the step."""
+        """Ends the run at the next consistent state: soon while it waits for groups or scores, else after the step."""
         self._stop_requested.set()
 
     @property
@@ -184,9 +182,7 @@ class Controller:
 
     async def _restart_learners(self, lost: LearnerLostError, first: Path | None) -> Path | None:
         """Restarts the learner group; returns the checkpoint to continue from. Raises `lost` after too many losses."""
-        pause_s = self._budget.lost(asyncio.get_running_loop().time())
-        if pause_s is None:
-            raise lost
+        pause_s = self._pause_after(lost)
         await self._saved()
         newest, passed_over = await asyncio.to_thread(self._checkpoints.newest)
         resume = newest or first
@@ -206,30 +202,31 @@ class Controller:
                 await self._learners.restart()
                 break
             except LearnerLostError as again:
-                pause_s = self._budget.lost(asyncio.get_running_loop().time())
-                if pause_s is None:
-                    raise again from lost
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(self._pause_after(again))
         self._record.rewind(step)
         await asyncio.to_thread(self._checkpoints.rewind, step)
         return resume
 
-    def _recovered(self, lost_s: float) -> None:
-        seconds = asyncio.get_running_loop().time() - lost_s
-        self._event("learner_recovered", f"the learner group trains again after {seconds:.1f} s", seconds=seconds)
+    def _pause_after(self, lost: LearnerLostError) -> float:
+        """Seconds until the restart. Raises `lost` when no restart is left."""
+        pause_s = self._budget.lost(asyncio.get_running_loop().time())
+        if pause_s is None:
+            raise lost
+        return pause_s
 
     # Steps.
 
     async def _steps(self) -> bool:
-        """The remaining steps of a session, then a last checkpoint. False when asked to stop."""
+        """The remaining steps of a session, then a last checkpoint. False if the run is asked to stop."""
         is_done = await self._train()
         is_done = await self._finish_evaluation() and is_done
-        if self._step > 0 or is_done:
-            await self._save_unless_saved()
+        if (self._step > 0 or is_done) and self._config.checkpoint.every is not None and self._saved_step != self._step:
+            await self._save()
         await self._saved()
         return is_done
 
     async def _train(self) -> bool:
+        every = self._config.checkpoint.every
         while self._step < self._config.run.max_steps:
             if self._stop_requested.is_set():
                 return False
@@ -239,14 +236,14 @@ class Controller:
             if batch is None:
                 return False
             is_done = await self._one_step(batch, self._step + 1, started_s)
-            if is_done and self._checkpoint_is_due(self._step):
+            if is_done and every is not None and self._step % every == 0:
                 if not await self._finish_evaluation():
                     return False
                 await self._save()
         return True
 
     async def _one_step(self, batch: Batch, step: int, started_s: float) -> bool:
-        """False if groups of `batch` were lost with a node: the batch is given back, and the policy is unchanged."""
+        """False if groups of `batch` were lost with a node: its groups are open again, and the policy is unchanged."""
         session = self._current
         consumed_version = self._version
         taken_s = self._clock()
@@ -262,7 +259,7 @@ class Controller:
             return False
         updated_s = self._clock()
         if not await self._finish_evaluation():
-            self._event("evaluation_given_up", f"of step {step - 1}, since the run is to end", step=step - 1)
+            self._event("evaluation_given_up", f"of step {step - 1}: the run is asked to stop", step=step - 1)
         if self._version > consumed_version:
             self._enter("publish")
             metrics |= publish_metrics(await self._publish())
@@ -321,7 +318,7 @@ class Controller:
                 ranks=self._config.learner.ranks,
                 micro_batch_tokens=self._config.learner.micro_batch_tokens,
             )
-            report = await self._learners.update(layout, {group.group_id: group.body for group in training})
+            report = await self._update_learners(layout, {group.group_id: group.body for group in training})
             self._version = report.policy_version
             metrics |= report.metrics
         else:
@@ -330,7 +327,7 @@ class Controller:
         return metrics
 
     def _require_young(self, group: FinishedGroup[Body]) -> None:
-        """The last check of the age bound before the learner."""
+        """The last check of the age bound, just before the group trains."""
         bound = self._config.algorithm.max_policy_age
         oldest = group.oldest_version
         if self._version - oldest > bound:
@@ -340,10 +337,10 @@ class Controller:
             )
 
     async def _publish(self) -> PublishReport:
-        """The learner's weights to every engine, with the proof; see `RolloutWorker.publish`."""
+        """Publishes the learner's weights to every engine and proves them; see `RolloutActor.publish`."""
         expected = await self._learners.probe(self._probes)
         snapshot = await self._learners.export_weights(self._version)
-        return await self._pool.publish(snapshot, self._probes, expected)
+        return await self._pool.publish(WeightUpdate(snapshot=snapshot, probes=self._probes, expected=expected))
 
     async def _save(self) -> None:
         """Saves the state between two steps; the checkpoint is completed while training continues."""
@@ -356,23 +353,13 @@ class Controller:
         self._late["time/checkpoint_s"] = await self._writer.save(state, finished, self._learners.save)
         self._saved_step = self._step
 
-    async def _save_unless_saved(self) -> None:
-        if self._config.checkpoint.every is not None and self._saved_step != self._step:
-            await self._save()
-
     async def _saved(self) -> None:
         """Waits for the last checkpoint to be complete."""
         await within(self._config.cluster.save_timeout_s, "checkpoint: its completion", self._writer.drain())
 
-    def _checkpoint_is_due(self, step: int) -> bool:
-        every = self._config.checkpoint.every
-        return every is not None and step % every == 0
-
     def _evaluation_is_due(self, step: int) -> bool:
         every = self._config.evaluation.every
         return every is not None and (step % every == 0 or step == self._config.run.max_steps)
-
-    # Small parts.
 
     @property
     def _current(self) -> Session:

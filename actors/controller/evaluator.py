@@ -7,7 +7,7 @@ An evaluation belongs to one policy version, and does not stop training:
 
 A publish changes the weights under running requests, so `result` is awaited before the next publish. The evaluation
 generates during the next step's generation and update, when engines would idle. It delays training only if it takes
-longer than both. It starts after the next step's groups are admitted, so it queues behind them in the engines.
+longer than both together. It starts after the next step's groups are admitted, so it queues behind them in the engines.
 Workers may start and die meanwhile: all of them hold v, and every response is checked to be of v alone.
 
 The scores of the policy after step s are a separate row of metrics.jsonl, after the row of step s. The row is written
@@ -20,41 +20,26 @@ scores; the run that resumes from that checkpoint evaluates it first.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from actors.interfaces import RolloutPool
+from actors.ray.waits import cancel_all
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import DeadlineError, PoisonPromptError, PolicyAgeError
 from maspo_dist.evaluation.statistics import avg_at_k, pass_at_k
 from maspo_dist.flow.seeds import group_seed
 from maspo_dist.types import Event, GroupReport, Prompt, RolloutRequest, Sampling
 
-#: Evaluation groups are numbered below zero: they are in no ledger.
-_FIRST_GROUP = -1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Running:
-    """A running evaluation: its requests by set, and the wall clock at its start."""
-
-    version: int
-    sets: Mapping[str, Sequence[asyncio.Task[GroupReport | None]]]
-    started_s: float
-
-    @property
-    def tasks(self) -> list[asyncio.Task[GroupReport | None]]:
-        return [task for tasks in self.sets.values() for task in tasks]
-
 
 class Evaluator:
     """Evaluates every held-out set on one policy version at a time.
 
     start ──► result      the scores
-          └─► cancel      none; does nothing if no evaluation runs
+          └─► cancel      no scores; does nothing if no evaluation runs
     """
 
     def __init__(
@@ -75,17 +60,15 @@ class Evaluator:
             temperature=config.evaluation.temperature,
             max_response_tokens=config.evaluation.max_response_tokens or config.rollout.max_response_tokens,
         )
-        self._running: _Running | None = None
         groups = config.rollout.prompts_per_step * config.rollout.group_size // config.evaluation.samples
-        #: At most as many responses in flight as a training step has: others would queue while their deadlines run.
+        #: At most as many responses in flight as in a training step: more would queue while their deadlines run.
         self._room = asyncio.Semaphore(max(1, groups))
         #: Problems ended so far, in all evaluations.
         self.achieved = 0
-
-    @property
-    def version(self) -> int | None:
-        """The policy version under evaluation; None if no evaluation runs."""
-        return self._running.version if self._running else None
+        #: The policy version under evaluation; None if no evaluation runs.
+        self.version: int | None = None
+        self._sets: dict[str, list[asyncio.Task[GroupReport | None]]] = {}
+        self._started_s = 0.0
 
     def start(self, version: int) -> None:
         """Sends the requests, at most as many responses at once as a training step has. The pool must serve `version`
@@ -93,17 +76,18 @@ class Evaluator:
 
         Raises RuntimeError while another evaluation runs.
         """
-        if self._running is not None:
-            raise RuntimeError(f"evaluation of policy version {self._running.version} has not ended")
-        group_id = _FIRST_GROUP
-        sets: dict[str, list[asyncio.Task[GroupReport | None]]] = {}
-        for name, prompts in self._prompts.items():
-            sets[name] = []
-            for prompt in prompts:
-                what = f"{name}: prompt {prompt.prompt_id}"
-                sets[name].append(asyncio.create_task(self._sample(group_id, prompt), name=what))
-                group_id -= 1
-        self._running = _Running(version=version, sets=sets, started_s=self._clock())
+        if self.version is not None:
+            raise RuntimeError(f"evaluation of policy version {self.version} has not ended")
+        # Group ids below 0: evaluation groups are not in the ledger.
+        ids = itertools.count(-1, -1)
+        self._sets = {
+            name: [
+                asyncio.create_task(self._sample(next(ids), prompt), name=f"{name}: prompt {prompt.prompt_id}")
+                for prompt in prompts
+            ]
+            for name, prompts in self._prompts.items()
+        }
+        self.version, self._started_s = version, self._clock()
 
     async def result(self) -> dict[str, float]:
         """Scores of the running evaluation: eval/<name>/avg@k, pass@k, response_tokens_mean, truncated_share and
@@ -112,39 +96,39 @@ class Evaluator:
         Every problem must count once. A response without a verdict therefore counts as not solved, and so does a
         problem that was set aside because it killed workers; unverifiable_share reports both.
 
-        Raises DeadlineError naming what it waits for when no problem ends within its deadline,
-        PolicyAgeError when a response is of another version, RuntimeError when no evaluation runs, and the error that
-        ended a request. No evaluation runs afterwards.
+        Raises DeadlineError when no problem ends within its deadline, PolicyAgeError when a response is of another
+        version, RuntimeError when no evaluation runs, and the error that ended a request. No evaluation runs
+        afterwards.
         """
-        running = self._running
-        if running is None:
+        version, started_s = self.version, self._started_s
+        if version is None:
             raise RuntimeError("no evaluation was started")
         try:
-            await self._all_ended(running)
+            await self._all_ended(version)
             metrics: dict[str, float] = {}
-            scored_at_s = running.started_s
-            for name, tasks in running.sets.items():
+            scored_at_s = started_s
+            for name, tasks in self._sets.items():
                 reports = [report for task in tasks if (report := task.result()) is not None]
                 for report in reports:
-                    _require_version(name, report, running.version)
+                    _require_version(name, report, version)
                     scored_at_s = max(scored_at_s, report.scored_at_s)
                 metrics |= _metrics(f"eval/{name}", reports, len(tasks), self._config.evaluation.samples)
         finally:
             await self.cancel()
-        return {**metrics, "time/evaluate_s": scored_at_s - running.started_s}
+        return {**metrics, "time/evaluate_s": scored_at_s - started_s}
 
     async def cancel(self) -> None:
         """Cancels the running evaluation, if any."""
-        running, self._running = self._running, None
-        if running is None:
-            return
-        for task in running.tasks:
-            task.cancel()
-        await asyncio.gather(*running.tasks, return_exceptions=True)
+        tasks = self._tasks()
+        self.version, self._sets = None, {}
+        await cancel_all(tasks)
 
-    async def _all_ended(self, running: _Running) -> None:
+    def _tasks(self) -> list[asyncio.Task[GroupReport | None]]:
+        return list(itertools.chain.from_iterable(self._sets.values()))
+
+    async def _all_ended(self, version: int) -> None:
         deadline_s = self._config.group_deadline_s
-        pending = set(running.tasks)
+        pending = set(self._tasks())
         while pending:
             done, pending = await asyncio.wait(pending, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -152,7 +136,7 @@ class Evaluator:
             if not done:
                 waiting = ", ".join(sorted(task.get_name() for task in pending)[:4])
                 raise DeadlineError(
-                    f"evaluation of policy version {running.version}: no problem ended within {deadline_s:g} s; "
+                    f"evaluation of policy version {version}: no problem ended within {deadline_s:g} s; "
                     f"{len(pending)} are open, it waits for {waiting}"
                 )
 
@@ -160,7 +144,6 @@ class Evaluator:
         """None if the prompt was set aside because it killed workers."""
         request = RolloutRequest(
             group_id=group_id,
-            attempt=0,
             prompt=prompt,
             num_samples=self._config.evaluation.samples,
             sampling=self._sampling,

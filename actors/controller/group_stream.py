@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from actors.controller.open_groups import OpenGroup, OpenGroups, PromptSource
 from actors.interfaces import Body, RolloutPool
-from actors.ray.waits import within
+from actors.ray.waits import cancel_all, within
 from maspo_dist.algorithm.advantages import score_group
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import BodyLostError, PoisonPromptError, StragglerError
@@ -167,10 +167,7 @@ class GroupStream:
 
     async def stop(self) -> None:
         """Cancels the groups in flight; they stay open in the ledger."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(self._tasks)
         self._groups.clear()
 
     # Groups.
@@ -191,7 +188,6 @@ class GroupStream:
         is_cut = straggler.action == "truncate"
         request = RolloutRequest(
             group_id=group.group_id,
-            attempt=0,
             prompt=group.prompt,
             num_samples=self._config.rollout.group_size,
             sampling=self._sampling,
@@ -215,12 +211,11 @@ class GroupStream:
     async def _sample(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
         """One result; a straggler is sampled again if `rollout.straggler` asks for it."""
         requeues = self._config.rollout.straggler.action == "requeue"
-        last = self._config.rollout.max_attempts - 1 if requeues else 0
-        for attempt in range(last):
+        for _ in range(self._config.rollout.max_attempts - 1 if requeues else 0):
             # With the same seed: another seed would prefer prompts that have short responses.
             with contextlib.suppress(StragglerError):
-                return await self._pool.generate(replace(request, attempt=attempt))
-        return await self._pool.generate(replace(request, attempt=last))
+                return await self._pool.generate(request)
+        return await self._pool.generate(request)
 
     def _finish(self, group: OpenGroup, outcome: FinishedGroup[Body] | LossReason) -> None:
         frees_slot = self._groups.finish(group, outcome)

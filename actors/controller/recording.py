@@ -1,19 +1,19 @@
-"""Learners whose steps are recorded, for `maspo-dist replay`: see `maspo_dist.runs.step_record`."""
+"""Records steps for `maspo-dist replay`: see `maspo_dist.runs.step_record`."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from actors.interfaces import Body, LearnerGroup, ProbeSequence, WeightSnapshot
+from actors.interfaces import Body, LearnerGroup
 from maspo_dist.errors import BodyLostError
 from maspo_dist.runs.checkpoint import LEARNER_FOLDER
 from maspo_dist.runs.step_record import ResponseLogprobs, StepRecord, StepRecords
-from maspo_dist.types import Event, FloatArray, RolloutGroup, TrainingBatch, UpdateReport
+from maspo_dist.types import Event, RolloutGroup, TrainingBatch, UpdateReport
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +22,8 @@ class RecordableLearners(LearnerGroup, Protocol):
     async def frozen_logprobs(self) -> list[ResponseLogprobs]: ...
 
 
-class RecordingLearners:
-    """A `LearnerGroup` that forwards every call, and records the inputs and results of updates.
+class StepRecorder:
+    """Updates the learners, and records the inputs and results of each update.
 
     A record that cannot be written (a full disk, a group lost with its node) costs the record, not the run.
     """
@@ -43,7 +43,7 @@ class RecordingLearners:
         self._on_event = on_event
 
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
-        """See RayLearnerGroup.update."""
+        """See `LearnerGroup.update`."""
         part = await self._begin(batch.step)
         report = await self._learners.update(batch, bodies)
         if part is not None:
@@ -55,24 +55,6 @@ class RecordingLearners:
             except (OSError, BodyLostError) as error:
                 await self._failed(batch.step, part, error)
         return report
-
-    async def export_weights(self, version: int) -> WeightSnapshot:
-        return await self._learners.export_weights(version)
-
-    async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
-        return await self._learners.probe(sequences)
-
-    async def save(self, folder: Path) -> None:
-        await self._learners.save(folder)
-
-    async def load(self, folder: Path) -> None:
-        await self._learners.load(folder)
-
-    async def restart(self) -> None:
-        await self._learners.restart()
-
-    async def stop(self) -> None:
-        await self._learners.stop()
 
     async def _begin(self, step: int) -> Path | None:
         part: Path | None = None

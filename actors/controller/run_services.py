@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ray.actor import ActorHandle
 
 from actors.interfaces import RolloutPool
-from actors.ray.waits import open_waits, within
+from actors.ray.waits import cancel_all, open_waits, within
 from maspo_dist.errors import ActorDiedError, DeadlineError
 from maspo_dist.runs.live import LiveStatus, Standing
 
@@ -28,22 +28,20 @@ _CONTROL_DEADLINE_S = 30.0
 async def beside(work: Coroutine[Any, Any, T], *services: Coroutine[Any, Any, None]) -> T:
     """The result of `work`. The services run until it ends; a service that raises cancels it with its error."""
     main = asyncio.ensure_future(work)
-    tasks = [asyncio.ensure_future(service) for service in services]
+    tasks: set[asyncio.Future[Any]] = {main, *map(asyncio.ensure_future, services)}
+    running = tasks
     try:
-        running: set[asyncio.Future[Any]] = {main, *tasks}
         while not main.done():
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for service in done - {main}:
                 service.result()
         return main.result()
     finally:
-        for task in (main, *tasks):
-            task.cancel()
-        await asyncio.gather(main, *tasks, return_exceptions=True)
+        await cancel_all(tasks)
 
 
 async def write_live(path: Path, standing: Callable[[], Standing], pool: RolloutPool) -> None:
-    """Keeps live.json up to date. A full disk costs the status, not the run."""
+    """Keeps live.json up to date. The run goes on when the disk is full."""
     loop = asyncio.get_running_loop()
     while True:
         waits = tuple((wait.what, loop.time() - wait.since_s) for wait in open_waits()[:8])
@@ -60,9 +58,8 @@ async def follow_requests(control: ActorHandle[Any], pool: RolloutPool) -> None:
     while True:
         serving = sum(worker.state == "serving" for worker in pool.status())
         try:
-            workers: int | None = await within(
-                _CONTROL_DEADLINE_S, "run control: requests", control.exchange.remote(serving)
-            )
+            request = control.exchange.remote(serving)
+            workers: int | None = await within(_CONTROL_DEADLINE_S, "run control: requests", request)
         except (ActorDiedError, DeadlineError) as error:
             logger.warning("requests to scale are no longer received: %s", error)
             return

@@ -70,7 +70,6 @@ async def sample_problems(
         for number, problem in waiting:
             request = RolloutRequest(
                 group_id=number,
-                attempt=0,
                 prompt=problem.prompt,
                 num_samples=chosen.samples,
                 sampling=sampling,

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import ray
 from torch import Tensor
 
-from actors.interfaces import ActorProcess, ProbeSequence, WeightSnapshot
+from actors.interfaces import ActorProcess, WeightSnapshot
 from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
 from maspo_dist.runs.logs import configure_logging, redirect_output
@@ -85,9 +84,9 @@ class Learner:
         """The weights for the workers, from rank 0; None from the others, which only take part."""
         return self._transport.export(version, self._engine.named_weights(), self._rank)
 
-    def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
+    def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         """Raw log-probabilities of tokens 1 … L−1 of each sequence."""
-        return self._engine.logprobs([np.asarray(sequence.token_ids, dtype=np.int32) for sequence in sequences])
+        return self._engine.logprobs(sequences)
 
     def frozen_logprobs(self) -> list[ResponseLogprobs]:
         """See `DeepSpeedEngine.frozen_logprobs`."""

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import ray
 from ray.actor import ActorHandle
 
-from actors.interfaces import Body, ProbeSequence, WeightSnapshot
+from actors.interfaces import Body, WeightSnapshot
 from actors.ray.waits import cancel_all, within
 from maspo_dist.config import ClusterConfig
 from maspo_dist.errors import ActorDiedError, BodyLostError, DeadlineError, LearnerLostError, MaspoError
 from maspo_dist.runs.step_record import ResponseLogprobs
-from maspo_dist.types import FloatArray, MiniBatch, TrainingBatch, UpdateReport
+from maspo_dist.types import FloatArray, IntArray, MiniBatch, TrainingBatch, UpdateReport
 
 T = TypeVar("T")
 MakeLearners = Callable[[], Awaitable[list[ActorHandle[Any]]]]
@@ -72,7 +72,7 @@ class RayLearnerGroup:
         snapshot: WeightSnapshot = exported[0]
         return snapshot
 
-    async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
+    async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         """Raw log-probabilities of tokens 1 … L−1 of each sequence, temperature 1."""
         subject, timeout_s = f"{len(sequences)} sequences", self._config.publish_timeout_s
         logprobs: list[list[FloatArray]] = await self._all("probe", subject, timeout_s, list(sequences))

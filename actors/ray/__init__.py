@@ -5,8 +5,7 @@ reachable         whether Ray may be at an address, within seconds
 token             Ray's authentication token, for processes that join by address
 control           the named actor by which another shell reaches a live run
 placement_groups  reserves places in the cluster
-actor_options     how plain classes become Ray actors, and where those run
-health            calls that an actor answers however busy it is
+actor_options     how plain classes become Ray actors, health calls, and where actors run
 on_node           short tasks on the node of a given process
 waits             named waits with deadlines
 errors            Ray's errors as ours

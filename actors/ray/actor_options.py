@@ -1,24 +1,46 @@
-"""How plain classes become Ray actors, and where those run."""
+"""How plain classes become Ray actors, and where those run.
+
+A health call is answered however many other calls the actor holds. Health calls have a concurrency group of their own,
+which Ray gives an event loop in a thread of its own. To check more than liveness, `answered_by` forwards the call to
+the event loop that serves requests.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.ray.health import CONCURRENCY_GROUPS
 from maspo_dist.planning.placement import Bundle
+
+T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
 #: Calls that a rollout worker or the verifier may have in flight; admission sets the real limit.
 CONCURRENT_CALLS = 10_000
+#: Health calls that run at once.
+_HEALTH_CALLS = 8
 
 
 def actor_class(plain: type) -> Any:
-    """`plain` as an actor class whose health calls have their own concurrency group; see `actors.ray.health`."""
-    return ray.remote(concurrency_groups=CONCURRENCY_GROUPS)(plain)
+    """`plain` as an actor class that may have health calls."""
+    return ray.remote(concurrency_groups={"health": _HEALTH_CALLS})(plain)
+
+
+def health_call(method: Method) -> Method:
+    """Marks a method of an async actor as a health call; make the actor with `actor_class`."""
+    marked: Method = ray.method(concurrency_group="health")(method)
+    return marked
+
+
+async def answered_by(serving: asyncio.AbstractEventLoop, question: Coroutine[Any, Any, T]) -> T:
+    """The result of `question`, which runs in the event loop `serving`; no result comes while that loop hangs."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, serving))
 
 
 def bundle_options(group: PlacementGroup, index: int, bundle: Bundle) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from maspo_dist.errors import PlacementError
 #: How long the system may hold a port after its last use.
 _RELEASE_S = 5.0
 _SHARED_MEMORY = Path("/dev/shm")
-#: Segments that Python's multiprocessing and vLLM's tensor parallelism on CPU make there.
-_SEGMENTS = ("psm_*", "sem.mp-*", "vllm_dist_*")
+#: How the segments begin that Python's multiprocessing and vLLM's tensor parallelism on CPU make there.
+_SEGMENTS = ("psm_", "sem.mp-", "vllm_dist_")
 
 
 def run_beside(process: ActorProcess, task: Callable[..., object], *arguments: object) -> Awaitable[object]:
@@ -80,18 +80,12 @@ def mapped_segments(pid: int) -> tuple[str, ...]:
             with contextlib.suppress(OSError):
                 lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
                 inodes |= {int(line.split()[4]) for line in lines if str(_SHARED_MEMORY) in line}
-    made = [path for pattern in _SEGMENTS for path in _SHARED_MEMORY.glob(pattern)]
-    return tuple(sorted(path.name for path in made if _inode(path) in inodes))
+    with os.scandir(_SHARED_MEMORY) as entries:
+        names = (entry.name for entry in entries if entry.name.startswith(_SEGMENTS) and entry.inode() in inodes)
+        return tuple(sorted(names))
 
 
 def remove_segments(names: Sequence[str]) -> None:
     """Removes segments that killed processes left on this node; segments that are gone already do not matter."""
     for name in names:
         (_SHARED_MEMORY / name).unlink(missing_ok=True)
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -24,20 +24,19 @@ from actors.engines.registry import rollout_engine
 from actors.engines.settings import training_engine
 from actors.interfaces import (
     ActorProcess,
-    ProbeSequence,
+    PublishReport,
     RolloutEngine,
     StagedWeights,
-    WeightSnapshot,
-    WorkerPublish,
+    WeightUpdate,
 )
-from actors.ray.health import answered_by, health_call
+from actors.ray.actor_options import answered_by, health_call
 from actors.ray.on_node import mapped_segments
 from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, MaspoError, WeightSyncError
 from maspo_dist.planning.placement import Device
 from maspo_dist.runs.logs import configure_logging, redirect_output
-from maspo_dist.types import FloatArray, GroupReport, Rollout, RolloutGroup, RolloutRequest, Verdict
+from maspo_dist.types import GroupReport, Rollout, RolloutGroup, RolloutRequest, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -93,17 +92,13 @@ class RolloutActor:
         samples = await asyncio.gather(*(self._sample(request, sample) for sample in range(request.num_samples)))
         await self._proven.wait()
         rollouts = tuple(rollout for rollout, _, _ in samples)
-        group = RolloutGroup(
-            group_id=request.group_id, attempt=request.attempt, prompt=request.prompt, rollouts=rollouts
-        )
+        group = RolloutGroup(group_id=request.group_id, prompt=request.prompt, rollouts=rollouts)
         versions: Counter[int] = Counter()
         for rollout in rollouts:
             for version, tokens in rollout.token_versions:
                 versions[version] += tokens
         report = GroupReport(
             group_id=request.group_id,
-            attempt=request.attempt,
-            worker=self._name,
             prompt_tokens=request.prompt.token_ids.size,
             response_tokens=np.asarray([rollout.response_ids.size for rollout in rollouts], np.int32),
             truncated=np.asarray([rollout.finish_reason == "length" for rollout in rollouts], np.bool_),
@@ -116,10 +111,8 @@ class RolloutActor:
         )
         return report, group
 
-    async def publish(
-        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
-    ) -> WorkerPublish:
-        """Loads `snapshot` and proves it; `expected` are the learner's logprobs of `probes`.
+    async def publish(self, update: WeightUpdate) -> PublishReport:
+        """Loads the weights of `update` and proves them.
 
         Raises WeightSyncError when the proof fails, and what the transport's `receive` raises. After a failure no
         result leaves the worker until a later publish succeeds.
@@ -127,7 +120,7 @@ class RolloutActor:
         engine = self._engine
         started_s = time.perf_counter()
         try:
-            weights = await self._transport.receive(snapshot)
+            weights = await self._transport.receive(update.snapshot)
         except WeightSyncError as error:
             raise WeightSyncError(f"{self._name} {error}") from None
         received_s = time.perf_counter()
@@ -136,9 +129,14 @@ class RolloutActor:
         await engine.load(weights)
         loaded_s = time.perf_counter()
         await engine.resume()
-        gap = await self._prove(weights, probes, expected)
+        gap = await self._prove(update, weights)
         self._proven.set()
-        return WorkerPublish(max_logprob_gap=gap, transfer_s=received_s - started_s, pause_s=loaded_s - received_s)
+        return PublishReport(
+            version=update.version,
+            max_logprob_gap=gap,
+            transfer_s=received_s - started_s,
+            pause_s=loaded_s - received_s,
+        )
 
     @health_call
     async def ping(self) -> None:
@@ -169,11 +167,9 @@ class RolloutActor:
         verdict = await self._scorer.score(rollout.text, request.prompt.reference, request.prompt.source)
         return rollout, verdict, ended_s
 
-    async def _prove(
-        self, weights: StagedWeights, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
-    ) -> float:
-        got = await asyncio.gather(*(self._engine.prompt_logprobs(probe.token_ids) for probe in probes))
-        gap = max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(got, expected, strict=True))
+    async def _prove(self, update: WeightUpdate, weights: StagedWeights) -> float:
+        got = await asyncio.gather(*map(self._engine.prompt_logprobs, update.probes))
+        gap = max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(got, update.expected, strict=True))
         if gap <= self._max_logprob_gap:
             return gap
         head_gap = await self._engine.lm_head_gap(weights)
@@ -184,6 +180,6 @@ class RolloutActor:
             else "its LM head is right, so a layer below it kept old weights"
         )
         raise WeightSyncError(
-            f"{self._name} does not hold policy version {weights.version}: logprobs differ from the learner's by "
+            f"{self._name} does not hold policy version {update.version}: logprobs differ from the learner's by "
             f"{gap:.3g} (sync.max_logprob_gap is {self._max_logprob_gap:g}); {culprit}"
         )

@@ -10,21 +10,17 @@ from maspo_dist.errors import ActorDiedError, DeadlineError, MaspoError
 
 
 class BreakableCondition:
-    """Every `notify` has all waiting tasks look at the state again. Once broken, it raises its error in all of them,
+    """Every `notify` makes all waiting tasks check the state again. A broken condition raises its error in all of them,
     now and later.
     """
 
     def __init__(self, owner: str, describe: Callable[[], str]) -> None:
-        """`describe` says how the state stands; its words end the message of a missed deadline."""
+        """`describe` describes the state; its text ends the message of a missed deadline."""
         self._owner = owner
         self._describe = describe
         # In the order of arrival, so that a seeded run wakes them in the same order every time.
         self._waiters: dict[asyncio.Future[None], None] = {}
         self._error: MaspoError | None = None
-
-    @property
-    def is_broken(self) -> bool:
-        return self._error is not None
 
     def notify(self) -> None:
         waiters, self._waiters = self._waiters, {}
@@ -34,17 +30,21 @@ class BreakableCondition:
 
     def fail(self, error: BaseException) -> None:
         """Breaks the condition; the first error stays. An unexpected error is raised as the owner's ActorDiedError."""
-        if self._error is None:
-            if isinstance(error, MaspoError):
-                self._error = error
-            else:
-                self._error = ActorDiedError(f"{self._owner}: {error!r}")
-                self._error.__cause__ = error
+        if self._error is None and isinstance(error, MaspoError):
+            self._error = error
+        elif self._error is None:
+            self._error = ActorDiedError(f"{self._owner}: {error!r}")
+            self._error.__cause__ = error
         self.notify()
+
+    def raise_failure(self) -> None:
+        """Raises the error given to `fail`, if any."""
+        if self._error is not None:
+            raise self._error
 
     async def until(self, is_met: Callable[[], bool], deadline_s: float, what: str) -> None:
         """Waits until `is_met()`, checked after every `notify`. Raises DeadlineError, or the error given to `fail`."""
-        self._raise_failure()
+        self.raise_failure()
         if is_met():
             return
         try:
@@ -60,8 +60,4 @@ class BreakableCondition:
                 await waiter
             finally:
                 self._waiters.pop(waiter, None)
-            self._raise_failure()
-
-    def _raise_failure(self) -> None:
-        if self._error is not None:
-            raise self._error
+            self.raise_failure()

@@ -1,18 +1,18 @@
-"""The pool's side of a rollout actor: every call to it goes through Ray."""
+"""The pool's side of a rollout actor: every call to the actor goes through Ray."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
-from actors.interfaces import ActorProcess, Body, ProbeSequence, WeightSnapshot, WorkerPublish
+from actors.interfaces import ActorProcess, Body, PublishReport, WeightUpdate
 from actors.ray.errors import translate_ray_errors
-from maspo_dist.types import FloatArray, GroupReport, RolloutRequest
+from maspo_dist.types import GroupReport, RolloutRequest
 
 
 class RayRolloutWorker:
@@ -20,18 +20,14 @@ class RayRolloutWorker:
 
     def __init__(self, name: str, handle: ActorHandle[Any], release: Callable[[], None]) -> None:
         """`release` frees the worker's resources in the cluster."""
-        self._name = name
+        self.name = name
         self._handle = handle
         self._release = release
         self._node_id = ""
 
-    @property
-    def name(self) -> str:
-        return self._name
-
     async def start(self) -> ActorProcess:
         """Starts the engine."""
-        with translate_ray_errors(f"{self._name}: start"):
+        with translate_ray_errors(f"{self.name}: start"):
             process: ActorProcess = await self._handle.start.remote()
         self._node_id = process.node_id
         return process
@@ -43,7 +39,7 @@ class RayRolloutWorker:
         """
         report_ref, body = self._handle.generate.options(num_returns=2).remote(request)
         try:
-            with translate_ray_errors(self._name):
+            with translate_ray_errors(self.name):
                 report: GroupReport = await report_ref
         except asyncio.CancelledError:
             with contextlib.suppress(ray.exceptions.RayError):
@@ -51,29 +47,24 @@ class RayRolloutWorker:
             raise
         return report, body
 
-    async def publish(
-        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
-    ) -> WorkerPublish:
-        with translate_ray_errors(self._name):
-            part: WorkerPublish = await self._handle.publish.remote(snapshot, probes, expected)
-        return part
+    async def publish(self, update: WeightUpdate) -> PublishReport:
+        with translate_ray_errors(self.name):
+            report: PublishReport = await self._handle.publish.remote(update)
+        return report
 
     async def ping(self) -> None:
-        with translate_ray_errors(self._name):
+        with translate_ray_errors(self.name):
             await self._handle.ping.remote()
 
     async def is_gone_with_its_node(self) -> bool:
-        return self._node_id not in await asyncio.to_thread(_living_nodes)
+        with translate_ray_errors("the cluster: its nodes"):
+            nodes = await asyncio.to_thread(ray.nodes)
+        return all(node["NodeID"] != self._node_id for node in nodes if node["Alive"])
 
     async def stop(self) -> None:
-        with translate_ray_errors(self._name):
+        with translate_ray_errors(self.name):
             await self._handle.stop.remote()
 
     def kill(self) -> None:
         ray.kill(self._handle, no_restart=True)
         self._release()
-
-
-def _living_nodes() -> set[str]:
-    with translate_ray_errors("the cluster: its nodes"):
-        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}

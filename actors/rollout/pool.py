@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from operator import attrgetter
 
-from actors.interfaces import Body, ProbeSequence, PublishReport, WeightSnapshot, WorkerFactory, WorkerPublish
-from actors.ray.waits import within
+from actors.interfaces import Body, PublishReport, WeightUpdate, WorkerFactory
+from actors.ray.waits import cancel_all, within
 from actors.rollout.condition import BreakableCondition
-from actors.rollout.worker_slot import PoolState, RunningWorker, Weights, WorkerSlot
+from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot
 from maspo_dist.config import TrainConfig, WorkerRange
 from maspo_dist.errors import (
     ActorDiedError,
@@ -28,16 +27,16 @@ from maspo_dist.errors import (
 )
 from maspo_dist.flow.failures import after_loss
 from maspo_dist.runs.live import WorkerStatus
-from maspo_dist.types import Event, FloatArray, GroupReport, RolloutGroup, RolloutRequest
+from maspo_dist.types import Event, GroupReport, RolloutGroup, RolloutRequest
 
-#: How often a pool without a fixed size looks for room in the cluster.
+#: Seconds between two looks for room in the cluster, where `rollout.workers` is a range.
 _FOLLOW_S = 5.0
 _A_WORKER = "a worker that serves"
 _LOAD = attrgetter("load")
 
 
 class _WorkerEndedError(MaspoError):
-    """`worker` ended with a call in flight: lost for `cause`, or left on request (None). Never leaves this module."""
+    """`worker` ended with a call in flight: lost for `cause`, or left on request (None). Caught in this module."""
 
     def __init__(self, worker: RunningWorker, cause: MaspoError | None) -> None:
         super().__init__(str(cause))
@@ -55,7 +54,7 @@ class ElasticRolloutPool:
         self._next_index = 0
         self._condition = BreakableCondition("rollout pool", self._describe)
         self._state = PoolState(config, factory, self._condition, on_event)
-        #: While true, no request is dispatched: weights change once those in flight have ended.
+        #: While true, no request is dispatched: the weights change when the requests in flight have ended.
         self._held = False
         self._answers = 0
         self._follower: asyncio.Task[None] | None = None
@@ -64,9 +63,9 @@ class ElasticRolloutPool:
     # Life of the pool.
 
     async def start(self) -> None:
-        """Starts the first workers side by side and waits until all are up.
+        """Starts the first workers side by side and waits until all run.
 
-        Raises the error of the first that fails: an engine that cannot start now will not start later.
+        Raises the error of the first worker that fails: an engine that cannot start now will not start later.
         """
         started = [self._open_slot() for _ in range(self._rollout.first_workers)]
         await self._condition.until(
@@ -77,23 +76,17 @@ class ElasticRolloutPool:
         if isinstance(self._rollout.workers, WorkerRange):
             self._fewest = self._rollout.workers.min
             self._follower = asyncio.create_task(self._follow_cluster(self._rollout.workers), name="pool: follow")
-            self._follower.add_done_callback(self._follower_ended)
 
     async def stop(self) -> None:
-        """Ends every worker, gently first."""
+        """Ends every worker; engines end their own processes first."""
         tasks = [slot.task for slot in self._slots.values()]
-        if self._follower is not None:
-            tasks.append(self._follower)
-            self._follower = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all([*tasks, *([self._follower] if self._follower else [])])
         self._condition.fail(ActorDiedError("the rollout pool is closed"))
 
     def scale(self, workers: int) -> None:
-        """Opens or closes slots until there are `workers`; returns at once, the change goes on beside the run.
+        """Opens or closes slots until there are `workers`. Returns at once: workers start and leave beside the run.
 
-        A pool that followed the cluster's room keeps this number from now on.
+        From now on the number is fixed, also where `rollout.workers` is a range.
         """
         if self._follower is not None:
             self._follower.cancel()
@@ -118,39 +111,37 @@ class ElasticRolloutPool:
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
         """The report and the body of one group, from the worker that finishes it.
 
-        Raises PoisonPromptError when `rollout.max_attempts` workers died of it, the last one while it ran alone;
-        StragglerError past the request's `give_up_after_s`; ActorDiedError when no worker is left; LearnerLostError
-        when no worker serves and the weights were lost with the learner.
+        Raises PoisonPromptError when `rollout.max_attempts` workers died while they ran the group, the last of them
+        with no other group; StragglerError past the request's `give_up_after_s`; ActorDiedError when no worker is
+        left; LearnerLostError when no worker serves and the weights were lost with the learner.
         """
         lost: list[RunningWorker] = []
         alone = False
-        attempt = request.attempt
         while True:
             try:
-                return await self._dispatch(replace(request, attempt=attempt), alone)
+                return await self._dispatch(request, alone)
             except _WorkerEndedError as ended:
-                attempt += 1
                 if ended.cause is None:
                     continue
                 lost = await self._without_lost_nodes([*lost, ended.worker])
                 fate = after_loss(len(lost), alone and ended.worker in lost, self._rollout.max_attempts)
                 if fate == "set_aside":
-                    self._forgive(lost)
+                    for worker in lost:
+                        # A worker that a prompt killed does not use up the restarts of its slot.
+                        if (slot := self._slots.get(worker.index)) is not None:
+                            slot.budget.forgive()
                     what = f"prompt {request.prompt.prompt_id} (group {request.group_id})"
                     raise PoisonPromptError(
                         f"{what} was in flight on {len(lost)} rollout workers that died; set aside ({ended.cause})"
                     ) from None
                 alone = fate == "retry_alone"
 
-    async def publish(
-        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
-    ) -> PublishReport:
-        """Hands `snapshot` to every worker that serves, side by side; a worker that joins later gets it then.
+    async def publish(self, update: WeightUpdate) -> PublishReport:
+        """Publishes `update` to all serving workers at once; a worker that joins later receives it first.
 
-        A worker that dies meanwhile is replaced. Raises WeightSyncError if any fails the proof, since then none can
-        be trusted, and LearnerLostError when the weights were lost with their learner.
+        A worker that dies meanwhile is replaced. Raises WeightSyncError if any worker fails the proof, since then no
+        worker can be trusted, and LearnerLostError when the weights were lost with their learner.
         """
-        weights = Weights(snapshot, probes, expected)
         if not self._rollout.in_flight_updates:
             self._held = True
             await self._condition.until(
@@ -159,24 +150,24 @@ class ElasticRolloutPool:
                 "requests to end before the weights change",
             )
         try:
-            self._state.weights = weights
+            self._state.weights = update
             self._condition.notify()
             done = await asyncio.gather(
-                *(self._publish_to(worker, weights) for worker in self._serving()), return_exceptions=True
+                *(self._publish_to(worker, update) for worker in self._serving()), return_exceptions=True
             )
             for failure in done:
                 if isinstance(failure, BaseException):
                     raise failure
-            parts = [part for part in done if isinstance(part, WorkerPublish)]
+            parts = [part for part in done if isinstance(part, PublishReport)]
             if not parts:
-                # Every worker was lost, or none serves yet: the first to join has the figures.
+                # Every worker was lost, or none serves yet: the first worker to join has the figures.
                 await self._condition.until(lambda: bool(self._serving()), self._cluster.serving_deadline_s, _A_WORKER)
                 parts = [worker.published for worker in self._serving() if worker.published is not None]
         finally:
             self._held = False
             self._condition.notify()
         return PublishReport(
-            version=snapshot.version,
+            version=update.version,
             max_logprob_gap=max(part.max_logprob_gap for part in parts),
             transfer_s=max(part.transfer_s for part in parts),
             pause_s=max(part.pause_s for part in parts),
@@ -211,10 +202,11 @@ class ElasticRolloutPool:
                 f"group {request.group_id} was not done within {request.give_up_after_s:g} s on {worker.handle.name}"
             ) from None
         except asyncio.CancelledError:
-            if worker.ended.done() and not _is_cancelled():
-                # A worker that was lost before it got the request does not count against the prompt.
-                raise _WorkerEndedError(worker, worker.ended.result() if is_sent.is_set() else None) from None
-            raise
+            task = asyncio.current_task()
+            if not worker.ended.done() or (task is not None and task.cancelling()):
+                raise
+            # A worker that was lost before it got the request does not count against the prompt.
+            raise _WorkerEndedError(worker, worker.ended.result() if is_sent.is_set() else None) from None
         except (ActorDiedError, DeadlineError) as error:
             worker.end(error)
             raise _WorkerEndedError(worker, error) from None
@@ -233,27 +225,26 @@ class ElasticRolloutPool:
         return await within(self._cluster.generate_timeout_s, what, worker.handle.generate(request))
 
     async def _claim(self, alone: bool) -> RunningWorker:
-        """The least loaded worker that serves; with `alone`, reserved for the caller and emptied first."""
+        """The least loaded worker that serves; with `alone`, reserved for the caller and emptied first.
+
+        The deadline restarts with each answer to another caller: it holds for any number of requests that run alone.
+        """
         while True:
-            worker = None if self._condition.is_broken else self._least_loaded()
+            self._condition.raise_failure()
             if self._is_without_weights():
                 raise LearnerLostError("no rollout worker serves, and the weights were lost with the learner")
-            if worker is None:
-                await self._until_free(self._answers)
+            if (worker := self._least_loaded()) is None:
+                await self._until_changed(self._answers)
             elif not alone or await self._reserve(worker):
                 return worker
 
     def _least_loaded(self) -> RunningWorker | None:
         """The free worker with the fewest responses in flight, of equals the oldest; None while requests are held."""
-        if self._held:
-            return None
-        free = [worker for worker in self._serving() if not worker.reserved]
+        free = [worker for worker in self._serving() if not worker.reserved and not self._held]
         return min(free, key=_LOAD, default=None)
 
-    async def _until_free(self, answers: int) -> None:
-        """Waits until a worker is free, or more than `answers` requests are answered: the deadline restarts with each
-        answer to another caller, so it holds however long the queue of requests that run alone is.
-        """
+    async def _until_changed(self, answers: int) -> None:
+        """Waits until a worker is free, another than `answers` requests are answered, or the weights are lost."""
         await self._condition.until(
             lambda: self._least_loaded() is not None or self._answers != answers or self._is_without_weights(),
             self._cluster.turn_deadline_s,
@@ -261,11 +252,11 @@ class ElasticRolloutPool:
         )
 
     async def _reserve(self, worker: RunningWorker) -> bool:
-        """Reserves `worker` for the caller, on new weights, without other requests. False when it ended meanwhile."""
+        """Reserves `worker` for the caller and waits until it has no other request. False when it ended meanwhile."""
         cluster, condition = self._cluster, self._condition
         worker.reserved = True
         try:
-            # Its requests pass their own deadline first.
+            # The deadline of its requests ends first.
             deadline_s = cluster.generate_timeout_s + cluster.heartbeat_timeout_s
             await condition.until(
                 lambda: worker.ended.done() or not worker.calls, deadline_s, f"{worker.handle.name} to be empty"
@@ -281,18 +272,16 @@ class ElasticRolloutPool:
             raise
         return not worker.ended.done()
 
-    async def _publish_to(self, worker: RunningWorker, weights: Weights) -> WorkerPublish | None:
+    async def _publish_to(self, worker: RunningWorker, update: WeightUpdate) -> PublishReport | None:
         """None when `worker` was lost or left during the publish."""
         try:
-            return await worker.publish(weights)
-        except (ActorDiedError, DeadlineError) as error:
-            worker.end(error)
+            return await worker.publish(update)
+        except Exception as error:
+            if isinstance(error, ActorDiedError | DeadlineError):
+                worker.end(error)
+            if not worker.ended.done():
+                raise
             return None
-        except Exception:
-            if worker.ended.done():
-                # The worker left, and its engine ended during the publish.
-                return None
-            raise
 
     def _is_without_weights(self) -> bool:
         """Whether no worker serves, and none can join, until a new learner group publishes."""
@@ -305,16 +294,10 @@ class ElasticRolloutPool:
     async def _without_lost_nodes(self, lost: Sequence[RunningWorker]) -> list[RunningWorker]:
         """Workers of `lost` whose nodes still live: the death of a whole node does not count against a prompt.
 
-        A cluster notices the loss of a node seconds later, so earlier workers are asked about again.
+        A cluster notices the loss of a node seconds later, so this checks the workers of earlier losses again.
         """
         gone = await asyncio.gather(*(worker.is_gone_with_its_node() for worker in lost))
         return [worker for worker, is_gone in zip(lost, gone, strict=True) if not is_gone]
-
-    def _forgive(self, lost: Sequence[RunningWorker]) -> None:
-        """The loss of a worker that a prompt killed does not count against its slot."""
-        for worker in lost:
-            if (slot := self._slots.get(worker.index)) is not None:
-                slot.budget.forgive()
 
     # Slots.
 
@@ -329,7 +312,7 @@ class ElasticRolloutPool:
         self._slots.pop(slot.index, None)
         error = None if slot.task.cancelled() else slot.task.exception()
         is_loss = isinstance(error, ActorDiedError | DeadlineError | PlacementError)
-        # Before the first publish nothing has been trained: the user must hear of a worker that cannot start now.
+        # Before the first publish nothing has been trained: a worker that cannot start then ends the run.
         if error is not None and (not is_loss or not self._slots or self._state.weights is None):
             self._condition.fail(error)
         self._condition.notify()
@@ -351,23 +334,16 @@ class ElasticRolloutPool:
 
     async def _follow_cluster(self, bounds: WorkerRange) -> None:
         """Opens slots as the cluster gains room; slots whose nodes are lost close by themselves."""
-        while True:
-            await asyncio.sleep(_FOLLOW_S)
-            wanted = bounds.max - len(self._slots)
-            room = min(wanted, await self._state.factory.room()) if wanted > 0 else 0
-            if room > 0:
-                self._resize(len(self._slots) + room)
-
-    def _follower_ended(self, follower: asyncio.Task[None]) -> None:
-        if not follower.cancelled() and (error := follower.exception()) is not None:
+        try:
+            while True:
+                await asyncio.sleep(_FOLLOW_S)
+                wanted = bounds.max - len(self._slots)
+                room = min(wanted, await self._state.factory.room()) if wanted > 0 else 0
+                if room > 0:
+                    self._resize(len(self._slots) + room)
+        except Exception as error:
             self._condition.fail(error)
 
     def _describe(self) -> str:
         states = ", ".join(f"{slot.index} {slot.state}" for slot in self._slots.values())
         return f"workers: {states or 'none'}"
-
-
-def _is_cancelled() -> bool:
-    """Whether the running task itself was cancelled."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

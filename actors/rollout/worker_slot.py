@@ -1,4 +1,4 @@
-"""One slot of the rollout pool: it keeps a worker running, and replaces one that is lost.
+"""One slot of the rollout pool: it keeps a worker running, and replaces a lost worker.
 
 starting ──► joining ──────► serving ──► leaving ──► closed
    ▲         (weights loaded    │
@@ -11,30 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from actors.interfaces import Body, ProbeSequence, RolloutWorkerHandle, WeightSnapshot, WorkerFactory, WorkerPublish
+from actors.interfaces import Body, PublishReport, RolloutWorkerHandle, WeightUpdate, WorkerFactory
 from actors.ray.waits import within
 from actors.rollout.condition import BreakableCondition
 from maspo_dist.config import ClusterConfig, TrainConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, LearnerLostError, MaspoError, PlacementError
 from maspo_dist.flow.failures import RestartBudget
-from maspo_dist.types import Event, EventKind, FloatArray, GroupReport
+from maspo_dist.types import Event, EventKind, GroupReport
 
 SlotState = Literal["starting", "joining", "serving", "leaving", "lost", "waiting"]
 
 _STOP_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """What a worker is to serve, and the logprobs that prove it."""
-
-    snapshot: WeightSnapshot
-    probes: Sequence[ProbeSequence]
-    expected: Sequence[FloatArray]
 
 
 @dataclass(slots=True, eq=False)
@@ -45,17 +36,17 @@ class PoolState:
     factory: WorkerFactory
     condition: BreakableCondition
     on_event: Callable[[Event], None]
-    weights: Weights | None = None
-    lost_weights: Weights | None = None
+    weights: WeightUpdate | None = None
+    lost_weights: WeightUpdate | None = None
 
 
 @dataclass(slots=True, eq=False)
 class RunningWorker:
     """One started worker and its calls in flight.
 
-    ended    set once: None when the worker leaves, else why it was lost
-    serves   until it ends; requests go to it unless it is reserved for one
-    load     responses in flight; `calls` are their groups
+    ended      set once: None when the worker leaves, else why it was lost
+    serves     requests go to the worker, unless it is `reserved` for a single request
+    calls      one call per group in flight; `load` counts their responses
     """
 
     index: int
@@ -64,7 +55,7 @@ class RunningWorker:
     ended: asyncio.Future[MaspoError | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     serves: bool = False
     version: int = -1
-    published: WorkerPublish | None = None
+    published: PublishReport | None = None
     load: int = 0
     calls: dict[asyncio.Task[tuple[GroupReport, Body]], None] = field(default_factory=dict)
     reserved: bool = False
@@ -80,17 +71,13 @@ class RunningWorker:
         for call in list(self.calls):
             call.cancel()
 
-    async def publish(self, weights: Weights) -> WorkerPublish:
-        """Loads and proves `weights`. Raises DeadlineError, ActorDiedError, WeightSyncError when the proof fails, and
+    async def publish(self, update: WeightUpdate) -> PublishReport:
+        """Loads and proves the weights. Raises DeadlineError, ActorDiedError, WeightSyncError when the proof fails, and
         LearnerLostError when the weights were lost with their learner.
         """
-        snapshot = weights.snapshot
-        self.published = await within(
-            self.config.publish_timeout_s,
-            f"{self.handle.name}: publish of policy version {snapshot.version}",
-            self.handle.publish(snapshot, weights.probes, weights.expected),
-        )
-        self.version = snapshot.version
+        what = f"{self.handle.name}: publish of policy version {update.version}"
+        self.published = await within(self.config.publish_timeout_s, what, self.handle.publish(update))
+        self.version = update.version
         return self.published
 
     async def ping(self) -> None:
@@ -101,10 +88,10 @@ class RunningWorker:
             self.end(error)
 
     async def is_gone_with_its_node(self) -> bool:
-        """See the handle's; False when the cluster does not answer."""
-        timeout_s = self.config.heartbeat_timeout_s
+        """False when the cluster does not answer; see `RolloutWorkerHandle`."""
+        what = f"{self.handle.name}: its node"
         try:
-            return await within(timeout_s, f"{self.handle.name}: its node", self.handle.is_gone_with_its_node())
+            return await within(self.config.heartbeat_timeout_s, what, self.handle.is_gone_with_its_node())
         except (ActorDiedError, DeadlineError):
             return False
 
@@ -118,10 +105,10 @@ class RunningWorker:
 
 
 class WorkerSlot:
-    """`worker` runs in the slot, while there is one; `closing` is set once the slot is to close."""
+    """`worker` is the worker that runs in the slot, or None; `closing` is set once the slot is to close."""
 
     def __init__(self, index: int, pool: PoolState, is_spare: Callable[[], bool]) -> None:
-        """`is_spare` says whether the pool can do without the slot when the cluster has no room for its worker."""
+        """`is_spare` says whether the slot may close when the cluster has no room for its worker."""
         cluster = pool.config.cluster
         self.index = index
         self.name = f"rollout worker {index}"
@@ -149,7 +136,7 @@ class WorkerSlot:
             self.task.cancel()
 
     async def _run(self) -> None:
-        pool, clock = self._pool, asyncio.get_running_loop().time
+        pool, cluster, clock = self._pool, self._pool.config.cluster, asyncio.get_running_loop().time
         lost_s: float | None = None
         while not self.closing.is_set():
             if self.state != "waiting":
@@ -157,15 +144,17 @@ class WorkerSlot:
             worker: RunningWorker | None = None
             cause: MaspoError | None
             try:
-                worker = await self._start()
+                start = within(cluster.start_timeout_s, f"{self.name}: start", pool.factory.start_worker(self.index))
+                worker = RunningWorker(self.index, await start, cluster)
                 async with self._running(worker):
                     await self._join(worker)
                     if not worker.ended.done():
                         self.state, worker.serves = "serving", True
                         pool.condition.notify()
                         if lost_s is not None:
-                            self._tell_recovery(clock() - lost_s)
-                            lost_s = None
+                            seconds, lost_s = clock() - lost_s, None
+                            message = f"{self.name} serves again after {seconds:.1f} s"
+                            self._event("worker_recovered", message, ("seconds", seconds))
                     cause = await worker.until_ended()
             except (ActorDiedError, DeadlineError) as error:
                 cause = error
@@ -174,7 +163,10 @@ class WorkerSlot:
                     raise
                 if self._is_spare():
                     return
-                await self._wait_for_room(error)
+                if self.state != "waiting":
+                    self._event("worker_waits", str(error))
+                self.state = "waiting"
+                await self._pause(cluster.restart_backoff_max_s)
                 continue
             pool.condition.notify()
             if cause is None or self.closing.is_set():
@@ -184,22 +176,18 @@ class WorkerSlot:
             pause_s = self.budget.lost(now_s)
             if pool.weights is None:
                 raise cause
-            self._tell_loss(cause, 0 if worker is None else worker.groups_at_end, pause_s)
+            groups = 0 if worker is None else worker.groups_at_end
+            then = "the slot is closed" if pause_s is None else f"replaced in {pause_s:g} s"
+            message = f"{cause}; its groups in flight ({groups}) go to others; {then}"
+            self._event("worker_lost", message, ("groups", groups))
             if pause_s is None:
                 raise cause
             await self._pause(pause_s)
             self.restarts += 1
 
-    async def _start(self) -> RunningWorker:
-        cluster = self._pool.config.cluster
-        handle = await within(
-            cluster.start_timeout_s, f"{self.name}: start", self._pool.factory.start_worker(self.index)
-        )
-        return RunningWorker(self.index, handle, cluster)
-
     @contextlib.asynccontextmanager
     async def _running(self, worker: RunningWorker) -> AsyncIterator[None]:
-        """Ends the worker's process on the way out: a lost worker is killed, any other stopped first."""
+        """Ends the worker's process on exit: a lost worker is killed at once, any other is asked to stop first."""
         self.worker, self.state = worker, "joining"
         self._pool.condition.notify()
         is_lost = False
@@ -224,29 +212,20 @@ class WorkerSlot:
 
     async def _join(self, worker: RunningWorker) -> None:
         """Brings `worker` to the pool's weights; before the first publish there are none."""
-        pool = self._pool
-        while (weights := pool.weights) is not None and worker.version != weights.snapshot.version:
+        pool, condition = self._pool, self._pool.condition
+        while (weights := pool.weights) is not None and worker.version != weights.version:
             if worker.ended.done():
                 return
             try:
                 await worker.publish(weights)
             except LearnerLostError:
                 pool.lost_weights = weights
-                pool.condition.notify()
-                await self._until_superseded(weights, worker)
-
-    async def _until_superseded(self, weights: Weights, worker: RunningWorker) -> None:
-        await self._pool.condition.until(
-            lambda: self._pool.weights is not weights or worker.ended.done(),
-            self._pool.config.publish_deadline_s,
-            "weights of a new learner group",
-        )
-
-    async def _wait_for_room(self, error: PlacementError) -> None:
-        if self.state != "waiting":
-            self._tell("worker_waits", f"{error}")
-        self.state = "waiting"
-        await self._pause(self._pool.config.cluster.restart_backoff_max_s)
+                condition.notify()
+                await condition.until(
+                    lambda: pool.weights is not pool.lost_weights or worker.ended.done(),
+                    pool.config.publish_deadline_s,
+                    "weights of a new learner group",
+                )
 
     async def _pause(self, seconds: float) -> None:
         """Returns early when the slot is to close."""
@@ -254,13 +233,5 @@ class WorkerSlot:
             async with asyncio.timeout(seconds):
                 await self.closing.wait()
 
-    def _tell_loss(self, cause: MaspoError, groups: int, pause_s: float | None) -> None:
-        then = "the slot is closed" if pause_s is None else f"replaced in {pause_s:g} s"
-        message = f"{cause}; its groups in flight ({groups}) go to others; {then}"
-        self._tell("worker_lost", message, ("groups", groups))
-
-    def _tell_recovery(self, seconds: float) -> None:
-        self._tell("worker_recovered", f"{self.name} serves again after {seconds:.1f} s", ("seconds", seconds))
-
-    def _tell(self, kind: EventKind, message: str, *details: tuple[str, float]) -> None:
+    def _event(self, kind: EventKind, message: str, *details: tuple[str, float]) -> None:
         self._pool.on_event(Event(kind=kind, message=message, details=(("worker", self.name), *details)))

@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 
 from actors.interfaces import ActorProcess
-from actors.ray.health import answered_by, health_call
+from actors.ray.actor_options import answered_by, health_call
 from maspo_dist.reward import ProcessDeath, Sample, VerifierConfig, VerifierPool
 from maspo_dist.runs.logs import configure_logging, redirect_output
 from maspo_dist.types import Verdict

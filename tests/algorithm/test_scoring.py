@@ -21,8 +21,6 @@ def scored(verdicts: list[tuple[float, VerdictStatus]], tokens: list[int], **alg
     lengths = np.array(tokens, dtype=np.int32)
     report = GroupReport(
         group_id=0,
-        attempt=0,
-        worker="w",
         prompt_tokens=3,
         response_tokens=lengths,
         truncated=lengths == LIMIT,

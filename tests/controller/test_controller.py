@@ -121,7 +121,7 @@ async def test_a_checkpoint_holds_every_group_that_no_batch_consumed(tmp_path: P
 
 def test_probes_are_cut_from_the_prompts_end_to_end() -> None:
     probes = probe_sequences([[1, 2, 3], [4, 5], [6, 7, 8]], count=2, tokens=4)
-    assert [probe.token_ids.tolist() for probe in probes] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert [probe.tolist() for probe in probes] == [[1, 2, 3, 4], [5, 6, 7, 8]]
 
 
 def numbers(folder: RunFolder) -> list[dict]:

@@ -167,7 +167,7 @@ async def test_a_straggler_is_sampled_again_or_dropped_as_configured(action: str
     config = make_config(rollout={"straggler": {"deadline_s": 0.02, "action": action}})
     batch = await make_stream(pool, config).take(0)
     assert batch.lost == {1: "straggler"}
-    assert [request.attempt for request in pool.requests if request.group_id == 1] == list(range(tries))
+    assert sum(request.group_id == 1 for request in pool.requests) == tries
 
 
 async def test_requests_carry_the_deadline_at_which_stragglers_are_cut() -> None:

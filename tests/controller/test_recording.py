@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from doubles.loop import FakeLearners, FakePool, make_config, make_prompt
 
-from actors.controller.recording import RecordingLearners
+from actors.controller.recording import StepRecorder
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.checkpoint import LEARNER_FOLDER
@@ -37,7 +37,6 @@ class Recordable(FakeLearners):
 async def batch_of_one(step: int) -> tuple[TrainingBatch, dict[int, RolloutGroup]]:
     request = RolloutRequest(
         group_id=7,
-        attempt=0,
         prompt=make_prompt(1),
         num_samples=2,
         sampling=Sampling(temperature=1.0, max_response_tokens=8),
@@ -54,8 +53,8 @@ async def batch_of_one(step: int) -> tuple[TrainingBatch, dict[int, RolloutGroup
     return batch, {7: body}
 
 
-def recording(folder: Path, learners: Recordable, keep: int | None, told: list[Event]) -> RecordingLearners:
-    return RecordingLearners(learners, StepRecords(folder, keep), "run: {}\n", FakePool().fetch, told.append)
+def recording(folder: Path, learners: Recordable, keep: int | None, told: list[Event]) -> StepRecorder:
+    return StepRecorder(learners, StepRecords(folder, keep), "run: {}\n", FakePool().fetch, told.append)
 
 
 async def test_a_step_is_recorded_completely_and_older_steps_are_removed(tmp_path: Path) -> None:

@@ -27,8 +27,6 @@ def scored(group_id: int, prompt_tokens: int, lengths: list[int], trainable: lis
     return ScoredGroup(
         report=GroupReport(
             group_id=group_id,
-            attempt=0,
-            worker="test",
             prompt_tokens=prompt_tokens,
             response_tokens=np.array(lengths, dtype=np.int32),
             truncated=np.zeros(samples, dtype=np.bool_),
@@ -174,7 +172,6 @@ def test_a_partition_holds_every_index_once_heaviest_part_first(weights: list[in
 def rollout_group(group_id: int, prompt: list[int], responses: list[list[int]]) -> RolloutGroup:
     return RolloutGroup(
         group_id=group_id,
-        attempt=0,
         prompt=Prompt(prompt_id="p", token_ids=np.array(prompt, dtype=np.int32), reference="", source="test"),
         rollouts=tuple(
             Rollout(

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from actors.ray.health import health_call
+from actors.ray.actor_options import health_call
 from actors.verifier.actor import VerifierActor
 from doubles.faulty_actors import FaultyRolloutActor
 from maspo_dist.reward import Sample

@@ -14,6 +14,7 @@ from actors.bench.doubles import (
     FakePrompts,
     make_config,
     make_prompt,
+    make_publish_report,
     make_result,
     make_snapshot,
     make_verdict,
@@ -24,11 +25,10 @@ from actors.controller.group_stream import GroupStream
 from actors.interfaces import (
     Body,
     LearnerGroup,
-    ProbeSequence,
     PublishReport,
     RolloutPool,
     StagedWeights,
-    WeightSnapshot,
+    WeightUpdate,
 )
 from actors.weights.probes import probe_sequences
 from actors.weights.shared_memory import mapped_file
@@ -136,14 +136,12 @@ class FakePool:
         statuses = self.statuses.get(request.group_id, [""] * request.num_samples)
         verdicts = [make_verdict(reward, status) for reward, status in zip(rewards, statuses, strict=True)]
         lengths = range(2, 2 + request.num_samples)
-        return make_result(request, "fake", version, lengths, verdicts, time.time())
+        return make_result(request, version, lengths, verdicts, time.time())
 
-    async def publish(
-        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
-    ) -> PublishReport:
-        self.version = snapshot.version
-        self.published.append(snapshot.version)
-        return PublishReport(version=snapshot.version, max_logprob_gap=1e-6, transfer_s=0.0, pause_s=0.0)
+    async def publish(self, update: WeightUpdate) -> PublishReport:
+        self.version = update.version
+        self.published.append(update.version)
+        return make_publish_report(update)
 
     async def fetch(self, body: Body) -> RolloutGroup:
         assert isinstance(body, RolloutGroup)

@@ -64,7 +64,6 @@ def make_groups(count: int = 8, samples: int = 4, *, seed: int = 0) -> list[Roll
         groups.append(
             RolloutGroup(
                 group_id=group_id,
-                attempt=0,
                 prompt=Prompt(prompt_id=f"p{group_id}", token_ids=prompt, reference="", source="test"),
                 rollouts=tuple(
                     Rollout(

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from actors.bench.doubles import FakeWorker, make_result, make_verdict
-from actors.interfaces import Body, ProbeSequence, WeightSnapshot, WorkerPublish
+from actors.interfaces import Body, PublishReport, WeightUpdate
 from maspo_dist.errors import ActorDiedError
-from maspo_dist.types import FloatArray, GroupReport, RolloutGroup, RolloutRequest
+from maspo_dist.types import GroupReport, RolloutGroup, RolloutRequest
 
 #: A step of a script: runs before the call of that name is answered.
 Hook = Callable[["ScriptedWorker", object], Awaitable[None]]
 
 
-def draw_result(request: RolloutRequest, worker: str, version: int) -> tuple[GroupReport, RolloutGroup]:
+def draw_result(request: RolloutRequest, version: int) -> tuple[GroupReport, RolloutGroup]:
     """Responses and rewards that depend on the seed and the policy version alone."""
     rng = np.random.default_rng([request.seed, version])
     lengths = rng.integers(1, request.sampling.max_response_tokens + 1, request.num_samples)
     rewards = rng.integers(0, 2, request.num_samples)
     verdicts = [make_verdict(float(reward)) for reward in rewards]
-    return make_result(request, worker, version, lengths.tolist(), verdicts)
+    return make_result(request, version, lengths.tolist(), verdicts)
 
 
 class ScriptedWorker(FakeWorker):
@@ -42,14 +42,12 @@ class ScriptedWorker(FakeWorker):
         result = await self._alive("generate", request)
         self.answered.append(request.group_id)
         assert result is request
-        return draw_result(request, self.name, self.version)
+        return draw_result(request, self.version)
 
-    async def publish(
-        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
-    ) -> WorkerPublish:
-        await self._alive("publish", snapshot)
-        self.factory.published.append((self.index, snapshot.version))
-        return await super().publish(snapshot, probes, expected)
+    async def publish(self, update: WeightUpdate) -> PublishReport:
+        await self._alive("publish", update)
+        self.factory.published.append((self.index, update.version))
+        return await super().publish(update)
 
     async def ping(self) -> None:
         await self._alive("ping", None)

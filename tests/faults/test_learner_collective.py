@@ -18,7 +18,7 @@ from doubles.loop import make_config
 from ray.actor import ActorHandle
 from ray.cluster_utils import Cluster
 
-from actors.interfaces import ActorProcess, ProbeSequence
+from actors.interfaces import ActorProcess
 from actors.learner.group import RayLearnerGroup, by_rank
 from actors.ray.on_node import free_address
 from maspo_dist.errors import LearnerLostError
@@ -54,8 +54,8 @@ def ranks(ray_cluster: Cluster, tmp_path: Path) -> Iterator[Ranks]:
         ray.shutdown()
 
 
-def rounds(count: int) -> list[ProbeSequence]:
-    return [ProbeSequence(token_ids=np.asarray([count], np.int32))]
+def rounds(count: int) -> list[np.ndarray]:
+    return [np.asarray([count], np.int32)]
 
 
 async def kill_unnoticed(pid: int, for_s: float) -> None:

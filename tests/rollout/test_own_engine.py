@@ -11,7 +11,7 @@ import torch
 from doubles.loop import FakeScorer, make_config, make_prompt
 
 from actors.commands.extensions import require_extensions
-from actors.interfaces import Body, ProbeSequence, WeightSnapshot
+from actors.interfaces import Body, WeightUpdate
 from actors.rollout.actor import RolloutActor
 from actors.rollout.pool import ElasticRolloutPool
 from actors.weights.transport import weight_transport
@@ -23,7 +23,6 @@ OWN = {
     "rollout": {"backend": "python:doubles.own_engine:CountingEngine", "workers": 2},
     "sync": {"transport": "python:doubles.own_transport:FileTransport"},
 }
-PROBES = [ProbeSequence(token_ids=np.arange(5, dtype=np.int32))]
 
 
 class LocalWorker(RolloutActor):
@@ -63,21 +62,17 @@ class LocalWorkers:
         return group
 
 
-def exported(config: TrainConfig, version: int, weight: float) -> WeightSnapshot:
+def update(config: TrainConfig, version: int, weight: float, learner_weight: float) -> WeightUpdate:
+    """Carries `weight` and the logprobs of a learner that holds `learner_weight`."""
     snapshot = weight_transport(config.sync.transport)().export(version, [("weight", torch.tensor([weight]))], 0)
     assert snapshot is not None
-    return snapshot
-
-
-def expected(weight: float) -> list[np.ndarray]:
-    return [np.full(4, -weight, np.float32)]
+    expected = [np.full(4, -learner_weight, np.float32)]
+    return WeightUpdate(snapshot=snapshot, probes=[np.arange(5, dtype=np.int32)], expected=expected)
 
 
 def request(group_id: int) -> RolloutRequest:
     sampling = Sampling(temperature=1.0, max_response_tokens=100)
-    return RolloutRequest(
-        group_id=group_id, attempt=0, prompt=make_prompt(group_id), num_samples=2, sampling=sampling, seed=2
-    )
+    return RolloutRequest(group_id=group_id, prompt=make_prompt(group_id), num_samples=2, sampling=sampling, seed=2)
 
 
 async def test_an_own_engine_and_an_own_transport_serve_a_pool() -> None:
@@ -86,11 +81,11 @@ async def test_an_own_engine_and_an_own_transport_serve_a_pool() -> None:
     pool = ElasticRolloutPool(config, LocalWorkers(config), events.append)
     await pool.start()
     try:
-        report = await pool.publish(exported(config, 0, 0.5), PROBES, expected(0.5))
+        report = await pool.publish(update(config, 0, 0.5, 0.5))
         assert (report.version, report.max_logprob_gap) == (0, 0.0)
         generating = [asyncio.create_task(pool.generate(request(group))) for group in range(4)]
         await asyncio.sleep(0.02)
-        await pool.publish(exported(config, 1, 0.75), PROBES, expected(0.75))
+        await pool.publish(update(config, 1, 0.75, 0.75))
         for task in generating:
             group_report, group = await task
             assert [version for version, _ in group_report.version_tokens] == [0, 1]
@@ -98,7 +93,7 @@ async def test_an_own_engine_and_an_own_transport_serve_a_pool() -> None:
                 (_, old), (_, new) = rollout.token_versions
                 assert rollout.behavior_logprobs.tolist() == [-0.5] * old + [-0.75] * new
         with pytest.raises(WeightSyncError, match="does not hold policy version 2"):
-            await pool.publish(exported(config, 2, 1.0), PROBES, expected(0.75))
+            await pool.publish(update(config, 2, 1.0, 0.75))
     finally:
         await pool.stop()
     assert not events

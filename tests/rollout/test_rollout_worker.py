@@ -9,12 +9,10 @@ import pytest
 from doubles.loop import FakeEngine, FakeScorer, make_config, make_prompt, make_snapshot
 
 from actors.bench.doubles import Bucket
-from actors.interfaces import ProbeSequence
+from actors.interfaces import WeightSnapshot, WeightUpdate
 from actors.rollout.actor import RolloutActor
 from maspo_dist.errors import WeightSyncError
 from maspo_dist.types import RolloutRequest, Sampling
-
-PROBES = [ProbeSequence(token_ids=np.arange(5, dtype=np.int32))]
 
 
 class Worker(RolloutActor):
@@ -36,15 +34,18 @@ async def make_worker(engine: FakeEngine) -> Worker:
 
 def request(seed: int = 10) -> RolloutRequest:
     sampling = Sampling(temperature=1.0, max_response_tokens=8)
-    return RolloutRequest(group_id=7, attempt=0, prompt=make_prompt(1), num_samples=3, sampling=sampling, seed=seed)
+    return RolloutRequest(group_id=7, prompt=make_prompt(1), num_samples=3, sampling=sampling, seed=seed)
 
 
-def expected(weight: float) -> list[np.ndarray]:
-    return [np.full(4, -weight, np.float32)]
+def update(snapshot: WeightSnapshot, weight: float) -> WeightUpdate:
+    """`snapshot` with the logprobs of a learner that holds `weight`."""
+    expected = [np.full(4, -weight, np.float32)]
+    return WeightUpdate(snapshot=snapshot, probes=[np.arange(5, dtype=np.int32)], expected=expected)
 
 
-async def publish(worker: Worker, version: int, weight: float) -> float:
-    return (await worker.publish(make_snapshot(version, weight), PROBES, expected(weight))).max_logprob_gap
+async def publish(worker: Worker, version: int, weight: float) -> None:
+    report = await worker.publish(update(make_snapshot(version, weight), weight))
+    assert (report.version, report.max_logprob_gap) == (version, 0.0)
 
 
 async def test_a_group_carries_its_responses_verdicts_and_versions() -> None:
@@ -101,7 +102,7 @@ async def test_bytes_that_changed_on_the_way_are_noticed_before_they_are_loaded(
     damaged[17] ^= 1
     snapshot = replace(snapshot, payload=(Bucket([damaged]),))
     with pytest.raises(WeightSyncError, match="rollout worker 0 received other bytes than were exported"):
-        await worker.publish(snapshot, PROBES, expected(0.5))
+        await worker.publish(update(snapshot, 0.5))
     assert engine.version == -1
 
 

@@ -17,12 +17,14 @@ import numpy as np
 from doubles.loop import make_config, make_snapshot
 from doubles.workers import draw_result
 
-from actors.interfaces import Body, ProbeSequence, WeightSnapshot, WorkerPublish
+from actors.bench.doubles import make_publish_report
+from actors.interfaces import Body, PublishReport, WeightSnapshot, WeightUpdate
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, BodyLostError, LearnerLostError, PlacementError
 from maspo_dist.types import (
     FloatArray,
     GroupReport,
+    IntArray,
     RolloutGroup,
     RolloutRequest,
     TrainingBatch,
@@ -186,17 +188,15 @@ class SimulatedWorker:
             never = request.prompt.prompt_id in faults.poison
             if self._dead.done() or never or not world.chance(faults.late_reply):
                 raise
-        return draw_result(request, self.name, version)
+        return draw_result(request, version)
 
-    async def publish(
-        self, snapshot: WeightSnapshot, probes: Sequence[ProbeSequence], expected: Sequence[FloatArray]
-    ) -> WorkerPublish:
+    async def publish(self, update: WeightUpdate) -> PublishReport:
         await self._work(self._world.rng.uniform(0.1, 2.0))
         if self._world.chance(self._world.story.faults.kill):
             self.kill()
             await self._work(0.0)
-        self._version = snapshot.version
-        return WorkerPublish(max_logprob_gap=1e-6, transfer_s=0.0, pause_s=0.0)
+        self._version = update.version
+        return make_publish_report(update)
 
     async def ping(self) -> None:
         await self._work(0.01)
@@ -291,8 +291,8 @@ class SimulatedLearners:
         await asyncio.sleep(0.5)
         return make_snapshot(version, 1.0)
 
-    async def probe(self, sequences: Sequence[ProbeSequence]) -> list[FloatArray]:
-        return [np.full(sequence.token_ids.size - 1, -1.0, np.float32) for sequence in sequences]
+    async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
+        return [np.full(sequence.size - 1, -1.0, np.float32) for sequence in sequences]
 
     async def save(self, folder: Path) -> None:
         await asyncio.sleep(self._world.rng.uniform(0.1, 5))

@@ -11,15 +11,13 @@ from doubles.faulty_actors import DigestEngine
 from doubles.loop import FakeEngine, FakeScorer, make_config
 
 from actors.commands.extensions import require_extensions
-from actors.interfaces import ProbeSequence, StagedWeights, WeightSnapshot
+from actors.interfaces import StagedWeights, WeightSnapshot, WeightUpdate
 from actors.rollout.actor import RolloutActor
 from actors.weights.shared_memory import mapped_file
 from actors.weights.transport import weight_transport
 from maspo_dist.errors import ConfigError, LearnerLostError
 
 CONFIG = make_config(sync={"transport": "python:doubles.own_transport:FileTransport"})
-PROBES = [ProbeSequence(token_ids=np.arange(5, dtype=np.int32))]
-EXPECTED = [np.full(4, -1.0, np.float32)]
 
 
 class Worker(RolloutActor):
@@ -46,10 +44,16 @@ def exported_by_all_ranks(version: int) -> WeightSnapshot:
     return first
 
 
+def update(snapshot: WeightSnapshot) -> WeightUpdate:
+    """`snapshot` with the logprobs of a learner whose weight is 1."""
+    expected = [np.full(4, -1.0, np.float32)]
+    return WeightUpdate(snapshot=snapshot, probes=[np.arange(5, dtype=np.int32)], expected=expected)
+
+
 async def test_an_own_transport_carries_weights_that_pass_the_proof() -> None:
     worker = await started_worker()
     for version in range(2):
-        report = await worker.publish(exported_by_all_ranks(version), PROBES, EXPECTED)
+        report = await worker.publish(update(exported_by_all_ranks(version)))
         assert report.max_logprob_gap == 0.0
     await worker.stop()
 
@@ -59,7 +63,7 @@ async def test_weights_that_an_own_transport_lost_are_lost_with_the_learner() ->
     snapshot = exported_by_all_ranks(3)
     Path(snapshot.payload[0]).unlink()  # noqa: ASYNC240 (a local file)
     with pytest.raises(LearnerLostError, match="version 3 were lost"):
-        await worker.publish(snapshot, PROBES, EXPECTED)
+        await worker.publish(update(snapshot))
     await worker.stop()
 
 

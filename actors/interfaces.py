@@ -15,6 +15,7 @@ from torch import Tensor
 from maspo_dist.config import ModelConfig
 from maspo_dist.planning.placement import Device
 from maspo_dist.runs.live import WorkerStatus
+from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import (
     FloatArray,
     GroupReport,
@@ -28,7 +29,6 @@ from maspo_dist.types import (
 )
 
 Body = Any
-
 
 #: (name, dtype, shape, offset in bytes) of one tensor, by its Hugging Face name.
 TensorSlice = tuple[str, str, tuple[int, ...], int]
@@ -149,7 +149,7 @@ class RolloutEngine(Protocol):
         """Returns once no request is being computed."""
 
     async def load(self, weights: StagedWeights) -> None:
-        """Replaces all weights, and whatever was computed from the old ones. Called between `pause` and `resume`.
+        """Replaces all weights, and everything computed from the old weights. Called between `pause` and `resume`.
 
         `weights` stay readable until the next `load`. Raises ConfigError for a `source` that the engine cannot read.
         """
@@ -172,9 +172,9 @@ class RolloutEngine(Protocol):
 class WeightTransport(Protocol):
     """Carries weights from the learner ranks to the engines; `sync.transport` names its class.
 
-    Each learner rank and each rollout worker makes one, without arguments. The learner side calls `export`, the worker
-    side `receive` and `close`. No update starts before the publish has ended, so bytes may still be on their way when
-    `export` or `receive` returns: an engine that knows the `source` may wait for them in `load`.
+    Each learner rank and each rollout worker makes a transport, without arguments. The learner side calls `export`,
+    the worker side `receive` and `close`. No update starts before the publish has ended, so bytes may still be on their
+    way when `export` or `receive` returns: an engine that knows the `source` may wait for them in `load`.
     """
 
     def export(self, version: int, tensors: Iterable[tuple[str, Tensor]], rank: int) -> WeightSnapshot | None:
@@ -196,18 +196,11 @@ class WeightTransport(Protocol):
 
 class RolloutPool(Protocol):
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
-
     async def publish(self, update: WeightUpdate) -> PublishReport: ...
-
     async def fetch(self, body: Body) -> RolloutGroup: ...
-
     def store(self, group: RolloutGroup) -> Body: ...
-
     def scale(self, workers: int) -> None: ...
-
     def status(self) -> tuple[WorkerStatus, ...]: ...
-
-    async def stop(self) -> None: ...
 
 
 class RolloutWorkerHandle(Protocol):
@@ -215,26 +208,24 @@ class RolloutWorkerHandle(Protocol):
 
     @property
     def name(self) -> str: ...
-
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
-
     async def publish(self, update: WeightUpdate) -> PublishReport: ...
 
     async def ping(self) -> None:
-        """Answers when the engine itself does."""
+        """Returns when the engine answers."""
 
     async def is_gone_with_its_node(self) -> bool:
-        """Whether the cluster has noticed the loss of the node on which the worker was started."""
+        """Whether the cluster has noticed the loss of the node on which the worker started."""
 
     async def stop(self) -> None:
-        """Ends the engine's processes gently."""
+        """Asks the engine to end its processes."""
 
     def kill(self) -> None:
-        """Ends the worker and everything it started, in whatever state it is."""
+        """Ends the worker and everything it started, in any state."""
 
 
 class WorkerFactory(Protocol):
-    """Starts workers and reaches the bodies of groups; what a rollout pool needs of the cluster."""
+    """What a rollout pool needs of the cluster: it starts workers, and reads and stores the bodies of groups."""
 
     async def start_worker(self, index: int) -> RolloutWorkerHandle:
         """Places and starts worker `index`. Raises PlacementError when the cluster has no room for it."""
@@ -243,7 +234,6 @@ class WorkerFactory(Protocol):
         """How many more workers the cluster could place now."""
 
     async def fetch(self, body: Body) -> RolloutGroup: ...
-
     def store(self, group: RolloutGroup) -> Body: ...
 
 
@@ -256,13 +246,8 @@ class LearnerGroup(Protocol):
         """Raises BodyLostError, before anything is trained, when a body was lost with its node."""
 
     async def export_weights(self, version: int) -> WeightSnapshot: ...
-
     async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]: ...
-
+    async def frozen_logprobs(self) -> list[ResponseLogprobs]: ...
     async def save(self, folder: Path) -> None: ...
-
     async def load(self, folder: Path) -> None: ...
-
     async def restart(self) -> None: ...
-
-    async def stop(self) -> None: ...

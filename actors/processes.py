@@ -49,7 +49,7 @@ class ActorClasses:
 
 REAL_CLASSES = ActorClasses()
 
-#: Time for processes to write their stacks, or for nodes to clean up, before the caller goes on without them.
+#: Longest wait in seconds for processes to write their stacks, or for nodes to clean up.
 _ANSWER_S = 10.0
 #: Log of the process that drives the run.
 _OWN_LOG = "controller.log"
@@ -85,10 +85,10 @@ class RunCluster:
         self.rollout = ElasticRolloutPool(config, self, on_event)
 
     async def start(self) -> None:
-        """Reserves places and starts all processes concurrently, reporting what it waits for.
+        """Reserves places, starts all processes concurrently, and reports what it waits for.
 
-        Raises PlacementError when the cluster is too small, DeadlineError past `cluster.start_timeout_s`, and
-        whatever makes a process fail. Always call `stop` afterwards.
+        Raises PlacementError when the cluster is too small, DeadlineError past `cluster.start_timeout_s`, and the
+        error of a process that fails to start. Always call `stop` afterwards.
         """
         require_fit(tuple(self._bundles.values()), ray.cluster_resources())
         config, verifier = self._config, self._bundles["verifier"]
@@ -106,7 +106,7 @@ class RunCluster:
         await self._verifier.watch(self._on_event)
 
     async def stop(self) -> None:
-        """Ends every process, gently first, so that engines end their own children."""
+        """Ends every process; engines end their own processes first."""
         verifier, self._verifier = self._verifier, None
         stops = [self.rollout.stop(), self.learners.stop(), *([verifier.stop()] if verifier else [])]
         await asyncio.gather(*stops, return_exceptions=True)
@@ -121,12 +121,12 @@ class RunCluster:
         dumps = [run_beside(process, dump_stacks, process.pid) for process in self._processes.values()]
         await _settled([*dumps, *([self._verifier.dump_stacks()] if self._verifier else [])])
 
-    # What the rollout pool asks for: `interfaces.WorkerFactory`.
+    # Implements `interfaces.WorkerFactory` for the rollout pool.
 
     async def start_worker(self, index: int) -> RolloutWorkerHandle:
         """Places and starts rollout worker `index` and its engine."""
         config, bundle = self._config, self._bundles["rollout"]
-        # Once the run has started, the pool itself reports that a worker waits.
+        # After the start, the pool reports that a worker waits.
         waiting_for = None if self._is_started else self._waiting_for
         group = await reserve([replace(bundle, count=1)], config.cluster.place_timeout_s, waiting_for)
         processes = config.rollout.first_workers * config.rollout.tensor_parallel
@@ -152,7 +152,7 @@ class RunCluster:
         return worker
 
     def _released(self, name: str, group: PlacementGroup) -> None:
-        """Returns a worker's place, and removes the shared memory that a killed engine leaves behind."""
+        """Frees a worker's place, and removes the shared memory that a killed engine left."""
         remove_placement_group(group)
         process = self._processes.pop(name, None)
         if process is not None and process.segments:

@@ -11,12 +11,11 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from actors.bench.doubles import FakeDecoder, FakeLearners, FakePrompts, FakeRecord, FakeWorkers, make_config
+from actors.bench.doubles import FakeLearners, FakePrompts, FakeRecord, FakeWorkers, fake_decode, make_config
 from actors.bench.lines import BenchLine, compare
-from actors.controller.controller import Controller
+from actors.controller.controller import Controller, Session
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
-from actors.controller.session import Session
 from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.config import TrainConfig
 from maspo_dist.flow.ledger import Ledger
@@ -110,7 +109,7 @@ async def _train(
     with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:  # noqa: ASYNC230 (opened once)
         checkpoints = CheckpointStore(Path(folder))
         controller = Controller(
-            config,
+            config=config,
             pool=pool,
             learners=FakeLearners(update_s),
             sessions=session,
@@ -118,7 +117,7 @@ async def _train(
             checkpoints=checkpoints,
             writer=CheckpointWriter(checkpoints, config.checkpoint, "", _checkpoint_failed),
             probes=[],
-            decoder=FakeDecoder(),
+            decode=fake_decode,
             record=record,
             console=PlainConsole("bench", Progress(max_steps=config.run.max_steps), nowhere),
             clock=time.time,

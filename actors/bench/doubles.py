@@ -17,6 +17,7 @@ from actors.interfaces import Body, PublishReport, WeightSnapshot, WeightUpdate
 from actors.weights.fingerprint import combine, fingerprint
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.cursor import CursorState
+from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import (
     Event,
     FloatArray,
@@ -278,6 +279,9 @@ class FakeLearners:
     async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         return [np.full(sequence.size - 1, -1.0, np.float32) for sequence in sequences]
 
+    async def frozen_logprobs(self) -> list[ResponseLogprobs]:
+        return []
+
     async def save(self, folder: Path) -> None:
         await asyncio.to_thread(self._write, folder)
 
@@ -291,9 +295,6 @@ class FakeLearners:
     async def restart(self) -> None:
         self.restarts += 1
         self.version = 0
-
-    async def stop(self) -> None:
-        pass
 
 
 class FakeRecord:
@@ -321,20 +322,18 @@ class FakeRecord:
         pass
 
 
-class FakeDecoder:
+def fake_decode(token_ids: Sequence[int]) -> str:
     """The text of token ids is their numbers."""
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return " ".join(map(str, token_ids))
+    return " ".join(map(str, token_ids))
 
 
 __all__ = [
-    "FakeDecoder",
     "FakeLearners",
     "FakePrompts",
     "FakeRecord",
     "FakeWorker",
     "FakeWorkers",
+    "fake_decode",
     "make_config",
     "make_prompt",
     "make_publish_report",

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.commands.extensions import require_extensions
-from actors.controller.controller import Controller
+from actors.controller.controller import Controller, Session
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
 from actors.controller.recording import StepRecorder
-from actors.controller.run_services import beside, follow_requests, write_live
-from actors.controller.session import Session
-from actors.controller.watchdog import watch
+from actors.controller.run_services import beside, follow_requests, watch, write_live
 from actors.interfaces import RolloutPool
 from actors.processes import REAL_CLASSES, ActorClasses, RunCluster
 from actors.ray.connection import cluster_address, connect, disconnect
@@ -179,7 +177,7 @@ class Run:
         )
         checkpoints = CheckpointStore(folder.checkpoints_path)
         return Controller(
-            config,
+            config=config,
             pool=cluster.rollout,
             learners=cluster.learners,
             recorder=self._recorder(cluster),
@@ -188,7 +186,7 @@ class Run:
             checkpoints=checkpoints,
             writer=CheckpointWriter(checkpoints, config.checkpoint, dump_config(config), self._checkpoint_failed),
             probes=probes,
-            decoder=prepared.model.tokenizer,
+            decode=prepared.model.tokenizer.decode,
             record=folder,
             console=self.console,
             clock=time.time,

@@ -21,25 +21,32 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from actors.controller.evaluator import Evaluator
-from actors.controller.group_stream import Batch
+from actors.controller.group_stream import Batch, GroupStream
 from actors.controller.recording import StepRecorder
-from actors.controller.samples import Decoder, sample_rows
-from actors.controller.session import RunRecord, Session, SessionFactory
-from actors.controller.step_metrics import batch_metrics, generation_times, publish_metrics
+from actors.controller.step_rows import batch_metrics, generation_times, sample_rows
 from actors.interfaces import Body, LearnerGroup, PublishReport, RolloutPool, WeightUpdate
 from actors.ray.waits import unless_set, within
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.errors import BodyLostError, LearnerLostError, PolicyAgeError
 from maspo_dist.flow.failures import RestartBudget
-from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, read_finished, read_state
-from maspo_dist.runs.checkpoint_writer import CheckpointWriter
+from maspo_dist.flow.ledger import Ledger
+from maspo_dist.runs.checkpoint import (
+    LEARNER_FOLDER,
+    CheckpointStore,
+    CheckpointWriter,
+    RunState,
+    read_finished,
+    read_state,
+)
 from maspo_dist.runs.live import Standing
-from maspo_dist.types import Event, EventKind, FinishedGroup, IntArray, RolloutGroup
+from maspo_dist.runs.metrics import MetricFanout
+from maspo_dist.types import Event, EventKind, FinishedGroup, IntArray, LedgerRow, RolloutGroup, SampleRow
 from maspo_dist.views.console import RunConsole
 
 logger = logging.getLogger(__name__)
@@ -50,40 +57,52 @@ T = TypeVar("T")
 _LAST_SCORES_S = 5.0
 
 
-class Controller:
-    """Drives one run. Owns no process; the run that made the pools ends them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Made at the start of a run, and again whenever the run continues from a checkpoint."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        *,
-        pool: RolloutPool,
-        learners: LearnerGroup,
-        recorder: StepRecorder | None = None,
-        sessions: SessionFactory,
-        evaluator: Evaluator,
-        checkpoints: CheckpointStore,
-        writer: CheckpointWriter,
-        probes: Sequence[IntArray],
-        decoder: Decoder,
-        record: RunRecord,
-        console: RunConsole,
-        clock: Callable[[], float],
-    ) -> None:
-        """`recorder` records the updates; `clock` is the wall clock that reports carry, time.time in a real run."""
-        self._config = config
-        self._pool = pool
-        self._learners = learners
-        self._update_learners = learners.update if recorder is None else recorder.update
-        self._sessions = sessions
-        self._evaluator = evaluator
-        self._checkpoints = checkpoints
-        self._writer = writer
-        self._probes = probes
-        self._decoder = decoder
-        self._record = record
-        self._console = console
-        self._clock = clock
+    stream: GroupStream
+    ledger: Ledger
+    metrics: MetricFanout
+
+
+class RunRecord(Protocol):
+    """What a run leaves behind; see `RunFolder`."""
+
+    def write_event(self, event: Event) -> None: ...
+    def write_ledger(self, rows: Sequence[LedgerRow]) -> None: ...
+    def write_samples(self, rows: Sequence[SampleRow]) -> None: ...
+    def is_scored(self, step: int) -> bool: ...
+    def rewind(self, step: int) -> int: ...
+    def sync(self) -> None: ...
+
+
+@dataclass(kw_only=True, eq=False)
+class Controller:
+    """Drives one run. Owns no process; the run that made the pools ends them.
+
+    recorder   records the updates; None records none
+    sessions   makes a session from the state of a checkpoint (None: the start) and its finished groups
+    decode     turns token ids into text
+    clock      the wall clock that reports carry, time.time in a real run
+    """
+
+    config: TrainConfig
+    pool: RolloutPool
+    learners: LearnerGroup
+    recorder: StepRecorder | None = None
+    sessions: Callable[[RunState | None, Sequence[FinishedGroup[RolloutGroup]]], Session]
+    evaluator: Evaluator
+    checkpoints: CheckpointStore
+    writer: CheckpointWriter
+    probes: Sequence[IntArray]
+    decode: Callable[[Sequence[int]], str]
+    record: RunRecord
+    console: RunConsole
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        cluster = self.config.cluster
         self._stop_requested = asyncio.Event()
         self._session: Session | None = None
         self._version = 0
@@ -94,10 +113,10 @@ class Controller:
         self._late: dict[str, float] = {}
         self._taken_s: float | None = None
         self._budget = RestartBudget(
-            limit=config.cluster.max_learner_restarts,
-            window_s=config.cluster.restart_window_s,
-            backoff_s=config.cluster.restart_backoff_s,
-            backoff_max_s=config.cluster.restart_backoff_max_s,
+            cluster.max_learner_restarts,
+            cluster.restart_window_s,
+            cluster.restart_backoff_s,
+            cluster.restart_backoff_max_s,
         )
 
     async def run(self, resume: Path | None) -> bool:
@@ -116,12 +135,11 @@ class Controller:
                         "learner_recovered", f"the learner group trains again after {seconds:.1f} s", seconds=seconds
                     )
                 return await self._steps()
-            except LearnerLostError as lost:
-                lost_s = loop.time() if lost_s is None else lost_s
-                await self._close_session()
-                resume = await self._restart_learners(lost, first)
+            except LearnerLostError as error:
+                lost, lost_s = error, loop.time() if lost_s is None else lost_s
             finally:
                 await self._close_session()
+            resume = await self._restart_learners(lost, first)
 
     def request_stop(self) -> None:
         """Ends the run at the next consistent state: soon while it waits for groups or scores, else after the step."""
@@ -130,9 +148,9 @@ class Controller:
     @property
     def progress(self) -> object:
         """Changes whenever the run makes progress; a worker's start counts."""
-        workers = tuple((worker.name, worker.state, worker.version) for worker in self._pool.status())
+        workers = tuple((worker.name, worker.state, worker.version) for worker in self.pool.status())
         session = self._session
-        return self._achieved, self._evaluator.achieved, session.ledger.achieved if session else 0, workers
+        return self._achieved, self.evaluator.achieved, session.ledger.achieved if session else 0, workers
 
     @property
     def standing(self) -> Standing:
@@ -142,8 +160,8 @@ class Controller:
             step=self._step,
             phase=self._phase,
             policy_version=self._version,
-            groups_in_flight=session.stream.in_flight if session else 0,
-            groups_finished=session.stream.finished if session else 0,
+            groups_in_flight=session.stream.groups.in_flight if session else 0,
+            groups_finished=session.stream.groups.finished if session else 0,
             outcomes=tuple(sorted(session.ledger.counts.items())) if session else (),
         )
 
@@ -154,17 +172,17 @@ class Controller:
         finished: Sequence[FinishedGroup[RolloutGroup]] = ()
         if resume is not None:
             self._enter("load checkpoint")
-            await self._learners.load((resume / LEARNER_FOLDER).resolve())
+            await self.learners.load((resume / LEARNER_FOLDER).resolve())
             finished = await asyncio.to_thread(read_finished, resume)
         self._saved_step = state.step if state else None
         self._step = self._saved_step or 0
         self._version = state.policy_version if state else 0
-        session = self._session = self._sessions(state, finished)
+        session = self._session = self.sessions(state, finished)
         self._enter("publish")
         await self._publish()
         session.stream.resend(self._version)
-        if self._evaluation_is_due(self._step) and not self._record.is_scored(self._step):
-            self._evaluator.start(self._version)
+        if self._evaluation_is_due(self._step) and not self.record.is_scored(self._step):
+            self.evaluator.start(self._version)
             if self._step == 0:
                 await self._finish_evaluation()
 
@@ -174,17 +192,17 @@ class Controller:
         if session is None:
             return
         self._taken_s = None
-        await self._evaluator.cancel()
+        await self.evaluator.cancel()
         await session.stream.stop()
         session.ledger.close(self._step)
-        self._record.write_ledger(session.ledger.take_rows())
+        self.record.write_ledger(session.ledger.take_rows())
         session.metrics.close()
 
     async def _restart_learners(self, lost: LearnerLostError, first: Path | None) -> Path | None:
         """Restarts the learner group; returns the checkpoint to continue from. Raises `lost` after too many losses."""
         pause_s = self._pause_after(lost)
         await self._saved()
-        newest, passed_over = await asyncio.to_thread(self._checkpoints.newest)
+        newest, passed_over = await asyncio.to_thread(self.checkpoints.newest)
         resume = newest or first
         step = read_state(resume).step if resume else 0
         self._event(
@@ -199,12 +217,12 @@ class Controller:
         self._enter("restart learners")
         while True:
             try:
-                await self._learners.restart()
+                await self.learners.restart()
                 break
             except LearnerLostError as again:
                 await asyncio.sleep(self._pause_after(again))
-        self._record.rewind(step)
-        await asyncio.to_thread(self._checkpoints.rewind, step)
+        self.record.rewind(step)
+        await asyncio.to_thread(self.checkpoints.rewind, step)
         return resume
 
     def _pause_after(self, lost: LearnerLostError) -> float:
@@ -220,18 +238,18 @@ class Controller:
         """The remaining steps of a session, then a last checkpoint. False if the run is asked to stop."""
         is_done = await self._train()
         is_done = await self._finish_evaluation() and is_done
-        if (self._step > 0 or is_done) and self._config.checkpoint.every is not None and self._saved_step != self._step:
+        if (self._step > 0 or is_done) and self.config.checkpoint.every is not None and self._saved_step != self._step:
             await self._save()
         await self._saved()
         return is_done
 
     async def _train(self) -> bool:
-        every = self._config.checkpoint.every
-        while self._step < self._config.run.max_steps:
+        every = self.config.checkpoint.every
+        while self._step < self.config.run.max_steps:
             if self._stop_requested.is_set():
                 return False
             self._enter("generate")
-            started_s = self._clock()
+            started_s = self.clock()
             batch = await self._unless_stopped(self._current.stream.take(self._version))
             if batch is None:
                 return False
@@ -246,7 +264,7 @@ class Controller:
         """False if groups of `batch` were lost with a node: its groups are open again, and the policy is unchanged."""
         session = self._current
         consumed_version = self._version
-        taken_s = self._clock()
+        taken_s = self.clock()
         metrics = batch_metrics(batch, consumed_version)
         metrics |= generation_times(batch, started_s, taken_s, self._taken_s)
         self._taken_s = taken_s
@@ -257,13 +275,18 @@ class Controller:
             self._event("batch_taken_back", f"step {step}: {error}", step=step)
             await session.stream.take_back()
             return False
-        updated_s = self._clock()
+        updated_s = self.clock()
         if not await self._finish_evaluation():
             self._event("evaluation_given_up", f"of step {step - 1}: the run is asked to stop", step=step - 1)
         if self._version > consumed_version:
             self._enter("publish")
-            metrics |= publish_metrics(await self._publish())
-        published_s = self._clock()
+            published = await self._publish()
+            metrics |= {
+                "sync/max_logprob_gap": published.max_logprob_gap,
+                "sync/transfer_s": published.transfer_s,
+                "sync/pause_s": published.pause_s,
+            }
+        published_s = self.clock()
         session.stream.pump(self._version)
         metrics |= {
             "time/update_s": updated_s - taken_s,
@@ -271,15 +294,15 @@ class Controller:
             "policy/version": float(self._version),
         }
         if self._evaluation_is_due(step):
-            self._evaluator.start(self._version)
-        metrics["time/step_s"] = self._clock() - started_s
+            self.evaluator.start(self._version)
+        metrics["time/step_s"] = self.clock() - started_s
         metrics |= self._late
         self._late = {}
-        kept = batch.groups[: self._config.logging.sample_groups]
-        self._record.write_samples(await sample_rows(step, kept, self._pool.fetch, self._decoder))
-        self._record.write_ledger(session.ledger.take_rows())
+        kept = batch.groups[: self.config.logging.sample_groups]
+        self.record.write_samples(await sample_rows(step, kept, self.pool.fetch, self.decode))
+        self.record.write_ledger(session.ledger.take_rows())
         self._step = step
-        self._console.step(step, metrics)
+        self.console.step(step, metrics)
         await self._write_metrics(metrics)
         return True
 
@@ -288,19 +311,19 @@ class Controller:
 
         False if the run is asked to stop and the scores take too long: the evaluation is cancelled then.
         """
-        if self._evaluator.version is None:
+        if self.evaluator.version is None:
             return True
         self._enter("evaluate")
-        scores = await self._unless_stopped(self._evaluator.result(), _LAST_SCORES_S)
+        scores = await self._unless_stopped(self.evaluator.result(), _LAST_SCORES_S)
         if scores is None:
             return False
-        self._console.scores(self._step, scores)
+        self.console.scores(self._step, scores)
         await self._write_metrics(scores)
         return True
 
     async def _write_metrics(self, metrics: Mapping[str, float]) -> None:
         self._current.metrics.write(self._step, metrics)
-        await self._writer.score(self._step, metrics)
+        await self.writer.score(self._step, metrics)
 
     async def _update(self, step: int, batch: Batch) -> dict[str, float]:
         """One batch on the learners. A batch without training groups leaves the policy unchanged."""
@@ -314,11 +337,12 @@ class Controller:
             layout = lay_out_batch(
                 step,
                 [group.scored for group in training],
-                mini_batches=self._config.algorithm.mini_batches,
-                ranks=self._config.learner.ranks,
-                micro_batch_tokens=self._config.learner.micro_batch_tokens,
+                mini_batches=self.config.algorithm.mini_batches,
+                ranks=self.config.learner.ranks,
+                micro_batch_tokens=self.config.learner.micro_batch_tokens,
             )
-            report = await self._update_learners(layout, {group.group_id: group.body for group in training})
+            update = self.recorder.update if self.recorder else self.learners.update
+            report = await update(layout, {group.group_id: group.body for group in training})
             self._version = report.policy_version
             metrics |= report.metrics
         else:
@@ -328,7 +352,7 @@ class Controller:
 
     def _require_young(self, group: FinishedGroup[Body]) -> None:
         """The last check of the age bound, just before the group trains."""
-        bound = self._config.algorithm.max_policy_age
+        bound = self.config.algorithm.max_policy_age
         oldest = group.oldest_version
         if self._version - oldest > bound:
             raise PolicyAgeError(
@@ -338,28 +362,28 @@ class Controller:
 
     async def _publish(self) -> PublishReport:
         """Publishes the learner's weights to every engine and proves them; see `RolloutActor.publish`."""
-        expected = await self._learners.probe(self._probes)
-        snapshot = await self._learners.export_weights(self._version)
-        return await self._pool.publish(WeightUpdate(snapshot=snapshot, probes=self._probes, expected=expected))
+        expected = await self.learners.probe(self.probes)
+        snapshot = await self.learners.export_weights(self._version)
+        return await self.pool.publish(WeightUpdate(snapshot=snapshot, probes=self.probes, expected=expected))
 
     async def _save(self) -> None:
         """Saves the state between two steps; the checkpoint is completed while training continues."""
         self._enter("checkpoint")
         await self._saved()
         stream = self._current.stream
-        self._record.sync()
+        self.record.sync()
         stream_state, finished = await stream.snapshot()
         state = RunState(step=self._step, policy_version=self._version, stream=stream_state)
-        self._late["time/checkpoint_s"] = await self._writer.save(state, finished, self._learners.save)
+        self._late["time/checkpoint_s"] = await self.writer.save(state, finished, self.learners.save)
         self._saved_step = self._step
 
     async def _saved(self) -> None:
         """Waits for the last checkpoint to be complete."""
-        await within(self._config.cluster.save_timeout_s, "checkpoint: its completion", self._writer.drain())
+        await within(self.config.cluster.save_timeout_s, "checkpoint: its completion", self.writer.drain())
 
     def _evaluation_is_due(self, step: int) -> bool:
-        every = self._config.evaluation.every
-        return every is not None and (step % every == 0 or step == self._config.run.max_steps)
+        every = self.config.evaluation.every
+        return every is not None and (step % every == 0 or step == self.config.run.max_steps)
 
     @property
     def _current(self) -> Session:
@@ -369,12 +393,12 @@ class Controller:
     def _enter(self, phase: str) -> None:
         self._achieved += 1
         self._phase = phase
-        self._console.phase(phase)
+        self.console.phase(phase)
 
     def _event(self, kind: EventKind, message: str, **details: float | int) -> None:
         event = Event(kind=kind, message=message, details=tuple(details.items()))
-        self._record.write_event(event)
-        self._console.event(event)
+        self.record.write_event(event)
+        self.console.event(event)
 
     async def _unless_stopped(self, work: Awaitable[T], grace_s: float = 0.0) -> T | None:
         return await unless_set(self._stop_requested, work, grace_s)

@@ -6,15 +6,13 @@ An evaluation belongs to one policy version, and does not stop training:
          └──────► training groups of the next step, update ──► result() ──► publish v + 1
 
 A publish changes the weights under running requests, so `result` is awaited before the next publish. The evaluation
-generates during the next step's generation and update, when engines would idle. It delays training only if it takes
-longer than both together. It starts after the next step's groups are admitted, so it queues behind them in the engines.
-Workers may start and die meanwhile: all of them hold v, and every response is checked to be of v alone.
+generates during the next step's generation and update, and delays training only if it takes longer than both together.
+It starts after the next step's groups are admitted, so its requests queue behind them in the engines. Workers may start
+and die meanwhile: all of them hold v, and every response is checked to be of v alone.
 
-The scores of the policy after step s are a separate row of metrics.jsonl, after the row of step s. The row is written
-before the publish of step s + 1, so rows have the same order and numbers in every run. If a checkpoint is due after
-the same step, `result` is awaited first. A run that is killed during an evaluation resumes from a checkpoint before
-that step and makes the same requests again. A run that is asked to stop may save a checkpoint whose step has no
-scores; the run that resumes from that checkpoint evaluates it first.
+The scores of the policy after step s are a row of metrics.jsonl of their own. It is written before the publish of step
+s + 1, so rows have the same order and numbers in every run. If a checkpoint is due after step s, `result` is awaited
+first. A run that is asked to stop may save a checkpoint whose step has no scores; the resumed run evaluates it first.
 """
 
 from __future__ import annotations
@@ -23,58 +21,56 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from actors.interfaces import RolloutPool
-from actors.ray.waits import cancel_all
+from actors.ray.waits import cancel_all, within
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import DeadlineError, PoisonPromptError, PolicyAgeError
+from maspo_dist.errors import PoisonPromptError, PolicyAgeError
 from maspo_dist.evaluation.statistics import avg_at_k, pass_at_k
 from maspo_dist.flow.seeds import group_seed
 from maspo_dist.types import Event, GroupReport, Prompt, RolloutRequest, Sampling
 
+#: Open problems that the name of a wait lists.
+_NAMED = 4
 
+
+@dataclass(eq=False)
 class Evaluator:
-    """Evaluates every held-out set on one policy version at a time.
+    """Evaluates every held-out set of `prompts` on one policy version at a time.
 
     start ──► result      the scores
           └─► cancel      no scores; does nothing if no evaluation runs
+
+    version    the policy version under evaluation; None if no evaluation runs
+    achieved   problems ended so far, in all evaluations
+    clock      the wall clock that reports carry
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        pool: RolloutPool,
-        prompts: Mapping[str, Sequence[Prompt]],
-        on_event: Callable[[Event], None],
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        """`clock` is the wall clock that reports carry."""
-        self._config = config
-        self._pool = pool
-        self._prompts = prompts
-        self._on_event = on_event
-        self._clock = clock
+    config: TrainConfig
+    pool: RolloutPool
+    prompts: Mapping[str, Sequence[Prompt]]
+    on_event: Callable[[Event], None]
+    clock: Callable[[], float] = time.time
+    version: int | None = field(init=False, default=None)
+    achieved: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        evaluation, rollout = self.config.evaluation, self.config.rollout
         self._sampling = Sampling(
-            temperature=config.evaluation.temperature,
-            max_response_tokens=config.evaluation.max_response_tokens or config.rollout.max_response_tokens,
+            temperature=evaluation.temperature,
+            max_response_tokens=evaluation.max_response_tokens or rollout.max_response_tokens,
         )
-        groups = config.rollout.prompts_per_step * config.rollout.group_size // config.evaluation.samples
         #: At most as many responses in flight as in a training step: more would queue while their deadlines run.
-        self._room = asyncio.Semaphore(max(1, groups))
-        #: Problems ended so far, in all evaluations.
-        self.achieved = 0
-        #: The policy version under evaluation; None if no evaluation runs.
-        self.version: int | None = None
+        self._room = asyncio.Semaphore(max(1, rollout.prompts_per_step * rollout.group_size // evaluation.samples))
         self._sets: dict[str, list[asyncio.Task[GroupReport | None]]] = {}
         self._started_s = 0.0
 
     def start(self, version: int) -> None:
-        """Sends the requests, at most as many responses at once as a training step has. The pool must serve `version`
-        until `result` returns.
-
-        Raises RuntimeError while another evaluation runs.
+        """Sends the requests; the pool must serve `version` until `result` returns. Raises RuntimeError while another
+        evaluation runs.
         """
         if self.version is not None:
             raise RuntimeError(f"evaluation of policy version {self.version} has not ended")
@@ -85,9 +81,9 @@ class Evaluator:
                 asyncio.create_task(self._sample(next(ids), prompt), name=f"{name}: prompt {prompt.prompt_id}")
                 for prompt in prompts
             ]
-            for name, prompts in self._prompts.items()
+            for name, prompts in self.prompts.items()
         }
-        self.version, self._started_s = version, self._clock()
+        self.version, self._started_s = version, self.clock()
 
     async def result(self) -> dict[str, float]:
         """Scores of the running evaluation: eval/<name>/avg@k, pass@k, response_tokens_mean, truncated_share and
@@ -104,15 +100,18 @@ class Evaluator:
         if version is None:
             raise RuntimeError("no evaluation was started")
         try:
-            await self._all_ended(version)
+            tasks = self._tasks()
+            for ended in asyncio.as_completed(tasks):
+                names = itertools.islice((task.get_name() for task in tasks if not task.done()), _NAMED)
+                what = f"evaluation of policy version {version}: the end of a problem, such as {', '.join(names)}"
+                await within(self.config.group_deadline_s, what, ended)
             metrics: dict[str, float] = {}
             scored_at_s = started_s
             for name, tasks in self._sets.items():
                 reports = [report for task in tasks if (report := task.result()) is not None]
-                for report in reports:
-                    _require_version(name, report, version)
-                    scored_at_s = max(scored_at_s, report.scored_at_s)
-                metrics |= _metrics(f"eval/{name}", reports, len(tasks), self._config.evaluation.samples)
+                _require_version(version, name, reports)
+                scored_at_s = max([scored_at_s, *(report.scored_at_s for report in reports)])
+                metrics |= _metrics(f"eval/{name}", reports, len(tasks), self.config.evaluation.samples)
         finally:
             await self.cancel()
         return {**metrics, "time/evaluate_s": scored_at_s - started_s}
@@ -126,47 +125,34 @@ class Evaluator:
     def _tasks(self) -> list[asyncio.Task[GroupReport | None]]:
         return list(itertools.chain.from_iterable(self._sets.values()))
 
-    async def _all_ended(self, version: int) -> None:
-        deadline_s = self._config.group_deadline_s
-        pending = set(self._tasks())
-        while pending:
-            done, pending = await asyncio.wait(pending, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-            if not done:
-                waiting = ", ".join(sorted(task.get_name() for task in pending)[:4])
-                raise DeadlineError(
-                    f"evaluation of policy version {version}: no problem ended within {deadline_s:g} s; "
-                    f"{len(pending)} are open, it waits for {waiting}"
-                )
-
     async def _sample(self, group_id: int, prompt: Prompt) -> GroupReport | None:
         """None if the prompt was set aside because it killed workers."""
         request = RolloutRequest(
             group_id=group_id,
             prompt=prompt,
-            num_samples=self._config.evaluation.samples,
+            num_samples=self.config.evaluation.samples,
             sampling=self._sampling,
-            seed=group_seed(self._config.run.seed, -group_id),
+            seed=group_seed(self.config.run.seed, -group_id),
         )
         async with self._room:
             try:
-                report, _ = await self._pool.generate(request)
+                report, _ = await self.pool.generate(request)
             except PoisonPromptError as error:
-                self._on_event(Event(kind="prompt_set_aside", message=f"evaluation: {error}"))
+                self.on_event(Event(kind="prompt_set_aside", message=f"evaluation: {error}"))
                 return None
             finally:
                 self.achieved += 1
         return report
 
 
-def _require_version(name: str, report: GroupReport, version: int) -> None:
-    others = [other for other, _ in report.version_tokens if other != version]
-    if others:
-        raise PolicyAgeError(
-            f"evaluation of policy version {version} on {name}: group {report.group_id} holds tokens of version "
-            f"{others[0]}; weights were published before the evaluation had ended"
-        )
+def _require_version(version: int, name: str, reports: Sequence[GroupReport]) -> None:
+    for report in reports:
+        for other, _ in report.version_tokens:
+            if other != version:
+                raise PolicyAgeError(
+                    f"evaluation of policy version {version} on {name}: group {report.group_id} holds tokens of "
+                    f"version {other}; weights were published before the evaluation had ended"
+                )
 
 
 def _metrics(prefix: str, reports: Sequence[GroupReport], problems: int, samples: int) -> dict[str, float]:

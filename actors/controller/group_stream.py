@@ -95,30 +95,22 @@ class GroupStream:
         )
         self._served_version = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._awaited: int | None = None
         self._changed = asyncio.Event()
-        self._groups = OpenGroups(config, prompts, ledger, batches=batches)
+        self.groups = OpenGroups(config, prompts, ledger, batches=batches)
         if restored is not None:
-            self._groups.restore(restored, finished, pool.store)
-
-    @property
-    def in_flight(self) -> int:
-        return self._groups.in_flight
-
-    @property
-    def finished(self) -> int:
-        return self._groups.finished
+            self.groups.restore(restored, finished, pool.store)
 
     def pump(self, policy_version: int) -> None:
         """Admits groups as far as the age bound allows; call it whenever that may have changed."""
         self._served_version = policy_version
-        for group in self._groups.admit(policy_version):
+        for group in self.groups.admit(policy_version):
             self._send(group)
 
     def resend(self, policy_version: int) -> None:
         """Sends restored groups without a result; call it once the pool serves `policy_version`."""
-        for group in self._groups:
+        for group in self.groups:
             if group.born < 0:
                 group.born = policy_version
                 if group.outcome is None:
@@ -130,7 +122,7 @@ class GroupStream:
         Raises DeadlineError naming the prompts of the open groups, or the error that ended a group's task.
         """
         self.pump(policy_version)
-        while isinstance(chosen := self._groups.select(policy_version), Waiting):
+        while isinstance(chosen := self.groups.select(policy_version), Waiting):
             self._awaited = chosen.group_id
             self._changed.clear()
             self._say_progress()
@@ -140,7 +132,7 @@ class GroupStream:
                 raise self._failure
             self.pump(policy_version)
         bound = self._config.algorithm.max_policy_age
-        outcomes = {group.group_id: group.outcome for group in self._groups.take(chosen)}
+        outcomes = {group.group_id: group.outcome for group in self.groups.take(chosen)}
         return Batch(
             groups=tuple(
                 drop_too_old(outcome, policy_version, bound)
@@ -151,62 +143,63 @@ class GroupStream:
         )
 
     async def take_back(self) -> None:
-        """Reopens the groups of the last batch, which could not be trained. Groups whose bodies were lost with a node
-        are sampled again.
-        """
-        await asyncio.gather(*(self._fetched(group) for group in self._groups.put_back() if group.trains))
+        """Undoes the last `take`. Groups whose bodies were lost with a node are sampled again."""
+        await asyncio.gather(*(self._fetched(group) for group in self.groups.put_back() if group.trains))
 
     async def snapshot(self) -> tuple[StreamState, tuple[FinishedGroup[RolloutGroup], ...]]:
         """What a checkpoint needs: the state of the stream, and the finished groups that no batch has taken.
 
         Bodies are fetched concurrently. A group that would train and whose body was lost with a node is sampled again.
         """
-        fetched = await asyncio.gather(*(self._fetched(group) for group in list(self._groups)))
+        fetched = await asyncio.gather(*(self._fetched(group) for group in list(self.groups)))
         finished = tuple(group for group in fetched if group is not None)
-        return self._groups.state({group.group_id for group in finished}), finished
+        return self.groups.state({group.group_id for group in finished}), finished
 
     async def stop(self) -> None:
         """Cancels the groups in flight; they stay open in the ledger."""
         await cancel_all(self._tasks)
-        self._groups.clear()
+        self.groups.clear()
 
     # Groups.
 
     def _send(self, group: OpenGroup) -> None:
         task = asyncio.create_task(self._collect(group, time.time()), name=f"group {group.group_id}")
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and self._failure is None:
-            self._failure = error
-            self._changed.set()
+        task.add_done_callback(self._tasks.discard)
 
     async def _collect(self, group: OpenGroup, sent_at_s: float) -> None:
-        straggler = self._config.rollout.straggler
-        is_cut = straggler.action == "truncate"
+        try:
+            frees_slot = self.groups.finish(group, await self._outcome(group, sent_at_s))
+        except Exception as error:
+            self._failure = self._failure or error
+            self._changed.set()
+            return
+        if frees_slot or self._awaited in (None, group.group_id):
+            self._changed.set()
+        self._say_progress()
+
+    async def _outcome(self, group: OpenGroup, sent_at_s: float) -> FinishedGroup[Body] | LossReason:
+        algorithm, rollout = self._config.algorithm, self._config.rollout
+        is_cut = rollout.straggler.action == "truncate"
         request = RolloutRequest(
             group_id=group.group_id,
             prompt=group.prompt,
-            num_samples=self._config.rollout.group_size,
+            num_samples=rollout.group_size,
             sampling=self._sampling,
             seed=group_seed(self._config.run.seed, group.group_id),
-            cut_after_s=straggler.deadline_s if is_cut else None,
-            give_up_after_s=None if is_cut else straggler.deadline_s,
+            cut_after_s=rollout.straggler.deadline_s if is_cut else None,
+            give_up_after_s=None if is_cut else rollout.straggler.deadline_s,
         )
         try:
             report, body = await self._sample(request)
         except PoisonPromptError as error:
             self._on_event(Event(kind="prompt_set_aside", message=str(error), details=(("group", group.group_id),)))
-            self._finish(group, "poison")
+            return "poison"
         except StragglerError:
-            self._finish(group, "straggler")
-        else:
-            algorithm = self._config.algorithm
-            scored = score_group(report, algorithm, self._config.rollout.max_response_tokens)
-            dropped = drop_reason(scored, drop_zero_variance=algorithm.dynamic_sampling.zero_variance != "keep")
-            self._finish(group, FinishedGroup(scored=scored, body=body, dropped=dropped, sent_at_s=sent_at_s))
+            return "straggler"
+        scored = score_group(report, algorithm, rollout.max_response_tokens)
+        dropped = drop_reason(scored, drop_zero_variance=algorithm.dynamic_sampling.zero_variance != "keep")
+        return FinishedGroup(scored=scored, body=body, dropped=dropped, sent_at_s=sent_at_s)
 
     async def _sample(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
         """One result; a straggler is sampled again if `rollout.straggler` asks for it."""
@@ -216,12 +209,6 @@ class GroupStream:
             with contextlib.suppress(StragglerError):
                 return await self._pool.generate(request)
         return await self._pool.generate(request)
-
-    def _finish(self, group: OpenGroup, outcome: FinishedGroup[Body] | LossReason) -> None:
-        frees_slot = self._groups.finish(group, outcome)
-        if frees_slot or self._awaited in (None, group.group_id):
-            self._changed.set()
-        self._say_progress()
 
     async def _fetched(self, group: OpenGroup) -> FinishedGroup[RolloutGroup] | None:
         """The group's result with its body, None if it has no result or the body is lost."""
@@ -233,7 +220,7 @@ class GroupStream:
         except BodyLostError as error:
             if outcome.dropped is None:
                 then = "it is sampled again"
-                self._groups.reopen(group, self._served_version)
+                self.groups.reopen(group, self._served_version)
                 self._send(group)
             else:
                 then = f"it would not have trained ({outcome.dropped})"
@@ -243,12 +230,12 @@ class GroupStream:
 
     def _waits_for(self) -> str:
         if self._awaited is None:
-            waiting = [group for group in self._groups if group.outcome is None][:4]
+            waiting = [group for group in self.groups if group.outcome is None][:4]
         else:
-            waiting = [self._groups[self._awaited]]
+            waiting = [self.groups[self._awaited]]
         names = ", ".join(f"group {group.group_id} (prompt {group.prompt.prompt_id})" for group in waiting)
         return f"rollout: a finished group; waits for {names or 'none'}"
 
     def _say_progress(self) -> None:
         per_step = self._config.rollout.prompts_per_step
-        self._on_progress(f"generate {min(self.finished, per_step)}/{per_step} groups")
+        self._on_progress(f"generate {min(self.groups.finished, per_step)}/{per_step} groups")

@@ -27,10 +27,11 @@ class PromptSource(Protocol):
 
     @property
     def state(self) -> CursorState: ...
-
     def take(self, count: int) -> Sequence[Prompt]: ...
-
     def at(self, state: CursorState) -> Prompt: ...
+
+
+Outcome = FinishedGroup[Body] | LossReason | DropReason
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +40,7 @@ class OpenGroup:
 
     born       policy version at dispatch; −1 for a restored group that is not sent yet
     refilled   another group was admitted in its slot, because it will not train
-    outcome    the result, or why there is none; None while it is in flight
+    outcome    the result, or why there is no result; None while the group is in flight
     """
 
     group_id: int
@@ -47,7 +48,7 @@ class OpenGroup:
     drawn_at: CursorState
     born: int
     refilled: bool = False
-    outcome: FinishedGroup[Body] | LossReason | DropReason | None = None
+    outcome: Outcome | None = None
 
     @property
     def finished(self) -> bool:
@@ -73,7 +74,7 @@ class OpenGroups:
         self._batches_left = batches
         self._next_group = 0
         self._groups: dict[int, OpenGroup] = {}
-        #: Groups that count as in flight: they have no outcome yet.
+        #: Groups without an outcome.
         self.in_flight = 0
         #: Slots that were refilled since the last batch.
         self._refills = 0
@@ -105,14 +106,13 @@ class OpenGroups:
             self._add(admitted[-1])
         return admitted
 
-    def finish(self, group: OpenGroup, outcome: FinishedGroup[Body] | LossReason | DropReason) -> bool:
+    def finish(self, group: OpenGroup, outcome: Outcome) -> bool:
         """Enters the outcome; returns whether the group frees its slot, so that another group may be admitted."""
         self._enter(group, outcome)
         sampling = self._config.algorithm.dynamic_sampling
-        refills = sampling.zero_variance == "refill"
-        most = int(sampling.max_refill_ratio * self._config.rollout.prompts_per_step) if refills else 0
+        most = int(sampling.max_refill_ratio * self._config.rollout.prompts_per_step)
         is_dropped = isinstance(outcome, FinishedGroup) and outcome.dropped is not None
-        if not is_dropped or group.refilled or self._refills >= most:
+        if sampling.zero_variance != "refill" or not is_dropped or group.refilled or self._refills >= most:
             return False
         group.refilled = True
         self._refills += 1
@@ -198,7 +198,7 @@ class OpenGroups:
         self._groups[group.group_id] = group
         self.in_flight += 1
 
-    def _enter(self, group: OpenGroup, outcome: FinishedGroup[Body] | LossReason | DropReason) -> None:
+    def _enter(self, group: OpenGroup, outcome: Outcome) -> None:
         self._ledger.finish(group.group_id)
         group.outcome = outcome
         self.in_flight -= 1

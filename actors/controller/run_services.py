@@ -1,11 +1,16 @@
-"""Services that run concurrently with the loop: the live status, and requests from other shells."""
+"""Services that run concurrently with the loop until they are cancelled.
+
+watch             the watchdog: detects a stall and acts on it
+write_live        the live status
+follow_requests   requests to scale from other shells
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,20 +18,25 @@ from ray.actor import ActorHandle
 
 from actors.interfaces import RolloutPool
 from actors.ray.waits import cancel_all, open_waits, within
-from maspo_dist.errors import ActorDiedError, DeadlineError
+from maspo_dist.config import ClusterConfig
+from maspo_dist.errors import ActorDiedError, DeadlineError, StallError
+from maspo_dist.flow.failures import after_stall
 from maspo_dist.runs.live import LiveStatus, Standing
+from maspo_dist.types import Event
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Checks of progress per stall time-out.
+_LOOKS = 10
 _LIVE_S = 1.0
 _CONTROL_S = 1.0
 _CONTROL_DEADLINE_S = 30.0
 
 
 async def beside(work: Coroutine[Any, Any, T], *services: Coroutine[Any, Any, None]) -> T:
-    """The result of `work`. The services run until it ends; a service that raises cancels it with its error."""
+    """The result of `work`. The services run until `work` ends; a service that raises cancels `work` with its error."""
     main = asyncio.ensure_future(work)
     tasks: set[asyncio.Future[Any]] = {main, *map(asyncio.ensure_future, services)}
     running = tasks
@@ -38,6 +48,47 @@ async def beside(work: Coroutine[Any, Any, T], *services: Coroutine[Any, Any, No
         return main.result()
     finally:
         await cancel_all(tasks)
+
+
+async def watch(
+    config: ClusterConfig,
+    progress: Callable[[], object],
+    dump_stacks: Callable[[], Awaitable[None]],
+    on_event: Callable[[Event], None],
+) -> None:
+    """The watchdog: notices that the run makes no progress, names the open waits, and acts by `on_stall`.
+
+    progress unchanged for stall_timeout_s ──► event with the open waits, stacks to the log files ──► by policy
+        restart: the oldest wait ends as if by its deadline, so that the caller recovers as usual
+        fail:    StallError ends the run            report: nothing more
+    progress while stacks are written ends the stall: no action is taken
+
+    `progress` returns a value that changes whenever the run makes progress.
+    """
+    loop = asyncio.get_running_loop()
+    seen, since_s = progress(), loop.time()
+    while True:
+        await asyncio.sleep(config.stall_timeout_s / _LOOKS)
+        if (now := progress()) != seen:
+            seen, since_s = now, loop.time()
+        stalled_s = loop.time() - since_s
+        if stalled_s < config.stall_timeout_s:
+            continue
+        waits = open_waits()
+        verdict = after_stall(tuple(wait.what for wait in waits), stalled_s, config.on_stall)
+        message = f"{verdict.message}; stacks of all processes are in logs/"
+        details = (("action", verdict.action), ("stalled_s", stalled_s))
+        on_event(Event(kind="stalled", message=message, details=details))
+        await dump_stacks()
+        if progress() != seen:
+            continue
+        if verdict.action == "fail":
+            raise StallError(verdict.message)
+        if verdict.action == "restart":
+            still_open = set(open_waits())
+            if oldest := next((wait for wait in waits if wait in still_open), None):
+                oldest.expire()
+        since_s = loop.time()
 
 
 async def write_live(path: Path, standing: Callable[[], Standing], pool: RolloutPool) -> None:

@@ -1,7 +1,6 @@
 """The ground that a run stands on: the Ray cluster, waits with deadlines, and Ray's errors as ours.
 
-connection        joins a Ray cluster, or starts one on this machine
-reachable         whether Ray may be at an address, within seconds
+connection        joins a Ray cluster, or starts a cluster on this machine
 token             Ray's authentication token, for processes that join by address
 control           the named actor by which another shell reaches a live run
 placement_groups  reserves places in the cluster

@@ -35,7 +35,7 @@ def run_beside(process: ActorProcess, task: Callable[..., object], *arguments: o
 
 
 def dump_stacks(pid: int) -> None:
-    """Makes a process of this node write its stacks to its log; it has registered faulthandler for the signal."""
+    """Makes process `pid` of this node write its stacks to its log. Every actor registers faulthandler for SIGUSR1."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGUSR1)
 
@@ -70,7 +70,7 @@ def free_port(port: int = 0) -> int:
 def mapped_segments(pid: int) -> tuple[str, ...]:
     """Names in /dev/shm that `pid` and its descendants have mapped now.
 
-    They are found by inode, since a semaphore is mapped under a temporary name before it gets its own.
+    Compares inodes, because a semaphore is mapped under a temporary name before it gets its own.
     """
     inodes: set[int] = set()
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -86,6 +86,6 @@ def mapped_segments(pid: int) -> tuple[str, ...]:
 
 
 def remove_segments(names: Sequence[str]) -> None:
-    """Removes segments that killed processes left on this node; segments that are gone already do not matter."""
+    """Removes segments that killed processes left on this node; a segment may be gone already."""
     for name in names:
         (_SHARED_MEMORY / name).unlink(missing_ok=True)

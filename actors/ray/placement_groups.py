@@ -27,15 +27,15 @@ async def reserve(
 ) -> PlacementGroup:
     """A placement group with a place for each process of `bundles`, in their order.
 
-    Reports to `waiting_for` when this takes more than a moment, and holds no thread meanwhile.
-    Raises PlacementError after `timeout_s` seconds.
+    Reports to `waiting_for` when this takes seconds. Raises PlacementError after `timeout_s` seconds.
     """
     resources = [_resources_of(bundle) for bundle in bundles for _ in range(bundle.count)]
     group = placement_group(resources, strategy="PACK")
     deadline_s = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
     try:
-        while await asyncio.to_thread(_state, group) != "CREATED":
+        # group.wait() would hold a thread, and group.ready() would run a task in the group.
+        while (await asyncio.to_thread(placement_group_table, group)).get("state") != "CREATED":
             if waiting_for is not None and pause_s == _LONGEST_PAUSE_S:
                 waiting_for(f"a place for {len(resources)} processes; {await asyncio.to_thread(_free)}")
             if time.monotonic() > deadline_s:
@@ -57,12 +57,6 @@ def room_for(bundle: Bundle) -> int:
     # Ray has no public call for free resources per node; vLLM uses this call too.
     nodes = ray._private.state.available_resources_per_node().values()
     return sum(int(min(free.get(name, 0.0) // need for name, need in needs)) for free in nodes)
-
-
-def _state(group: PlacementGroup) -> str | None:
-    # group.wait() would hold a thread, and group.ready() would run a task in the group.
-    state: str | None = placement_group_table(group).get("state")
-    return state
 
 
 def _free() -> str:

@@ -1,4 +1,8 @@
-"""Named waits: each has a deadline, and can be listed while it is open. And helpers for groups of tasks."""
+"""Named waits: each has a deadline and can be listed while it is open. Also helpers for groups of tasks.
+
+within               waits for a result
+BreakableCondition   waits for a state that may never come
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from actors.ray.errors import translate_ray_errors
-from maspo_dist.errors import DeadlineError
+from maspo_dist.errors import ActorDiedError, DeadlineError, MaspoError
 
 T = TypeVar("T")
 
@@ -25,18 +30,14 @@ class OpenWait:
     expired: bool = False
 
     def expire(self) -> None:
-        """Ends the wait now, as its deadline would: the caller gets the DeadlineError that it handles anyway.
-
-        Does nothing when the wait has ended or is about to end.
-        """
-        now_s = asyncio.get_running_loop().time()
+        """Ends the wait now with a DeadlineError, unless it has ended or is about to end."""
         # asyncio.Timeout offers no other way to learn that it has ended.
         with suppress(RuntimeError):
-            self._timer.reschedule(now_s)
+            self._timer.reschedule(asyncio.get_running_loop().time())
             self.expired = True
 
 
-_OPEN: dict[asyncio.AbstractEventLoop, set[OpenWait]] = {}
+_OPEN: WeakKeyDictionary[asyncio.AbstractEventLoop, set[OpenWait]] = WeakKeyDictionary()
 
 
 def open_waits() -> list[OpenWait]:
@@ -65,8 +66,53 @@ async def within(seconds: float, what: str, awaitable: Awaitable[T]) -> T:
         raise DeadlineError(f"{what}: no answer within {took_s:.4g} s") from None
     finally:
         waits.discard(wait)
-        if not waits:
-            _OPEN.pop(loop, None)
+
+
+class BreakableCondition:
+    """Every `notify` makes all waiting tasks check the state again. A broken condition raises its error in all of them,
+    now and later.
+    """
+
+    def __init__(self, owner: str, describe: Callable[[], str]) -> None:
+        """`describe` describes the state; its text ends the message of a missed deadline."""
+        self._owner = owner
+        self._describe = describe
+        #: Set at the next `notify`, and replaced then. Wakes tasks in the order of their arrival.
+        self._changed = asyncio.Event()
+        self._error: MaspoError | None = None
+
+    def notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def fail(self, error: BaseException) -> None:
+        """Breaks the condition; the first error stays. An unexpected error is raised as the owner's ActorDiedError."""
+        if self._error is None and isinstance(error, MaspoError):
+            self._error = error
+        elif self._error is None:
+            self._error = ActorDiedError(f"{self._owner}: {error!r}")
+            self._error.__cause__ = error
+        self.notify()
+
+    def raise_failure(self) -> None:
+        """Raises the error given to `fail`, if any."""
+        if self._error is not None:
+            raise self._error
+
+    async def until(self, is_met: Callable[[], bool], deadline_s: float, what: str) -> None:
+        """Waits until `is_met()`, checked after every `notify`. Raises DeadlineError, or the error given to `fail`."""
+        self.raise_failure()
+        if is_met():
+            return
+        try:
+            await within(deadline_s, f"{self._owner}: {what}", self._wait(is_met))
+        except DeadlineError as error:
+            raise DeadlineError(f"{error} ({self._describe()})") from None
+
+    async def _wait(self, is_met: Callable[[], bool]) -> None:
+        while not is_met():
+            await self._changed.wait()
+            self.raise_failure()
 
 
 async def cancel_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
@@ -78,15 +124,16 @@ async def cancel_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
 
 
 async def all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Callable[[str], None]) -> None:
-    """Runs `starts` concurrently, reporting those that still run. The first failure cancels the others."""
+    """Runs `starts` concurrently and reports every 2 s which of them still run. The first failure is raised, and
+    cancels the others.
+    """
     tasks = {name: asyncio.ensure_future(start) for name, start in starts.items()}
     try:
         while pending := [name for name, task in tasks.items() if not task.done()]:
             waiting_for(f"starting {' and '.join(pending)}")
-            await asyncio.wait(tasks.values(), timeout=2.0, return_when=asyncio.FIRST_EXCEPTION)
-            for task in tasks.values():
-                if task.done():
-                    task.result()
+            done, _ = await asyncio.wait(tasks.values(), timeout=2.0, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
     finally:
         await cancel_all(tasks.values())
 

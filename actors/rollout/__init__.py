@@ -2,7 +2,6 @@
 
 pool         dispatches requests, publishes weights, opens and closes slots
 worker_slot  one slot: starts its worker, watches it, and replaces it when it is lost
-condition    the condition variable of pool and slots
 handle       the pool's side of a worker: calls through Ray
 actor        one worker: its engine, the scoring of responses, the proof of weights
 """

@@ -1,4 +1,4 @@
-"""One rollout worker: an engine, the scorer of its responses, and the proof of the weights it was given.
+"""One rollout worker: an engine, the scorer of its responses, and the proof of its weights.
 
 A response is scored as soon as it ends, while other responses of its group still generate. No result leaves the
 worker before the weights it was generated with are proven, see `publish`.
@@ -22,13 +22,7 @@ import ray
 
 from actors.engines.registry import rollout_engine
 from actors.engines.settings import training_engine
-from actors.interfaces import (
-    ActorProcess,
-    PublishReport,
-    RolloutEngine,
-    StagedWeights,
-    WeightUpdate,
-)
+from actors.interfaces import ActorProcess, PublishReport, RolloutEngine, StagedWeights, WeightUpdate
 from actors.ray.actor_options import answered_by, health_call
 from actors.ray.on_node import mapped_segments
 from actors.weights.transport import weight_transport
@@ -69,7 +63,7 @@ class RolloutActor:
         self._serving = asyncio.get_running_loop()
 
     async def start(self) -> ActorProcess:
-        """Sets this process up and starts the engine, in 7 to 60 s. Not in __init__, so that the caller may time it."""
+        """Sets this process up and starts the engine, in 7 to 60 s; a call of its own, so that it has a deadline."""
         redirect_output(configure_logging(f"rollout-{self._index}", self._logs_path))
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         await self.start_engine()

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 from actors.interfaces import Body, PublishReport, WeightUpdate, WorkerFactory
-from actors.ray.waits import cancel_all, within
-from actors.rollout.condition import BreakableCondition
+from actors.ray.waits import BreakableCondition, cancel_all, within
 from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot
 from maspo_dist.config import TrainConfig, WorkerRange
 from maspo_dist.errors import (

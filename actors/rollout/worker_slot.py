@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from actors.interfaces import Body, PublishReport, RolloutWorkerHandle, WeightUpdate, WorkerFactory
-from actors.ray.waits import within
-from actors.rollout.condition import BreakableCondition
+from actors.ray.waits import BreakableCondition, within
 from maspo_dist.config import ClusterConfig, TrainConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, LearnerLostError, MaspoError, PlacementError
 from maspo_dist.flow.failures import RestartBudget
@@ -117,10 +116,10 @@ class WorkerSlot:
         self.restarts = 0
         self.closing = asyncio.Event()
         self.budget = RestartBudget(
-            limit=cluster.max_worker_restarts,
-            window_s=cluster.restart_window_s,
-            backoff_s=cluster.restart_backoff_s,
-            backoff_max_s=cluster.restart_backoff_max_s,
+            cluster.max_worker_restarts,
+            cluster.restart_window_s,
+            cluster.restart_backoff_s,
+            cluster.restart_backoff_max_s,
         )
         self._pool = pool
         self._is_spare = is_spare

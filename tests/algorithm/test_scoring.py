@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.controller.group_stream import Batch
-from actors.controller.step_metrics import batch_metrics
+from actors.controller.step_rows import batch_metrics
 from maspo_dist.algorithm import score_group
 from maspo_dist.config import AlgorithmConfig
 from maspo_dist.types import FinishedGroup, GroupReport, ScoredGroup, Verdict, VerdictStatus

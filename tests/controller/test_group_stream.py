@@ -279,7 +279,7 @@ async def test_the_error_of_a_group_ends_the_wait() -> None:
     with pytest.raises(ActorDiedError, match="worker 1"):
         await stream.take(0)
     await stream.stop()
-    assert stream.in_flight == 0
+    assert stream.groups.in_flight == 0
 
 
 async def test_a_wait_without_progress_names_its_groups() -> None:

@@ -6,8 +6,7 @@ from typing import Literal
 
 import pytest
 
-from actors.controller.run_services import beside
-from actors.controller.watchdog import watch
+from actors.controller.run_services import beside, watch
 from actors.ray.waits import open_waits, within
 from maspo_dist.config import ClusterConfig
 from maspo_dist.errors import DeadlineError, StallError

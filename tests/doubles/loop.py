@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from actors.bench.doubles import (
-    FakeDecoder,
     FakeLearners,
     FakePrompts,
+    fake_decode,
     make_config,
     make_prompt,
     make_publish_report,
@@ -158,9 +158,6 @@ class FakePool:
     def status(self) -> tuple[WorkerStatus, ...]:
         return ()
 
-    async def stop(self) -> None:
-        pass
-
 
 def make_controller(
     config: TrainConfig,
@@ -198,7 +195,7 @@ def make_controller(
         kept.write_event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}"))
 
     return Controller(
-        config,
+        config=config,
         pool=pool,
         learners=learners,
         sessions=session,
@@ -206,7 +203,7 @@ def make_controller(
         checkpoints=checkpoints,
         writer=CheckpointWriter(checkpoints, config.checkpoint, config_yaml or dump_config(config), failed),
         probes=probe_sequences([[1, 2, 3]], 1, 3),
-        decoder=FakeDecoder(),
+        decode=fake_decode,
         record=kept,
         console=console,
         clock=clock,

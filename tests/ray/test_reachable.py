@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from actors.ray.reachable import no_ray_at
+from actors.ray.connection import no_ray_at
 
 SETTINGS = bytes(3) + b"\x04" + bytes(5)
 

@@ -20,8 +20,7 @@ from doubles.loop import make_controller
 from virtual_clock import run_virtually
 from world import LIMIT_S, Faults, SimulatedLearners, SimulatedWorkers, Story, World, make_story
 
-from actors.controller.run_services import beside
-from actors.controller.watchdog import watch
+from actors.controller.run_services import beside, watch
 from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.runs.catalogue import EVENTS, find_metric

@@ -307,6 +307,3 @@ class SimulatedLearners:
         await asyncio.sleep(self._world.rng.uniform(5, 60))
         self._world.trained = {}
         self._version = 0
-
-    async def stop(self) -> None:
-        pass

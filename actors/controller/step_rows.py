@@ -1,15 +1,19 @@
-"""Metrics of a step's groups: rewards, responses, policy ages and times."""
+"""What a step records of its groups: metrics of rewards, responses, policy ages and times, and samples as text."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
 from actors.controller.group_stream import Batch
-from actors.interfaces import PublishReport
-from maspo_dist.types import ScoredGroup
+from actors.interfaces import Body
+from maspo_dist.errors import BodyLostError
+from maspo_dist.types import FinishedGroup, RolloutGroup, SampleRow, ScoredGroup
+
+logger = logging.getLogger(__name__)
 
 
 def batch_metrics(batch: Batch, policy_version: int) -> dict[str, float]:
@@ -74,15 +78,6 @@ def generation_times(batch: Batch, started_s: float, taken_s: float, last_taken_
     }
 
 
-def publish_metrics(published: PublishReport) -> dict[str, float]:
-    """Duration of a publish, and the largest logprob gap of its proof."""
-    return {
-        "sync/max_logprob_gap": published.max_logprob_gap,
-        "sync/transfer_s": published.transfer_s,
-        "sync/pause_s": published.pause_s,
-    }
-
-
 def _component_means(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     """Means of the named parts of weighted rewards."""
     values: dict[str, list[float]] = {}
@@ -92,3 +87,41 @@ def _component_means(groups: Sequence[ScoredGroup]) -> dict[str, float]:
                 for name, value in verdict.components:
                     values.setdefault(name, []).append(value)
     return {f"reward/component/{name}": float(np.mean(parts)) for name, parts in sorted(values.items())}
+
+
+async def sample_rows(
+    step: int,
+    groups: Sequence[FinishedGroup[Body]],
+    fetch: Callable[[Body], Awaitable[RolloutGroup]],
+    decode: Callable[[Sequence[int]], str],
+) -> list[SampleRow]:
+    """One row per response, in order; no rows for a group whose body was lost with its node."""
+    rows: list[SampleRow] = []
+    for collected in groups:
+        try:
+            body = await fetch(collected.body)
+        except BodyLostError as error:
+            logger.warning("step %d: the text of group %d is lost: %s", step, collected.group_id, error)
+            continue
+        scored = collected.scored
+        prompt = decode(body.prompt.token_ids.tolist())
+        rows += [
+            SampleRow(
+                step=step,
+                group_id=collected.group_id,
+                prompt_id=body.prompt.prompt_id,
+                source=body.prompt.source,
+                prompt=prompt,
+                response=rollout.text,
+                reference=body.prompt.reference,
+                reward=float(reward),
+                status=verdict.status,
+                extracted=verdict.extracted,
+                seconds=verdict.seconds,
+                reason=verdict.reason,
+                finish_reason=rollout.finish_reason,
+                components=dict(verdict.components),
+            )
+            for rollout, verdict, reward in zip(body.rollouts, scored.report.verdicts, scored.rewards, strict=True)
+        ]
+    return rows

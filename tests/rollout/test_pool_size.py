@@ -1,0 +1,145 @@
+"""The pool starts, replaces and ends workers, on request or as the cluster has room."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from doubles.pool import config, generate, running, until_serving
+from doubles.workers import ScriptedFactory, ScriptedWorker
+
+from actors.rollout.pool import ElasticRolloutPool
+from maspo_dist.errors import (
+    ActorDiedError,
+    PlacementError,
+)
+
+
+async def test_a_slot_that_keeps_losing_workers_is_closed_and_the_last_slot_ends_the_run() -> None:
+    factory = ScriptedFactory()
+    settings = config(workers=1, cluster={"max_worker_restarts": 2})
+    async with running(factory, settings) as (pool, events):
+        async with asyncio.timeout(5):
+            for losses in range(1, 4):
+                await until_serving(pool, 1)
+                factory.started[-1].kill()
+                while sum(event.kind == "worker_lost" for event in events) < losses:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+        with pytest.raises(ActorDiedError, match="rollout worker 0"):
+            await generate(pool, range(1))
+    assert [event.message.rpartition("; ")[2] for event in events if event.kind == "worker_lost"] == [
+        "replaced in 0 s",
+        "replaced in 0 s",
+        "the slot is closed",
+    ]
+
+
+async def test_a_worker_that_cannot_start_ends_the_start_of_the_pool_with_its_cause() -> None:
+    factory = ScriptedFactory(start_failures=[ActorDiedError("rollout worker 0: start: no such model")])
+    pool = ElasticRolloutPool(config(), factory, lambda _: None)
+    with pytest.raises(ActorDiedError, match="no such model"):
+        await pool.start()
+    await pool.stop()
+    assert not factory.living
+
+
+async def test_scaling_up_leaves_the_workers_there_are() -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=1)) as (pool, _):
+        for workers in (2, 3, 5, 6):
+            pool.scale(workers)
+            await until_serving(pool, workers)
+    assert len(factory.started) == 6
+
+
+async def test_a_worker_that_leaves_hands_its_requests_back_first() -> None:
+    factory = ScriptedFactory(seconds=0.05)
+    async with running(factory, config(workers=3)) as (pool, events):
+        generating = asyncio.create_task(generate(pool, range(9)))
+        await asyncio.sleep(0.01)
+        pool.scale(1)
+        reports = await generating
+        await until_serving(pool, 1)
+    assert sorted(report.group_id for report in reports) == list(range(9))
+    assert sorted(factory.started[0].answered) == list(range(9))
+    assert [worker.stopped for worker in factory.started[1:]] == [True, True]
+    assert [event.message for event in events] == ["rollout workers: 3 → 1"]
+
+
+async def test_a_worker_that_is_no_longer_wanted_before_it_is_up_never_serves() -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=1)) as (pool, events):
+        factory.start_s = 60.0
+        pool.scale(3)
+        await asyncio.sleep(0.01)
+        pool.scale(1)
+        await until_serving(pool, 1)
+        assert len(factory.started) == 1
+    assert [event.kind for event in events] == ["scale", "scale"]
+
+
+async def test_a_worker_that_dies_while_it_leaves_is_not_reported_as_lost() -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=1)) as (pool, events):
+        joining, go_on = asyncio.Event(), asyncio.Event()
+
+        async def die_when_told(worker: ScriptedWorker, subject: object) -> None:
+            joining.set()
+            await go_on.wait()
+            worker.kill()
+
+        factory.hooks["publish"] = die_when_told
+        pool.scale(2)
+        await joining.wait()
+        pool.scale(1)
+        go_on.set()
+        await until_serving(pool, 1)
+    assert [event.kind for event in events] == ["scale", "scale"]
+
+
+async def test_a_pool_with_bounds_follows_the_room_in_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.rollout.pool._FOLLOW_S", 0.005)
+    factory = ScriptedFactory(free=1)
+    async with running(factory, config(workers={"min": 1, "max": 3})) as (pool, _):
+        await asyncio.sleep(0.03)
+        assert len(pool.status()) == 1
+        factory.free = 10
+        await until_serving(pool, 3)
+
+
+async def test_a_fixed_pool_keeps_the_slot_of_a_lost_node_until_there_is_room_again() -> None:
+    factory = ScriptedFactory()
+    settings = config(cluster={"restart_backoff_max_s": 0.01, "max_worker_restarts": 1})
+    async with running(factory, settings) as (pool, events):
+        factory.start_failures = [PlacementError("no room")] * 5
+        factory.started[0].kill()
+        async with asyncio.timeout(5):
+            while factory.start_failures:  # noqa: ASYNC110 (a list, not an event)
+                await asyncio.sleep(0.001)
+        await until_serving(pool, 2)
+    assert [event.kind for event in events] == ["worker_lost", "worker_waits", "worker_recovered"]
+
+
+async def test_a_pool_with_bounds_closes_slots_of_lost_nodes_down_to_its_minimum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actors.rollout.pool._FOLLOW_S", 0.005)
+    factory = ScriptedFactory(free=3)
+    async with running(factory, config(workers={"min": 1, "max": 3})) as (pool, _):
+        await until_serving(pool, 3)
+        factory.free = 0
+        factory.start_failures = [PlacementError("no room")] * 2
+        for worker in factory.started[1:]:
+            worker.kill()
+        await until_serving(pool, 1)
+
+
+async def test_a_pool_that_was_scaled_by_hand_keeps_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.rollout.pool._FOLLOW_S", 0.005)
+    factory = ScriptedFactory(free=10)
+    async with running(factory, config(workers={"min": 1, "max": 3})) as (pool, _):
+        await until_serving(pool, 3)
+        pool.scale(1)
+        await until_serving(pool, 1)
+        await asyncio.sleep(0.03)
+        assert len(pool.status()) == 1

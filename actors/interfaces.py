@@ -242,6 +242,10 @@ class LearnerGroup(Protocol):
     again, with the weights of `model.path` until `load`.
     """
 
+    @property
+    def achieved(self) -> int:
+        """Changes while an update makes progress."""
+
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
         """Raises BodyLostError, before anything is trained, when a body was lost with its node."""
 

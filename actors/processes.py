@@ -183,7 +183,7 @@ class RunCluster:
         )
         threads = config.learner.threads or share_of_cores(config.learner.ranks)
         learners = [
-            ray.remote(self._classes.learner)
+            actor_class(self._classes.learner)
             .options(**of_rank, runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}})
             .remote(config, rank, config.learner.ranks, self._logs)
             for rank, of_rank in enumerate(options)

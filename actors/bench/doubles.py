@@ -253,6 +253,8 @@ class FakeWorkers:
 class FakeLearners:
     """An update takes `seconds`; a checkpoint holds the policy version. `failures`, by step, are raised once."""
 
+    achieved = 0
+
     def __init__(self, seconds: float = 0.0) -> None:
         self.version = 0
         self.steps: list[int] = []

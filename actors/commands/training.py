@@ -152,6 +152,7 @@ class Run:
                     write_live(self.folder.live_path, lambda: controller.standing, cluster.rollout),
                     follow_requests(control, cluster.rollout),
                     cluster.watch_verifier(),
+                    cluster.learners.watch(),
                 )
             finally:
                 await asyncio.shield(cluster.stop())

@@ -147,10 +147,11 @@ class Controller:
 
     @property
     def progress(self) -> object:
-        """Changes whenever the run makes progress; a worker's start counts."""
+        """Changes whenever the run makes progress; a micro-batch and a worker's start count."""
         workers = tuple((worker.name, worker.state, worker.version) for worker in self.pool.status())
         session = self._session
-        return self._achieved, self.evaluator.achieved, session.ledger.achieved if session else 0, workers
+        groups = session.ledger.achieved if session else 0
+        return self._achieved, self.evaluator.achieved, groups, self.learners.achieved, workers
 
     @property
     def standing(self) -> Standing:
@@ -227,7 +228,7 @@ class Controller:
 
     def _pause_after(self, lost: LearnerLostError) -> float:
         """Seconds until the restart. Raises `lost` when no restart is left."""
-        pause_s = self._budget.lost(asyncio.get_running_loop().time())
+        pause_s = self._budget.lost(asyncio.get_running_loop().time(), self._step + 1)
         if pause_s is None:
             raise lost
         return pause_s

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Checks of progress per stall time-out.
+#: Looks at the progress per stall time-out, at least.
 _LOOKS = 10
 _LIVE_S = 1.0
 _CONTROL_S = 1.0
@@ -68,7 +68,8 @@ async def watch(
     loop = asyncio.get_running_loop()
     seen, since_s = progress(), loop.time()
     while True:
-        await asyncio.sleep(config.stall_timeout_s / _LOOKS)
+        left_s = since_s + config.stall_timeout_s - loop.time()
+        await asyncio.sleep(min(left_s, config.stall_timeout_s / _LOOKS, config.heartbeat_s / 2))
         if (now := progress()) != seen:
             seen, since_s = now, loop.time()
         stalled_s = loop.time() - since_s

@@ -13,6 +13,7 @@ import ray
 from torch import Tensor
 
 from actors.interfaces import ActorProcess, WeightSnapshot
+from actors.ray.actor_options import health_call
 from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
 from maspo_dist.runs.logs import configure_logging, redirect_output
@@ -25,6 +26,9 @@ class Engine(Protocol):
 
     @property
     def policy_version(self) -> int: ...
+
+    @property
+    def micro_batches(self) -> int: ...
 
     def update(
         self,
@@ -87,6 +91,11 @@ class Learner:
     def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         """Raw log-probabilities of tokens 1 … L−1 of each sequence."""
         return self._engine.logprobs(sequences)
+
+    @health_call
+    def micro_batches(self) -> int:
+        """Micro-batches that this rank has computed so far; answers during an `update`. Not collective."""
+        return 0 if self._running is None else self._running.micro_batches
 
     def frozen_logprobs(self) -> list[ResponseLogprobs]:
         """See `DeepSpeedEngine.frozen_logprobs`."""

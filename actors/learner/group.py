@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +39,25 @@ class RayLearnerGroup:
         self._learners: list[ActorHandle[Any]] = []
         self._config = config
         self._policy_version = 0
+        self._micro_batches: dict[int, int] = {}
+
+    @property
+    def achieved(self) -> int:
+        """Micro-batches that all ranks have computed, by the last look of `watch`."""
+        return sum(self._micro_batches.values())
+
+    async def watch(self) -> None:
+        """Runs until cancelled: twice per `heartbeat_s`, reads how many micro-batches each rank has computed."""
+        while True:
+            await asyncio.sleep(self._config.heartbeat_s / 2)
+            await asyncio.gather(*(self._look(rank, learner) for rank, learner in enumerate(self._learners)))
+
+    async def _look(self, rank: int, learner: ActorHandle[Any]) -> None:
+        # The call in progress notices a rank that is lost.
+        with contextlib.suppress(ActorDiedError, DeadlineError):
+            self._micro_batches[rank] = await within(
+                self._config.heartbeat_timeout_s, f"learner rank {rank}: its progress", learner.micro_batches.remote()
+            )
 
     async def start(self) -> None:
         """Starts all ranks with the weights of `model.path`. Raises whatever makes a rank fail."""

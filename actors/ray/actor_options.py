@@ -1,15 +1,15 @@
 """How plain classes become Ray actors, and where those run.
 
 A health call is answered however many other calls the actor holds. Health calls have a concurrency group of their own,
-which Ray gives an event loop in a thread of its own. To check more than liveness, `answered_by` forwards the call to
-the event loop that serves requests.
+which Ray gives threads of its own, and an event loop if the actor is async. To check more than liveness, `answered_by`
+forwards the call to the event loop that serves requests.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import ray
@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from maspo_dist.planning.placement import Bundle
 
 T = TypeVar("T")
-Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 #: Calls that a rollout worker or the verifier may have in flight; admission sets the real limit.
 CONCURRENT_CALLS = 10_000
@@ -33,7 +33,7 @@ def actor_class(plain: type) -> Any:
 
 
 def health_call(method: Method) -> Method:
-    """Marks a method of an async actor as a health call; make the actor with `actor_class`."""
+    """Marks a method as a health call; make the actor with `actor_class`."""
     marked: Method = ray.method(concurrency_group="health")(method)
     return marked
 

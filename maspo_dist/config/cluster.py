@@ -38,7 +38,7 @@ class ClusterConfig(Section):
     restart_backoff_max_s: float = Field(60.0, ge=0)
     #: Losses of one rollout worker within restart_window_s after which it is no longer replaced.
     max_worker_restarts: int = Field(5, ge=0)
-    #: Losses of learners within restart_window_s after which the run fails.
+    #: Losses of learners within restart_window_s, or at the same step, after which the run fails.
     max_learner_restarts: int = Field(3, ge=0)
     #: Seconds for which a loss counts.
     restart_window_s: float = Field(1800.0, gt=0)

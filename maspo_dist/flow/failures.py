@@ -7,7 +7,7 @@ the run makes no progress               → after_stall: end the oldest wait, en
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,20 +29,28 @@ def after_loss(losses: int, was_alone: bool, max_attempts: int) -> GroupFate:
 
 @dataclass(slots=True)
 class RestartBudget:
-    """At most `limit` restarts in any `window_s`, after pauses that double: backoff_s, 2·backoff_s, … backoff_max_s."""
+    """At most `limit` restarts in any `window_s`, after pauses that double: backoff_s, 2·backoff_s, … backoff_max_s.
+
+    At most `limit` restarts at one step, too, whatever the time between them.
+    """
 
     limit: int
     window_s: float
     backoff_s: float
     backoff_max_s: float
     _losses: deque[float] = field(default_factory=deque)
+    _at_step: Counter[int] = field(default_factory=Counter)
 
-    def lost(self, now_s: float) -> float | None:
-        """Notes a loss; returns the pause before the restart, or None when the budget is used up."""
+    def lost(self, now_s: float, step: int | None = None) -> float | None:
+        """Notes a loss, at `step` if it was in one; returns the pause before the restart, or None when the budget is
+        used up.
+        """
         while self._losses and now_s - self._losses[0] > self.window_s:
             self._losses.popleft()
         self._losses.append(now_s)
-        if len(self._losses) > self.limit:
+        if step is not None:
+            self._at_step[step] += 1
+        if len(self._losses) > self.limit or (step is not None and self._at_step[step] > self.limit):
             return None
         # The exponent is bounded, so that a large limit cannot overflow.
         return min(self.backoff_max_s, self.backoff_s * 2.0 ** min(len(self._losses) - 1, 32))

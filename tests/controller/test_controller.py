@@ -159,6 +159,22 @@ async def test_after_a_lost_learner_the_run_continues_with_equal_numbers(tmp_pat
         assert ledger == rows(undisturbed.ledger_path)
 
 
+async def test_a_step_that_always_loses_its_learner_ends_the_run_whatever_the_time_between(
+    tmp_path: Path,
+) -> None:
+    class LostAtStepTwo(FakeLearners):
+        async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
+            if batch.step == 2:
+                raise LearnerLostError("learner rank 0: update (step 2): no answer within 3600 s")
+            return await super().update(batch, bodies)
+
+    config = make_config(cluster={"restart_backoff_s": 0, "restart_window_s": 1e-9, "max_learner_restarts": 3})
+    learners = LostAtStepTwo()
+    with pytest.raises(LearnerLostError, match="step 2"):
+        await run(tmp_path, config, FakePool(), learners)
+    assert learners.restarts == 3
+
+
 async def test_a_learner_lost_too_often_ends_the_run_with_its_cause(tmp_path: Path) -> None:
     config = make_config(cluster={"restart_backoff_s": 0, "max_learner_restarts": 1})
     learners = FakeLearners()

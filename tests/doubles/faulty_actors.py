@@ -122,6 +122,8 @@ class FaultyRolloutActor(RolloutActor):
 class DigestEngine:
     """Weights that are a digest of all that was trained, in its order."""
 
+    micro_batches = 0
+
     def __init__(self, rank: int) -> None:
         self._rank = rank
         self._weight = 1.0

@@ -48,3 +48,10 @@ def test_a_stall_names_the_oldest_wait_and_does_as_configured() -> None:
 def test_a_stall_without_an_open_wait_ends_the_run() -> None:
     assert after_stall((), 900, "restart").action == "fail"
     assert after_stall((), 900, "report").action == "report"
+
+
+def test_a_step_is_not_restarted_more_often_than_the_limit_whatever_the_time_between_losses() -> None:
+    budget = RestartBudget(limit=2, window_s=10, backoff_s=1, backoff_max_s=8)
+    assert [budget.lost(1000 * number, step=7) for number in range(3)] == [1, 1, None]
+    budget = RestartBudget(limit=2, window_s=10, backoff_s=1, backoff_max_s=8)
+    assert [budget.lost(1000 * number, step=number % 3) for number in range(6)] == [1] * 6

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from doubles.loop import make_controller
-from virtual_clock import run_virtually
+from doubles.virtual_clock import run_virtually
 from world import LIMIT_S, Faults, SimulatedLearners, SimulatedWorkers, Story, World, make_story
 
 from actors.controller.run_services import beside, watch

@@ -267,6 +267,8 @@ class SimulatedWorkers:
 class SimulatedLearners:
     """Checks what it is given, against the policy it holds; a checkpoint holds its history."""
 
+    achieved = 0
+
     def __init__(self, world: World) -> None:
         self._world = world
         self._version = 0

@@ -78,6 +78,8 @@ class DeepSpeedEngine:
         self._world_size = world_size
         self._device = _device(config)
         self._batches = 0
+        #: Micro-batches computed so far, counted once per forward without gradient and once per backward.
+        self.micro_batches = 0
         if self._device.type == "cpu":
             torch.set_num_threads(config.learner.threads or max(1, (os.cpu_count() or 1) // world_size))
         seed_everything(config.run.seed)
@@ -240,6 +242,7 @@ class DeepSpeedEngine:
     def _frozen(self, model: Any, tensors: ForwardTensors) -> TokenLogprobs:
         with torch.no_grad():
             logprobs, entropy, _ = model(**_arguments(tensors), temperature=self._config.rollout.temperature)
+        self.micro_batches += 1
         return TokenLogprobs(logprobs, entropy)
 
     def _with_kl_in_reward(
@@ -289,6 +292,7 @@ class DeepSpeedEngine:
             # DeepSpeed averages over ranks; the loss is already divided by counts over all of them.
             self._engine.backward((objective.loss if fused_loss is None else fused_loss) * self._world_size)
             statistics.add(micro, objective, current.logprobs)
+            self.micro_batches += 1
         grad_norm = self._local_grad_norm()
         self._engine.step()
         if grad_norm is None:

@@ -162,8 +162,10 @@ class RolloutEngine(Protocol):
         Called after a failed proof, to name the stale part. 0 where the head computes from its weight directly.
         """
 
-    async def ping(self) -> None:
-        """Returns when the engine itself answers, during a `load` too."""
+    async def ping(self) -> int:
+        """Answers when the engine itself does, during a `load` too: how many tokens it has sampled so far, in responses
+        that have ended or are open.
+        """
 
     def close(self) -> None:
         """Ends the engine's processes."""
@@ -199,6 +201,10 @@ class RolloutPool(Protocol):
     async def publish(self, update: WeightUpdate) -> PublishReport: ...
     async def fetch(self, body: Body) -> RolloutGroup: ...
     def store(self, group: RolloutGroup) -> Body: ...
+
+    def last_token_s(self) -> float:
+        """Event loop time at which a worker last reported new tokens; 0 before."""
+
     def scale(self, workers: int) -> None: ...
     def status(self) -> tuple[WorkerStatus, ...]: ...
 
@@ -211,8 +217,8 @@ class RolloutWorkerHandle(Protocol):
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
     async def publish(self, update: WeightUpdate) -> PublishReport: ...
 
-    async def ping(self) -> None:
-        """Returns when the engine answers."""
+    async def ping(self) -> int:
+        """See `RolloutEngine.ping`."""
 
     async def is_gone_with_its_node(self) -> bool:
         """Whether the cluster has noticed the loss of the node on which the worker started."""

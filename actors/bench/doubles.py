@@ -216,8 +216,8 @@ class FakeWorker:
         self.version = update.version
         return make_publish_report(update)
 
-    async def ping(self) -> None:
-        pass
+    async def ping(self) -> int:
+        return 0
 
     async def is_gone_with_its_node(self) -> bool:
         return False

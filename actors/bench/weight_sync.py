@@ -78,8 +78,8 @@ class CopyingEngine:
     async def resume(self) -> None:
         pass
 
-    async def ping(self) -> None:
-        pass
+    async def ping(self) -> int:
+        return 0
 
     async def lm_head_gap(self, weights: StagedWeights) -> float:
         return 0.0

@@ -147,11 +147,12 @@ class Controller:
 
     @property
     def progress(self) -> object:
-        """Changes whenever the run makes progress; a micro-batch and a worker's start count."""
+        """Changes whenever the run makes progress; a token, a micro-batch and a worker's start count."""
         workers = tuple((worker.name, worker.state, worker.version) for worker in self.pool.status())
         session = self._session
         groups = session.ledger.achieved if session else 0
-        return self._achieved, self.evaluator.achieved, groups, self.learners.achieved, workers
+        generated = self.evaluator.achieved, groups, self.pool.last_token_s()
+        return self._achieved, generated, self.learners.achieved, workers
 
     @property
     def standing(self) -> Standing:

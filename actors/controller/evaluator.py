@@ -104,7 +104,7 @@ class Evaluator:
             for ended in asyncio.as_completed(tasks):
                 names = itertools.islice((task.get_name() for task in tasks if not task.done()), _NAMED)
                 what = f"evaluation of policy version {version}: the end of a problem, such as {', '.join(names)}"
-                await within(self.config.group_deadline_s, what, ended)
+                await within(self.config.group_deadline_s, what, ended, self.pool.last_token_s)
             metrics: dict[str, float] = {}
             scored_at_s = started_s
             for name, tasks in self._sets.items():

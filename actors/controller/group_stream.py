@@ -127,7 +127,8 @@ class GroupStream:
             self._changed.clear()
             self._say_progress()
             if self._failure is None:
-                await within(self._config.group_deadline_s, self._waits_for(), self._changed.wait())
+                changed, last_token_s = self._changed.wait(), self._pool.last_token_s
+                await within(self._config.group_deadline_s, self._waits_for(), changed, last_token_s)
             if self._failure is not None:
                 raise self._failure
             self.pump(policy_version)

@@ -45,16 +45,20 @@ def open_waits() -> list[OpenWait]:
     return sorted(_OPEN.get(asyncio.get_running_loop(), ()), key=lambda wait: wait.since_s)
 
 
-async def within(seconds: float, what: str, awaitable: Awaitable[T]) -> T:
+async def within(
+    seconds: float, what: str, awaitable: Awaitable[T], last_progress_s: Callable[[], float] | None = None
+) -> T:
     """The result of `awaitable`, or an error whose message starts with `what`.
 
-    Raises DeadlineError after `seconds`, and errors of Ray as `translate_ray_errors` says.
+    Raises DeadlineError after `seconds`, and errors of Ray as `translate_ray_errors` says. The seconds count from the
+    last progress, if `last_progress_s` says its event loop time.
     """
     loop = asyncio.get_running_loop()
-    timer = asyncio.timeout(seconds)
+    timer = asyncio.timeout(seconds if last_progress_s is None else None)
     wait = OpenWait(what, seconds, loop.time(), timer)
     waits = _OPEN.setdefault(loop, set())
     waits.add(wait)
+    looking = None if last_progress_s is None else asyncio.create_task(_end_without_progress(wait, last_progress_s))
     try:
         with translate_ray_errors(what):
             async with timer:
@@ -66,6 +70,16 @@ async def within(seconds: float, what: str, awaitable: Awaitable[T]) -> T:
         raise DeadlineError(f"{what}: no answer within {took_s:.4g} s") from None
     finally:
         waits.discard(wait)
+        if looking is not None:
+            looking.cancel()
+
+
+async def _end_without_progress(wait: OpenWait, last_progress_s: Callable[[], float]) -> None:
+    """Ends `wait` once there is no progress for its `seconds`."""
+    loop = asyncio.get_running_loop()
+    while (left_s := max(wait.since_s, last_progress_s()) + wait.seconds - loop.time()) > 0:  # noqa: ASYNC110 (time itself)
+        await asyncio.sleep(left_s)
+    wait.expire()
 
 
 class BreakableCondition:
@@ -99,13 +113,19 @@ class BreakableCondition:
         if self._error is not None:
             raise self._error
 
-    async def until(self, is_met: Callable[[], bool], deadline_s: float, what: str) -> None:
-        """Waits until `is_met()`, checked after every `notify`. Raises DeadlineError, or the error given to `fail`."""
+    async def until(
+        self,
+        is_met: Callable[[], bool],
+        deadline_s: float,
+        what: str,
+        last_progress_s: Callable[[], float] | None = None,
+    ) -> None:
+        """Waits until `is_met()`, checked after every `notify`, as `within` waits. Also raises the error of `fail`."""
         self.raise_failure()
         if is_met():
             return
         try:
-            await within(deadline_s, f"{self._owner}: {what}", self._wait(is_met))
+            await within(deadline_s, f"{self._owner}: {what}", self._wait(is_met), last_progress_s)
         except DeadlineError as error:
             raise DeadlineError(f"{error} ({self._describe()})") from None
 

@@ -133,9 +133,9 @@ class RolloutActor:
         )
 
     @health_call
-    async def ping(self) -> None:
-        """Returns when the engine answers."""
-        await answered_by(self._serving, self._engine.ping())
+    async def ping(self) -> int:
+        """See `RolloutEngine.ping`."""
+        return await answered_by(self._serving, self._engine.ping())
 
     async def stop(self) -> None:
         """Ends the engine's processes."""

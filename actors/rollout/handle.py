@@ -52,9 +52,10 @@ class RayRolloutWorker:
             report: PublishReport = await self._handle.publish.remote(update)
         return report
 
-    async def ping(self) -> None:
+    async def ping(self) -> int:
         with translate_ray_errors(self.name):
-            await self._handle.ping.remote()
+            tokens: int = await self._handle.ping.remote()
+        return tokens
 
     async def is_gone_with_its_node(self) -> bool:
         with translate_ray_errors("the cluster: its nodes"):

@@ -147,6 +147,7 @@ class ElasticRolloutPool:
                 lambda: all(not worker.calls for worker in self._serving()),
                 self._cluster.generate_timeout_s,
                 "requests to end before the weights change",
+                self.last_token_s,
             )
         try:
             self._state.weights = update
@@ -180,6 +181,9 @@ class ElasticRolloutPool:
     def store(self, group: RolloutGroup) -> Body:
         """Puts a group back where `generate` would have left it."""
         return self._state.factory.store(group)
+
+    def last_token_s(self) -> float:
+        return max((slot.worker.last_token_s for slot in self._slots.values() if slot.worker), default=0.0)
 
     # Requests.
 
@@ -221,7 +225,8 @@ class ElasticRolloutPool:
     ) -> tuple[GroupReport, Body]:
         is_sent.set()
         what = f"{worker.handle.name}: group {request.group_id} (prompt {request.prompt.prompt_id})"
-        return await within(self._cluster.generate_timeout_s, what, worker.handle.generate(request))
+        answer = worker.handle.generate(request)
+        return await within(self._cluster.generate_timeout_s, what, answer, lambda: worker.last_token_s)
 
     async def _claim(self, alone: bool) -> RunningWorker:
         """The least loaded worker that serves; with `alone`, reserved for the caller and emptied first.
@@ -248,6 +253,7 @@ class ElasticRolloutPool:
             lambda: self._least_loaded() is not None or self._answers != answers or self._is_without_weights(),
             self._cluster.turn_deadline_s,
             _A_WORKER,
+            self.last_token_s,
         )
 
     async def _reserve(self, worker: RunningWorker) -> bool:
@@ -258,7 +264,10 @@ class ElasticRolloutPool:
             # The deadline of its requests ends first.
             deadline_s = cluster.generate_timeout_s + cluster.heartbeat_timeout_s
             await condition.until(
-                lambda: worker.ended.done() or not worker.calls, deadline_s, f"{worker.handle.name} to be empty"
+                lambda: worker.ended.done() or not worker.calls,
+                deadline_s,
+                f"{worker.handle.name} to be empty",
+                lambda: worker.last_token_s,
             )
             # A worker that is already dead must not count as killed by this group.
             if not worker.ended.done():

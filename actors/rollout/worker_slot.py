@@ -46,6 +46,7 @@ class RunningWorker:
     ended      set once: None when the worker leaves, else why it was lost
     serves     requests go to the worker, unless it is `reserved` for a single request
     calls      one call per group in flight; `load` counts their responses
+    tokens     sampled so far, by the last ping; they last grew before `last_token_s`, an event loop time
     """
 
     index: int
@@ -58,6 +59,8 @@ class RunningWorker:
     load: int = 0
     calls: dict[asyncio.Task[tuple[GroupReport, Body]], None] = field(default_factory=dict)
     reserved: bool = False
+    tokens: int = 0
+    last_token_s: float = 0.0
     groups_at_end: int = 0
 
     def end(self, cause: MaspoError | None) -> None:
@@ -82,9 +85,12 @@ class RunningWorker:
     async def ping(self) -> None:
         """Ends the worker when its engine does not answer."""
         try:
-            await within(self.config.heartbeat_timeout_s, f"{self.handle.name}: ping", self.handle.ping())
+            tokens = await within(self.config.heartbeat_timeout_s, f"{self.handle.name}: ping", self.handle.ping())
         except (ActorDiedError, DeadlineError) as error:
             self.end(error)
+        else:
+            if tokens != self.tokens:
+                self.tokens, self.last_token_s = tokens, asyncio.get_running_loop().time()
 
     async def is_gone_with_its_node(self) -> bool:
         """False when the cluster does not answer; see `RolloutWorkerHandle`."""

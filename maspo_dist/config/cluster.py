@@ -18,7 +18,7 @@ class ClusterConfig(Section):
     start_timeout_s: float = Field(600.0, gt=0)
     #: Seconds to wait for room in the cluster for one more rollout worker.
     place_timeout_s: float = Field(60.0, gt=0)
-    #: Seconds for one prompt group, from dispatch to verdicts.
+    #: Seconds without a token of any response of a rollout worker after which its groups in flight are lost.
     generate_timeout_s: float = Field(1800.0, gt=0)
     #: Seconds for one batch on the learners.
     update_timeout_s: float = Field(3600.0, gt=0)

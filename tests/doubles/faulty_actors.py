@@ -63,8 +63,9 @@ class EchoEngine(FakeEngine):
         rollout = await super().generate(token_ids, sampling, seed, cut_after_s)
         return replace(rollout, text=rollout.text.rjust(_LARGE)) if _ON_LOST_NODE else rollout
 
-    async def ping(self) -> None:
+    async def ping(self) -> int:
         await self._round_trip()
+        return await super().ping()
 
     def strike(self, which: signal.Signals) -> None:
         self._process.send_signal(which)

@@ -91,8 +91,9 @@ class FakeEngine:
     async def resume(self) -> None:
         pass
 
-    async def ping(self) -> None:
+    async def ping(self) -> int:
         await self.gate.wait()
+        return 0
 
     async def lm_head_gap(self, weights: StagedWeights) -> float:
         return self.head_gap
@@ -151,6 +152,9 @@ class FakePool:
 
     def store(self, group: RolloutGroup) -> Body:
         return group
+
+    def last_token_s(self) -> float:
+        return 0.0
 
     def scale(self, workers: int) -> None:
         raise AssertionError("this pool has no workers")

@@ -19,6 +19,7 @@ class CountingEngine:
         self._settings = settings
         self._version = AS_LOADED
         self._weight = 0.0
+        self._tokens = 0
         self._runs = asyncio.Event()
         self._runs.set()
 
@@ -29,6 +30,7 @@ class CountingEngine:
             await asyncio.sleep(0.001)
             await self._runs.wait()
             logprobs.append(-self._weight)
+            self._tokens += 1
             versions[self._version] = versions.get(self._version, 0) + 1
         return Rollout(
             response_ids=np.full(len(logprobs), 5, np.int32),
@@ -55,8 +57,8 @@ class CountingEngine:
     async def lm_head_gap(self, weights: StagedWeights) -> float:
         return 0.0
 
-    async def ping(self) -> None:
-        pass
+    async def ping(self) -> int:
+        return self._tokens
 
     def close(self) -> None:
         self._runs.clear()

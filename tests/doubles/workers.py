@@ -35,6 +35,8 @@ class ScriptedWorker(FakeWorker):
         self.hung = False
         self.stopped = False
         self.answered: list[int] = []
+        #: What a ping tells: the tokens of answered groups.
+        self.tokens: Callable[[], int] = lambda: len(self.answered)
         self.dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
@@ -49,8 +51,9 @@ class ScriptedWorker(FakeWorker):
         self.factory.published.append((self.index, update.version))
         return await super().publish(update)
 
-    async def ping(self) -> None:
+    async def ping(self) -> int:
         await self._alive("ping", None)
+        return self.tokens()
 
     async def is_gone_with_its_node(self) -> bool:
         return self.index in self.factory.lost_nodes

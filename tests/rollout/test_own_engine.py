@@ -30,8 +30,8 @@ class LocalWorker(RolloutActor):
 
     name = "rollout worker"
 
-    async def ping(self) -> None:
-        await self._engine.ping()
+    async def ping(self) -> int:
+        return await self._engine.ping()
 
     async def is_gone_with_its_node(self) -> bool:
         return False

@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import pytest
 from doubles.pool import config, generate, publish, request, running, sent_to, until_serving
+from doubles.virtual_clock import run_virtually
 from doubles.workers import ScriptedFactory, ScriptedWorker
 
+from actors.ray.waits import cancel_all
 from maspo_dist.errors import (
     StragglerError,
 )
+from maspo_dist.types import Event
 
 
 async def test_requests_are_spread_over_the_workers() -> None:
@@ -73,7 +76,39 @@ async def test_a_call_past_its_deadline_costs_the_worker_even_if_it_answers_ping
     async with running(factory, settings) as (pool, events):
         await generate(pool, range(1))
     assert len(sent_to(factory, 0)) == 2
-    assert "group 0 (prompt p0): no answer within 0.05 s" in events[0].message
+    assert "group 0 (prompt p0): no answer within 0.05" in events[0].message
+
+
+def test_a_worker_that_samples_tokens_keeps_its_groups_however_long_they_take() -> None:
+    """A group takes ten times `generate_timeout_s`, and tokens come until its end."""
+    factory = ScriptedFactory(seconds=1000.0)
+
+    async def run() -> list[Event]:
+        settings = config(workers=1, cluster={"generate_timeout_s": 100, "heartbeat_s": 10})
+        async with running(factory, settings) as (pool, events):
+            factory.started[0].tokens = lambda: int(asyncio.get_running_loop().time() / 20)
+            assert [report.group_id for report in await generate(pool, range(2))] == [0, 1]
+        return events
+
+    assert not run_virtually(run(), 2000)
+
+
+def test_a_worker_whose_tokens_stop_is_found_after_generate_timeout() -> None:
+    factory = ScriptedFactory(seconds=5000.0)
+
+    async def run() -> tuple[float, str]:
+        settings = config(workers=1, cluster={"generate_timeout_s": 100, "heartbeat_s": 10})
+        async with running(factory, settings) as (pool, events):
+            factory.started[0].tokens = lambda: int(min(300.0, asyncio.get_running_loop().time()))
+            generating = asyncio.create_task(generate(pool, range(1)))
+            while not events:  # noqa: ASYNC110 (a list, not an event)
+                await asyncio.sleep(1)
+            await cancel_all([generating])
+            return asyncio.get_running_loop().time(), events[0].message
+
+    found_s, message = run_virtually(run(), 5000)
+    assert 400 <= found_s <= 412
+    assert "group 0 (prompt p0): no answer within 4" in message
 
 
 async def test_the_deadline_of_a_straggler_starts_at_its_worker_not_in_the_queue() -> None:

@@ -162,6 +162,7 @@ class SimulatedWorker:
         self._index = index
         self._version = -1
         self._hung = asyncio.Event()
+        self._answered = 0
         self._missed_at_s = float("inf")
         self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -188,6 +189,7 @@ class SimulatedWorker:
             never = request.prompt.prompt_id in faults.poison
             if self._dead.done() or never or not world.chance(faults.late_reply):
                 raise
+        self._answered += 1
         return draw_result(request, version)
 
     async def publish(self, update: WeightUpdate) -> PublishReport:
@@ -198,8 +200,9 @@ class SimulatedWorker:
         self._version = update.version
         return make_publish_report(update)
 
-    async def ping(self) -> None:
+    async def ping(self) -> int:
         await self._work(0.01)
+        return self._answered
 
     async def is_gone_with_its_node(self) -> bool:
         return asyncio.get_running_loop().time() >= self._missed_at_s

@@ -71,6 +71,7 @@ class VllmEngine:
         self._engine = AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
         self._tokenizer = self._engine.get_tokenizer()
         self._receives_weights = False
+        self._ended_tokens = 0
         # A full collection over everything that vLLM and torch have loaded would block the event loop for 0.3 s.
         freeze_gc_heap()
 
@@ -128,9 +129,12 @@ class VllmEngine:
         with _engine_death():
             await self._engine.resume_generation()
 
-    async def ping(self) -> None:
-        """Returns when the engine's processes answer between two of their steps."""
+    async def ping(self) -> int:
+        """Answers when the engine's processes do, between two of their steps."""
         await self._rpc("alive", ())
+        # A request's only output comes at its end: vLLM's own state holds the tokens of open requests.
+        states = self._engine.output_processor.request_states.values()
+        return self._ended_tokens + sum(state.detokenizer.num_output_tokens() for state in states if state.detokenizer)
 
     async def lm_head_gap(self, weights: StagedWeights) -> float:
         """See `WeightProofs.lm_head_gap`."""
@@ -171,6 +175,7 @@ class VllmEngine:
 
     def _rollout(self, output: CompletionOutput) -> Rollout:
         token_ids = list(output.token_ids)
+        self._ended_tokens += len(token_ids)
         # `_final` aborts a straggler.
         if output.finish_reason not in ("stop", "length", "abort"):
             raise RuntimeError(f"vLLM ended a request with {output.finish_reason!r} instead of a response")

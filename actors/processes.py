@@ -16,15 +16,15 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from actors.engines.settings import engine_environment
 from actors.interfaces import ActorProcess, Body, RolloutWorkerHandle
 from actors.learner.actor import Learner
 from actors.learner.group import RayLearnerGroup, by_rank
 from actors.ray.actor_options import CONCURRENT_CALLS, actor_class, bundle_options, share_of_cores
-from actors.ray.on_node import dump_stacks, free_address, remove_segments, run_beside
-from actors.ray.placement_groups import reserve, room_for
+from actors.ray.on_node import dump_stacks, free_address, remove_segments, run_beside, write_token
+from actors.ray.placement_groups import bundles_by_node, reserve, room_for
 from actors.ray.waits import all_ready, within
 from actors.rollout.actor import RolloutActor
 from actors.rollout.handle import RayRolloutWorker
@@ -94,7 +94,7 @@ class RunCluster:
         config, verifier = self._config, self._bundles["verifier"]
         base = [self._bundles["learner"], verifier]
         self._base = await reserve(base, config.cluster.start_timeout_s, self._waiting_for)
-        options = bundle_options(self._base, config.learner.ranks, verifier)
+        options = bundle_options(self._base, config.learner.ranks, verifier, config.cluster.environment)
         self._verifier = VerifierProcess(config.reward, config.cluster, self._logs, options, self._classes.verifier)
         starts = {"learners": self.learners.start(), "rollout workers": self.rollout.start()}
         await all_ready(starts, self._waiting_for)
@@ -130,15 +130,14 @@ class RunCluster:
         waiting_for = None if self._is_started else self._waiting_for
         group = await reserve([replace(bundle, count=1)], config.cluster.place_timeout_s, waiting_for)
         processes = config.rollout.first_workers * config.rollout.tensor_parallel
-        threads = config.rollout.threads or share_of_cores(processes)
+        environment = engine_environment(self._device, config.rollout.threads or share_of_cores(processes))
         assert self._verifier is not None
         scorer = VerifierClient(self._verifier.handle, config.cluster.verify_timeout_s)
         handle = (
             actor_class(self._classes.rollout)
             .options(
-                **bundle_options(group, 0, bundle),
+                **bundle_options(group, 0, bundle, config.cluster.environment, environment),
                 max_concurrency=CONCURRENT_CALLS,
-                runtime_env={"env_vars": engine_environment(self._device, threads)},
             )
             .remote(config, index, self._device, scorer, self._logs)
         )
@@ -174,22 +173,26 @@ class RunCluster:
     async def _make_learners(self) -> list[ActorHandle[Any]]:
         config, base, bundle = self._config, self._base, self._bundles["learner"]
         assert base is not None
-        options = [bundle_options(base, rank, bundle) for rank in range(config.learner.ranks)]
+        ranks = config.learner.ranks
+        threads = {"OMP_NUM_THREADS": str(config.learner.threads or share_of_cores(ranks))}
+        nodes = (await asyncio.to_thread(placement_group_table, base))["bundles_to_node_id"]
+        options = [
+            bundle_options(base, index, bundle, config.cluster.environment, threads)
+            for index in bundles_by_node(nodes, ranks)
+        ]
         beside_rank_0 = {"num_cpus": 0, "scheduling_strategy": options[0]["scheduling_strategy"]}
         address: str = await within(
             config.cluster.start_timeout_s,
             "learner rank 0: its port",
             ray.remote(free_address).options(**beside_rank_0).remote(config.cluster.learner_port),
         )
-        threads = config.learner.threads or share_of_cores(config.learner.ranks)
         learners = [
-            actor_class(self._classes.learner)
-            .options(**of_rank, runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}})
-            .remote(config, rank, config.learner.ranks, self._logs)
+            actor_class(self._classes.learner).options(**of_rank).remote(config, rank, ranks, self._logs)
             for rank, of_rank in enumerate(options)
         ]
+        token = await asyncio.to_thread(write_token, self._logs)
         try:
-            starts = [learner.start.remote(address) for learner in learners]
+            starts = [learner.start.remote(address, token) for learner in learners]
             processes = await by_rank(starts, "start", config.cluster.start_timeout_s)
         except BaseException:
             for learner in learners:

@@ -53,17 +53,14 @@ class EvaluationCluster:
         config, (engine, verifier) = self._config, self._bundles
         deadline_s = time.monotonic() + config.cluster.start_timeout_s
         group = self._group = await reserve(self._bundles, config.cluster.start_timeout_s, waiting_for)
-        options = bundle_options(group, engine.count, verifier)
+        configured = config.cluster.environment
+        options = bundle_options(group, engine.count, verifier, configured)
         self._verifier = VerifierProcess(config.reward, config.cluster, self._logs, options)
         environment = engine_environment(self._device, share_of_cores(engine.count))
         scorer = VerifierClient(self._verifier.handle, config.cluster.verify_timeout_s)
         self._workers = [
             ray.remote(EvaluationActor)
-            .options(
-                **bundle_options(group, index, engine),
-                max_concurrency=CONCURRENT_CALLS,
-                runtime_env={"env_vars": environment},
-            )
+            .options(**bundle_options(group, index, engine, configured, environment), max_concurrency=CONCURRENT_CALLS)
             .remote(config.rollout.backend, settings, index, self._device, scorer, self._logs)
             for index in range(engine.count)
         ]

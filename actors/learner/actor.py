@@ -14,6 +14,7 @@ from torch import Tensor
 
 from actors.interfaces import ActorProcess, WeightSnapshot
 from actors.ray.actor_options import health_call
+from actors.ray.on_node import require_shared
 from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
 from maspo_dist.runs.logs import configure_logging, redirect_output
@@ -59,14 +60,19 @@ class Learner:
         redirect_output(configure_logging(f"learner-{rank}", logs_path))
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         self._config = config
+        self._logs_path = logs_path
         self._rank = rank
         self._ranks = ranks
         self._transport = weight_transport(config.sync.transport)()
         self._running: Engine | None = None
         self._groups: dict[int, RolloutGroup] = {}
 
-    def start(self, init_address: str) -> ActorProcess:
-        """Builds the engine; blocks until all ranks have joined at `init_address` ("tcp://host:port")."""
+    def start(self, init_address: str, token: str) -> ActorProcess:
+        """Builds the engine; blocks until all ranks have joined at `init_address` ("tcp://host:port").
+
+        Raises PlacementError where the folder of the logs is not the one to which the driver wrote `token`.
+        """
+        require_shared(self._logs_path, token)
         self._running = self._start_engine(init_address)
         return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
 
@@ -101,9 +107,10 @@ class Learner:
         """See `DeepSpeedEngine.frozen_logprobs`."""
         return self._engine.frozen_logprobs()
 
-    def save(self, folder: Path) -> None:
-        """See `DeepSpeedEngine.save`."""
+    def save(self, folder: Path) -> tuple[str, ...]:
+        """See `DeepSpeedEngine.save`; returns the files in `folder` as this rank's node shows them."""
         self._engine.save(folder)
+        return tuple(str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
 
     def load(self, folder: Path) -> int:
         """See `DeepSpeedEngine.load`; returns the policy version of the checkpoint."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.interfaces import Body, WeightSnapshot
+from actors.ray.on_node import VISIBLE_S
 from actors.ray.waits import cancel_all, within
 from maspo_dist.config import ClusterConfig
 from maspo_dist.errors import ActorDiedError, BodyLostError, DeadlineError, LearnerLostError, MaspoError
@@ -104,8 +106,11 @@ class RayLearnerGroup:
         return [entry for part in parts for entry in part]
 
     async def save(self, folder: Path) -> None:
-        """Writes a checkpoint into `folder`, which all ranks can reach."""
-        await self._all("save", str(folder), self._config.save_timeout_s, folder)
+        """Writes a checkpoint into `folder`. Raises OSError when this process does not see a file that a rank sees there:
+        the checkpoint would lack the file.
+        """
+        files = await self._all("save", str(folder), self._config.save_timeout_s, folder)
+        await asyncio.to_thread(_require_files, folder, files)
 
     async def load(self, folder: Path) -> None:
         """Restores what `save` wrote, policy version included."""
@@ -147,6 +152,20 @@ class RayLearnerGroup:
             getattr(learner, method).remote(*args) for learner, args in zip(self._learners, arguments, strict=True)
         ]
         return await by_rank(calls, f"{method} ({subject})", timeout_s)
+
+
+def _require_files(folder: Path, files: Sequence[Sequence[str]]) -> None:
+    """Raises OSError when one of each rank's `files` is not in `folder` within `VISIBLE_S` seconds."""
+    deadline_s = time.monotonic() + VISIBLE_S
+    for rank, names in enumerate(files):
+        for name in names:
+            while not (folder / name).exists():
+                if time.monotonic() >= deadline_s:
+                    raise FileNotFoundError(
+                        f"{folder} lacks {name}, which learner rank {rank} wrote on its node: "
+                        "set run.dir to a folder on storage that all nodes share"
+                    )
+                time.sleep(0.1)
 
 
 def _bodies_of(shard: tuple[MiniBatch, ...], bodies: Mapping[int, Body]) -> tuple[Body, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import ray
@@ -23,6 +23,8 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 #: Calls that a rollout worker or the verifier may have in flight; admission sets the real limit.
 CONCURRENT_CALLS = 10_000
+#: How the variables begin that every actor gets from the driver: a node's Ray started with an environment of its own.
+_HANDED_ON = ("NCCL_", "HF_")
 #: Health calls that run at once.
 _HEALTH_CALLS = 8
 
@@ -43,10 +45,25 @@ async def answered_by(serving: asyncio.AbstractEventLoop, question: Coroutine[An
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, serving))
 
 
-def bundle_options(group: PlacementGroup, index: int, bundle: Bundle) -> dict[str, Any]:
-    """Options of the actor that runs at place `index` of `group`, with the resources of `bundle`."""
-    strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-    return {"num_cpus": bundle.cpus, "num_gpus": bundle.gpus, "scheduling_strategy": strategy}
+def bundle_options(
+    group: PlacementGroup,
+    index: int,
+    bundle: Bundle,
+    configured: Mapping[str, str],
+    own: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Options of the actor that runs at place `index` of `group`, with the resources of `bundle`.
+
+    Its environment is that of its node, and over it the driver's NCCL_* and HF_*, the actor's `own` variables, and
+    those `configured` as `cluster.environment`.
+    """
+    handed_on = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
+    return {
+        "num_cpus": bundle.cpus,
+        "num_gpus": bundle.gpus,
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+        "runtime_env": {"env_vars": {**handed_on, **(own or {}), **configured}},
+    }
 
 
 def share_of_cores(processes: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import time
@@ -20,6 +21,9 @@ from maspo_dist.errors import PlacementError
 
 #: How long the system may hold a port after its last use.
 _RELEASE_S = 5.0
+_TOKEN_FILE = "shared-folder-token"
+#: A network file system may show a new file to other nodes this much later.
+VISIBLE_S = 30.0
 _SHARED_MEMORY = Path("/dev/shm")
 #: How the segments begin that Python's multiprocessing and vLLM's tensor parallelism on CPU make there.
 _SEGMENTS = ("psm_", "sem.mp-", "vllm_dist_")
@@ -65,6 +69,29 @@ def free_port(port: int = 0) -> int:
         probe.bind(("", port))
         number: int = probe.getsockname()[1]
         return number
+
+
+def write_token(folder: Path) -> str:
+    """Writes a random token into `folder`; `require_shared` reads it on other nodes."""
+    token = secrets.token_hex(16)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _TOKEN_FILE).write_text(token)
+    return token
+
+
+def require_shared(folder: Path, token: str, visible_s: float = VISIBLE_S) -> None:
+    """Raises PlacementError when `folder` on this node does not hold `token` within `visible_s` seconds."""
+    deadline_s = time.monotonic() + visible_s
+    while True:
+        with contextlib.suppress(OSError):
+            if (folder / _TOKEN_FILE).read_text() == token:
+                return
+        if time.monotonic() >= deadline_s:
+            raise PlacementError(
+                f"{folder} on node {ray.util.get_node_ip_address()} is not the folder that the driver wrote to: "
+                "set run.dir to a folder on storage that all nodes share"
+            )
+        time.sleep(0.1)
 
 
 def mapped_segments(pid: int) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
@@ -49,6 +49,15 @@ async def reserve(
         remove_placement_group(group)
         raise
     return group
+
+
+def bundles_by_node(nodes: Mapping[int, str], count: int) -> list[int]:
+    """The first `count` bundles of a placement group, those of a node one after another, the node of bundle 0 first.
+
+    `nodes` are the nodes of all bundles. PACK does not promise that neighbouring bundles share a node.
+    """
+    order = list(dict.fromkeys(nodes[index] for index in range(count)))
+    return sorted(range(count), key=lambda index: order.index(nodes[index]))
 
 
 def room_for(bundle: Bundle) -> int:

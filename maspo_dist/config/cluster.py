@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from maspo_dist.config.section import Section
+
+#: A number in YAML becomes its text.
+EnvironmentValue = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
 
 
 class ClusterConfig(Section):
@@ -14,6 +17,8 @@ class ClusterConfig(Section):
 
     #: Port on the node of rank 0 where learner ranks meet; null takes a free port.
     learner_port: int | None = Field(None, ge=1, le=65535)
+    #: Environment variables of every actor, by name; the driver's NCCL_* and HF_* are handed on without it.
+    environment: dict[str, EnvironmentValue] = Field(default_factory=dict)
     #: Seconds for all processes of a run to start, engines included.
     start_timeout_s: float = Field(600.0, gt=0)
     #: Seconds to wait for room in the cluster for one more rollout worker.

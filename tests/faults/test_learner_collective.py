@@ -20,7 +20,8 @@ from ray.cluster_utils import Cluster
 
 from actors.interfaces import ActorProcess
 from actors.learner.group import RayLearnerGroup, by_rank
-from actors.ray.on_node import free_address
+from actors.ray.actor_options import actor_class
+from actors.ray.on_node import free_address, write_token
 from maspo_dist.errors import LearnerLostError
 
 #: Ray's own sockets and processes, in a process that joins a cluster again; they are closed when collected.
@@ -38,10 +39,11 @@ class Ranks:
         self._logs = logs_path
 
     async def make(self) -> list[ActorHandle[Any]]:
-        actor = ray.remote(MeetingLearner).options(num_cpus=0)
+        actor = actor_class(MeetingLearner).options(num_cpus=0)
         learners = [actor.remote(self.config, rank, RANKS, self._logs) for rank in range(RANKS)]
         address = free_address(None)
-        self.processes = await by_rank([learner.start.remote(address) for learner in learners], "start", 60)
+        token = write_token(self._logs)
+        self.processes = await by_rank([learner.start.remote(address, token) for learner in learners], "start", 60)
         return learners
 
 

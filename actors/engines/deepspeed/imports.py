@@ -17,7 +17,8 @@ def import_deepspeed(device: torch.device) -> Any:
     """The module, set up for `device` at the first call in a process; nothing is printed."""
     # Read once, at import: hence not at the top of a file, before the device is known.
     os.environ.setdefault("DS_ACCELERATOR", device.type)
-    os.environ.setdefault("LOCAL_RANK", "0")
+    # Ray shows each rank its own device alone. A value that a launcher left would bind NCCL to another.
+    os.environ["LOCAL_RANK"] = "0"
     with redirect_stdout(LogStream()):
         import deepspeed
 

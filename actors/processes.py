@@ -23,6 +23,7 @@ from actors.interfaces import ActorProcess, Body, RolloutWorkerHandle
 from actors.learner.actor import Learner
 from actors.learner.group import RayLearnerGroup, by_rank
 from actors.ray.actor_options import CONCURRENT_CALLS, actor_class, bundle_options, share_of_cores
+from actors.ray.connection import small_stores
 from actors.ray.on_node import dump_stacks, free_address, remove_segments, run_beside, write_token
 from actors.ray.placement_groups import bundles_by_node, reserve, room_for
 from actors.ray.waits import all_ready, within
@@ -51,8 +52,19 @@ REAL_CLASSES = ActorClasses()
 
 #: Longest wait in seconds for processes to write their stacks, or for nodes to clean up.
 _ANSWER_S = 10.0
+#: Bytes of a response token in the object store: its id, its logprob and its text.
+_TOKEN_BYTES = 16
 #: Log of the process that drives the run.
 _OWN_LOG = "controller.log"
+
+
+def publish_bytes(config: TrainConfig, size: ModelSize) -> int:
+    """What a node's object store holds during a publish: two snapshots of the weights, and the groups of all steps that
+    may be open.
+    """
+    snapshot = size.parameters * (2 if config.model.dtype == "bfloat16" else 4)
+    groups = (2 + config.algorithm.max_policy_age) * config.rollout.prompts_per_step
+    return 2 * snapshot + groups * config.rollout.group_size * config.rollout.max_response_tokens * _TOKEN_BYTES
 
 
 class RunCluster:
@@ -73,6 +85,7 @@ class RunCluster:
         self._classes = classes
         self._device: Device = device
         self._bundles = {bundle.role: bundle for bundle in plan_bundles(config, size, device)}
+        self._publish_bytes = publish_bytes(config, size)
         self._logs = logs_path.resolve()
         self._waiting_for = waiting_for
         self._is_started = False
@@ -91,6 +104,8 @@ class RunCluster:
         error of a process that fails to start. Always call `stop` afterwards.
         """
         require_fit(tuple(self._bundles.values()), ray.cluster_resources())
+        for sentence in small_stores(ray.nodes(), self._publish_bytes):
+            self._on_event(Event(kind="object_store_small", message=sentence))
         config, verifier = self._config, self._bundles["verifier"]
         base = [self._bundles["learner"], verifier]
         self._base = await reserve(base, config.cluster.start_timeout_s, self._waiting_for)

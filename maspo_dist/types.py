@@ -296,6 +296,7 @@ EventKind = Literal[
     "learner_lost",
     "learner_recovered",
     "metric_not_finite",
+    "object_store_small",
     "prompt_set_aside",
     "record_failed",
     "resumed",

@@ -161,7 +161,6 @@ def _requests(config: TrainConfig, count: int) -> list[RolloutRequest]:
     return [
         RolloutRequest(
             group_id=number,
-            attempt=0,
             prompt=prompt,
             num_samples=config.rollout.group_size,
             seed=group_seed(config.run.seed, number),

@@ -18,7 +18,7 @@ from actors.controller.group_stream import GroupStream
 from actors.controller.recording import StepRecorder
 from actors.controller.run_services import beside, follow_requests, watch, write_live
 from actors.interfaces import RolloutPool
-from actors.processes import REAL_CLASSES, ActorClasses, RunCluster
+from actors.processes import REAL_CLASSES, ActorClasses, RunCluster, publish_bytes
 from actors.ray.connection import cluster_address, connect, disconnect
 from actors.ray.control import open_control
 from actors.weights.probes import probe_sequences
@@ -41,6 +41,8 @@ from maspo_dist.views.report import write_report
 logger = logging.getLogger(__name__)
 
 _PROBE_TOKENS = 64
+#: Room in an own cluster's object store beside weights and groups.
+_FREE_STORE_BYTES = 2 * 10**9
 
 
 def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
@@ -129,7 +131,8 @@ class Run:
         config = self.config
         self.console.waiting_for("Ray")
         try:
-            device = await asyncio.to_thread(connect, config.model.device)
+            store = publish_bytes(config, self.prepared.model.size) + _FREE_STORE_BYTES
+            device = await asyncio.to_thread(connect, config.model.device, store)
             # Ray installs signal handlers of its own when it starts.
             watch_signals()
             control = open_control(config.run.name)

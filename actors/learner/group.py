@@ -106,9 +106,7 @@ class RayLearnerGroup:
         return [entry for part in parts for entry in part]
 
     async def save(self, folder: Path) -> None:
-        """Writes a checkpoint into `folder`. Raises OSError when this process does not see a file that a rank sees there:
-        the checkpoint would lack the file.
-        """
+        """Writes a checkpoint into `folder`. Raises OSError when this process does not see a file that a rank wrote."""
         files = await self._all("save", str(folder), self._config.save_timeout_s, folder)
         await asyncio.to_thread(_require_files, folder, files)
 

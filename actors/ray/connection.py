@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Iterable, Mapping
 from queue import Empty, SimpleQueue
-from typing import Literal
+from typing import Any, Literal
 
 import grpc
 import ray
@@ -19,10 +20,11 @@ _ANSWER_S = 5.0
 _FINAL = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 
 
-def connect(wanted: Device | Literal["auto"]) -> Device:
-    """Joins the cluster at RAY_ADDRESS, or starts one on this machine; returns the device that its processes use.
+def connect(wanted: Device | Literal["auto"], object_store_bytes: int | None = None) -> Device:
+    """Joins the cluster at RAY_ADDRESS, or starts a cluster on this machine; returns the device that its processes use.
 
-    `auto` means GPUs if the cluster has any. Ray's output goes to its own log files only.
+    `auto` means GPUs if the cluster has any. `object_store_bytes` is the size of a new cluster's object store, by
+    default a tenth of memory; it gets at most 40 % of memory. Ray's output goes to its own log files only.
     Raises PlacementError when no cluster answers at RAY_ADDRESS, or Ray does not start here.
     """
     address = os.environ.get("RAY_ADDRESS")
@@ -37,7 +39,7 @@ def connect(wanted: Device | Literal["auto"]) -> Device:
         # By default Ray lowers the priority of its workers to 15, below any other work of the machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
         # Without an address Ray would join any cluster that was started on this machine.
-        _init("local", "Ray does not start on this machine")
+        _init("local", "Ray does not start on this machine", object_store_bytes)
     return pick_device(wanted, has_gpu=ray.cluster_resources().get("GPU", 0) > 0)
 
 
@@ -87,17 +89,27 @@ def no_ray_at(address: str, answer_s: float = _ANSWER_S) -> str | None:
     return None if state is grpc.ChannelConnectivity.READY else "what listens there is not Ray"
 
 
-def _init(address: str, failure: str) -> None:
+def small_stores(nodes: Iterable[Mapping[str, Any]], needed_bytes: int) -> list[str]:
+    """A sentence per living node of `nodes`, as `ray.nodes` lists them, whose object store is below `needed_bytes`."""
+    sentences = []
+    for node in nodes:
+        size = node["Resources"].get("object_store_memory", 0.0)
+        if node["Alive"] and size < needed_bytes:
+            sentences.append(
+                f"the object store of node {node['NodeManagerAddress']} holds {size / 1e9:.1f} GB, but a publish needs "
+                f"{needed_bytes / 1e9:.1f} GB: it will spill to disk; start Ray there with "
+                f"--object-store-memory={needed_bytes} and as much /dev/shm"
+            )
+    return sentences
+
+
+def _init(address: str, failure: str, object_store_bytes: int | None = None) -> None:
     """`ray.init`. Raises PlacementError made of `failure` and Ray's own reason."""
-    new = {"include_dashboard": False, "object_store_memory": _object_store_bytes()} if address == "local" else {}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    store = max(10**8, min(object_store_bytes or memory // 10, 2 * memory // 5))
+    new = {"include_dashboard": False, "object_store_memory": store} if address == "local" else {}
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **new)
     except Exception as error:  # Ray raises a bare Exception when a node does not come up in time.
         cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise PlacementError(f"{failure}: {cause.strip()}") from error
-
-
-def _object_store_bytes() -> int:
-    """A tenth of memory, between 100 MB and 8 GB: room for weights and the groups of a few steps."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(8 * 10**9, max(10**8, memory // 10))

@@ -80,6 +80,7 @@ async def _end_without_progress(wait: OpenWait, last_progress_s: Callable[[], fl
     while (left_s := max(wait.since_s, last_progress_s()) + wait.seconds - loop.time()) > 0:  # noqa: ASYNC110 (time itself)
         await asyncio.sleep(left_s)
     wait.expire()
+    wait.expired = last_progress_s() > wait.since_s
 
 
 class BreakableCondition:

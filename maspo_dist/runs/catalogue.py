@@ -151,6 +151,7 @@ EVENTS: Mapping[EventKind, str] = {
     "learner_lost": "a learner process failed; the learner group restarts from a checkpoint",
     "learner_recovered": "the learner group trains again",
     "metric_not_finite": "a metric was NaN or infinite; metrics.jsonl holds null",
+    "object_store_small": "a node's object store holds less than a publish needs",
     "prompt_set_aside": "a prompt made several workers fail; it is not sampled again",
     "record_failed": "the record of a step for replay could not be written",
     "resumed": "the run resumed from a checkpoint",

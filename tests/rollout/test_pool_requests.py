@@ -76,7 +76,7 @@ async def test_a_call_past_its_deadline_costs_the_worker_even_if_it_answers_ping
     async with running(factory, settings) as (pool, events):
         await generate(pool, range(1))
     assert len(sent_to(factory, 0)) == 2
-    assert "group 0 (prompt p0): no answer within 0.05" in events[0].message
+    assert "group 0 (prompt p0): no answer within 0.05 s" in events[0].message
 
 
 def test_a_worker_that_samples_tokens_keeps_its_groups_however_long_they_take() -> None:

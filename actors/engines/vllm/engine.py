@@ -134,7 +134,8 @@ class VllmEngine:
         await self._rpc("alive", ())
         # A request's only output comes at its end: vLLM's own state holds the tokens of open requests.
         states = self._engine.output_processor.request_states.values()
-        return self._ended_tokens + sum(state.detokenizer.num_output_tokens() for state in states if state.detokenizer)
+        open_tokens: int = sum(state.detokenizer.num_output_tokens() for state in states if state.detokenizer)
+        return self._ended_tokens + open_tokens
 
     async def lm_head_gap(self, weights: StagedWeights) -> float:
         """See `WeightProofs.lm_head_gap`."""

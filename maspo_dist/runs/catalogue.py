@@ -192,6 +192,7 @@ class HeldOutScore(NamedTuple):
     measure: str
 
 
+@cache
 def held_out_score(name: str) -> HeldOutScore | None:
     """The held-out score that the metric `name` is; None for any other metric."""
     match = re.fullmatch(r"eval/([^/]+)/((?:avg|pass)@\d+)", name)

@@ -20,13 +20,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import yaml
 
 from maspo_dist.errors import ConfigError, DataError
-from maspo_dist.runs.jsonl import JsonLog, read_rows, replace_text, tail_rows
+from maspo_dist.runs.jsonl import JsonLog, count_rows, read_rows, replace_text, tail_rows
+from maspo_dist.runs.progress import Progress, progress_of
 from maspo_dist.types import Event, LedgerRow, SampleRow
 
 
@@ -191,12 +193,19 @@ class RunFolder(LockedFolder):
         """One row per step: all lines of a step are merged."""
         return _merged(read_rows(self.metrics_path))
 
+    def read_progress(self) -> Progress:
+        """Progress of the run; of a long run, only rows with scores and the first and last rows are read."""
+        return progress_of(_merged(read_rows(self.metrics_path, b'"eval/')), self.max_steps)
+
     def read_ledger(self) -> Iterator[dict[str, Any]]:
         return read_rows(self.ledger_path)
 
     def ledger_counts(self) -> Counter[tuple[str, str]]:
         """Number of groups by (outcome, reason)."""
-        return Counter((str(row["outcome"]), str(row.get("reason") or "")) for row in self.read_ledger())
+        counts: Counter[tuple[str, str]] = Counter()
+        for row, groups in count_rows(self.ledger_path, "outcome"):
+            counts[row["outcome"], row.get("reason") or ""] += groups
+        return counts
 
     def read_samples(self) -> Iterator[dict[str, Any]]:
         return read_rows(self.samples_path)
@@ -261,5 +270,7 @@ class RunFolder(LockedFolder):
 
 
 def _merged(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for _, same in groupby(lines, key=lambda row: row["step"]):
-        yield {name: value for line in same for name, value in line.items()}
+    for _, (row, *more) in groupby(lines, itemgetter("step")):
+        for line in more:
+            row |= line
+        yield row

@@ -4,17 +4,22 @@ Both are safe to read while they are written. A process that is killed during an
 without its newline: readers skip that line, and a writer cuts it off when it opens the file.
 """
 
+import contextlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from maspo_dist.errors import DataError
 
 _TAIL_BYTES = 1 << 16
+_END_BYTES = 1 << 20
 
 
 class JsonLog:
@@ -82,19 +87,35 @@ def replace_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, containing: bytes = b"") -> Iterator[dict[str, Any]]:
     """The rows of a file, oldest first; none if the file does not exist. A torn last line is left out.
 
-    Raises DataError naming file and line where a whole line is not a JSON object.
+    `containing` leaves out rows without that text, except in the first and the last megabyte: a long file is read fast.
+    Raises DataError naming file and line if a whole line is not a JSON object.
     """
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
+    if not path.exists():
         return
-    with file:
+    with path.open("rb") as file:
+        last = os.fstat(file.fileno()).st_size - _END_BYTES
+        end = 0
         for number, line in enumerate(file, start=1):
-            if line.endswith(b"\n"):
+            end += len(line)
+            if line.endswith(b"\n") and (containing in line or not _END_BYTES < end < last):
                 yield _decode(line, f"{path}, line {number}")
+
+
+def count_rows(path: Path, key: str) -> Iterator[tuple[dict[str, Any], int]]:
+    """The different rows of a file, each cut to `key` and the keys after it, and their numbers.
+
+    Much faster than to decode every row. Raises DataError as `read_rows` does.
+    """
+    if not path.exists():
+        return
+    start = f'"{key}": '.encode()
+    with path.open("rb") as file:
+        counts = Counter(line[line.find(start) :] for line in file if line.endswith(b"\n"))
+    for text, count in counts.items():
+        yield _decode(b"{" + text, f"{path}, a line without {key}"), count
 
 
 def tail_rows(path: Path, max_bytes: int = 1 << 22) -> list[dict[str, Any]]:
@@ -121,10 +142,13 @@ def _last_lines(path: Path, max_bytes: int) -> tuple[list[bytes], int]:
 
 
 def _decode(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
+    row = None
+    with contextlib.suppress(ValueError):
+        try:
+            # Four times as fast as json, but it refuses half of a surrogate pair.
+            row = from_json(line, cache_strings="keys")
+        except ValueError:
+            row = json.loads(line)
     if not isinstance(row, dict):
         raise DataError(f"{where}: not a JSON object; remove the line to go on")
     return row

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import LiveStatus, read_live
-from maspo_dist.runs.progress import Progress, progress_of
+from maspo_dist.runs.progress import Progress
 from maspo_dist.views.console import outcome_table
 from maspo_dist.views.format import MISSING, format_duration, format_number
 
@@ -19,7 +19,7 @@ _EVENTS_SHOWN = 10
 
 def render_status(folder: RunFolder) -> RenderableType:
     """Step, scores, workers and waits, last metrics, groups and events. Raises DataError for a damaged file."""
-    progress = progress_of(folder.read_metrics(), folder.max_steps)
+    progress = folder.read_progress()
     parts: list[RenderableType] = [_headline(folder, progress), outcome_table(progress)]
     live = read_live(folder.live_path) if folder.in_use else None
     if live is not None:

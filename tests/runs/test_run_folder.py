@@ -14,6 +14,7 @@ import pytest
 from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import JsonLog, read_rows, tail_rows
+from maspo_dist.runs.progress import progress_of
 from maspo_dist.types import Event, LedgerRow, SampleRow
 
 
@@ -203,6 +204,30 @@ def test_groups_are_counted_by_outcome_and_reason(folder: RunFolder) -> None:
         log.append([{"outcome": "dropped", "reason": "all rewards equal 0"}] * 3)
         log.append([{"outcome": "trained", "reason": None}])
     assert folder.ledger_counts() == {("dropped", "all rewards equal 0"): 3, ("trained", ""): 1}
+
+
+def test_a_prompt_id_that_looks_like_an_outcome_is_not_counted_as_one(folder: RunFolder) -> None:
+    rows = [
+        LedgerRow(group_id=i, prompt_id=f'"outcome": "{i}', step=i, outcome="trained", reason="\ud83d")
+        for i in range(3)
+    ]
+    folder.write_ledger(rows)
+    with folder.ledger_path.open("a") as file:
+        file.write('{"outcome": "tor')
+    assert folder.ledger_counts() == {("trained", "\ud83d"): 3}
+
+
+def test_progress_of_a_long_run_is_read_from_few_rows_and_is_that_of_all(folder: RunFolder) -> None:
+    with closing(JsonLog(folder.metrics_path)) as log:
+        for step in range(4000):
+            row = {"step": step, "reward/mean": step / 4000, "time/step_s": 2.0 + step % 3, "a/text": "x" * 900}
+            scores = {"step": step, f"eval/set{step // 1000}/avg@1": step / 8000} if step % 100 == 0 else {}
+            log.append([row, scores] if scores else [row])
+    progress = folder.read_progress()
+    assert progress == progress_of(folder.read_metrics(), 0)
+    assert list(progress.scores) == ["set0", "set1", "set2", "set3"]
+    read = [row["step"] for row in read_rows(folder.metrics_path, b'"eval/')]
+    assert 2000 < len(read) < 2500, "two megabytes, and the rows with scores"
 
 
 def test_an_event_is_one_flat_row(folder: RunFolder) -> None:

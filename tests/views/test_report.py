@@ -9,6 +9,7 @@ from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jinja2 import UndefinedError
 
@@ -32,10 +33,16 @@ from maspo_dist.views.report.charts import (
     tick_label,
 )
 from maspo_dist.views.report.page import render_page, shorten
-from maspo_dist.views.report.runs import config_differences, read_run
+from maspo_dist.views.report.runs import Series, config_differences, read_run
 
+NAN = math.nan
 VOID_TAGS = {"meta", "br", "hr", "img", "link", "input"}
 FinishedRun = Callable[..., RunFolder]
+
+
+def series(*points: tuple[int, float]) -> Series:
+    steps, values = zip(*points, strict=True)
+    return Series(np.asarray(steps), np.asarray(values))
 
 
 class Page(HTMLParser):
@@ -211,7 +218,7 @@ def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
 
 
 def test_bins_keep_extremes_and_gaps() -> None:
-    bins = binned([(0, 1.0), (1, 3.0), (2, None), (3, None), (4, 5.0)], limit=3)
+    bins = binned(series((0, 1.0), (1, 3.0), (2, NAN), (3, NAN), (4, 5.0)), limit=3)
     assert bins[1] is None
     first, last = bins[0], bins[2]
     assert first is not None
@@ -221,31 +228,34 @@ def test_bins_keep_extremes_and_gaps() -> None:
 
 
 def test_a_running_mean_looks_back_only() -> None:
-    assert running_mean([(1, 1.0), (2, 3.0), (3, None), (4, 5.0)], 2) == [(1, 1.0), (2, 2.0), (3, 2.0), (4, 4.0)]
+    means = running_mean(series((0, NAN), (1, 1.0), (2, 3.0), (3, NAN), (4, 5.0)), 2)
+    assert means.steps.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(means.values, [NAN, 1.0, 2.0, 2.0, 4.0])
 
 
 def test_a_curve_breaks_where_values_are_missing() -> None:
-    line = Line(label="x", bins=binned([(0, 1.0), (1, 2.0), (2, None), (3, 1.0)], 9), color=0)
+    line = Line(label="x", bins=binned(series((0, 1.0), (1, 2.0), (2, NAN), (3, 1.0)), 9), color=0)
     svg = line_chart([line], "unit")
     assert svg.count('<path class="line') == 1
     assert svg.count('<circle class="f0') == 1, "a lone point is a dot"
 
 
 def test_charts_without_data_are_left_out() -> None:
-    empty = [(0, None)]
+    empty = series((0, NAN))
     assert line_chart([Line(label="x", bins=binned(empty, 9), color=0)], "unit") == ""
-    assert stacked_chart({"x": empty}, (), "unit") == ""
+    assert stacked_chart({"x": empty}, empty, "unit") == ""
     assert heat_chart({"x": empty}, "unit") == ""
 
 
 def test_strips_of_a_heat_map_share_their_steps() -> None:
-    svg = heat_chart({"full": [(step, 1.0) for step in range(4)], "late": [(2, 0.5), (3, 0.5)]}, "share")
+    full, late = series(*((step, 1.0) for step in range(4))), series((2, 0.5), (3, 0.5))
+    svg = heat_chart({"full": full, "late": late}, "share")
     places = [part.split('x="')[1].split('"')[0] for part in svg.split("<rect")[1:]]
     assert places[:4][2:] == places[4:]
 
 
 def test_a_logarithmic_chart_takes_zeros() -> None:
-    line = Line(label="gap", bins=binned([(0, 0.0), (1, 1e-6), (2, 1e-4)], 9), color=0)
+    line = Line(label="gap", bins=binned(series((0, 0.0), (1, 1e-6), (2, 1e-4)), 9), color=0)
     svg = line_chart([line], "nats", log=True)
     assert "step 0: 0<" in svg
     assert ">1e-5<" in svg

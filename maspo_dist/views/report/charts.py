@@ -1,14 +1,16 @@
 """Charts as SVG text, and the scales of their axes. Colours are CSS classes: `s0`, … of lines, `f0`, … of areas."""
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
+import numpy as np
+from numpy.typing import NDArray
+
 from maspo_dist.views.format import format_count, format_number
-from maspo_dist.views.report.runs import Point
+from maspo_dist.views.report.runs import Series
 
 WIDTH, HEIGHT = 330, 194
 LEFT, RIGHT, TOP, BOTTOM = 48, 8, 27, 30
@@ -75,30 +77,28 @@ class Line:
     hover: bool = True
 
 
-def binned(points: Sequence[Point], limit: int) -> list[Bin | None]:
+def binned(series: Series, limit: int) -> list[Bin | None]:
     """At most `limit` bins of equally many points; None where no point of a bin is finite."""
-    size = max(1, math.ceil(len(points) / limit))
+    size = max(1, math.ceil(series.steps.size / limit))
     bins: list[Bin | None] = []
-    for start in range(0, len(points), size):
-        chunk = points[start : start + size]
-        values = [value for _, value in chunk if value is not None]
-        if not values:
+    for start in range(0, series.steps.size, size):
+        steps, values = series.steps[start : start + size].tolist(), series.values[start : start + size]
+        finite = values[np.isfinite(values)].tolist()
+        if not finite:
             bins.append(None)
             continue
-        mean = sum(values) / len(values)
-        bins.append(Bin(first=chunk[0][0], last=chunk[-1][0], mean=mean, low=min(values), high=max(values)))
+        mean = sum(finite) / len(finite)
+        bins.append(Bin(first=steps[0], last=steps[-1], mean=mean, low=min(finite), high=max(finite)))
     return bins
 
 
-def running_mean(points: Sequence[Point], window: int) -> list[Point]:
+def running_mean(series: Series, window: int) -> Series:
     """Mean of the last `window` finite values at each step."""
-    recent: deque[float] = deque(maxlen=window)
-    means: list[Point] = []
-    for step, value in points:
-        if value is not None:
-            recent.append(value)
-        means.append((step, sum(recent) / len(recent) if recent else None))
-    return means
+    sums = np.concatenate([[0.0], np.cumsum(series.finite)])
+    ends = np.cumsum(np.isfinite(series.values))
+    starts = np.maximum(0, ends - window)
+    with np.errstate(invalid="ignore"):
+        return Series(series.steps, (sums[ends] - sums[starts]) / (ends - starts))
 
 
 def line_chart(lines: Sequence[Line], y_label: str, *, log: bool = False, include: Sequence[float] = ()) -> str:
@@ -113,42 +113,42 @@ def line_chart(lines: Sequence[Line], y_label: str, *, log: bool = False, includ
     return _svg([_axes(x, y, y_label), *_lines(lines, x, y)], f"{labels} over steps, {y_label}")
 
 
-def stacked_chart(layers: Mapping[str, Sequence[Point]], total: Sequence[Point], y_label: str) -> str:
+def stacked_chart(layers: Mapping[str, Series], total: Series, y_label: str) -> str:
     """Bars over steps, stacked, by label; `total`, which may be empty, is a line across."""
-    shown = [(color, *layer) for color, layer in enumerate(layers.items()) if any(v is not None for _, v in layer[1])]
+    shown = [(color, label) for color, (label, series) in enumerate(layers.items()) if series.finite.size]
     if not shown:
         return ""
-    steps = sorted({step for _, _, points in shown for step, _ in points})
-    columns = [binned(_on_steps(points, steps), _BAR_BINS) for _, _, points in shown]
+    series = [*(layers[label] for _, label in shown), total]
+    steps = _common_steps(series)
+    *columns, whole = [binned(one.on(steps), _BAR_BINS) for one in series]
     bars = list(zip(*columns, strict=True))
-    whole = binned(_on_steps(total, steps), _BAR_BINS)
     tops = [0.0, *(sum(one.mean for one in bar if one) for bar in bars), *(one.mean for one in whole if one)]
     y = linear_scale(tops, HEIGHT - BOTTOM, TOP)
     inset = (WIDTH - LEFT - RIGHT) / (2 * len(bars) + 2)
-    x = step_scale(steps[0], steps[-1], LEFT + inset, WIDTH - RIGHT - inset)
+    x = step_scale(int(steps[0]), int(steps[-1]), LEFT + inset, WIDTH - RIGHT - inset)
     width = max(1.0, min(28.0, (x.end - x.start) / max(1, len(bars) - 1) - 1))
     parts = [_axes(x, y, y_label)]
     for bar in bars:
         base = 0.0
-        for (color, label, _), one in zip(shown, bar, strict=True):
+        for (color, label), one in zip(shown, bar, strict=True):
             if one is not None:
                 top, below = y(base + one.mean), y(base)
                 title = _tooltip(label, one)
                 parts.append(_rect(f"f{color % COLORS}", x(one.center) - width / 2, top, width, below - top, title))
                 base += one.mean
     parts += _lines([Line(label="whole step", bins=whole, color=COLORS - 1, style="total")], x, y)
-    return _svg(parts, f"{', '.join(label for _, label, _ in shown)} over steps, {y_label}")
+    return _svg(parts, f"{', '.join(label for _, label in shown)} over steps, {y_label}")
 
 
-def heat_chart(rows: Mapping[str, Sequence[Point]], name: str) -> str:
+def heat_chart(rows: Mapping[str, Series], name: str) -> str:
     """One strip per row over steps; the larger the value, the darker, up to the chart's largest value."""
     # A bucket without tokens at a step has no point there, so strips are laid on common steps.
-    steps = sorted({step for points in rows.values() for step, _ in points})
-    strips = [binned(_on_steps(points, steps), _HEAT_BINS) for points in rows.values()]
+    steps = _common_steps(list(rows.values()))
+    strips = [binned(series.on(steps), _HEAT_BINS) for series in rows.values()]
     largest = max((one.mean for strip in strips for one in strip if one), default=None)
     if largest is None:
         return ""
-    x = step_scale(steps[0], steps[-1], _HEAT_LEFT, _HEAT_WIDTH - RIGHT)
+    x = step_scale(int(steps[0]), int(steps[-1]), _HEAT_LEFT, _HEAT_WIDTH - RIGHT)
     width = (x.end - x.start) / len(strips[0])
     parts = [_text(_HEAT_LEFT, 17, "axis", f"{name}, 0 to {format_number(largest)}")]
     for index, (label, strip) in enumerate(zip(rows, strips, strict=True)):
@@ -227,9 +227,8 @@ def _tooltip(label: str, one: Bin) -> str:
     return f"{label}, {steps}: {of}{format_number(one.mean)}{around}"
 
 
-def _on_steps(points: Sequence[Point], steps: Sequence[int]) -> list[Point]:
-    values = dict(points)
-    return [(step, values.get(step)) for step in steps]
+def _common_steps(series: Sequence[Series]) -> NDArray[np.int64]:
+    return np.unique(np.concatenate([one.steps for one in series]))
 
 
 def linear_scale(values: Sequence[float], start: float, end: float) -> Scale:

@@ -7,7 +7,7 @@ from maspo_dist.runs.catalogue import find_metric, held_out_score
 from maspo_dist.runs.progress import PHASES
 from maspo_dist.views.format import format_number
 from maspo_dist.views.report.charts import COLORS, LINE_BINS, Line, binned, line_chart, running_mean, stacked_chart
-from maspo_dist.views.report.runs import Run
+from maspo_dist.views.report.runs import EMPTY, Run
 
 _MIN_STEPS_TO_SMOOTH = 20
 
@@ -123,8 +123,8 @@ def caption(title: str, names: Sequence[str]) -> list[tuple[str, str]]:
 
 def _phases(run: Run, several: bool) -> Figure | None:
     """Seconds of each phase, stacked, with the whole step as a line, since phases may overlap."""
-    layers = {phase: run.series.get(f"time/{phase}_s", ()) for phase in PHASES}
-    svg = stacked_chart(layers, run.series.get("time/step_s", ()), "seconds per step")
+    layers = {phase: run.series.get(f"time/{phase}_s", EMPTY) for phase in PHASES}
+    svg = stacked_chart(layers, run.series.get("time/step_s", EMPTY), "seconds per step")
     legend = [(f"key box s{color}", phase) for color, phase in enumerate(PHASES)]
     if "time/step_s" in run.series:
         legend.append(("key ink", "whole step"))
@@ -134,7 +134,7 @@ def _phases(run: Run, several: bool) -> Figure | None:
 
 def _figure(chart: Chart, runs: Sequence[Run]) -> Figure | None:
     names = [name for name in chart.metrics if any(name in run.series for run in runs)]
-    steps = max((len(run.series.get(name, ())) for run in runs for name in names), default=0)
+    steps = max((run.series.get(name, EMPTY).steps.size for run in runs for name in names), default=0)
     window = max(5, steps // 20) if chart.smooth and steps >= _MIN_STEPS_TO_SMOOTH else 0
     lines = list(_lines(chart, runs, window))
     svg = line_chart(lines, chart.unit, log=chart.log, include=chart.include)
@@ -168,17 +168,19 @@ def _lines(chart: Chart, runs: Sequence[Run], window: int) -> Iterator[Line]:
     """
     for place, run in enumerate(runs):
         for index, (name, label) in enumerate(chart.metrics.items()):
-            points = run.series.get(name, ())
+            series = run.series.get(name)
+            if series is None:
+                continue
             if len(runs) > 1:
                 label = f"{run.name}, {label}" if len(chart.metrics) > 1 else run.name
             color, dash = (index, "") if len(runs) == 1 else (place, "dashed" if index else "")
-            if points:
-                style = f"{dash} raw" if window else dash
-                yield Line(label=label, bins=binned(points, LINE_BINS), color=color, style=style)
-            if points and window:
-                bins = binned(running_mean(points, window), LINE_BINS)
+            style = f"{dash} raw" if window else dash
+            yield Line(label=label, bins=binned(series, LINE_BINS), color=color, style=style)
+            if window:
+                bins = binned(running_mean(series, window), LINE_BINS)
                 yield Line(label=label, bins=bins, color=color, style=f"{dash} smooth", hover=False)
 
 
 def _last(run: Run, name: str) -> str:
-    return next((format_number(value) for _, value in reversed(run.series.get(name, ())) if value is not None), "")
+    values = run.series.get(name, EMPTY).finite
+    return format_number(float(values[-1])) if values.size else ""

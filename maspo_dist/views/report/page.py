@@ -14,7 +14,7 @@ from maspo_dist.errors import ConfigError
 from maspo_dist.runs.jsonl import replace_text
 from maspo_dist.views.format import format_change, format_duration, format_number, format_score
 from maspo_dist.views.report.curves import draw_sections
-from maspo_dist.views.report.runs import Run, config_differences, read_run
+from maspo_dist.views.report.runs import EMPTY, Run, config_differences, read_run
 from maspo_dist.views.report.trust_region import trust_region_of
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -47,12 +47,12 @@ def write_report(run_folders: Sequence[Path], out: Path) -> None:
 
 def _facts(run: Run) -> str:
     """One line: loss, model, steps, time, seed."""
-    seconds = [value for _, value in run.series.get("time/step_s", ()) if value is not None]
+    seconds = run.series.get("time/step_s", EMPTY).finite
     parts = [
         str(run.config.get("algorithm.loss.kind", "")).upper(),
         Path(str(run.config.get("model.path", ""))).name,
         f"{run.progress.step} of {run.max_steps} steps",
-        f"{format_duration(sum(seconds))} in steps" if seconds else "",
+        f"{format_duration(float(seconds.sum()))} in steps" if seconds.size else "",
         f"seed {run.config['run.seed']}" if "run.seed" in run.config else "",
     ]
     return " · ".join(part for part in parts if part)

@@ -1,5 +1,7 @@
-"""The content of a run folder, read once."""
+"""The content of a run folder, read once; a long run takes 16 bytes per number."""
 
+import math
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,29 +10,52 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from maspo_dist.config.keys import flatten
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import tail_rows
-from maspo_dist.runs.progress import Progress, progress_of
+from maspo_dist.runs.progress import Progress
 from maspo_dist.views.format import MISSING
 
-#: (step, value); None where the number was not finite.
-Point = tuple[int, float | None]
-
 _SAMPLES_PER_STEP = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One metric: rising steps i64[N], and values f64[N] with NaN where the number was not finite."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    @property
+    def finite(self) -> NDArray[np.float64]:
+        """The values that are finite."""
+        finite: NDArray[np.float64] = self.values[np.isfinite(self.values)]
+        return finite
+
+    def on(self, steps: NDArray[np.int64]) -> "Series":
+        """The series on `steps`, which hold its own steps."""
+        values = np.full(steps.size, np.nan)
+        values[np.searchsorted(steps, self.steps)] = self.values
+        return Series(steps, values)
+
+
+EMPTY = Series(np.empty(0, np.int64), np.empty(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One run, as the report needs it.
 
-    series    by metric name, steps rising
+    series    by metric name; none is empty
     samples   rows of the first and the last sampled step
     """
 
     name: str
     progress: Progress
-    series: Mapping[str, Sequence[Point]]
+    series: Mapping[str, Series]
     ledger: Counter[tuple[str, str]]
     samples: Sequence[Mapping[str, Any]]
     events: Sequence[Mapping[str, Any]]
@@ -52,11 +77,10 @@ class Run:
 def read_run(path: Path) -> Run:
     """Raises ConfigError if `path` is no run folder, DataError for a damaged file in it."""
     folder = RunFolder.open_for_reading(path)
-    rows = list(folder.read_metrics())
     return Run(
         name=folder.name,
-        progress=progress_of(rows, folder.max_steps),
-        series=_series(rows),
+        progress=folder.read_progress(),
+        series=_read_series(folder),
         ledger=folder.ledger_counts(),
         samples=_first_and_last_samples(folder),
         events=list(folder.read_events()),
@@ -72,14 +96,19 @@ def config_differences(runs: Sequence[Run]) -> list[list[object]]:
     return [[key, *row] for key, row in zip(keys, rows, strict=True) if any(value != row[0] for value in row)]
 
 
-def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
-    series: dict[str, list[Point]] = {}
-    for row in rows:
-        step = int(row["step"])
+def _read_series(folder: RunFolder) -> dict[str, Series]:
+    columns: dict[str, tuple[array[int], array[float]]] = {}
+    for row in folder.read_metrics():
+        step = row.pop("step")
         for name, value in row.items():
-            if name != "step":
-                series.setdefault(name, []).append((step, None if value is None else float(value)))
-    return series
+            column = columns.get(name)
+            if column is None:
+                column = columns[name] = (array("q"), array("d"))
+            column[0].append(step)
+            column[1].append(math.nan if value is None else value)
+    return {
+        name: Series(np.frombuffer(steps, np.int64), np.frombuffer(values)) for name, (steps, values) in columns.items()
+    }
 
 
 def _first_and_last_samples(folder: RunFolder) -> list[dict[str, Any]]:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
+import numpy as np
+
 from maspo_dist.runs.catalogue import find_metric
 from maspo_dist.views.format import MISSING
 from maspo_dist.views.report.charts import heat_chart
 from maspo_dist.views.report.curves import Figure
-from maspo_dist.views.report.runs import Point, Run
+from maspo_dist.views.report.runs import EMPTY, Run, Series
 
 _METRIC = re.compile(r"trust_region/(?:pos|neg)/(\d+(?:\.\d+)?(?:e-?\d+)?)/[^/]+")
 _SIGNS = {"pos": "A > 0", "neg": "A < 0"}
@@ -85,8 +87,8 @@ def trust_region_of(run: Run) -> TrustRegion | None:
     if not names:
         return None
     buckets = sorted(set(names.values()), key=float)
-    step = max(run.series[name][-1][0] for name in names)
-    values = {name: value for name, points in run.series.items() for at, value in points[-1:] if at == step}
+    step = max(int(run.series[name].steps[-1]) for name in names)
+    values = {name: float(one.values[-1]) for name, one in run.series.items() if one.steps[-1] == step}
     labels = [f"≤ {buckets[0]}", *(f"{low} – {high}" for low, high in pairwise(buckets))]
     tables = []
     for sign, aim in (("pos", "likelier"), ("neg", "rarer")):
@@ -103,11 +105,11 @@ def trust_region_of(run: Run) -> TrustRegion | None:
 
 
 def _table(
-    title: str, corner: str, rows: Mapping[str, str], columns: Sequence[_Column], values: Mapping[str, float | None]
+    title: str, corner: str, rows: Mapping[str, str], columns: Sequence[_Column], values: Mapping[str, float]
 ) -> Table:
     """`rows` maps a row's name to the prefix of its metrics; rows and columns without a value are left out."""
-    cells = {(row, column): values.get(f"{rows[row]}/{column.measure}") for row in rows for column in columns}
-    known = [key for key, value in cells.items() if value is not None]
+    cells = {(row, column): values.get(f"{rows[row]}/{column.measure}", math.nan) for row in rows for column in columns}
+    known = [key for key, value in cells.items() if math.isfinite(value)]
     shown = [column for column in columns if any(column is other for _, other in known)]
     heads = [(corner, "")]
     for column in shown:
@@ -123,19 +125,19 @@ def _table(
     )
 
 
-def _cell(column: _Column, value: float | None) -> tuple[str, str | None]:
-    if value is None:
+def _cell(column: _Column, value: float) -> tuple[str, str | None]:
+    if math.isnan(value):
         return MISSING, None
     # The root, because what matters happens between 0 and 0.1.
     return f"{value:{column.form}}", f"{math.sqrt(min(1.0, max(0.0, column.strength(value)))):.3f}"
 
 
-def _strips(run: Run, buckets: Sequence[str], measure: str) -> dict[str, Sequence[Point]]:
+def _strips(run: Run, buckets: Sequence[str], measure: str) -> dict[str, Series]:
     """The curve of `measure` for each sign and bucket; the weight kept is turned into the weight lost."""
-    strips: dict[str, Sequence[Point]] = {}
+    strips = {}
     for sign, bucket in product(_SIGNS, buckets):
-        points = run.series.get(f"trust_region/{sign}/{bucket}/{measure}", ())
+        series = run.series.get(f"trust_region/{sign}/{bucket}/{measure}", EMPTY)
         if measure == "weight_kept":
-            points = [(step, None if kept is None else max(0.0, 1 - kept)) for step, kept in points]
-        strips[f"{_SIGNS[sign]}, p ≤ {bucket}"] = points
+            series = Series(series.steps, np.maximum(0.0, 1 - series.values))
+        strips[f"{_SIGNS[sign]}, p ≤ {bucket}"] = series
     return strips

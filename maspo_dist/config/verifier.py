@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from maspo_dist.config.extension import check_form, is_extension
+from maspo_dist.config.reasoning import REASONING_TAGS
 from maspo_dist.config.section import Capacity, Meaning, Section
 
 #: Verifiers that come with the package, and the class behind each name. `reward/registry.py` makes them.
@@ -118,6 +119,11 @@ class VerifierConfig(Section):
     code_isolation: Literal["auto", "namespaces", "seccomp"] = "auto"
     #: How answers are found: `strict` reads only the last box, `lenient` also prose, #### and the last number.
     extraction: Meaning[Literal["strict", "lenient"]] = "lenient"
+    #: The closing tag of each opening tag of a reasoning block. What stands in a block is no answer, whether the prompt
+    #: or the response opened it.
+    reasoning_tags: Meaning[dict[str, str]] = Field(default_factory=lambda: dict(REASONING_TAGS))
+    #: What a list of reference answers means: `any` of them is right, or the answer must be `all` of them.
+    several_answers: Meaning[Literal["any", "all"]] = "any"
     #: Most samples that wait for a process. While the queue is full, callers wait.
     queue_size: int = Field(1024, ge=1)
     #: Retries of a sample whose process died on it.

@@ -4,7 +4,7 @@ To add a verifier to the package, write a class as the Protocol `Verifier` says 
 `BUILTIN_VERIFIERS` (config/verifier.py). A user's own, `python:module:Name`, is made by the same rules:
 
     a class       takes the VerifierConfig, or nothing; has `score(sample) -> Verdict`
-    a function    (response, reference, source) -> float, bool or Verdict, sync or async
+    a function    (response, reference, source) -> float, bool or Verdict, by these names, sync or async
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from maspo_dist.config.extension import load_extension
@@ -27,6 +28,9 @@ from maspo_dist.types import Verdict
 
 if TYPE_CHECKING:
     from maspo_dist.reward.verifiers.remote import RemoteVerifier
+
+#: Examples of a problem with references, and the characters shown of each.
+_EXAMPLES, _EXAMPLE_CHARS = 3, 60
 
 _Maker = Callable[[VerifierConfig], Verifier]
 
@@ -80,6 +84,41 @@ class WeightedVerifier:
         )
 
 
+def reference_problems(config: VerifierConfig, references: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """One sentence per kind of problem with references (reference, source), as the verifier of their source sees them.
+
+    Verifiers without `check_reference` accept every reference. Raises ConfigError as `check_rewards` does.
+    """
+    checks: dict[str, list[tuple[str, Callable[[str], str]]]] = {}
+    found: dict[tuple[str, str, str], list[str]] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for (reference, source), count in Counter(references).items():
+        counts[source, ""] += count
+        if source not in checks:
+            checks[source] = _reference_checks(config.reward_for(source), f"reward.verifiers.{source}")
+        for verifier, check in checks[source]:
+            if problem := check(reference):
+                kind = problem.partition(", and is read as")[0]
+                found.setdefault((source, verifier, kind), []).append(reference)
+                counts[source, verifier + kind] += count
+    for (source, verifier, kind), examples in found.items():
+        shown = ", ".join(repr(example[:_EXAMPLE_CHARS]) for example in examples[:_EXAMPLES])
+        yield (
+            f"{counts[source, verifier + kind]} of {counts[source, '']} references of source {source!r}, read by "
+            f"{verifier}: {kind}; for example {shown}"
+        )
+
+
+def _reference_checks(reward: str, key: str) -> list[tuple[str, Callable[[str], str]]]:
+    checks = []
+    for term in parse_reward(reward):
+        if not is_remote(term.verifier):
+            found = load_extension(BUILTIN_VERIFIERS.get(term.verifier, term.verifier), key)
+            if check := getattr(found, "check_reference", None):
+                checks.append((term.verifier, check))
+    return checks
+
+
 def remote_verifier(url: str, config: VerifierConfig) -> RemoteVerifier:
     """The verifier at `url`. Raises VerifierError when it is not healthy."""
     # httpx takes a third of a second to import, and few runs need it.
@@ -103,12 +142,17 @@ def _maker(name: str, key: str) -> _Maker:
     found = load_extension(BUILTIN_VERIFIERS.get(name, name), key)
     if inspect.isclass(found):
         return _class_maker(found, name, key)
-    if callable(found) and _takes(found, "response", "reference", "source"):
-        return lambda config: FunctionVerifier(name, found)
-    raise ConfigError(
-        f"{key} names {name!r}, which is neither a function (response, reference, source) nor a class with "
-        "score(sample)"
-    )
+    if not callable(found):
+        raise ConfigError(
+            f"{key} names {name!r}, which is neither a function (response, reference, source) nor a class with "
+            "score(sample)"
+        )
+    if not _takes(found, response="", reference="", source=""):
+        raise ConfigError(
+            f"{key} names {name!r}, which is called as (response=…, reference=…, source=…) but takes "
+            f"{_signature(found)}: give its parameters these names"
+        )
+    return lambda config: FunctionVerifier(name, found)
 
 
 def _class_maker(found: type[Any], name: str, key: str) -> _Maker:
@@ -121,9 +165,16 @@ def _class_maker(found: type[Any], name: str, key: str) -> _Maker:
     raise ConfigError(f"{key} names {name!r}, but its constructor must take a VerifierConfig, or nothing")
 
 
-def _takes(function: Callable[..., Any], *arguments: str) -> bool:
+def _takes(function: Callable[..., Any], *arguments: str, **named: str) -> bool:
     try:
-        inspect.signature(function).bind(*arguments)
-    except TypeError:
+        inspect.signature(function).bind(*arguments, **named)
+    except (TypeError, ValueError):
         return False
     return True
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    try:
+        return str(inspect.signature(function))
+    except (TypeError, ValueError):
+        return "parameters without names"

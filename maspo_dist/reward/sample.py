@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -17,9 +20,18 @@ _CORRECT_FROM = 0.5
 _EXTRACTED_CHARS, _REASON_CHARS = 500, 300
 
 
+_TEXT = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+_LIST_OF_TEXTS = re.compile(rf"\s*\[\s*{_TEXT}(?:\s*,\s*{_TEXT})*\s*,?\s*\]\s*", re.DOTALL)
+#: `['\\frac{1}{2}']` with a single backslash: LaTeX that was never escaped.
+_UNESCAPED = re.compile(r"(?<!\\)\\(?:(?!u[\da-fA-F]{4}|x[\da-f]{2}|n(?!eq))[A-Za-z]{2,}|[^A-Za-z\d\\\"'/])")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One response to score against its reference; `source` selects the verifier."""
+    """One response to score against its reference; `source` selects the verifier.
+
+    Where the prompt left a reasoning block open, `response` begins with the tag that opened it.
+    """
 
     response: str
     reference: str
@@ -32,11 +44,29 @@ class Verifier(Protocol):
     Each verifier process makes its own instance, from the VerifierConfig or from nothing. Load slow things there,
     not in `score`. The pool kills a process whose verdict misses the deadline or that exceeds its memory, and later
     makes another: hold nothing that must be closed. The verdict must depend on the sample alone.
+
+    A class may have a static method `check_reference(reference: str) -> str`. `maspo-dist check` calls it for every
+    reference of the verifier's sources; it returns what is wrong with the reference, in a few words, or "".
     """
 
     def score(self, sample: Sample) -> Verdict:
         """The verdict on `sample`. What it raises becomes an `error` verdict on this sample alone."""
         ...
+
+
+def split_references(reference: str) -> tuple[str, ...]:
+    """The references in a list of texts, `["1/2", "0.5"]` or `['70']`; any other text is one reference."""
+    if not _LIST_OF_TEXTS.fullmatch(reference):
+        return (reference,)
+    if _UNESCAPED.search(reference):
+        texts = [text[1:-1] for text in re.findall(_TEXT, reference)]
+    else:
+        try:
+            # The JSON of a data set, or the text that Python prints for a list.
+            texts = json.loads(reference) if "'" not in reference else ast.literal_eval(reference.strip())
+        except (ValueError, SyntaxError):
+            return (reference,)
+    return tuple(text for text in texts if text.strip()) or (reference,)
 
 
 def make_verdict(

@@ -72,4 +72,38 @@ class TwoArgumentsVerifier(LastWordVerifier):
         self.path, self.mode = path, mode
 
 
+def other_names(data_source: str, solution_str: str, ground_truth: str, extra_info: object = None) -> float:
+    """Written for another trainer: its parameters have other names, in another order."""
+    return float(ground_truth in solution_str)
+
+
+def lists(prompts: list[str], completions: list[str], **kwargs: object) -> list[float]:
+    """Written for another trainer: it takes lists."""
+    return [1.0 for _ in completions]
+
+
+def other_order(source: str, reference: str, response: str) -> bool:
+    """Keeps the contract: arguments are given by name."""
+    return reference in response
+
+
+def some_names(response: str, **other: str) -> bool:
+    """Keeps the contract: it takes every name."""
+    return other["reference"] in response and other["source"] == "sums"
+
+
+def returns_list(response: str, reference: str, source: str) -> list[float]:
+    """Breaks the contract: its result is a list."""
+    return [1.0]
+
+
+def returns_nan(response: str, reference: str, source: str) -> float:
+    """Breaks the contract: its result is no finite number."""
+    return float("nan")
+
+
+def returns_none(response: str, reference: str, source: str) -> None:
+    """Breaks the contract: it has no result."""
+
+
 NOT_A_VERIFIER = 3

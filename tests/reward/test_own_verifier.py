@@ -10,8 +10,8 @@ import pytest
 
 from maspo_dist.config.verifier import BUILTIN_VERIFIERS, VerifierConfig
 from maspo_dist.errors import ConfigError, VerifierError
-from maspo_dist.reward import VerifierPool
-from maspo_dist.reward.registry import check_rewards
+from maspo_dist.reward import Sample, VerifierPool
+from maspo_dist.reward.registry import check_rewards, reference_problems
 
 OWN = "python:doubles.own_verifier:"
 
@@ -49,6 +49,47 @@ BROKEN = {
     "TwoArgumentsVerifier": "but its constructor must take a VerifierConfig, or nothing",
     "NOT_A_VERIFIER": "which is neither a function (response, reference, source) nor a class with score(sample)",
 }
+
+
+@pytest.mark.parametrize("name", ["other_order", "some_names"])
+def test_a_function_is_called_by_the_names_of_its_parameters(name: str) -> None:
+    with VerifierPool(VerifierConfig(default=OWN + name, workers=1)) as pool:
+        right, wrong = pool.verify_many(
+            [Sample(response=f"The answer is {n}", reference="42", source="sums") for n in (42, 41)]
+        )
+
+    assert (right.status, wrong.status) == ("correct", "wrong")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("returns_list", "returned list, not a number, a bool or a Verdict"),
+        ("returns_none", "returned NoneType, not a number, a bool or a Verdict"),
+        ("returns_nan", "the reward is nan"),
+    ],
+)
+def test_a_result_that_is_no_reward_is_an_error(name: str, reason: str) -> None:
+    with VerifierPool(VerifierConfig(default=OWN + name, workers=1)) as pool:
+        (verdict,) = pool.verify_many([("The answer is 42", "42")])
+
+    assert verdict.status == "error"
+    assert reason in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [
+        ("other_names", "(data_source: 'str', solution_str: 'str', ground_truth: 'str', extra_info: 'object' = None)"),
+        ("lists", "(prompts: 'list[str]', completions: 'list[str]', **kwargs: 'object')"),
+    ],
+)
+def test_a_function_with_parameters_of_other_names_is_refused(name: str, takes: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_rewards(VerifierConfig(default=OWN + name))
+
+    assert "is called as (response=…, reference=…, source=…)" in str(caught.value)
+    assert f"but takes {takes}" in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "sentence"), BROKEN.items())
@@ -91,3 +132,19 @@ def test_the_check_says_how_to_install_the_package_of_a_built_in(monkeypatch: py
 
     with pytest.raises(ConfigError, match=r"pip install 'maspo-dist\[reasoning-gym\]'"):
         check_rewards(VerifierConfig(default="0.5*reasoning_gym + 0.5*format"))
+
+
+def test_references_are_read_by_the_verifier_of_their_source() -> None:
+    config = VerifierConfig(verifiers={"words": "exact", "pick": "multiple_choice", "own": f"{OWN}LastWordVerifier"})
+    references = [
+        ("7", "sums"), ("N/A", "sums"), ("?", "sums"), ("0.30000000000000004", "sums"), ("N/A", "words"), ("B", "pick"),
+        ("Rome", "pick"), ("N/A", "own"),
+    ]  # fmt: skip
+
+    assert list(reference_problems(config, references)) == [
+        "2 of 4 references of source 'sums', read by math: no answer can be read; for example 'N/A', '?'",
+        "1 of 4 references of source 'sums', read by math: holds the noise of a float; for example "
+        "'0.30000000000000004'",
+        "1 of 2 references of source 'pick', read by multiple_choice: names no letter from A to J, or several; "
+        "for example 'Rome'",
+    ]

@@ -14,8 +14,11 @@ Every pass is linear in the text, whatever stands in it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from maspo_dist.config.reasoning import REASONING_TAGS, reasoning_patterns
 
 Extraction = Literal["strict", "lenient"]
 
@@ -23,9 +26,6 @@ Extraction = Literal["strict", "lenient"]
 _TAIL_CHARS = 1_000_000
 _PROSE_CHARS = 4_000
 
-_REASONING_TAGS = ("think", "thinking", "thought", "reasoning")
-_REASONING_OPEN = re.compile(rf"<(?:{'|'.join(_REASONING_TAGS)})>", re.IGNORECASE)
-_REASONING_CLOSE = re.compile(rf"</(?:{'|'.join(_REASONING_TAGS)})>", re.IGNORECASE)
 _TURN_END = re.compile(r"<\|(?:im_end|im_start|eot_id|end_of_text|endoftext|end)\|>|</s>|<eos>|<end_of_turn>")
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|\\[\\{}]|[{}]")
 _BARE_BOX = re.compile(r"\\boxed\s{0,8}([^\s{}$\\.,;]+)")
@@ -33,7 +33,7 @@ _SEPARATORS = re.compile(
     r"(?:[\s,;$.&]|\\[\[\](),;! ]|\\q?quad|\\text\s?\{\s?(?:and|or)\s?\}|\b(?:and|or)\b)*", re.IGNORECASE
 )
 ANSWER_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.IGNORECASE | re.DOTALL)
-_MARKER = re.compile(
+MARKER = re.compile(
     r"(?:\banswers?\b|\bresult\b|\bsolutions?\b)"
     r"(?:[^\S\n]{0,4}(?:\*\*)?(?:is|are|:|=|\*\*)){1,3}|\banswer\s{1,3}(?=\$|\\[(\[])|答案(?:是|为|：|:)",
     re.IGNORECASE,
@@ -66,9 +66,9 @@ class Reading:
     reason: str = ""
 
 
-def read_answer(response: str, extraction: Extraction) -> Reading:
+def read_answer(response: str, extraction: Extraction, tags: Mapping[str, str] = REASONING_TAGS) -> Reading:
     """Finds the answer, by the rules above."""
-    text = visible_text(response)
+    text = visible_text(response, tags)
     boxes, unclosed = _boxes(text)
     if boxes:
         return _read_boxes(text, boxes)
@@ -78,15 +78,16 @@ def read_answer(response: str, extraction: Extraction) -> Reading:
         return Reading(answer=bare[-1])
     if extraction == "strict":
         return Reading(answer=None, reason="no box")
-    answer = _read_prose(text)
+    answer = read_prose(text)
     return Reading(answer=answer, reason="" if answer else "no answer found")
 
 
-def visible_text(response: str) -> str:
+def visible_text(response: str, tags: Mapping[str, str] = REASONING_TAGS) -> str:
     """The response without reasoning blocks and without what follows the turn; at most 1,000,000 characters."""
+    patterns = reasoning_patterns(tags)
     text = response[-_TAIL_CHARS:]
-    text = text[max((match.end() for match in _REASONING_CLOSE.finditer(text)), default=0) :]
-    opened = _REASONING_OPEN.search(text)
+    text = text[max((match.end() for match in patterns.closing.finditer(text)), default=0) :]
+    opened = patterns.opening.search(text)
     if opened:
         text = text[: opened.start()]
     for match in _TURN_END.finditer(text):
@@ -125,7 +126,8 @@ def _read_boxes(text: str, boxes: list[tuple[int, int, str]]) -> Reading:
     return Reading(answer=contents[-1], chain=contents if len(contents) > 1 else ())
 
 
-def _read_prose(text: str) -> str | None:
+def read_prose(text: str) -> str | None:
+    """The answer in a text without boxes."""
     tail = text[-_PROSE_CHARS:].replace("**", "").strip().removesuffix("I hope it is correct.").strip()
     if not tail:
         return None
@@ -134,7 +136,7 @@ def _read_prose(text: str) -> str | None:
         return tags[-1].strip() or None
     if "####" in tail:
         return tail.rpartition("####")[2].strip().split("\n")[0].strip() or None
-    markers = list(_MARKER.finditer(tail))
+    markers = list(MARKER.finditer(tail))
     if markers:
         return _read_clause(tail[markers[-1].end() :].strip())
     if len(tail) <= 200 and "\n" not in tail and not _NOT_FORMULA.search(tail):

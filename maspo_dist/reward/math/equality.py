@@ -3,6 +3,8 @@
 The conventions, where people differ:
     a label that only one side has is ignored          x = 3 is 3
     bare lists and sets have no order, tuples do         {1,2} is 2,1; (1,2) is not (2,1)
+    solutions of one unknown have no order              x_1 = 2, x_2 = 3 is 3, 2
+    values of several unknowns are ordered by label     y = 1, x = 2 is (2, 1)
     a list is right only as a whole                      3, 4, 5 is not 4
     the exact part stands before ≈                       \\sqrt{2} ≈ 1.41 is \\sqrt{2}
     the letter case of words is ignored                 evelyn is Evelyn
@@ -29,6 +31,8 @@ from maspo_dist.reward.math.structure import (
     last_side,
     outer_shape,
     without_label,
+    without_labels,
+    without_unknown,
 )
 
 #: Comparisons that a process remembers: responses of a group often share their answer.
@@ -123,17 +127,15 @@ class _Comparison:
             return self._same_leaf(found, expected, nesting)
         shapes = {left.shape, right.shape}
         if shapes in ({"list"}, {"set"}, {"union"}, {"list", "set"}):
-            if _labelled(left) != _labelled(right):
-                return self._in_order(left.items, right.items, nesting)
-            if shapes == {"set"}:
-                return self._in_any_order(_distinct(left.items), _distinct(right.items), nesting)
-            return self._in_any_order(left.items, right.items, nesting)
+            return self._same_items(left, right, nesting)
         if shapes == {"matrix"}:
             return self._same_rows(left.items, right.items, nesting)
         if shapes == {"tuple"}:
             return left.brackets == right.brackets and self._in_order(left.items, right.items, nesting)
         if shapes == {"tuple", "list"}:
-            return self._in_order(left.items, right.items, nesting)
+            # A point is written in the order of its labels: y = 1, x = 2 is (2, 1).
+            ordered = [(without_labels(parts.items) or (parts.items, parts.items))[1] for parts in (left, right)]
+            return self._in_order(ordered[0], ordered[1], nesting)
         if shapes == {"tuple", "matrix"}:
             rows, wanted_rows = _rows(left), _rows(right)
             if rows and wanted_rows:
@@ -149,6 +151,24 @@ class _Comparison:
             # Algebra takes 4, 4 for the set of 4; one value is never a list.
             return self._same_leaf(found, expected, nesting, by_algebra="list" not in shapes)
         return False
+
+    def _same_items(self, left: Parts, right: Parts, nesting: int) -> bool:
+        """Two lists, sets or unions. Order counts only where one side alone says which value is which."""
+        unknown, found = without_unknown(left.items)
+        wanted_unknown, expected = without_unknown(right.items)
+        if unknown != wanted_unknown and _labelled(left) and _labelled(right):
+            return False
+        if bool(unknown) == bool(wanted_unknown) and _labelled(left) != _labelled(right):
+            labelled = without_labels(right.items if _labelled(right) else left.items)
+            if labelled is None:
+                return self._in_order(found, expected, nesting)
+            as_written, by_label = labelled
+            if _labelled(left):
+                return self._in_order(by_label, expected, nesting)
+            return self._in_order(found, by_label, nesting) or self._in_order(found, as_written, nesting)
+        if left.shape == right.shape == "set":
+            found, expected = _distinct(found), _distinct(expected)
+        return self._in_any_order(found, expected, nesting)
 
     def _same_when_spelled_out(self, found: str, expected: str) -> bool:
         """`5 million` as 5000000."""

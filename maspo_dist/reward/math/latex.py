@@ -14,12 +14,17 @@ _SIGNS = str.maketrans(
         "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/",
         "±": r"\pm ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ",
         "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "°": r"^\circ ", "′": "'", "ℝ": r"\mathbb{R}",
-        "√": r"\sqrt ", "≈": r"\approx ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ",
+        "√": " sqrt ", "≈": r"\approx ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ",
         "“": '"', "”": '"', "‘": "'", "’": "'", "，": ",", "（": "(", "）": ")", "：": ":", "。": ".", "％": "%",
         "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "\n": " ", "\t": " ", "\r": " ",
     }
 )  # fmt: skip
 _INVISIBLE = {"Cf", "Cc", "Cs", "Co"}
+
+#: Functions that people write without a backslash.
+_NAMES = r"(?:arc)?(?:sin|cos|tan|cot|csc)h?|arcsec|sec(?=\s?[(^])|ln|lg|log|exp|sqrt"
+#: Not inside a word; behind one letter only before a bracket: xcos(x).
+_START = r"(?:(?<![\\A-Za-z])|(?<=(?<![\\A-Za-z])[b-zB-Z])(?=[a-z]+\s?\())"
 
 #: (pattern, replacement), applied in this order; each is linear.
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -61,11 +66,20 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:hat|vec)\s?\{?\s?(?:\\text\s?\{)?([A-Za-z])\}{0,2}", r"\1"),
         (r"\\overline\s?\{([A-Z]{2,3})\}", r"\1"),
         (r"\{?\s?([\w+-]{1,20})\s?\\choose\s?([\w+-]{1,20})\s?\}?", r"\\binom{\1}{\2}"),
-        (r"\\lg(?![A-Za-z])", r"\\log_{10} "),
         (r"\\therefore(?![A-Za-z])", ""),
+        (r"(?<![A-Za-z\\])(?:np|numpy|math|sympy)\.(?=[a-z])", ""),
         (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
-        (r"(?<![\\A-Za-z])sqrt\s?\(([^()]{1,50})\)", r"\\sqrt{\1}"),
-        (r"(?<![A-Za-z\\])(?:np|numpy|math)\.([a-z]{2,10})", r"\\\1 "),
+        (r"([-+,(\[<>]\s?)(?:oo|inf|infinity)(?![A-Za-z])", r"\1\\infty "),
+        (r"(?<![\\A-Za-z])[dtc]?frac(?=\s?\{)", r"\\frac"),
+        (rf"\\text\s?\{{\s?({_NAMES})\s?\}}", r"\\\1 "),
+        (r"(?<![\\A-Za-z])a(sin|cos|tan)(?=h?\s?\()", r"\\arc\1"),
+        (r"(?<![\\A-Za-z])cbrt(?=\s?\()", r"\\sqrt[3]"),
+        (rf"{_START}sqrt\s?(\d+(?:\.\d+)?)", r"\\sqrt{\1}"),
+        (rf"{_START}log(\d+)(?=\s?\()", r"\\log_{\1}"),
+        (rf"{_START}(ln|log|sin|cos|tan)\s?(\d+(?:\.\d+)?)(?![\d.A-Za-z^\\({{])", r"\\\1(\2)"),
+        (r"(?<![\\A-Za-z{])(theta|phi|lambda)(?![A-Za-z])", r"\\\1 "),
+        (rf"{_START}({_NAMES})(?:(?![A-Za-z])|(?=[xy](?![A-Za-z])))", r"\\\1 "),
+        (r"\\lg(?![A-Za-z])", r"\\log_{10} "),
         (r"\\frac\s?([0-9a-zA-Z])\s?([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\s?(\\pi|\\theta)\s?([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\s?([0-9a-zA-Z])\s?\{", r"\\frac{\1}{"),
@@ -82,6 +96,10 @@ _FRENCH_INTERVAL = re.compile(r"([\[\]])([^\[\](){}]{1,100},[^\[\](){}]{1,100})(
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"), ("**", "**"))
 _TRAILING = " .,;:。"
 _MAX_LAYERS = 20
+_ROUND_ARGUMENT = re.compile(r"(\\sqrt(?:\s?\[[^\[\]]{1,20}\])?|\\exp|(?<![\\A-Za-z])(?:abs|floor|ceil))\s{0,2}(?=\()")
+_WRITTEN = {
+    "\\exp": ("e^{", "}"), "abs": ("|", "|"), "floor": (r"\lfloor ", r"\rfloor "), "ceil": (r"\lceil ", r"\rceil ")
+}  # fmt: skip
 _MATRIX_BEGIN = re.compile(r"[(\[]?\\begin\{(?:array|matrix|[pb]matrix|smallmatrix)\}(?:\{[clr|@{}!\s]{0,40}\})?")
 _MATRIX_END = re.compile(r"\\end\{(?:array|matrix|[pb]matrix|smallmatrix)\}[)\]]?")
 
@@ -92,6 +110,7 @@ def normalise(text: str) -> str:
     text = _unwrap(text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
+    text = _round_to_curly(text) if "(" in text else text
     text = _FRAC_TAIL.sub(r"\1{\2}", text)
     if "\\begin" in text:
         text = _MATRIX_BEGIN.sub(r"\\begin{pmatrix}", text)
@@ -101,6 +120,23 @@ def normalise(text: str) -> str:
         # ]0,1] is (0,1].
         text = ("[" if french[1] == "[" else "(") + french[2] + ("]" if french[3] == "]" else ")")
     return _strip_ends(_strip_braces(_strip_ends(text)))
+
+
+def _round_to_curly(text: str) -> str:
+    """`\\sqrt(3)` → `\\sqrt{3}`, `\\exp(2)` → `e^{2}`, `abs(x)` → `|x|`."""
+    position = 0
+    for _ in range(_MAX_LAYERS):
+        match = _ROUND_ARGUMENT.search(text, position)
+        if not match:
+            break
+        position = match.end()
+        end = closing_bracket(text, position)
+        if end:
+            name = match[1].rstrip()
+            before, after = _WRITTEN.get(name, (name + "{", "}"))
+            text = f"{text[: match.start()]}{before}{text[position + 1 : end - 1]}{after}{text[end:]}"
+            position = match.start() + len(before)
+    return text
 
 
 def compact(text: str) -> str:
@@ -171,7 +207,7 @@ def closing_bracket(text: str, start: int) -> int:
     opening = text[start]
     closing = {"{": "}", "(": ")", "[": "]"}[opening]
     depth = 0
-    for match in re.finditer(rf"[\\{opening}\\{closing}]", text[start:]):
+    for match in re.finditer(f"[{re.escape(opening + closing)}]", text[start:]):
         depth += 1 if match.group() == opening else -1
         if depth == 0:
             return start + match.end()

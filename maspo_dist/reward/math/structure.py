@@ -21,6 +21,8 @@ _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
 _SYMBOL = r"(?:\\?[A-Za-z]+'*(?:_\{?[A-Za-z0-9,]+\}?)?(?:\s?\([A-Za-z0-9,\s]{1,20}\))?)"
 _LABEL = re.compile(rf"\s?(?:{_SYMBOL}|\(\s?{_SYMBOL}(?:\s?,\s?{_SYMBOL})*\s?\))\s?")
 _BRACKETED = re.compile(r"(\\\{|[(\[])(.*?)(\\\}|[)\]])", re.DOTALL)
+#: A letter that, indexed, names the solutions of an equation.
+_UNKNOWN = re.compile(r"[i-z]|\\(?:lambda|theta|alpha|phi|omega)")
 _MAX_PARTS = 200
 
 
@@ -34,8 +36,16 @@ class Parts:
 
 
 def outer_shape(text: str) -> Parts:
-    """The outer shape of a normalised answer. `1 \\pm 2` is the list of 1 + 2 and 1 - 2."""
+    """The outer shape of a normalised answer. `1 \\pm 2` is the list of 1 + 2 and 1 - 2, `(x, y) = (1, 2)` that of
+    x = 1 and y = 2.
+    """
     parts = _shape_as_written(text)
+    if parts.shape == "leaf" and text.startswith("(") and "=" in text:
+        label, value = without_label(text)
+        names, values = _items(label[1:-1]), _shape_as_written(value)
+        if values.brackets == "()" and len(names) == len(values.items):
+            pairs = zip(names, values.items, strict=True)
+            return Parts(shape="list", items=tuple(f"{name} = {item}" for name, item in pairs))
     if "\\pm" not in text or parts.shape not in ("leaf", "list", "set"):
         return parts
     items = _without_plus_minus(parts.items)
@@ -73,6 +83,34 @@ def without_label(text: str) -> tuple[str, str]:
     if len(sides) >= 2 and _LABEL.fullmatch(sides[0]) and all(sides):
         return re.sub(r"[\s{}]", "", sides[0]), sides[-1]
     return "", text
+
+
+def without_labels(items: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The values of items such as x = 2, y = -3: as written, and ordered by label. None where an item has no label."""
+    labelled = [without_label(item) for item in items]
+    if not all(label for label, _ in labelled):
+        return None
+    by_label = sorted(labelled, key=lambda pair: re.sub(r"\d+", lambda number: number[0].zfill(9), pair[0]))
+    return tuple(value for _, value in labelled), tuple(value for _, value in by_label)
+
+
+def without_unknown(items: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The unknown whose solutions are listed, and these: `x = 2, x = -3`, `x_1 = 2, x_2 = -3`, `x = 2, -3`.
+
+    ("", items) where labels name different things: x = 2, y = -3. So do indexed letters from a to h: a_1 = 2, a_2 = -3
+    are terms.
+    """
+    labelled = [without_label(item) for item in items]
+    labels = {label for label, _ in labelled if label}
+    letters = {label.partition("_")[0] for label in labels}
+    if len(letters) != 1 or (len(labels) > 1 and not all(map(_UNKNOWN.fullmatch, letters))):
+        return "", items
+    return letters.pop(), tuple(value for _, value in labelled)
+
+
+def has_matching_brackets(text: str) -> bool:
+    """Half-open intervals count as matching: `[0, 1)`."""
+    return bool(_split(text)) or "\\begin" in text
 
 
 def last_side(text: str) -> str:

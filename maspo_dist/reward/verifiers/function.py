@@ -2,7 +2,7 @@
 
     def score(response: str, reference: str, source: str) -> float | bool | Verdict
 
-Sync or async. A number is the reward, and the response counts as correct from 0.5.
+Sync or async; called by keyword. A number is the reward, and the response counts as correct from 0.5.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FunctionVerifier:
     def score(self, sample: Sample) -> Verdict:
         """Raises what the function raises, and TypeError for a result that is no reward."""
         started = time.monotonic()
-        result = self._function(sample.response, sample.reference, sample.source)
+        result = self._function(response=sample.response, reference=sample.reference, source=sample.source)
         if self._loop:
             result = self._loop.run_until_complete(result)
         if isinstance(result, Verdict):

@@ -17,7 +17,8 @@ class ModelConfig(Section):
     dtype: Meaning[Literal["bfloat16", "float32"]] = "bfloat16"
     #: Where learner and engines compute; auto takes the GPU if there is one.
     device: Execution[Literal["auto", "cpu", "cuda"]] = "auto"
-    #: Attention of the learner; auto lets transformers choose.
+    #: Attention of the learner. auto: over the bounds of packed sequences where the model supports it, which costs the
+    #: sum of squared lengths; else what transformers chooses, with a mask that costs the square of a micro-batch.
     attention: Execution[Literal["auto", "sdpa", "flash_attention_2", "eager"]] = "auto"
     #: Run model code that comes with the weights.
     trust_remote_code: Execution[bool] = False

@@ -3,5 +3,6 @@
 path.py     whether model.path is a folder or a name of the hub
 facts.py    tokenizer and size, read without weights; whether the hub answers
 size.py     the numbers that planning needs
+support.py  which models the learner can train
 folder.py   a model folder, written whole or not at all
 """

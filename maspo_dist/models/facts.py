@@ -15,16 +15,18 @@ from maspo_dist.config import ModelConfig
 from maspo_dist.errors import HubUnreachableError, ModelError
 from maspo_dist.models.path import is_hub_name, require_model
 from maspo_dist.models.size import ModelSize
+from maspo_dist.models.support import training_obstacle
 
 _PROBE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """The tokenizer and size of `model.path`; no weights are loaded."""
+    """The tokenizer and size of `model.path`, and why it cannot be trained, if so; no weights are loaded."""
 
     tokenizer: PreTrainedTokenizerBase
     size: ModelSize
+    training_obstacle: str | None
 
 
 def read_model_facts(config: ModelConfig) -> ModelFacts:
@@ -51,7 +53,7 @@ def read_model_facts(config: ModelConfig) -> ModelFacts:
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         context_tokens=text.max_position_embeddings,
     )
-    return ModelFacts(tokenizer=tokenizer, size=size)
+    return ModelFacts(tokenizer=tokenizer, size=size, training_obstacle=training_obstacle(config, outline))
 
 
 def read_outline(config: ModelConfig) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ import torch
 from maspo_dist.algorithm import check_loss
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
-from maspo_dist.errors import ConfigError
+from maspo_dist.errors import ConfigError, ModelError
 from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.models.size import ModelSize
 from maspo_dist.planning.placement import pick_device, plan_bundles, require_fit
@@ -47,8 +47,10 @@ def prepare(config: TrainConfig) -> Prepared:
 
 
 def inspect_model(config: TrainConfig) -> ModelFacts:
-    """The model's facts. Raises as `read_model_facts` and `require_context` do."""
+    """The facts of a model that can be trained. Raises as `read_model_facts` and `require_context` do, and ModelError."""
     facts = read_model_facts(config.model)
+    if facts.training_obstacle is not None:
+        raise ModelError(facts.training_obstacle)
     require_context(config, facts.size)
     return facts
 

@@ -156,7 +156,7 @@ class DeepSpeedEngine:
         for sequence in sequences:
             tensors = forward_tensors(pack_sequences([sequence], [1]), self._device)
             with torch.no_grad():
-                logprobs, _, _ = self._engine(**_arguments(tensors), temperature=1.0)
+                logprobs, _, _ = self._engine(tokens=tensors, temperature=1.0)
             results.append(logprobs.float().cpu().numpy())
         return results
 
@@ -241,7 +241,7 @@ class DeepSpeedEngine:
 
     def _frozen(self, model: Any, tensors: ForwardTensors) -> TokenLogprobs:
         with torch.no_grad():
-            logprobs, entropy, _ = model(**_arguments(tensors), temperature=self._config.rollout.temperature)
+            logprobs, entropy, _ = model(tokens=tensors, temperature=self._config.rollout.temperature)
         self.micro_batches += 1
         return TokenLogprobs(logprobs, entropy)
 
@@ -282,7 +282,7 @@ class DeepSpeedEngine:
             self._engine.set_gradient_accumulation_boundary(number == len(mini) - 1)
             is_separable = algorithm.loss.is_separable
             logprobs, entropy, fused_loss = self._engine(
-                **_arguments(micro.forward),
+                tokens=micro.forward,
                 temperature=self._config.rollout.temperature,
                 share=loss_by_parts(algorithm, micro.sampled_tokens(), denominator) if is_separable else None,
             )
@@ -369,15 +369,6 @@ class DeepSpeedEngine:
             "dtype": self._config.model.dtype,
             "zero_optimization": deepspeed_config(self._config)["zero_optimization"],
         }
-
-
-def _arguments(tensors: ForwardTensors) -> dict[str, Tensor]:
-    return {
-        "input_ids": tensors.input_ids,
-        "position_ids": tensors.position_ids,
-        "predictors": tensors.predictors,
-        "targets": tensors.targets,
-    }
 
 
 def _device(config: TrainConfig) -> torch.device:

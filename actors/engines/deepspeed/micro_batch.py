@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from actors.engines.deepspeed.attention import SequenceBounds, sequence_bounds
 from maspo_dist.algorithm import SampledTokens, TokenBatch
 from maspo_dist.algorithm.logprobs import TokenLogprobs
 from maspo_dist.data.packing import PackedMicroBatch, PackedTokens
@@ -18,12 +19,13 @@ from maspo_dist.types import MicroBatch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardTensors:
-    """Arguments of Policy.forward: input_ids and position_ids [1, P], predictors and targets [N], all i64."""
+    """Packed sequences for Policy.forward: input_ids and position_ids [1, P], predictors and targets [N], all i64."""
 
     input_ids: Tensor
     position_ids: Tensor
     predictors: Tensor
     targets: Tensor
+    bounds: SequenceBounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,7 @@ def forward_tensors(packed: PackedTokens, device: torch.device) -> ForwardTensor
         position_ids=torch.from_numpy(packed.position_ids)[None].to(device),
         predictors=torch.from_numpy(packed.predictors).to(device),
         targets=torch.from_numpy(packed.targets).to(device),
+        bounds=sequence_bounds(packed.position_ids, device),
     )
 
 

@@ -10,12 +10,13 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from actors.engines.deepspeed.attention import PACKED
+from actors.engines.deepspeed.micro_batch import ForwardTensors
 from maspo_dist.algorithm.logprobs import LogprobHead, LossShare
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import ModelError
+from maspo_dist.models.support import attends_by_bounds, training_obstacle
 
-#: Settings by which some architectures change their logits after the head, where LogprobHead would not.
-_LOGIT_SETTINGS: dict[str, float | None] = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
 _PREFIX = "causal_lm."
 
 
@@ -28,24 +29,19 @@ class Policy(nn.Module):
         self.causal_lm = causal_lm
 
     def forward(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor,
-        predictors: Tensor,
-        targets: Tensor,
-        temperature: float,
-        share: LossShare | None = None,
+        self, tokens: ForwardTensors, temperature: float, share: LossShare | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Log-probability and entropy, each f32[N], of `targets` [N] predicted at `predictors` [N]; the loss.
+        """Log-probability and entropy, each f32[N], of the targets; `share` and the loss are those of `LogprobHead`.
 
-        input_ids, position_ids [1, P]; positions restart at 0 with each packed sequence, which is what keeps
-        sequences apart. A key-value cache would make them see each other, hence use_cache=False. `share` and
-        the loss are those of `LogprobHead`.
+        Packed sequences are kept apart by their bounds, or under another attention by positions that restart at 0.
+        A key-value cache would make them see each other.
         """
         decoder = self.causal_lm.get_decoder()
-        output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False)
-        hidden = output.last_hidden_state[0]
-        logprobs, entropy, loss = self.causal_lm.lm_head(hidden[predictors], targets, temperature, share)
+        is_packed = decoder.config._attn_implementation == PACKED
+        bounds = {"sequence_bounds": tokens.bounds} if is_packed else {}
+        output = decoder(input_ids=tokens.input_ids, position_ids=tokens.position_ids, use_cache=False, **bounds)
+        hidden = output.last_hidden_state[0][tokens.predictors]
+        logprobs, entropy, loss = self.causal_lm.lm_head(hidden, tokens.targets, temperature, share)
         return logprobs, entropy, loss
 
     def hugging_face_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -74,18 +70,14 @@ def load_policy(config: ModelConfig, *, gradient_checkpointing: bool = False) ->
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"model.path {config.path} does not load: {error}") from error
-    head = causal_lm.get_output_embeddings()
-    altered = [
-        name for name, neutral in _LOGIT_SETTINGS.items() if getattr(settings, name, None) not in (None, neutral)
-    ]
-    weight: object = getattr(head, "weight", None)
-    is_plain = isinstance(head, nn.Linear) and getattr(head, "bias", None) is None
-    if not is_plain or not isinstance(weight, nn.Parameter) or altered:
-        reason = f"changes its logits by {altered[0]}" if altered else "has no plain linear lm_head"
-        raise ModelError(f"model.path {config.path}: a {type(causal_lm).__name__} {reason}, which is not supported")
+    obstacle = training_obstacle(config, causal_lm)
+    if obstacle is not None:
+        raise ModelError(obstacle)
+    if config.attention == "auto" and attends_by_bounds(causal_lm):
+        causal_lm.set_attn_implementation(PACKED)
     if gradient_checkpointing:
         causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Policy(causal_lm, LogprobHead(weight))
+    return Policy(causal_lm, LogprobHead(causal_lm.get_output_embeddings().weight))
 
 
 def _without_dropout(settings: transformers.PretrainedConfig) -> None:

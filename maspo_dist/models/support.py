@@ -1,0 +1,46 @@
+"""Which models the learner can train: what packing, its attention and its head assume of a model."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from maspo_dist.config import ModelConfig
+
+#: Settings by which some architectures change their logits after the head, which the learner's head does not.
+_LOGIT_SETTINGS: dict[str, float | None] = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
+#: Kinds of layer in which a token sees other tokens by attention alone.
+_PACKED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+def training_obstacle(config: ModelConfig, model: PreTrainedModel) -> str | None:
+    """Why the learner cannot train `model` (weights are not read), as a sentence for the user; None where it can."""
+    reason = _reason(config, model)
+    return None if reason is None else f"model.path {config.path}: a {type(model).__name__} {reason}"
+
+
+def attends_by_bounds(model: PreTrainedModel) -> bool:
+    """Whether the model passes its attention function all that it needs beside the bounds of packed sequences.
+
+    Flash attention gets no mask either, so a model that supports it passes a sliding window as an argument.
+    """
+    return model._supports_attention_backend and model._supports_flash_attn
+
+
+def _reason(config: ModelConfig, model: PreTrainedModel) -> str | None:
+    settings = model.config.get_text_config()
+    for name, neutral in _LOGIT_SETTINGS.items():
+        if getattr(settings, name, None) not in (None, neutral):
+            return f"changes its logits by {name}, which is not supported"
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        return "has no plain linear lm_head, which is not supported"
+    if model._is_stateful or not _PACKED_LAYERS.issuperset(getattr(settings, "layer_types", None) or ()):
+        return "has layers whose state would leak from one packed sequence into the next, which is not supported"
+    if config.attention != "auto":
+        return None
+    if any(name.endswith("sinks") for name, _ in model.named_parameters()):
+        return "has attention sinks, which model.attention auto does not support: set model.attention to eager"
+    if getattr(settings, "attn_logit_softcapping", None) is not None:
+        return "caps its attention scores, which model.attention auto does not support: set model.attention to eager"
+    return None

@@ -1,0 +1,181 @@
+"""Packed attention gives each sequence what eager attention gives it alone, in every family of models."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from actors.engines.deepspeed.attention import PACKED, SequenceBounds, packed_attention, sequence_bounds
+from maspo_dist.config import ModelConfig
+from maspo_dist.data.packing import pack_sequences
+from maspo_dist.models.support import attends_by_bounds, training_obstacle
+
+VOCABULARY = 64
+#: Of one micro-batch, in packing order: two groups of similar length, and single tokens.
+LENGTHS = (7, 1, 40, 33, 9, 1, 38)
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GEMMA_3 = {"query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
+    "qwen3": lambda: transformers.Qwen3Config(**SHAPE, head_dim=8),
+    "qwen2": lambda: transformers.Qwen2Config(**SHAPE),
+    "qwen2 with windows": lambda: transformers.Qwen2Config(
+        **SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1
+    ),
+    "llama": lambda: transformers.LlamaConfig(**SHAPE),
+    "mistral": lambda: transformers.MistralConfig(**SHAPE, sliding_window=None),
+    "mistral with windows": lambda: transformers.MistralConfig(**SHAPE, sliding_window=5),
+    "gemma": lambda: transformers.GemmaConfig(**SHAPE, head_dim=8),
+    "gemma 3, mixed layers": lambda: transformers.Gemma3TextConfig(**SHAPE, head_dim=8, sliding_window=6, **GEMMA_3),
+    "phi": lambda: transformers.PhiConfig(**SHAPE),
+    "phi 3 with windows": lambda: transformers.Phi3Config(**SHAPE, sliding_window=9),
+}
+
+
+def make_model(settings: PretrainedConfig, attention: str) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(copy.deepcopy(settings), attn_implementation=attention)
+
+
+def packed() -> tuple[list[np.ndarray], Tensor, Tensor, SequenceBounds]:
+    """(sequences, input ids [1, P], positions [1, P], bounds)."""
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(3, VOCABULARY, length).astype(np.int32) for length in LENGTHS]
+    tokens = pack_sequences(sequences, [1] * len(sequences))
+    ids, positions = (torch.from_numpy(array)[None] for array in (tokens.input_ids, tokens.position_ids))
+    return sequences, ids, positions, sequence_bounds(tokens.position_ids, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["", "checkpointed"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_packed_sequence_sees_what_it_sees_alone(family: str, checkpointed: bool) -> None:
+    settings = FAMILIES[family]()
+    ours, alone = make_model(settings, PACKED).train(), make_model(settings, "eager").train()
+    if checkpointed:
+        ours.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    sequences, ids, positions, bounds = packed()
+    weights = torch.randn(ids.shape[1], SHAPE["hidden_size"])
+    hidden = ours.get_decoder()(input_ids=ids, position_ids=positions, use_cache=False, sequence_bounds=bounds)[0][0]
+    (hidden * weights).sum().backward()
+    one_by_one = [
+        alone.get_decoder()(input_ids=torch.from_numpy(sequence.astype(np.int64))[None], use_cache=False)[0][0]
+        for sequence in sequences
+    ]
+    (torch.cat(one_by_one) * weights).sum().backward()
+    torch.testing.assert_close(hidden, torch.cat(one_by_one), atol=5e-6, rtol=1e-5)
+    for (name, mine), theirs in zip(ours.named_parameters(), alone.parameters(), strict=True):
+        if theirs.grad is None:
+            assert mine.grad is None, name
+        else:
+            gap = (mine.grad - theirs.grad).norm() / theirs.grad.norm()
+            assert gap < 1e-5, f"{name}: {gap}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_mask_is_built(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(FAMILIES[family](), PACKED)
+    masks: list[object] = []
+
+    def spy(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **more: Any) -> Any:
+        masks.append(mask)
+        return packed_attention(module, query, key, value, mask, **more)
+
+    monkeypatch.setitem(transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS._global_mapping, PACKED, spy)
+    _, ids, positions, bounds = packed()
+    model.get_decoder()(input_ids=ids, position_ids=positions, use_cache=False, sequence_bounds=bounds)
+    assert masks == [None] * SHAPE["num_hidden_layers"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_automatic_attention_is_packed_attention(family: str) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(FAMILIES[family]())
+    assert attends_by_bounds(model)
+    if family == "phi":
+        assert training_obstacle(ModelConfig(path="m"), model) is not None  # its lm_head has a bias
+    else:
+        assert training_obstacle(ModelConfig(path="m"), model) is None
+
+
+REFUSED: dict[str, tuple[Callable[[], PretrainedConfig], str]] = {
+    "sinks": (
+        lambda: transformers.GptOssConfig(**SHAPE, head_dim=8, num_local_experts=2, num_experts_per_tok=1),
+        "a GptOssForCausalLM has attention sinks, which model.attention auto does not support: "
+        "set model.attention to eager",
+    ),
+    "capped scores": (
+        lambda: transformers.Gemma2Config(**SHAPE, head_dim=8, final_logit_softcapping=None),
+        "a Gemma2ForCausalLM caps its attention scores, which model.attention auto does not support: "
+        "set model.attention to eager",
+    ),
+    "capped logits": (
+        lambda: transformers.Gemma2Config(**SHAPE, head_dim=8),
+        "a Gemma2ForCausalLM changes its logits by final_logit_softcapping, which is not supported",
+    ),
+    "state": (
+        lambda: transformers.Lfm2Config(**SHAPE, layer_types=["conv", "full_attention", "conv"]),
+        "a Lfm2ForCausalLM has layers whose state would leak from one packed sequence into the next, "
+        "which is not supported",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_model_that_packing_would_change_is_refused_with_the_reason(case: str) -> None:
+    settings, reason = REFUSED[case]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(settings())
+    assert training_obstacle(ModelConfig(path="m"), model) == f"model.path m: {reason}"
+
+
+@pytest.mark.parametrize("case", ["sinks", "capped scores"])
+def test_eager_attention_takes_what_packed_attention_lacks(case: str) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(REFUSED[case][0]())
+    assert training_obstacle(ModelConfig(path="m", attention="eager"), model) is None
+
+
+@pytest.mark.parametrize("extra", [{"softcap": 50.0}, {"s_aux": torch.zeros(4)}])
+def test_packed_attention_does_not_ignore_what_a_model_wants(extra: dict[str, Any]) -> None:
+    _, ids, _, bounds = packed()
+    heads = torch.randn(1, 4, ids.shape[1], 8)
+    with pytest.raises(ValueError, match="Linear wants a mask, soft-capping or sinks, which packed attention lacks"):
+        packed_attention(nn.Linear(1, 1), heads, heads, heads, None, sequence_bounds=bounds, **extra)
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=30))
+def test_bounds_hold_every_token_once_among_sequences_of_similar_length(lengths: list[int]) -> None:
+    bounds = sequence_bounds(np.concatenate([np.arange(length) for length in lengths]), torch.device("cpu"))
+    tokens = sum(lengths)
+    assert bounds.offsets.tolist() == [0, *np.cumsum(lengths)]
+    assert bounds.offsets.dtype == torch.int32
+    assert bounds.longest_tokens == max(lengths)
+    rows = torch.cat([group.flatten() for group in bounds.groups])
+    assert torch.equal(rows[bounds.places], torch.arange(tokens))
+    starts = dict(zip(bounds.offsets.tolist(), lengths, strict=False))
+    for group in bounds.groups:
+        for row in group:
+            length = starts.pop(int(row[0]))
+            assert row.tolist() == [int(row[0]) + min(i, length - 1) for i in range(row.numel())]
+            assert row.numel() - length <= max(16, row.numel() / 8)
+    assert not starts

@@ -21,7 +21,13 @@ from torch import Tensor
 from actors.bench.doubles import make_report, make_scored
 from actors.bench.lines import BenchLine, compare
 from actors.bench.models import random_qwen3
-from maspo_dist.algorithm import TokenBatch, loss_by_parts, micro_batch_objective, ratio_extremes
+from maspo_dist.algorithm import (
+    SampledTokens,
+    loss_by_parts,
+    micro_batch_objective,
+    ratio_extremes,
+    trust_region_totals,
+)
 from maspo_dist.algorithm.logprobs import LogprobHead, TokenLogprobs, linear_loss, token_logprobs
 from maspo_dist.config import AlgorithmConfig
 from maspo_dist.data.batching import lay_out_batch
@@ -53,14 +59,14 @@ def run() -> Iterator[BenchLine]:
 
 def _objective_share() -> BenchLine:
     """Time that the loss may take, 3 % of a step, against what it and its diagnostics do take."""
-    step_s, tokens = _step()
-    objective_s = _best(lambda: _objective(tokens), 20)
+    step_s, tokens, values = _step()
+    objective_s = _best(lambda: _objective(tokens, values), 20)
     case = f"maspo loss and diagnostics, 100M parameters, float32: {objective_s / step_s:.2%} of a step, 3 % allowed"
     return compare("learner", case, _ALLOWED_SHARE * step_s, "s", objective_s)
 
 
-def _step() -> tuple[float, TokenBatch]:
-    """(seconds of one forward and backward of a micro-batch without an objective, its response tokens)."""
+def _step() -> tuple[float, SampledTokens, TokenLogprobs]:
+    """Seconds of one forward and backward of a micro-batch without an objective, its response tokens, their values."""
     model = random_qwen3(_STEP_VOCABULARY, layers=12, width=640)
     head = LogprobHead(model.lm_head.weight)
     ids = torch.randint(0, _STEP_VOCABULARY, (1, _STEP_TOKENS))
@@ -76,26 +82,28 @@ def _step() -> tuple[float, TokenBatch]:
         forwarded.append(TokenLogprobs(logprobs, entropy))
 
     seconds = _best(step, 3)
-    logprobs, entropy = forwarded[0]
     noise = 0.1 * torch.randn(2, _RESPONSE_TOKENS)
-    return seconds, TokenBatch(
-        logprobs=logprobs,
-        entropy=entropy,
-        old_logprobs=logprobs + noise[0],
-        behavior_logprobs=logprobs + noise[1],
+    tokens = SampledTokens(
+        old_logprobs=forwarded[0].logprobs + noise[0],
+        behavior_logprobs=forwarded[0].logprobs + noise[1],
         advantages=torch.randn(_RESPONSE_TOKENS),
         sequence_ids=torch.arange(_RESPONSE_TOKENS) // 96,
     )
+    return seconds, tokens, forwarded[0]
 
 
-def _objective(tokens: TokenBatch) -> None:
+def _objective(tokens: SampledTokens, values: TokenLogprobs) -> None:
     """All that a micro-batch asks of it: the loss fused with the head and its gradient, statistics, extremes."""
     config, denominator = AlgorithmConfig(), float(_RESPONSE_TOKENS)
-    current = TokenLogprobs(tokens.logprobs.clone().requires_grad_(), tokens.entropy)
-    torch.autograd.backward([loss_by_parts(config, tokens, denominator)(slice(0, _RESPONSE_TOKENS), current)])
-    objective = micro_batch_objective(config, tokens, denominator)
-    places = tokens.sequence_ids
-    ratio_extremes(tokens.logprobs, tokens.old_logprobs, tokens.advantages, objective.gate, places, places, places)
+    share, old, places = loss_by_parts(config, tokens, denominator), tokens.old_logprobs, tokens.sequence_ids
+    assert share is not None
+    assert old is not None
+    live = TokenLogprobs(values.logprobs.clone().requires_grad_(), values.entropy)
+    torch.autograd.backward([share(slice(0, _RESPONSE_TOKENS), live)])
+    objective = micro_batch_objective(config, tokens, values, denominator)
+    gate, advantages = objective.gate, objective.advantages
+    trust_region_totals(config.loss, values.logprobs, old, advantages, gate, values.entropy)
+    ratio_extremes(values.logprobs, old, advantages, gate, places, places, places)
 
 
 def _layout() -> Iterator[BenchLine]:

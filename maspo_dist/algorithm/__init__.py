@@ -18,7 +18,7 @@ from maspo_dist.algorithm.losses.bapo import bapo_contributions, move_bounds
 from maspo_dist.algorithm.losses.own import OwnLoss
 from maspo_dist.algorithm.losses.registry import check_loss, token_loss
 from maspo_dist.algorithm.losses.terms import TokenLoss, TokenTerms
-from maspo_dist.algorithm.objective import Objective, SampledTokens, TokenBatch, loss_by_parts, micro_batch_objective
+from maspo_dist.algorithm.objective import Objective, SampledTokens, loss_by_parts, micro_batch_objective
 from maspo_dist.algorithm.policy_loss import policy_loss
 from maspo_dist.algorithm.regularisers import kl_penalty, overlong_penalty, response_kl
 from maspo_dist.algorithm.totals import Totals
@@ -29,7 +29,6 @@ __all__ = [
     "OwnLoss",
     "RatioExtremes",
     "SampledTokens",
-    "TokenBatch",
     "TokenExtreme",
     "TokenLoss",
     "TokenTerms",

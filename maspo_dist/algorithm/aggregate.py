@@ -13,10 +13,11 @@ from maspo_dist.config import AggregateMode
 
 # The authors' code divides by length + 1e-8; kept, so that results agree to the last digit.
 _LENGTH_EPSILON = 1e-8
+_ALL = slice(None)
 
 
 def aggregate(
-    values: Tensor, sequence_ids: Tensor, mode: AggregateMode, denominator: float, part: slice | None = None
+    values: Tensor, sequence_ids: Tensor, mode: AggregateMode, denominator: float, part: slice = _ALL
 ) -> Tensor:
     """One micro-batch's share of the optimizer step's loss; shares add up over micro-batches and ranks.
 
@@ -25,7 +26,7 @@ def aggregate(
     seq-mean-token-mean   Σ_sequences (Σ_tokens value / tokens of the sequence) / denominator
 
     values, sequence_ids   [N]; N may be 0, which gives 0 with a gradient path
-    part                   which of the N tokens `values` holds, [n]; all where None
+    part                   which of the N tokens `values` holds, [n]
     denominator            of the whole optimizer step, over all ranks: response tokens for
                            token-mean, responses for the other two
 
@@ -35,7 +36,7 @@ def aggregate(
         raise ValueError(f"denominator must be above 0, got {denominator}")
     if mode == "seq-mean-token-mean":
         index, lengths = _sequence_lengths(sequence_ids)
-        values = values / (lengths.to(values.dtype) + _LENGTH_EPSILON)[index if part is None else index[part]]
+        values = values / (lengths.to(values.dtype) + _LENGTH_EPSILON)[index[part]]
     return values.sum() / denominator
 
 
@@ -43,16 +44,21 @@ def sequence_mean(values: Tensor, sequence_ids: Tensor) -> Tensor:
     """Mean of `values` [N] over each response, at each of its tokens, [N]."""
     index, lengths = _sequence_lengths(sequence_ids)
     totals = values.new_zeros(lengths.shape).index_add(0, index, values)
-    return (totals / lengths)[index]
+    return totals[index] / lengths[index]
 
 
 def sequence_sum(values: Tensor, sequence_ids: Tensor) -> Tensor:
-    """Sum of `values` [N] over each response, [S], in ascending order of sequence id."""
-    index, lengths = _sequence_lengths(sequence_ids)
-    return values.new_zeros(lengths.shape).index_add(0, index, values)
+    """Sum of `values` [N] over each response, [S], in ascending order of sequence id. Waits for the device."""
+    ids, index = torch.unique(sequence_ids, return_inverse=True)
+    return values.new_zeros(ids.shape).index_add(0, index, values)
 
 
 def _sequence_lengths(sequence_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Which response each token belongs to, i64[N] in 0…S−1, and tokens of each response, i64[S]."""
-    _, index, lengths = torch.unique(sequence_ids, return_inverse=True, return_counts=True)
-    return index, lengths
+    """Which response each token belongs to, i64[N] in 0…S−1, and tokens of each response, i64[N]: 0 from S on.
+
+    torch.unique would wait for the device to learn S.
+    """
+    ordered, order = sequence_ids.sort(stable=True)
+    is_next = torch.cat((torch.zeros_like(ordered[:1], dtype=torch.bool), ordered[1:] != ordered[:-1]))
+    index = torch.empty_like(order).scatter(0, order, is_next.cumsum(0))
+    return index, torch.zeros_like(index).index_add(0, index, torch.ones_like(index))

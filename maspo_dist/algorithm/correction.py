@@ -34,6 +34,11 @@ class Correction:
     totals: Totals
 
 
+def weighs_tokens_alone(config: CorrectionConfig) -> bool:
+    """Whether the weight of a token depends on no other token."""
+    return config.kind == "none" or (config.kind != "sequence_mask" and config.level == "token")
+
+
 @torch.no_grad()
 def correction_weights(
     config: CorrectionConfig, old_logprobs: Tensor, behavior_logprobs: Tensor, sequence_ids: Tensor

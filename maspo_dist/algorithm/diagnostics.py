@@ -114,7 +114,8 @@ def trust_region_totals(
     if isinstance(config, MaspoLoss):
         _fill_clamps(columns, config, ratio, old, advantage)
     sign = torch.where(positive, 0, torch.where(negative, 1, 2))
-    bucket = torch.bucketize(old, torch.tensor(_INNER_EDGES, dtype=torch.float64, device=old.device))
+    # Not bucketize, whose edges would have to be copied to the device, which waits for it.
+    bucket = torch.stack([old > edge for edge in _INNER_EDGES]).sum(0)
     totals = empty_trust_region(delta.device)
     totals.sums.index_add_(0, sign * len(BUCKETS) + bucket, columns.T)
     extremes = torch.cat((torch.stack((delta, -delta)), totals.maxima[:, None]), dim=1).amax(dim=1)

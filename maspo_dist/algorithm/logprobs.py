@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-#: Logits of a chunk; 2^26 float32 values are 256 MiB.
-CHUNK_ELEMENTS = 1 << 26
-#: Elementwise work goes over so many of them at a time: few enough to stay in a cache.
+#: Logits of a chunk: 256 MiB of float32 on the CPU. On a GPU 1 GiB, since the calls per chunk cost more there.
+_CHUNK_ELEMENTS = {"cpu": 1 << 26, "cuda": 1 << 28}
+#: Logits in a step of elementwise work on the CPU: few enough to stay in a cache. On a GPU a step is a chunk.
 _TILE_ELEMENTS = 1 << 20
 #: Rows of a 16-bit weight's gradient that are added up in float32 at a time.
 _WEIGHT_ROWS = 1 << 14
@@ -47,15 +47,16 @@ def token_logprobs(
     targets: Tensor,
     temperature: float = 1.0,
     *,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> TokenLogprobs:
     """Log-probability of `targets` and entropy under softmax(hidden · weightᵀ / temperature).
 
     hidden [N, H] and weight [V, H] of one floating dtype; targets i64[N] in [0, V). Logits are
     computed in that dtype, as the model's own head does, everything after in float32. Both results
     are differentiable in `hidden` and `weight`.
-    Memory beyond the arguments and their gradients: `chunk_elements` float32 values, or V of them if
-    that is more; for a 16-bit weight half as much again, and its gradient in float32.
+    Memory beyond the arguments and their gradients: `chunk_elements` float32 values (by default what suits the
+    device), or V of them if that is more; on a GPU twice that; for a 16-bit weight half a chunk more, and its gradient
+    in float32.
 
     Raises ValueError where shapes or dtypes do not fit or temperature ≤ 0.
     """
@@ -71,7 +72,7 @@ def linear_loss(
     temperature: float,
     share: LossShare,
     *,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> tuple[Tensor, TokenLogprobs]:
     """(Σ of `share` over chunks, values of all tokens without gradient); arguments and errors of `token_logprobs`.
 
@@ -82,7 +83,7 @@ def linear_loss(
     return loss, TokenLogprobs(logprobs, entropy)
 
 
-def _chunk_rows(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk_elements: int) -> int:
+def _chunk_rows(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk_elements: int | None) -> int:
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be [N, H] and [V, H]")
     if targets.shape != hidden.shape[:1] or targets.dtype != torch.int64:
@@ -91,7 +92,8 @@ def _chunk_rows(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: fl
         raise ValueError(f"hidden is {hidden.dtype} but weight is {weight.dtype}")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    return max(1, min(hidden.shape[0], chunk_elements // weight.shape[0]))
+    elements = _CHUNK_ELEMENTS.get(weight.device.type, 1 << 26) if chunk_elements is None else chunk_elements
+    return max(1, min(hidden.shape[0], elements // weight.shape[0]))
 
 
 class LogprobHead(nn.Module):
@@ -128,7 +130,7 @@ class _Chunks:
     def __init__(self, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, rows: int) -> None:
         self._hidden, self._weight, self._targets = hidden, weight, targets
         self._temperature = temperature
-        self._rows, self._tile_rows = rows, max(1, _TILE_ELEMENTS // weight.shape[0])
+        self._rows, self._tile_rows = rows, rows if weight.is_cuda else max(1, _TILE_ELEMENTS // weight.shape[0])
         device, vocabulary = weight.device, weight.shape[0]
         self._wide = torch.empty(rows, vocabulary, dtype=torch.float32, device=device)
         is_wide = weight.dtype == torch.float32

@@ -11,12 +11,14 @@ import yaml
 from doubles.own_loss import BrokenLoss, CauchyLoss, PlainLoss, WronglySeparableLoss
 
 from maspo_dist.algorithm import (
-    TokenBatch,
+    SampledTokens,
     check_loss,
     micro_batch_objective,
     token_loss,
     trust_region_metrics,
+    trust_region_totals,
 )
+from maspo_dist.algorithm.logprobs import TokenLogprobs
 from maspo_dist.config import (
     AlgorithmConfig,
     BapoLoss,
@@ -114,16 +116,16 @@ def test_value_gradient_and_gate_are_those_of_its_formula() -> None:
 def test_its_trust_region_is_measured() -> None:
     generator = torch.Generator().manual_seed(0)
     old = -2 * torch.rand(50, generator=generator)
-    tokens = TokenBatch(
-        logprobs=(old + 0.3 * torch.randn(50, generator=generator)).requires_grad_(),
-        entropy=torch.ones(50),
-        old_logprobs=old,
-        advantages=torch.randn(50, generator=generator),
-        sequence_ids=torch.arange(50) // 10,
+    current = TokenLogprobs((old + 0.3 * torch.randn(50, generator=generator)).requires_grad_(), torch.ones(50))
+    tokens = SampledTokens(
+        old_logprobs=old, advantages=torch.randn(50, generator=generator), sequence_ids=torch.arange(50) // 10
     )
     config = AlgorithmConfig(loss=CauchyLoss(tau=0.2))
-    objective = micro_batch_objective(config, tokens, 50.0)
-    metrics = trust_region_metrics(config.loss, objective.trust_region)
+    objective = micro_batch_objective(config, tokens, current, 50.0)
+    totals = trust_region_totals(
+        config.loss, current.logprobs, old, objective.advantages, objective.gate, current.entropy
+    )
+    metrics = trust_region_metrics(config.loss, totals)
     assert metrics["gate/mean"] == pytest.approx(objective.gate.mean().item())
     assert 0 < metrics["gradient/weight_lost"] < 1
     assert "trust_region/pos/0.5/gate_mean" in metrics

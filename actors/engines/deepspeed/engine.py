@@ -1,7 +1,10 @@
 """The learner engine: one rank of a DeepSpeed ZeRO group. The only import of deepspeed.
 
-    update   old logprobs of every micro-batch (no gradient)
+    update   old logprobs of every micro-batch but those of the first mini-batch (no gradient)
              → for each mini-batch: micro-batches forward and backward → one optimizer step
+
+The weights do not change before the first optimizer step, so the old log-probabilities of the first mini-batch are
+those of its own forward with gradient.
 
 Losses are sums divided by the mini-batch's counts over all ranks, so neither the number of ranks nor
 the packing shows in the result. All methods but the constructor's checks are collective: every rank
@@ -33,7 +36,6 @@ from actors.engines.deepspeed.micro_batch import (
     MicroBatchTensors,
     forward_tensors,
     micro_batch_tensors,
-    with_response_advantages,
 )
 from actors.engines.deepspeed.policy import Policy, load_policy
 from actors.engines.deepspeed.random_state import fresh_seed, random_states, seed_everything, set_random_states
@@ -126,13 +128,17 @@ class DeepSpeedEngine:
         minis = [
             [micro_batch_tensors(pack_micro_batch(micro, groups), self._device) for micro in mini] for mini in shard
         ]
-        minis = self._with_kl_in_reward([[self._with_frozen(m, statistics) for m in mini] for mini in minis], shard)
-        if self._config.logging.recorded_steps != 0:
-            self._frozen_of_batch = [entry for mini in minis for micro in mini for entry in micro.response_logprobs()]
-        grad_norms = []
+        minis = self._with_kl_in_reward(
+            [[self._with_frozen(m, is_first=index == 0) for m in mini] for index, mini in enumerate(minis)]
+        )
+        counts = loss_tokens if self._config.algorithm.aggregate == "token-mean" else loss_sequences
+        grad_norms, trained = [], []
         for index, mini in enumerate(minis):
-            counts = loss_tokens if self._config.algorithm.aggregate == "token-mean" else loss_sequences
-            grad_norms.append(self._optimizer_step(index, mini, float(counts[index]), statistics))
+            grad_norm, known = self._optimizer_step(index, mini, float(counts[index]), statistics)
+            grad_norms.append(grad_norm)
+            trained += known
+        if self._config.logging.recorded_steps != 0:
+            self._frozen_of_batch = [entry for micro in trained for entry in micro.response_logprobs()]
         self._batches += 1
         packed_tokens = self._summed(sum(micro.packed_tokens for mini in minis for micro in mini))
         metrics = statistics.metrics(len(minis))
@@ -228,16 +234,20 @@ class DeepSpeedEngine:
 
     # Parts of `update`.
 
-    def _with_frozen(self, micro: MicroBatchTensors, statistics: BatchStatistics) -> MicroBatchTensors:
-        """Adds logπ_old and, where used, logπ_ref."""
+    def _with_frozen(self, micro: MicroBatchTensors, *, is_first: bool) -> MicroBatchTensors:
+        """Adds logπ_old and, where used, logπ_ref; without logπ_old if the first optimizer step will give it."""
+        old = ref = None
         if self._config.algorithm.old_logprobs == "rollout":
-            # Its entropy is not known; nothing asks for it before the first forward with gradient.
-            old = TokenLogprobs(micro.behavior_logprobs, torch.zeros_like(micro.behavior_logprobs))
-        else:
-            old = self._frozen(self._engine, micro.forward)
-            statistics.add_mismatch(micro, old.logprobs)
-        ref = None if self._reference is None else self._frozen(self._reference, micro.forward).logprobs
-        return replace(micro, old=old, ref_logprobs=ref)
+            old = micro.sampled.behavior_logprobs
+        elif not is_first or self._has_kl_in_reward:
+            old = self._frozen(self._engine, micro.forward).logprobs
+        if self._reference is not None:
+            ref = self._frozen(self._reference, micro.forward).logprobs
+        return replace(micro, sampled=replace(micro.sampled, old_logprobs=old, ref_logprobs=ref))
+
+    @property
+    def _has_kl_in_reward(self) -> bool:
+        return self._config.algorithm.kl.coefficient > 0 and self._config.algorithm.kl.place == "reward"
 
     def _frozen(self, model: Any, tensors: ForwardTensors) -> TokenLogprobs:
         with torch.no_grad():
@@ -245,53 +255,50 @@ class DeepSpeedEngine:
         self.micro_batches += 1
         return TokenLogprobs(logprobs, entropy)
 
-    def _with_kl_in_reward(
-        self, minis: list[list[MicroBatchTensors]], shard: tuple[MiniBatch, ...]
-    ) -> list[list[MicroBatchTensors]]:
+    def _with_kl_in_reward(self, minis: list[list[MicroBatchTensors]]) -> list[list[MicroBatchTensors]]:
         algorithm = self._config.algorithm
-        if algorithm.kl.coefficient == 0 or algorithm.kl.place != "reward":
+        if not self._has_kl_in_reward:
             return minis
         mine = []
         for micro in (micro for mini in minis for micro in mini if micro.samples):
-            assert micro.old is not None
-            assert micro.ref_logprobs is not None
-            kl = response_kl(micro.old.logprobs, micro.ref_logprobs, micro.sequence_ids, algorithm.kl.estimator)
+            sampled = micro.sampled
+            assert sampled.old_logprobs is not None
+            assert sampled.ref_logprobs is not None
+            kl = response_kl(sampled.old_logprobs, sampled.ref_logprobs, sampled.sequence_ids, algorithm.kl.estimator)
             mine += list(zip(micro.samples, kl.tolist(), strict=True))
         everyone: list[Any] = [None] * self._world_size
         dist.all_gather_object(everyone, mine)
         advantages = advantages_after_kl([pair for part in everyone for pair in part], algorithm)
-        return [
-            [
-                replace(
-                    micro,
-                    advantages=with_response_advantages(
-                        micro, [advantages[ref.group_id, ref.sample] for ref in micro.samples]
-                    ),
-                )
-                for micro in mini
-            ]
-            for mini in minis
-        ]
+
+        def with_advantages(micro: MicroBatchTensors) -> MicroBatchTensors:
+            by_response = [advantages[ref.group_id, ref.sample] for ref in micro.samples]
+            values = torch.tensor(by_response, dtype=torch.float32, device=self._device)
+            sampled = replace(micro.sampled, advantages=values[micro.sampled.sequence_ids])
+            return replace(micro, sampled=sampled)
+
+        return [[with_advantages(micro) for micro in mini] for mini in minis]
 
     def _optimizer_step(
         self, index: int, mini: list[MicroBatchTensors], denominator: float, statistics: BatchStatistics
-    ) -> float:
-        """Accumulates the mini-batch, steps, returns the gradient norm before clipping."""
-        algorithm = self._with_moved_bounds(index, mini)
+    ) -> tuple[float, list[MicroBatchTensors]]:
+        """Accumulates the mini-batch and steps: the gradient norm before clipping, the mini-batch with its logπ_old."""
+        algorithm = self._with_moved_bounds(mini)
+        known = []
         for number, micro in enumerate(mini):
             self._engine.set_gradient_accumulation_boundary(number == len(mini) - 1)
-            is_separable = algorithm.loss.is_separable
             logprobs, entropy, fused_loss = self._engine(
                 tokens=micro.forward,
                 temperature=self._config.rollout.temperature,
-                share=loss_by_parts(algorithm, micro.sampled_tokens(), denominator) if is_separable else None,
+                share=loss_by_parts(algorithm, micro.sampled, denominator),
             )
+            if micro.sampled.old_logprobs is None:
+                micro = replace(micro, sampled=replace(micro.sampled, old_logprobs=logprobs.detach()))
             current = TokenLogprobs(logprobs, entropy)
-            tokens = micro.token_batch(current, entropy_gradient=algorithm.entropy_bonus > 0)
-            objective = micro_batch_objective(algorithm, tokens, denominator)
+            objective = micro_batch_objective(algorithm, micro.sampled, current, denominator)
             # DeepSpeed averages over ranks; the loss is already divided by counts over all of them.
             self._engine.backward((objective.loss if fused_loss is None else fused_loss) * self._world_size)
-            statistics.add(micro, objective, current.logprobs)
+            statistics.add(micro, objective, current)
+            known.append(micro)
             self.micro_batches += 1
         grad_norm = self._local_grad_norm()
         self._engine.step()
@@ -302,23 +309,21 @@ class DeepSpeedEngine:
                 f"gradient norm {grad_norm} in mini-batch {index} of batch {self._batches}: the weights are lost; "
                 "resume from the last checkpoint"
             )
-        return grad_norm
+        return grad_norm, known
 
-    def _with_moved_bounds(self, index: int, mini: list[MicroBatchTensors]) -> AlgorithmConfig:
+    def _with_moved_bounds(self, mini: list[MicroBatchTensors]) -> AlgorithmConfig:
         """The algorithm section; for BAPO with the clip bounds of this optimizer step."""
         algorithm = self._config.algorithm
         if not isinstance(algorithm.loss, BapoLoss):
             return algorithm
         total: Tensor | None = None
         for micro in mini:
-            assert micro.old is not None
-            # Before the first optimizer step logπ is logπ_old, where the learner computed it.
-            known = index == 0 and algorithm.old_logprobs == "recompute"
-            current = micro.old if known else self._frozen(self._engine, micro.forward)
-            advantages = micro.advantages
+            current, sampled = self._frozen(self._engine, micro.forward), micro.sampled
+            old = current.logprobs if sampled.old_logprobs is None else sampled.old_logprobs
+            advantages = sampled.advantages
             if algorithm.advantage.entropy is not None:
                 advantages = entropy_advantages(algorithm.advantage.entropy, advantages, current.entropy)
-            part = bapo_contributions(algorithm.loss, current.logprobs, micro.old.logprobs, advantages)
+            part = bapo_contributions(algorithm.loss, current.logprobs, old, advantages)
             total = part if total is None else total + part
         assert total is not None
         dist.all_reduce(total)

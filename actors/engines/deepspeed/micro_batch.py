@@ -1,8 +1,7 @@
-"""A packed micro-batch on the device, with what is known of it before the first optimizer step."""
+"""A packed micro-batch on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor
 
 from actors.engines.deepspeed.attention import SequenceBounds, sequence_bounds
-from maspo_dist.algorithm import SampledTokens, TokenBatch
-from maspo_dist.algorithm.logprobs import TokenLogprobs
+from maspo_dist.algorithm import SampledTokens
 from maspo_dist.data.packing import PackedMicroBatch, PackedTokens
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import MicroBatch
@@ -30,59 +28,32 @@ class ForwardTensors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatchTensors:
-    """Response tokens [N], responses [S]; see PackedMicroBatch.
+    """Response tokens [N] on the device.
 
-    old                 logπ_old and its entropy, [N]
-    ref_logprobs        [N], None without a reference policy
+    positions      i64[N], place within the response, from 0
+    token_groups   i64[N], group_id of each token
     """
 
     samples: MicroBatch
     forward: ForwardTensors
-    sequence_ids: Tensor
+    sampled: SampledTokens
     positions: Tensor
-    behavior_logprobs: Tensor
     token_groups: Tensor
-    advantages: Tensor
-    old: TokenLogprobs | None = None
-    ref_logprobs: Tensor | None = None
 
     @property
     def packed_tokens(self) -> int:
         """Prompt and response tokens; an empty micro-batch counts none."""
         return self.forward.input_ids.numel() if self.samples else 0
 
-    def token_batch(self, current: TokenLogprobs, *, entropy_gradient: bool) -> TokenBatch:
-        """What the objective is computed from. Needs `old`."""
-        sampled = self.sampled_tokens()
-        return TokenBatch(
-            logprobs=current.logprobs,
-            entropy=current.entropy if entropy_gradient else current.entropy.detach(),
-            old_logprobs=sampled.old_logprobs,
-            advantages=sampled.advantages,
-            sequence_ids=sampled.sequence_ids,
-            behavior_logprobs=sampled.behavior_logprobs,
-            ref_logprobs=sampled.ref_logprobs,
-        )
-
-    def sampled_tokens(self) -> SampledTokens:
-        """What `token_batch` holds before the policy has run. Needs `old`."""
-        assert self.old is not None
-        return SampledTokens(
-            old_logprobs=self.old.logprobs,
-            advantages=self.advantages,
-            sequence_ids=self.sequence_ids,
-            behavior_logprobs=self.behavior_logprobs,
-            ref_logprobs=self.ref_logprobs,
-        )
-
     def response_logprobs(self) -> list[ResponseLogprobs]:
-        """`old` and `ref_logprobs` by response, copied to the CPU. Needs `old`."""
-        assert self.old is not None
+        """logπ_old and logπ_ref by response, copied to the CPU. Needs logπ_old."""
+        sampled = self.sampled
+        assert sampled.old_logprobs is not None
         entries = []
         for index, sample in enumerate(self.samples):
-            mine = self.sequence_ids == index
-            ref = None if self.ref_logprobs is None else self.ref_logprobs[mine].float().cpu().numpy()
-            old = self.old.logprobs[mine].float().cpu().numpy()
+            mine = sampled.sequence_ids == index
+            ref = None if sampled.ref_logprobs is None else sampled.ref_logprobs[mine].float().cpu().numpy()
+            old = sampled.old_logprobs[mine].float().cpu().numpy()
             entries.append(ResponseLogprobs(group_id=sample.group_id, sample=sample.sample, old=old, ref=ref))
         return entries
 
@@ -98,18 +69,17 @@ def forward_tensors(packed: PackedTokens, device: torch.device) -> ForwardTensor
 
 
 def micro_batch_tensors(packed: PackedMicroBatch, device: torch.device) -> MicroBatchTensors:
+    """`packed` on the device, without the values that a policy has to compute."""
     sequence_ids = torch.from_numpy(packed.sequence_ids)
     return MicroBatchTensors(
         samples=packed.samples,
         forward=forward_tensors(packed.tokens, device),
-        sequence_ids=sequence_ids.to(device),
+        sampled=SampledTokens(
+            old_logprobs=None,
+            advantages=torch.from_numpy(packed.advantages)[sequence_ids].to(device),
+            sequence_ids=sequence_ids.to(device),
+            behavior_logprobs=torch.from_numpy(np.array(packed.behavior_logprobs)).to(device),
+        ),
         positions=torch.from_numpy(packed.positions).to(device),
-        behavior_logprobs=torch.from_numpy(np.array(packed.behavior_logprobs)).to(device),
         token_groups=torch.from_numpy(packed.group_ids)[sequence_ids].to(device),
-        advantages=torch.from_numpy(packed.advantages)[sequence_ids].to(device),
     )
-
-
-def with_response_advantages(micro: MicroBatchTensors, advantages: Sequence[float]) -> Tensor:
-    """f32[N]: one advantage a response [S], spread over its tokens."""
-    return torch.tensor(advantages, dtype=torch.float32, device=micro.advantages.device)[micro.sequence_ids]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from actors.engines.deepspeed.micro_batch import MicroBatchTensors
 from maspo_dist.algorithm import (
@@ -18,7 +17,9 @@ from maspo_dist.algorithm import (
     empty_trust_region,
     ratio_extremes,
     trust_region_metrics,
+    trust_region_totals,
 )
+from maspo_dist.algorithm.logprobs import TokenLogprobs
 from maspo_dist.config import AlgorithmConfig
 
 
@@ -38,24 +39,32 @@ class BatchStatistics:
         )
 
     @torch.no_grad()
-    def add_mismatch(self, micro: MicroBatchTensors, old_logprobs: Tensor) -> None:
-        """Learner against rollout engine on the same tokens and, policy age aside, the same weights."""
-        gap = (old_logprobs - micro.behavior_logprobs).abs().double()
-        self._mismatch = self._mismatch + Totals(
-            sums=torch.stack((torch.full_like(gap, 1.0).sum(), gap.sum())),
-            maxima=torch.cat((gap, gap.new_zeros(1))).amax(0, keepdim=True),
+    def add(self, micro: MicroBatchTensors, objective: Objective, current: TokenLogprobs) -> None:
+        """Adds a micro-batch whose logπ_old is known; `current` are its values under the policy in training."""
+        sampled = micro.sampled
+        assert sampled.old_logprobs is not None
+        assert sampled.behavior_logprobs is not None
+        if self._config.old_logprobs == "recompute":
+            # Learner against rollout engine on the same tokens and, policy age aside, the same weights.
+            gap = (sampled.old_logprobs - sampled.behavior_logprobs).abs().double()
+            self._mismatch = self._mismatch + Totals(
+                sums=torch.stack((torch.ones_like(gap).sum(), gap.sum())),
+                maxima=torch.cat((gap, gap.new_zeros(1))).amax(0, keepdim=True),
+            )
+        self._losses += torch.stack((objective.loss, objective.policy_loss, objective.kl_loss)).double()
+        self._trust_region = self._trust_region + trust_region_totals(
+            self._config.loss,
+            current.logprobs,
+            sampled.old_logprobs,
+            objective.advantages,
+            objective.gate,
+            current.entropy,
         )
-
-    @torch.no_grad()
-    def add(self, micro: MicroBatchTensors, objective: Objective, logprobs: Tensor) -> None:
-        assert micro.old is not None
-        self._losses += torch.stack((objective.loss.detach(), objective.policy_loss, objective.kl_loss)).double()
-        self._trust_region = self._trust_region + objective.trust_region
         if objective.correction is not None:
             self._correction = self._correction + objective.correction
         self._extremes = self._extremes + ratio_extremes(
-            logprobs.detach(),
-            micro.old.logprobs,
+            current.logprobs,
+            sampled.old_logprobs,
             objective.advantages,
             objective.gate,
             micro.forward.targets,

@@ -43,11 +43,14 @@ class Layout:
     model: str = "model"
     #: Batches trained on; from the second on the reference model differs from the policy.
     batches: int = 1
+    #: Old log-probabilities of the first mini-batch by a forward of their own.
+    old_beforehand: bool = False
 
     @property
     def name(self) -> str:
         extras = " shuffled" * self.shuffled + " checkpointed" * self.gradient_checkpointing
         extras += " offloaded" * self.offload + " bfloat16" * (self.dtype == "bfloat16")
+        extras += " old beforehand" * self.old_beforehand
         budget = _BUDGETS[self.micro_batch_tokens]
         return f"{self.algorithm}, {self.model}, {self.ranks} ranks, ZeRO {self.zero_stage}, {budget}{extras}"
 
@@ -122,12 +125,16 @@ def _train(rank: int, world_size: int, address: str, folder: Path, layouts: list
     from actors.engines.deepspeed.engine import DeepSpeedEngine
     from maspo_dist.data.batching import lay_out_batch
 
+    class OldBeforehand(DeepSpeedEngine):
+        def _with_frozen(self, micro: Any, *, is_first: bool) -> Any:
+            return super()._with_frozen(micro, is_first=False)
+
     groups = make_groups()
     fused = _record_fused_losses()
     for layout in layouts:
         fused.clear()
         config = layout_config(folder, layout)
-        engine = DeepSpeedEngine(config, rank, world_size, address)
+        engine = (OldBeforehand if layout.old_beforehand else DeepSpeedEngine)(config, rank, world_size, address)
         scored = score(groups)
         batch = lay_out_batch(
             0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from doubles.tiny_learner import make_groups, make_model, score
@@ -51,6 +53,8 @@ PAIRS = (
     _pair(algorithm="kl reward", batches=2),
     _pair(algorithm="rollout"),
 )
+OLD_BY_THE_FIRST_FORWARD = (OTHERS[0], OTHERS[13], BFLOAT16[2], *(pair[1] for pair in PAIRS[1:5]))
+OLD_BEFOREHAND = tuple(replace(layout, old_beforehand=True) for layout in OLD_BY_THE_FIRST_FORWARD)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("layouts")
     make_model(folder / "model")
     make_model(folder / "tied", tied=True)
-    return train(folder, [REFERENCE, *OTHERS, *BFLOAT16, *(layout for pair in PAIRS for layout in pair)])
+    return train(
+        folder, [REFERENCE, *OTHERS, *BFLOAT16, *(layout for pair in PAIRS for layout in pair), *OLD_BEFOREHAND]
+    )
 
 
 @pytest.mark.parametrize("layout", OTHERS, ids=lambda layout: layout.name)
@@ -87,6 +93,19 @@ def test_bfloat16_trains_alike_at_every_zero_stage(trained: Trained, layout: Lay
 def test_every_part_of_the_objective_is_free_of_the_layout(trained: Trained, pair: tuple[Layout, Layout]) -> None:
     reference, layout = pair
     assert trained.distance(layout, reference) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("layout", "beforehand"),
+    list(zip(OLD_BY_THE_FIRST_FORWARD, OLD_BEFOREHAND, strict=True)),
+    ids=lambda layout: layout.name,
+)
+def test_the_first_forward_gives_the_bits_of_a_forward_for_old_logprobs_alone(
+    trained: Trained, layout: Layout, beforehand: Layout
+) -> None:
+    assert np.array_equal(trained.change(layout), trained.change(beforehand))
+    wanted, metrics = trained.metrics(beforehand), trained.metrics(layout)
+    assert {**metrics, "learner/tokens_per_s": 0} == {**wanted, "learner/tokens_per_s": 0}
 
 
 @pytest.mark.parametrize("layout", [*OTHERS, *(layout for pair in PAIRS for layout in pair)], ids=lambda one: one.name)

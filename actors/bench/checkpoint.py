@@ -20,8 +20,8 @@ from transformers.utils.logging import disable_progress_bar
 from actors.bench.doubles import make_report, make_scored
 from actors.bench.lines import BenchLine, compare
 from actors.bench.models import random_qwen3
+from actors.engines.deepspeed.config import import_deepspeed
 from actors.engines.deepspeed.engine import DeepSpeedEngine
-from actors.engines.deepspeed.imports import import_deepspeed
 from actors.engines.deepspeed.state import QUANTITIES, open_learner_state
 from actors.ray.on_node import free_port
 from maspo_dist.config import TrainConfig

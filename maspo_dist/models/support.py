@@ -24,7 +24,7 @@ def attends_by_bounds(model: PreTrainedModel) -> bool:
 
     Flash attention gets no mask either, so a model that supports it passes a sliding window as an argument.
     """
-    return model._supports_attention_backend and model._supports_flash_attn
+    return bool(model._supports_attention_backend and model._supports_flash_attn)
 
 
 def _reason(config: ModelConfig, model: PreTrainedModel) -> str | None:
@@ -33,7 +33,7 @@ def _reason(config: ModelConfig, model: PreTrainedModel) -> str | None:
         if getattr(settings, name, None) not in (None, neutral):
             return f"changes its logits by {name}, which is not supported"
     head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or head.bias is not None:
+    if not isinstance(head, nn.Linear) or getattr(head, "bias", None) is not None:
         return "has no plain linear lm_head, which is not supported"
     if model._is_stateful or not _PACKED_LAYERS.issuperset(getattr(settings, "layer_types", None) or ()):
         return "has layers whose state would leak from one packed sequence into the next, which is not supported"

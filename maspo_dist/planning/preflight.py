@@ -47,7 +47,7 @@ def prepare(config: TrainConfig) -> Prepared:
 
 
 def inspect_model(config: TrainConfig) -> ModelFacts:
-    """The facts of a model that can be trained. Raises as `read_model_facts` and `require_context` do, and ModelError."""
+    """The facts of a model that can be trained, else ModelError. Raises as `read_model_facts`, `require_context` do."""
     facts = read_model_facts(config.model)
     if facts.training_obstacle is not None:
         raise ModelError(facts.training_obstacle)

@@ -5,6 +5,6 @@ import transformers.models.auto.modeling_auto
 import transformers.models.qwen3.modeling_qwen3  # noqa: F401
 
 import maspo_dist.data.batching  # noqa: F401
-from actors.engines.deepspeed.imports import import_deepspeed
+from actors.engines.deepspeed.config import import_deepspeed
 
 import_deepspeed(torch.device("cpu"))

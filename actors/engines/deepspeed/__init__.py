@@ -1,0 +1,13 @@
+"""The training engine on DeepSpeed, the only code that imports it.
+
+engine          one rank: update, probes, export of weights, checkpoints
+policy          the model with its log-probability head
+attention       attention of packed sequences
+micro_batch     a packed micro-batch on the device
+statistics      metrics of a batch, over micro-batches and ranks
+config          DeepSpeed's import and configuration
+state           what a checkpoint holds, read under any layout
+state_loading   a checkpoint into an engine of another layout
+shared_writes   writes between collectives
+random_state    the random generators of a process
+"""

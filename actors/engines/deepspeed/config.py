@@ -1,26 +1,50 @@
-"""From the learner section to DeepSpeed's own configuration."""
+"""DeepSpeed's import, and its configuration from the learner section."""
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
+from contextlib import redirect_stdout
 from typing import Any
 
-from maspo_dist.config import TrainConfig
+import torch
 
-# DeepSpeed allocates its reduce buckets up front; its default of 5e8 elements is 2 GB a bucket.
+from maspo_dist.config import TrainConfig
+from maspo_dist.runs.logs import LogStream
+
+# DeepSpeed allocates its reduce buckets at once; its default of 5e8 elements is 2 GB per bucket.
 _BUCKET_ELEMENTS = 50_000_000
 
 
-def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
-    """DeepSpeed's configuration: what the learner section says, with `learner.deepspeed` merged over it.
+def import_deepspeed(device: torch.device) -> Any:
+    """The module, set up for `device` at the first call in a process; nothing is printed."""
+    # DeepSpeed reads these once, when it is imported.
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    # Ray shows each rank its own device alone. A value that a launcher left would bind NCCL to another device.
+    os.environ["LOCAL_RANK"] = "0"
+    with redirect_stdout(LogStream()):
+        import deepspeed
 
-    Keys that other settings own are refused when the configuration is read, so nothing set there is
-    overridden here.
-    """
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    if device.type == "cpu":
+        # An all-reduce through shared memory, compiled at first use: that takes minutes, and it prints. To set this
+        # entry DeepSpeed tries every one of its operations, which takes seconds on a GPU.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    for name in ("DeepSpeed", "deepspeed"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)
+    return deepspeed
+
+
+def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
+    """What the learner section says, with `learner.deepspeed` merged over it."""
     learner = config.learner
     is_bf16 = config.model.dtype == "bfloat16"
-    # At ZeRO 0 in bfloat16 DeepSpeed starts AdamW by a step on zero gradients, so its bias corrections run
-    # one step ahead (a fifth off after 4 steps, and nothing off once that is undone), and it refuses to add
-    # up gradients in float32. ZeRO 1 does both right; on one rank it is the same thing.
+    # At ZeRO 0 in bfloat16 DeepSpeed starts AdamW with a step on zero gradients, so its bias corrections are one step
+    # ahead (a fifth off after 4 steps), and it refuses to add up gradients in float32. ZeRO 1 does both right.
     stage = 1 if is_bf16 and learner.zero_stage == 0 else learner.zero_stage
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": _BUCKET_ELEMENTS}
     if learner.offload_optimizer != "none":
@@ -38,26 +62,24 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,
     }
     if is_bf16:
-        # Dozens of micro-batches added up in bfloat16 would lose the small ones.
-        ours["data_types"] = {"grad_accum_dtype": "fp32"}
+        # Sums of many gradients in bfloat16, over micro-batches or ranks, would lose the small gradients.
+        ours |= {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
     return _merged(ours, learner.deepspeed)
 
 
 def reference_config(config: TrainConfig) -> dict[str, Any]:
-    """For a frozen model partitioned by ZeRO-3: no optimizer, no gradients."""
+    """For a frozen model that ZeRO-3 partitions: no optimizer, no gradients."""
+    learner = config.learner
+    zero = {"stage": 3} | {
+        key: value for key, value in learner.deepspeed.get("zero_optimization", {}).items() if key.startswith("stage3_")
+    }
+    if learner.offload_parameters != "none":
+        zero["offload_param"] = {"device": learner.offload_parameters}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "bf16": {"enabled": config.model.dtype == "bfloat16"},
-        "zero_optimization": _merged({"stage": 3}, _zero_parameters(config)),
+        "zero_optimization": zero,
     }
-
-
-def _zero_parameters(config: TrainConfig) -> dict[str, Any]:
-    zero = config.learner.deepspeed.get("zero_optimization", {})
-    shared = {key: value for key, value in zero.items() if key.startswith("stage3_")}
-    if config.learner.offload_parameters != "none":
-        shared["offload_param"] = {"device": config.learner.offload_parameters}
-    return shared
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

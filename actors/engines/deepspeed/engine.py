@@ -1,20 +1,18 @@
-"""The learner engine: one rank of a DeepSpeed ZeRO group. The only import of deepspeed.
+"""The learner engine: one rank of a DeepSpeed ZeRO group.
 
-    update   old logprobs of every micro-batch but those of the first mini-batch (no gradient)
+    update   old logprobs of every mini-batch but the first (no gradient)
              → for each mini-batch: micro-batches forward and backward → one optimizer step
 
-The weights do not change before the first optimizer step, so the old log-probabilities of the first mini-batch are
-those of its own forward with gradient.
+The weights do not change before the first optimizer step, so the old logprobs of the first mini-batch are those of
+its own forward with gradient. Losses are sums divided by the mini-batch's counts over all ranks, so the result does
+not depend on the number of ranks or on the packing.
 
-Losses are sums divided by the mini-batch's counts over all ranks, so neither the number of ranks nor
-the packing shows in the result. All methods but the constructor's checks are collective: every rank
-calls them in the same order, with the same number of micro-batches.
+All methods are collective: every rank calls them in the same order, with the same number of micro-batches.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import time
@@ -29,8 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from actors.engines.deepspeed.config import deepspeed_config, reference_config
-from actors.engines.deepspeed.imports import import_deepspeed
+from actors.engines.deepspeed.config import deepspeed_config, import_deepspeed, reference_config
 from actors.engines.deepspeed.micro_batch import (
     ForwardTensors,
     MicroBatchTensors,
@@ -62,18 +59,17 @@ from maspo_dist.runs.logs import LogStream
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
 
-_LOG = logging.getLogger(__name__)
-#: Parameters gathered at a time while weights are exported under ZeRO-3.
+#: Elements that an export gathers at a time under ZeRO-3.
 _GATHERED_ELEMENTS = 1 << 28
 
 
 class DeepSpeedEngine:
-    """One rank. Builds the process group, the model, the optimizer and, where the KL needs it, the reference."""
+    """One rank: process group, model, optimizer and, if the configuration has a KL penalty, the reference model."""
 
     def __init__(self, config: TrainConfig, rank: int, world_size: int, init_address: str) -> None:
-        """Joins the group at `init_address` ("tcp://host:port" of rank 0); blocks until all ranks are there.
+        """Joins the group at `init_address` ("tcp://host:port" of rank 0); blocks until all ranks have joined.
 
-        Raises ModelError where the model does not load.
+        Raises ModelError if the model does not load.
         """
         self._config = config
         self._rank = rank
@@ -104,7 +100,7 @@ class DeepSpeedEngine:
 
     @property
     def policy_version(self) -> int:
-        """Batches trained on since the weights were loaded from `model.path`, over all resumes."""
+        """Batches trained on since the weights of `model.path`, over all resumes."""
         return self._batches
 
     def update(
@@ -114,11 +110,10 @@ class DeepSpeedEngine:
         loss_sequences: Sequence[int],
         groups: Mapping[int, RolloutGroup],
     ) -> dict[str, float]:
-        """One optimizer step for each mini-batch of this rank's `shard`; metrics agreed over all ranks.
+        """One optimizer step per mini-batch of this rank's `shard`; the metrics are the same on every rank.
 
-        `loss_tokens` and `loss_sequences` count each mini-batch over all ranks; `groups` holds at least the
-        groups that `shard` refers to. Raises MaspoError where a gradient is not finite: the weights are
-        then lost, and the run goes on from a checkpoint.
+        `loss_tokens` and `loss_sequences` count each mini-batch over all ranks; `groups` holds at least the groups of
+        `shard`. Raises MaspoError if a gradient is not finite; the weights are then lost.
         """
         started_s = time.perf_counter()
         rate = learning_rate(self._config.learner, self._batches, self._config.run.max_steps)
@@ -153,7 +148,7 @@ class DeepSpeedEngine:
         }
 
     def frozen_logprobs(self) -> list[ResponseLogprobs]:
-        """logπ_old and logπ_ref of this rank's responses of the last batch; empty unless steps are recorded."""
+        """logπ_old and logπ_ref of this rank's responses in the last batch; empty unless steps are recorded."""
         return self._frozen_of_batch
 
     def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
@@ -167,9 +162,9 @@ class DeepSpeedEngine:
         return results
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, whole tensor in the model's dtype), tied tensors once.
+        """(Hugging Face name, whole tensor in the model's dtype), tied tensors once. Valid until the next update.
 
-        A tensor is good until the next update. Under ZeRO-3 all ranks iterate in step.
+        Under ZeRO-3 all ranks must iterate together.
         """
         waiting: list[tuple[str, torch.nn.Parameter]] = []
         elements = 0
@@ -182,9 +177,9 @@ class DeepSpeedEngine:
         yield from self._gathered(waiting)
 
     def save(self, folder: Path) -> None:
-        """Weights, optimizer state, schedule and random generators into `folder`, made if missing.
+        """Writes weights, optimizer state, schedule and random generators into `folder`, which is made if missing.
 
-        Raises OSError on every rank where one could not write, as on a full disk; the engine goes on as before.
+        If a rank cannot write, on a full disk say, every rank raises OSError, and the engine stays usable.
         """
         files = self._files
         files.run(folder, lambda: (folder / TAG).mkdir(parents=True, exist_ok=True))
@@ -200,11 +195,11 @@ class DeepSpeedEngine:
         files.agree()
 
     def load(self, folder: Path) -> None:
-        """What `save` left. Under the layout that wrote it, training goes on as if never interrupted.
+        """Reads what `save` wrote. Under the same layout, training continues as if never interrupted.
 
-        Under another number of ranks or another ZeRO stage, weights and optimizer state are the same to the
-        last bit; the random generators are seeded afresh, by rank and batch, since those saved belong to
-        other processes. Raises ConfigError where another dtype was trained, or the checkpoint is not whole.
+        Under another number of ranks or ZeRO stage, weights and optimizer state are equal to the last bit, and the
+        random generators start from new seeds by rank and batch: the saved ones belong to other processes. Raises
+        ConfigError if the checkpoint is of another dtype or incomplete.
         """
         layout = read_layout(folder)
         if layout["dtype"] != self._config.model.dtype:
@@ -226,16 +221,16 @@ class DeepSpeedEngine:
         set_random_states(torch.load(folder / f"random_rank{self._rank}.pt", weights_only=False), self._device)
 
     def close(self) -> None:
-        """Leaves the process group, all ranks together; the engine cannot be used after."""
+        """Leaves the process group; the engine cannot be used afterwards."""
         self._engine.destroy()
-        # Rank 0 serves the group's store: it must not go while another is still leaving.
+        # Rank 0 serves the group's store, which the other ranks need until they have left.
         dist.barrier()
         dist.destroy_process_group()
 
     # Parts of `update`.
 
     def _with_frozen(self, micro: MicroBatchTensors, *, is_first: bool) -> MicroBatchTensors:
-        """Adds logπ_old and, where used, logπ_ref; without logπ_old if the first optimizer step will give it."""
+        """Adds logπ_ref, if used, and logπ_old, unless the first optimizer step will compute it."""
         old = ref = None
         if self._config.algorithm.old_logprobs == "rollout":
             old = micro.sampled.behavior_logprobs
@@ -330,7 +325,7 @@ class DeepSpeedEngine:
         return algorithm.model_copy(update={"loss": move_bounds(algorithm.loss, total)})
 
     def _local_grad_norm(self) -> float | None:
-        """At ZeRO 0 in float32 DeepSpeed clips without telling the norm; elsewhere it does, and this is None."""
+        """The norm at ZeRO 0 in float32, where DeepSpeed clips without reporting it; None elsewhere."""
         if self._config.learner.zero_stage > 0 or self._config.model.dtype != "float32":
             return None
         gradients = [p.grad for p in self._policy.parameters() if p.grad is not None]
@@ -342,7 +337,12 @@ class DeepSpeedEngine:
         learner = self._config.learner
         policy = load_policy(self._config.model, gradient_checkpointing=learner.gradient_checkpointing).train()
         optimizer = torch.optim.AdamW(
-            policy.parameters(), lr=learner.lr, betas=learner.betas, eps=learner.eps, weight_decay=learner.weight_decay
+            policy.parameters(),
+            lr=learner.lr,
+            betas=learner.betas,
+            eps=learner.eps,
+            weight_decay=learner.weight_decay,
+            fused=True,
         )
         engine, *_ = self._deepspeed.initialize(
             model=policy, optimizer=optimizer, config=deepspeed_config(self._config)

@@ -18,12 +18,12 @@ def seed_everything(seed: int) -> None:
 
 
 def fresh_seed(seed: int, batches: int, rank: int) -> int:
-    """A seed for a rank that has no saved generators to go on with; another one for each rank and batch."""
+    """A seed for a rank that has no saved generators; it differs between ranks and batches."""
     return int(np.random.SeedSequence([seed, batches, rank]).generate_state(1)[0])
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
-    """The state of each, and of the GPU's generator; for `set_random_states`."""
+    """The state of each generator, the GPU's included; for `set_random_states`."""
     states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -33,7 +33,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
-    """Puts back what `random_states` returned."""
+    """Restores what `random_states` returned."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])

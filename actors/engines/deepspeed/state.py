@@ -1,4 +1,4 @@
-"""What a learner checkpoint holds, whatever layout wrote it. On the CPU, without a process group.
+"""What a learner checkpoint holds, read on the CPU and independent of the layout that wrote it.
 
     DeepSpeed's shard files (memory-mapped)          LearnerState
     ZeRO 0        mp_rank_00_model_states.pt     ─┐
@@ -7,7 +7,7 @@
     ZeRO 3        *_optim_states.pt, each         │
                   parameter cut over ranks       ─┘
 
-Only what is asked for is read from disk: a parameter, or a range of one, at a time.
+Only the elements that a caller asks for are read from disk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from actors.engines.deepspeed.imports import import_deepspeed
+from actors.engines.deepspeed.config import import_deepspeed
 from maspo_dist.errors import ConfigError
 
 #: Name of DeepSpeed's own folder inside the learner's.
@@ -38,8 +38,8 @@ _NO_STEP: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """`count` elements of a parameter, from its element `start`, at `flat_start` of a flat tensor in a file."""
+class Span:
+    """Elements [start, start + count) of a parameter, from element `flat_start` on of a tensor that holds them."""
 
     flat: Tensor
     flat_start: int
@@ -49,11 +49,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerState:
-    """Weights and optimizer state by Hugging Face name, tied parameters once.
+    """Weights and optimizer state by Hugging Face name, tied parameters once; all float32.
 
-    dtype     of the model's weights; everything here is float32
+    dtype     of the model's weights in training
     batches   trained on
-    step      Adam's count of optimizer steps; 0 where none was made, and then the moments are 0
+    step      Adam's count of optimizer steps; at 0 the moments are 0
     shapes    of the parameters, in the model's order
     """
 
@@ -61,27 +61,27 @@ class LearnerState:
     batches: int
     step: int
     shapes: Mapping[str, tuple[int, ...]]
-    pieces: Mapping[Quantity, Mapping[str, Sequence[Piece]]]
+    spans: Mapping[Quantity, Mapping[str, Sequence[Span]]]
 
     def read(self, quantity: Quantity, name: str, start: int = 0, end: int | None = None) -> Tensor:
-        """Elements [start, end) of a parameter laid flat: f32[end − start], a copy. KeyError for an unknown name."""
+        """Elements [start, end) of a flat parameter: f32[end − start], a copy. KeyError for an unknown name."""
         size = math.prod(self.shapes[name])
         end = size if end is None else end
         values = torch.zeros(end - start)
-        for piece in self.pieces[quantity].get(name, ()):
-            first, last = max(start, piece.start), min(end, piece.start + piece.count)
+        for span in self.spans[quantity].get(name, ()):
+            first, last = max(start, span.start), min(end, span.start + span.count)
             if first < last:
-                offset = piece.flat_start - piece.start
-                values[first - start : last - start].copy_(piece.flat.detach()[first + offset : last + offset])
+                offset = span.flat_start - span.start
+                values[first - start : last - start].copy_(span.flat.detach()[first + offset : last + offset])
         return values
 
     def whole(self, quantity: Quantity, name: str) -> Tensor:
-        """A whole parameter in its shape, float32."""
+        """A parameter in its shape."""
         return self.read(quantity, name).view(self.shapes[name])
 
 
 def read_layout(folder: Path) -> dict[str, Any]:
-    """What DeepSpeedEngine.save wrote about the layout. Raises ConfigError where there is no learner checkpoint."""
+    """What DeepSpeedEngine.save wrote about the layout. Raises ConfigError if `folder` holds no learner checkpoint."""
     try:
         layout: dict[str, Any] = json.loads((folder / LAYOUT_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -92,7 +92,7 @@ def read_layout(folder: Path) -> dict[str, Any]:
 def open_learner_state(folder: Path) -> LearnerState:
     """The state that DeepSpeedEngine.save left in `folder`, under any number of ranks and any ZeRO stage.
 
-    Raises ConfigError where files are missing or do not cover every parameter.
+    Raises ConfigError if files are missing or do not cover every parameter.
     """
     dtype = read_layout(folder)["dtype"]
     import_deepspeed(torch.device("cpu"))
@@ -101,7 +101,7 @@ def open_learner_state(folder: Path) -> LearnerState:
     if not models:
         raise ConfigError(f"{folder / TAG} holds no *_model_states.pt: the checkpoint is not whole")
     if not optimizers:
-        shapes, pieces, step = _unpartitioned(models[0])
+        shapes, spans, step = _unpartitioned(models[0])
     else:
         states = [shard["optimizer_state_dict"] for shard in optimizers]
         counted = states[0]["partition_count"]
@@ -109,22 +109,22 @@ def open_learner_state(folder: Path) -> LearnerState:
         if ranks != len(states):
             raise ConfigError(f"checkpoint {folder}: written by {ranks} ranks, but files of {len(states)} are there")
         read = _zero_3 if "fp32_flat_groups" in states[0] else _zero_1_2
-        shapes, pieces, step = read(models[0], states)
-    _require_whole(folder, shapes, pieces, step)
-    return LearnerState(dtype=dtype, batches=int(models[0]["batches"]), step=step, shapes=shapes, pieces=pieces)
+        shapes, spans, step = read(models[0], states)
+    _require_whole(folder, shapes, spans, step)
+    return LearnerState(dtype=dtype, batches=int(models[0]["batches"]), step=step, shapes=shapes, spans=spans)
 
 
 def hugging_face_name(name: str) -> str:
-    """The name in the model's own folder of a parameter of `Policy`."""
+    """The name that a parameter of `Policy` has in the model's folder."""
     return name.removeprefix(_PREFIX)
 
 
 _Shapes = dict[str, tuple[int, ...]]
-_Pieces = dict[Quantity, dict[str, list[Piece]]]
+_Spans = dict[Quantity, dict[str, list[Span]]]
 
 
 def _shards(folder: Path, pattern: str) -> list[dict[str, Any]]:
-    """Files of every rank, by rank; their tensors stay on disk until they are looked at."""
+    """The files of all ranks, by rank; tensors stay on disk until they are read."""
 
     def rank(path: Path) -> int:
         after = path.name.partition("pp_rank_")[2]
@@ -139,11 +139,11 @@ def _shards(folder: Path, pattern: str) -> list[dict[str, Any]]:
         raise ConfigError(f"checkpoint {folder} cannot be read: {error}") from None
 
 
-def _empty() -> _Pieces:
+def _empty() -> _Spans:
     return {"weight": {}, "exp_avg": {}, "exp_avg_sq": {}}
 
 
-def _unpartitioned(model: Mapping[str, Any]) -> tuple[_Shapes, _Pieces, int]:
+def _unpartitioned(model: Mapping[str, Any]) -> tuple[_Shapes, _Spans, int]:
     """ZeRO 0: the optimizer counts parameters as the model lists them, tied ones once."""
     names, seen = [], set()
     for name, tensor in model["module"].items():
@@ -151,7 +151,7 @@ def _unpartitioned(model: Mapping[str, Any]) -> tuple[_Shapes, _Pieces, int]:
             seen.add(tensor.data_ptr())
             names.append(name)
     shapes: _Shapes = {}
-    pieces = _empty()
+    spans = _empty()
     states = model["optimizer"]["state"]
     for index, full_name in enumerate(names):
         name, weight = hugging_face_name(full_name), model["module"][full_name]
@@ -159,15 +159,15 @@ def _unpartitioned(model: Mapping[str, Any]) -> tuple[_Shapes, _Pieces, int]:
         for quantity, tensor in _quantities(weight, states.get(index, _NO_STEP)):
             if tensor.shape != weight.shape:
                 raise ConfigError(f"checkpoint: {quantity} of {name} has shape {tuple(tensor.shape)}")
-            whole = Piece(flat=tensor.reshape(-1), flat_start=0, start=0, count=tensor.numel())
-            pieces[quantity][name] = [whole]
-    return shapes, pieces, _adam_step(states)
+            whole = Span(flat=tensor.reshape(-1), flat_start=0, start=0, count=tensor.numel())
+            spans[quantity][name] = [whole]
+    return shapes, spans, _adam_step(states)
 
 
-def _zero_1_2(model: Mapping[str, Any], optimizers: Sequence[Mapping[str, Any]]) -> tuple[_Shapes, _Pieces, int]:
-    """ZeRO 1 and 2, in float32 or under bfloat16: each rank tells which fragments its flat tensors hold."""
+def _zero_1_2(model: Mapping[str, Any], optimizers: Sequence[Mapping[str, Any]]) -> tuple[_Shapes, _Spans, int]:
+    """ZeRO 1 and 2: each rank's file lists the fragments that its flat tensors hold."""
     shapes = _shapes(model)
-    pieces = _empty()
+    spans = _empty()
     reached = dict.fromkeys(shapes, 0)
     for optimizer in optimizers:
         states = optimizer["base_optimizer_state"]
@@ -179,16 +179,16 @@ def _zero_1_2(model: Mapping[str, Any], optimizers: Sequence[Mapping[str, Any]])
             for full_name, address in fragments.items():
                 name = hugging_face_name(full_name)
                 for quantity, tensor in quantities:
-                    piece = Piece(flat=tensor, flat_start=address.start, start=reached[name], count=address.numel)
-                    pieces[quantity].setdefault(name, []).append(piece)
+                    span = Span(flat=tensor, flat_start=address.start, start=reached[name], count=address.numel)
+                    spans[quantity].setdefault(name, []).append(span)
                 reached[name] += address.numel
-    return shapes, pieces, _adam_step(optimizers[0]["base_optimizer_state"]["state"])
+    return shapes, spans, _adam_step(optimizers[0]["base_optimizer_state"]["state"])
 
 
-def _zero_3(model: Mapping[str, Any], optimizers: Sequence[Mapping[str, Any]]) -> tuple[_Shapes, _Pieces, int]:
-    """ZeRO 3: every rank has an equal share of each parameter, the last one padded, in subgroups end to end."""
+def _zero_3(model: Mapping[str, Any], optimizers: Sequence[Mapping[str, Any]]) -> tuple[_Shapes, _Spans, int]:
+    """ZeRO 3: each rank holds an equal share of each parameter, padded at the end, in subgroups end to end."""
     shapes = _shapes(model)
-    pieces = _empty()
+    spans = _empty()
     for rank, optimizer in enumerate(optimizers):
         states = optimizer["optimizer_state_dict"]["state"]
         subgroups = [
@@ -203,10 +203,10 @@ def _zero_3(model: Mapping[str, Any], optimizers: Sequence[Mapping[str, Any]]) -
                 subgroup, offset = subgroup + 1, 0
             start = rank * share
             for quantity, tensor in subgroups[subgroup]:
-                piece = Piece(flat=tensor, flat_start=offset, start=start, count=max(0, min(share, size - start)))
-                pieces[quantity].setdefault(name, []).append(piece)
+                span = Span(flat=tensor, flat_start=offset, start=start, count=max(0, min(share, size - start)))
+                spans[quantity].setdefault(name, []).append(span)
             offset += share
-    return shapes, pieces, _adam_step(optimizers[0]["optimizer_state_dict"]["state"])
+    return shapes, spans, _adam_step(optimizers[0]["optimizer_state_dict"]["state"])
 
 
 def _shapes(model: Mapping[str, Any]) -> _Shapes:
@@ -227,13 +227,13 @@ def _adam_step(states: Mapping[Any, Mapping[str, Any]]) -> int:
     return steps.pop() if steps else 0
 
 
-def _require_whole(folder: Path, shapes: _Shapes, pieces: _Pieces, step: int) -> None:
+def _require_whole(folder: Path, shapes: _Shapes, spans: _Spans, step: int) -> None:
     for quantity in QUANTITIES if step > 0 else QUANTITIES[:1]:
         for name, shape in shapes.items():
             reached = 0
-            for piece in pieces[quantity].get(name, ()):
-                reached = piece.start + piece.count if piece.start <= reached else reached
-                if piece.count < 0 or piece.flat_start + piece.count > piece.flat.numel():
+            for span in spans[quantity].get(name, ()):
+                reached = span.start + span.count if span.start <= reached else reached
+                if span.count < 0 or span.flat_start + span.count > span.flat.numel():
                     raise ConfigError(f"checkpoint {folder}: {quantity} of {name} lies outside its file")
             if reached != math.prod(shape):
                 raise ConfigError(f"checkpoint {folder}: {quantity} of {name} is not whole; is a rank's file missing?")

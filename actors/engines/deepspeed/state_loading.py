@@ -1,40 +1,30 @@
-"""A learner's state into a DeepSpeed engine of any layout.
+"""Copies a learner's state into a DeepSpeed engine of any layout.
 
-Each rank copies the ranges that its own float32 tensors hold, then the weights that the forward pass
-uses are made anew from those.
+Each rank copies the elements that its own float32 tensors hold; the weights of the forward pass are then remade from
+these tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from actors.engines.deepspeed.state import LearnerState, Quantity, hugging_face_name
+from actors.engines.deepspeed.state import LearnerState, Quantity, Span, hugging_face_name
 from maspo_dist.errors import ConfigError
 
 _MOMENTS: tuple[Quantity, ...] = ("exp_avg", "exp_avg_sq")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """Elements [start, start + count) of a parameter lie at `master_start` of a float32 tensor that Adam steps."""
-
-    name: str
-    master: Tensor
-    master_start: int
-    start: int
-    count: int
+#: (Hugging Face name, where a float32 tensor that Adam steps holds elements of that parameter).
+_Masters = Iterator[tuple[str, Span]]
 
 
 @torch.no_grad()
 def load_state(engine: Any, state: LearnerState) -> None:
     """Weights and optimizer state into `engine` (DeepSpeed's, over AdamW). Collective under ZeRO 1 to 3.
 
-    Raises ConfigError where the parameters are those of another model.
+    Raises ConfigError if `state` is of another model.
     """
     shapes = {
         hugging_face_name(name): tuple(getattr(parameter, "ds_shape", parameter.shape))
@@ -46,72 +36,70 @@ def load_state(engine: Any, state: LearnerState) -> None:
     if hasattr(engine.optimizer, "fp32_partitioned_groups_flat"):
         _load_zero_3(engine, state)
     elif hasattr(engine.optimizer, "update_lp_params"):
-        _copy(engine.optimizer.optimizer, _zero_1_2_places(engine), state)
+        _copy(engine.optimizer.optimizer, _zero_1_2_masters(engine), state)
         engine.optimizer.update_lp_params()
     else:
-        _copy(engine.optimizer, _unpartitioned_places(engine), state)
+        _copy(engine.optimizer, _masters(engine), state)
 
 
-def _copy(adam: torch.optim.Optimizer, places: Iterator[_Place], state: LearnerState) -> None:
-    for place in places:
-        targets: dict[Quantity, Tensor] = {"weight": place.master}
+def _copy(adam: torch.optim.Optimizer, masters: _Masters, state: LearnerState) -> None:
+    for name, span in masters:
+        targets: dict[Quantity, Tensor] = {"weight": span.flat}
         if state.step == 0:
-            adam.state.pop(place.master, None)
+            adam.state.pop(span.flat, None)
         else:
-            moments = adam.state[place.master]
+            moments = adam.state[span.flat]
             for quantity in _MOMENTS:
-                targets[quantity] = moments.setdefault(quantity, torch.zeros_like(place.master))
-            moments.setdefault("step", torch.tensor(0.0)).fill_(float(state.step))
+                targets[quantity] = moments.setdefault(quantity, torch.zeros_like(span.flat))
+            # Fused AdamW reads it on the weight's device.
+            moments.setdefault("step", torch.zeros((), device=span.flat.device)).fill_(float(state.step))
         for quantity, target in targets.items():
-            values = state.read(quantity, place.name, place.start, place.start + place.count)
-            target.view(-1)[place.master_start : place.master_start + place.count].copy_(values)
+            values = state.read(quantity, name, span.start, span.start + span.count)
+            target.view(-1)[span.flat_start : span.flat_start + span.count].copy_(values)
 
 
-def _unpartitioned_places(engine: Any) -> Iterator[_Place]:
+def _masters(engine: Any) -> _Masters:
     for name, parameter in engine.module.named_parameters():
-        yield _Place(name=hugging_face_name(name), master=parameter, master_start=0, start=0, count=parameter.numel())
+        yield hugging_face_name(name), Span(flat=parameter, flat_start=0, start=0, count=parameter.numel())
 
 
-def _zero_1_2_places(engine: Any) -> Iterator[_Place]:
-    # One float32 tensor a parameter group; which of a parameter's elements it holds, the parameter knows.
-    masters = [group["params"][0] for group in engine.optimizer.optimizer.param_groups]
+def _zero_1_2_masters(engine: Any) -> _Masters:
+    # One float32 tensor per parameter group; each parameter knows which of its elements that tensor holds.
+    flats = [group["params"][0] for group in engine.optimizer.optimizer.param_groups]
     for name, parameter in engine.module.named_parameters():
         mapping = parameter._hp_mapping
         if mapping is not None:
-            yield _Place(
-                name=hugging_face_name(name),
-                master=masters[mapping.param_group_index],
-                master_start=mapping.hp_fragment_address.start,
-                start=mapping.lp_fragment_address.start,
-                count=mapping.hp_fragment_address.numel,
+            address = mapping.hp_fragment_address
+            yield (
+                hugging_face_name(name),
+                Span(
+                    flat=flats[mapping.param_group_index],
+                    flat_start=address.start,
+                    start=mapping.lp_fragment_address.start,
+                    count=address.numel,
+                ),
             )
 
 
 def _load_zero_3(engine: Any, state: LearnerState) -> None:
     optimizer = engine.optimizer
-    # Small parameters are kept whole for the forward pass; they too must come from the new shares.
+    # Small parameters are kept whole for the forward pass; they too are remade from the new shares.
     optimizer.checkpoint_event_prologue()
-    _copy(optimizer.optimizer, _zero_3_places(engine), state)
+    _copy(optimizer.optimizer, _zero_3_masters(engine), state)
     for subgroup in range(len(optimizer.fp16_groups)):
         optimizer._reassign_or_swap_out_partitioned_parameters(subgroup)
     optimizer.checkpoint_event_epilogue()
 
 
-def _zero_3_places(engine: Any) -> Iterator[_Place]:
+def _zero_3_masters(engine: Any) -> _Masters:
     rank = torch.distributed.get_rank()
     names = {parameter: hugging_face_name(name) for name, parameter in engine.module.named_parameters()}
-    for subgroup, parameters in enumerate(engine.optimizer.fp16_groups):
+    groups = zip(engine.optimizer.fp32_partitioned_groups_flat, engine.optimizer.fp16_groups, strict=True)
+    for flat, parameters in groups:
         offset = 0
         for parameter in parameters:
             share = parameter.partition_numel()
-            start = rank * share
             # The last ranks' shares are padded, or all padding.
-            count = max(0, min(share, parameter.ds_numel - start))
-            yield _Place(
-                name=names[parameter],
-                master=engine.optimizer.fp32_partitioned_groups_flat[subgroup],
-                master_start=offset,
-                start=start,
-                count=count,
-            )
+            count = max(0, min(share, parameter.ds_numel - rank * share))
+            yield names[parameter], Span(flat=flat, flat_start=offset, start=rank * share, count=count)
             offset += share

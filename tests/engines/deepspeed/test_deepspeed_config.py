@@ -43,8 +43,10 @@ def test_the_deepspeed_section_is_merged_over_ours() -> None:
     assert merged.keys() == ours.keys()
 
 
-def test_bfloat16_adds_gradients_up_in_float32() -> None:
+def test_bfloat16_adds_gradients_up_in_float32_over_micro_batches_and_ranks() -> None:
     assert told("bfloat16")["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert told("bfloat16")["communication_data_type"] == "fp32"
+    assert "communication_data_type" not in told("float32")
     assert told("bfloat16", zero_stage=0)["zero_optimization"]["stage"] == 1
     assert told("float32", zero_stage=0)["zero_optimization"]["stage"] == 0
 

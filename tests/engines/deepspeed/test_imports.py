@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from actors.engines.deepspeed.imports import import_deepspeed
+from actors.engines.deepspeed.config import import_deepspeed
 
 
 def test_a_rank_takes_the_first_device_that_it_sees_whatever_a_launcher_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,25 +1,69 @@
-"""Where the program stands in a response."""
+"""Where the program stands in a response.
+
+1. The last closed or open block that is tagged as Python.
+2. Else the last block without a tag that is Python and more than values: sample output is often in such a block.
+3. Else the last block without a tag.
+4. Without any block, what stands in `<answer>`, or the whole text, when it is a program.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+import textwrap
 
-from maspo_dist.reward.math.answers import visible_text
+from maspo_dist.reward.math.answers import ANSWER_TAG, visible_text
 
-_FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"\s*\{?\.?([\w+#-]*)")
+_PYTHON = re.compile(r"(?:python|py|pypy)[\d.]*", re.IGNORECASE)
 
 
 def read_program(response: str) -> str | None:
-    """The last fenced block, or the whole text when it is a program."""
+    """The program of a response, by the rules above; None where there is none."""
     text = visible_text(response)
-    blocks: list[str] = _FENCE.findall(text)
+    blocks = _blocks(text)
+    if tagged := [block for tag, block in blocks if _PYTHON.fullmatch(tag)]:
+        return tagged[-1] if tagged[-1].strip() else None
+    untagged = [block for tag, block in blocks if not tag and block.strip()]
+    if untagged:
+        return next((block for block in reversed(untagged) if _is_program(block)), untagged[-1])
     if blocks:
-        return blocks[-1] if blocks[-1].strip() else None
-    if "\n" not in text.strip() and "(" not in text:
         return None
+    answers = ANSWER_TAG.findall(text)
+    text = answers[-1] if answers else text
+    return text if _is_program(text) else None
+
+
+def _blocks(text: str) -> list[tuple[str, str]]:
+    """The tag and the content of each fenced block, in order. Linear in the text, as the pool's own threads need it."""
+    blocks: list[tuple[str, str]] = []
+    fence, tag, lines = "", "", list[str]()
+    for line in text.split("\n"):
+        line = line.rstrip()
+        if fence:
+            body = line.rstrip(fence[0])
+            if len(line) - len(body) >= len(fence) and fence[0] not in body:
+                blocks.append((tag, _dedented([*lines, body])))
+                fence = ""
+            else:
+                lines.append(line)
+        elif sign := next((sign for sign in "`~" if sign * 3 in line), ""):
+            before, _, rest = line.rpartition(sign * 3)
+            matched = _TAG.match(rest)
+            tag, lines = matched[1] if matched else "", []
+            if tag or not before.strip(sign + " \t"):
+                fence = sign * (len(before) - len(before.rstrip(sign)) + 3)
+    return [*blocks, (tag, _dedented(lines))] if fence else blocks
+
+
+def _dedented(lines: list[str]) -> str:
+    return textwrap.dedent("\n".join(lines))
+
+
+def _is_program(text: str) -> bool:
+    """Whether `text` is Python with at least a statement that does more than state a value."""
     try:
-        ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):
-        return None
-    return text
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(not isinstance(line, ast.Expr) or isinstance(line.value, ast.Call) for line in tree.body)

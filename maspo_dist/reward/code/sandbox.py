@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -30,16 +31,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Literal
 
+import numpy as np
+
 from maspo_dist.reward.code import sandbox_launcher
+from maspo_dist.reward.code.harness import PROGRAM_FILE
 from maspo_dist.reward.pool.lifetime import kill_tree
 
 #: What a dynamically linked interpreter needs to start.
 _SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime")
 _READ_BYTES = 1 << 16
+_STDERR_BYTES = 1 << 13
+_OWN_LINE = re.compile(rf'File "{re.escape(PROGRAM_FILE)}", line (\d+)')
 #: Imported, so that it is compiled once and not for each program.
 _LAUNCH = "import sys; sys.path.insert(0, sys.argv.pop(1)); import sandbox_launcher; sandbox_launcher.main()"
 _HERE = str(Path(__file__).parent)
+_NUMPY = str(Path(np.__file__).parent)
 
+#: Where a program starts, see `harness`.
+Entry = Literal["harness.run_script", "candidate.serve", "judge.run_tests"]
 #: The columns of the table above.
 Isolation = Literal["namespaces", "seccomp"]
 End = Literal["exited", "signalled", "wall_time", "cpu_time", "output", "sandbox"]
@@ -68,32 +77,40 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a program ended. `code` is the exit code, or the signal where `end` is signalled."""
+    """How a program ended. `code` is the exit code, or the signal where `end` is signalled; `stderr` is its end."""
 
     end: End
     code: int = 0
-    stdout: bytes
+    stdout: bytes = b""
+    stderr: str = ""
 
     @property
     def failure(self) -> str | None:
-        """What went wrong in a few words; None for exit code 0."""
-        return None if self.end == "exited" and self.code == 0 else _FAILURES[self.end].format(self.code)
+        """What went wrong, with the last line of stderr and the program's own line; None for exit code 0."""
+        if self.end == "exited" and self.code == 0:
+            return None
+        lines = _OWN_LINE.findall(self.stderr)
+        place = f" in line {lines[-1]}" if lines else ""
+        last = self.stderr.strip().rpartition("\n")[2]
+        return _FAILURES[self.end].format(self.code) + (f"{place}: {last}" if last else "")
 
 
 class Program:
-    """Python `source` that runs under `limits`. On exit it is killed with all it started.
+    """Python `source` that runs under `limits`, started by `entry`. On exit it is killed with all it started.
 
     Raises OSError when it cannot be started.
     """
 
-    def __init__(self, source: str, limits: Limits, stdin: int | IO[bytes], stdout: int = subprocess.PIPE) -> None:
+    def __init__(
+        self, source: str, entry: Entry, limits: Limits, stdin: int | IO[bytes], stdout: int = subprocess.PIPE
+    ) -> None:
         self.limits = limits
         self.started = time.monotonic()
         self._scratch = tempfile.TemporaryDirectory(prefix="candidate-", ignore_cleanup_errors=True)
-        Path(self._scratch.name, sandbox_launcher.PROGRAM_NAME).write_bytes(source.encode("utf-8", "replace"))
+        Path(self._scratch.name, PROGRAM_FILE).write_bytes(source.encode("utf-8", "replace"))
         launch = {
             **asdict(limits),
-            "argv": [sys.executable, "-I", "-S", "-B", sandbox_launcher.PROGRAM_NAME],
+            "argv": [sys.executable, "-I", "-S", "-B", "-c", _start_of(entry)],
             "scratch": self._scratch.name,
             "scratch_mb": 64,
             "readable": _readable_folders(),
@@ -102,7 +119,7 @@ class Program:
             [sys.executable, "-I", "-S", "-c", _LAUNCH, _HERE, str(os.getpid()), json.dumps(launch)],
             stdin=stdin,
             stdout=stdout,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env={},
             start_new_session=True,
         )
@@ -116,8 +133,8 @@ class Program:
 
     def __exit__(self, *raised: object) -> None:
         kill_tree(self.process.pid)
-        if self.process.stdout:
-            self.process.stdout.close()
+        for stream in filter(None, (self.process.stdout, self.process.stderr)):
+            stream.close()
         self.process.wait()
         self._scratch.cleanup()
 
@@ -127,51 +144,70 @@ def run_program(source: str, stdin: bytes, limits: Limits) -> Outcome:
     with tempfile.TemporaryFile() as input_file:
         input_file.write(stdin)
         input_file.seek(0)
-        with Program(source, limits, input_file) as program:
+        with Program(source, "harness.run_script", limits, input_file) as program:
             return _watch(program)
 
 
 def _watch(program: Program) -> Outcome:
-    output = bytearray()
-    stream = program.process.stdout
-    assert stream is not None
-    os.set_blocking(stream.fileno(), False)
+    output, errors = bytearray(), bytearray()
+    out, err = program.process.stdout, program.process.stderr
+    assert out is not None
+    assert err is not None
     with selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
-        while program.remaining_s() and selector.select(program.remaining_s()):
-            data = stream.read(_READ_BYTES)
-            if not data:
-                return _ended(program, bytes(output))
-            output += data
+        selector.register(out, selectors.EVENT_READ, output)
+        selector.register(err, selectors.EVENT_READ, errors)
+        while selector.get_map() and program.remaining_s():
+            for key, _ in selector.select(program.remaining_s()):
+                data = os.read(key.fd, _READ_BYTES)
+                key.data.extend(data)
+                if not data:
+                    selector.unregister(key.fileobj)
+            del errors[:-_STDERR_BYTES]
             if len(output) > program.limits.output_bytes:
-                return Outcome(end="output", stdout=bytes(output))
-    return Outcome(end="wall_time", stdout=bytes(output))
+                return Outcome(end="output")
+    end, code = _ended(program)
+    return Outcome(end=end, code=code, stdout=bytes(output), stderr=errors.decode("utf-8", "replace"))
 
 
-def _ended(program: Program, output: bytes) -> Outcome:
-    """The outcome of a program that closed its output."""
+def _ended(program: Program) -> tuple[End, int]:
+    """How a program ended that closed its output, and its code."""
     try:
         code = program.process.wait(timeout=program.remaining_s())
     except subprocess.TimeoutExpired:
-        return Outcome(end="wall_time", stdout=output)
+        return "wall_time", 0
     if code == sandbox_launcher.SANDBOX_FAILED:
-        return Outcome(end="sandbox", code=code, stdout=output)
+        return "sandbox", code
     if code > 128:
         by_cpu = code - 128 in (24, 9) and time.monotonic() - program.started >= program.limits.cpu_s
-        return Outcome(end="cpu_time" if by_cpu else "signalled", code=code - 128, stdout=output)
-    return Outcome(end="exited", code=code, stdout=output)
+        return "cpu_time" if by_cpu else "signalled", code - 128
+    return "exited", code
+
+
+@lru_cache
+def _start_of(entry: Entry) -> str:
+    """The source that calls the function `entry`, with the modules that it needs, in a sandbox."""
+    module, function = entry.split(".")
+    modules = ("harness",) if module == "harness" else ("harness", "messages", module)
+    package = __package__ or ""
+    sources = {f"{package}.{name}": Path(_HERE, f"{name}.py").read_text(encoding="utf-8") for name in modules}
+    return (
+        f"import sys\nfor name, source in {sources!r}.items():\n"
+        "    module = sys.modules[name] = type(sys)(name)\n"
+        "    exec(compile(source, name, 'exec'), module.__dict__)\n"
+        f"module.{function}({_NUMPY!r})\n"
+    )
 
 
 @lru_cache(maxsize=1)
 def _readable_folders() -> tuple[str, ...]:
-    """Folders of the system's libraries and of the interpreter; neither this package nor the working folder."""
+    """Folders of the system's libraries, of the interpreter and of numpy; no other package, no working folder."""
     paths = sysconfig.get_paths()
     binary = Path(sys.executable)
     interpreter = (sys.base_prefix, str(binary.resolve().parent), paths["stdlib"], paths["platstdlib"])
     folders = [folder for folder in interpreter if not folder.startswith("/usr/")]
     if not str(binary).startswith((*folders, "/usr/")):
         folders += [str(binary.parent), str(binary.parent.parent / "pyvenv.cfg")]
-    return tuple(dict.fromkeys((*_SYSTEM_FOLDERS, *folders)))
+    return tuple(dict.fromkeys((*_SYSTEM_FOLDERS, *folders, _NUMPY, f"{_NUMPY}.libs")))
 
 
 @lru_cache(maxsize=1)

@@ -25,6 +25,7 @@ SANDBOX_FAILED = 121
 
 _INSIDE_ID = 1000
 _NOBODY = 65534
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "OPENBLAS_NUM_THREADS": "1"}
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -178,7 +179,7 @@ def _become(launch: dict[str, Any], program: bytes, *, isolated: bool) -> NoRetu
         os.closerange(3, 256)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
-        os.execve(launch["argv"][0], launch["argv"], {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"})
+        os.execve(launch["argv"][0], launch["argv"], _ENVIRONMENT)
     except (OSError, ValueError) as error:
         _give_up(error)
 

@@ -1,29 +1,20 @@
-"""The `code` verifier: runs programs against tests.
+"""The `code` verifier: runs programs against tests, see `references`.
 
-The reference is JSON, in one of the shapes that public data sets use, or plain asserts:
-
-    {"inputs": ["1 2\\n"], "outputs": ["3\\n"]}            standard input and output
-    {"cases": [{"stdin": "1 2\\n", "stdout": "3\\n"}]}     the same
-    {"asserts": ["assert add(1, 2) == 3"]}                tests of functions; also a bare JSON list
-    {"test": "def check(f): …", "entry_point": "add"}     HumanEval
-
-The program is the last fenced block after any reasoning. It is `wrong` when it exceeds its CPU time, memory or
-output, crashes or gives a wrong result. It is a `timeout` when it neither ends nor computes.
-Expected results never enter the process that runs the program.
+The program stands in a fenced block of the response, see `program`. It is `wrong` when it exceeds its CPU time, memory
+or output, crashes or gives a wrong result. It is a `timeout` when it neither ends nor computes, and an `error` when the
+tests cannot be read or run. Expected results never enter the process that runs the program.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from dataclasses import dataclass
-from typing import Any
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
-from maspo_dist.reward.code.asserts import run_asserts
+from maspo_dist.reward.code.calls import run_calls
 from maspo_dist.reward.code.program import read_program
+from maspo_dist.reward.code.references import ProgramTests, parse_tests
 from maspo_dist.reward.code.sandbox import Isolation, Limits, best_isolation, run_program
 from maspo_dist.reward.sample import Sample, make_verdict
 from maspo_dist.types import Verdict, VerdictStatus
@@ -34,14 +25,7 @@ _CPU_SHARE = 0.5
 #: Verdicts on programs that a process remembers.
 _REMEMBERED = 1_024
 _FLOAT_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramTests:
-    """The tests of a program: pairs (stdin, stdout), and source of tests that call it."""
-
-    cases: tuple[tuple[str, str], ...] = ()
-    asserts: str = ""
+_STATUS: dict[str, VerdictStatus] = {"wall_time": "timeout", "sandbox": "error"}
 
 
 class CodeVerifier:
@@ -60,8 +44,17 @@ class CodeVerifier:
             )
         self._known: dict[tuple[str, str], Verdict] = {}
 
+    @staticmethod
+    def check_reference(reference: str) -> str:
+        """Why the tests in `reference` cannot be read; empty when they can."""
+        try:
+            parse_tests(reference)
+        except ValueError as error:
+            return str(error)
+        return ""
+
     def score(self, sample: Sample) -> Verdict:
-        """Raises ValueError for a reference in none of the shapes above."""
+        """Raises ValueError for a reference that `parse_tests` cannot read."""
         started = time.monotonic()
         program = read_program(sample.response)
         if program is None:
@@ -78,56 +71,27 @@ class CodeVerifier:
         return verdict
 
     def _judge(self, program: str, tests: ProgramTests, started: float) -> tuple[VerdictStatus, str]:
-        for number, (stdin, expected) in enumerate(tests.cases, 1):
-            outcome = run_program(program, stdin.encode("utf-8", "replace"), self._limits(started))
+        if tests.source:
+            return run_calls(program, {"source": tests.source}, self._limits(started))
+        if tests.calls:
+            calls = {"function": tests.function, "calls": tests.calls}
+            return run_calls(program, calls, self._limits(started))
+        for number, (stdin, accepted) in enumerate(tests.cases, 1):
+            # Every judge ends its files with a new line, and programs rely on that.
+            ended = stdin if stdin.endswith("\n") or not stdin else stdin + "\n"
+            outcome = run_program(program, ended.encode("utf-8", "replace"), self._limits(started))
             where = f"case {number} of {len(tests.cases)}"
-            if outcome.end == "wall_time":
-                return "timeout", f"{where}: {outcome.failure}"
-            if outcome.end == "sandbox":
-                return "error", f"{where}: {outcome.failure}"
             if outcome.failure:
-                return "wrong", f"{where}: {outcome.failure}"
-            if not same_output(outcome.stdout.decode("utf-8", "replace"), expected):
+                return _STATUS.get(outcome.end, "wrong"), f"{where}: {outcome.failure}"
+            found = outcome.stdout.decode("utf-8", "replace")
+            if not any(same_output(found, expected) for expected in accepted):
                 return "wrong", f"{where}: other output"
-        if tests.asserts:
-            return run_asserts(program, tests.asserts, self._limits(started))
         return "correct", ""
 
     def _limits(self, started: float) -> Limits:
         wall_s = self._timeout_s * _WALL_SHARE - (time.monotonic() - started)
         cpu_s = max(1, math.floor(self._timeout_s * _CPU_SHARE))
         return Limits(wall_s=max(wall_s, 0.0), cpu_s=cpu_s, memory_mb=self._memory_mb, isolation=self._isolation)
-
-
-def parse_tests(reference: str) -> ProgramTests:
-    """Reads a reference. Raises ValueError that lists the shapes."""
-    try:
-        data = json.loads(reference)
-    except ValueError:
-        data = {"asserts": [reference]} if "assert" in reference else None
-    if isinstance(data, list) and all(isinstance(line, str) for line in data):
-        data = {"asserts": data}
-    if isinstance(data, dict):
-        tests = _tests_from(data)
-        if tests.cases or tests.asserts:
-            return tests
-    raise ValueError("the reference of a program must be JSON with inputs and outputs, cases, asserts, or a test")
-
-
-def _tests_from(data: dict[str, Any]) -> ProgramTests:
-    cases = [(str(case["stdin"]), str(case["stdout"])) for case in data.get("cases", [])]
-    cases += [(_as_text(i), _as_text(o)) for i, o in zip(data.get("inputs", []), data.get("outputs", []), strict=True)]
-    asserts = data.get("asserts", [])
-    source = asserts if isinstance(asserts, str) else "\n".join(asserts)
-    if "test" in data:
-        source += "\n" + data["test"]
-        if "entry_point" in data:
-            source += f"\ncheck({data['entry_point']})\n"
-    return ProgramTests(cases=tuple(cases), asserts=source.strip())
-
-
-def _as_text(value: object) -> str:
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def same_output(found: str, expected: str) -> bool:
@@ -139,8 +103,9 @@ def same_output(found: str, expected: str) -> bool:
 def _same_token(found: str, expected: str) -> bool:
     if found == expected:
         return True
-    if "." not in expected:
-        return False
+    if not {".", "e", "E"}.intersection(expected):
+        # An integer may be printed as a float.
+        return "." in found and found.rstrip("0").rstrip(".") == expected
     try:
         return math.isclose(float(found), float(expected), rel_tol=_FLOAT_TOLERANCE, abs_tol=1e-9)
     except ValueError:

@@ -7,3 +7,7 @@ worker          the program that the process runs
 wire            the messages between pool and process
 lifetime        ends a process with its parent, or with all its descendants
 """
+
+from maspo_dist.reward.pool.verifier_pool import VerifierPool
+
+__all__ = ["VerifierPool"]

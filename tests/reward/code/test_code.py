@@ -17,9 +17,8 @@ from pydantic import ValidationError
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
-from maspo_dist.reward.code.program import read_program
 from maspo_dist.reward.code.sandbox import Isolation, Limits, Outcome, best_isolation, run_program
-from maspo_dist.reward.code.verifier import CodeVerifier, parse_tests, same_output
+from maspo_dist.reward.code.verifier import CodeVerifier, same_output
 from maspo_dist.reward.sample import Sample
 from maspo_dist.types import Verdict
 
@@ -71,7 +70,9 @@ def test_asserts_call_the_program(isolation: Isolation) -> None:
         ("import os\nos.kill(VICTIM, 9)", "1"),
         ("open('/proc/VICTIM/environ').read()", "1"),
         ("import ctypes\nassert ctypes.CDLL(None).ptrace(16, VICTIM, 0, 0) == 0", "1"),
-        ("import numpy", "1"),
+        ("import numpy.linalg\nassert numpy.linalg.norm([3, 4]) == 5", "0"),
+        ("import scipy", "1"),
+        ("import torch", "1"),
         ("import maspo_dist", "1"),
         ("import os\nassert not os.environ.get('USER_SECRET')\nassert len(os.listdir('.')) == 1", "0"),
         ("open('x', 'w').write('y')\nassert open('x').read() == 'y'", "0"),
@@ -202,7 +203,8 @@ def test_a_judge_is_not_reached_by_signals_of_the_candidate() -> None:
     # Were it allowed, this would end the test run.
     verdict = judge(f"import os, signal\nos.kill({os.getpid()}, {int(signal.SIGUSR2)})", ECHO_TWICE)
 
-    assert (verdict.status, verdict.reason) == ("wrong", "case 1 of 2: exit code 1")
+    reason = "case 1 of 2: exit code 1 in line 2: PermissionError: [Errno 1] Operation not permitted"
+    assert (verdict.status, verdict.reason) == ("wrong", reason)
 
 
 def test_many_programs_at_once_keep_apart(isolation: Isolation) -> None:
@@ -248,44 +250,6 @@ def test_a_process_judges_an_answer_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (first.status, second, len(runs)) == ("correct", first, 1)
 
 
-@pytest.mark.parametrize(
-    ("reference", "cases", "asserts"),
-    [
-        (ECHO_TWICE, (("1 2\n", "3\n"), ("5 6\n", "11\n")), ""),
-        ('{"cases": [{"stdin": "a", "stdout": "b"}]}', (("a", "b"),), ""),
-        ('["assert f() == 1", "assert g()"]', (), "assert f() == 1\nassert g()"),
-        ("assert f() == 1", (), "assert f() == 1"),
-        ('{"test": "def check(f): assert f()", "entry_point": "g"}', (), "def check(f): assert f()\ncheck(g)"),
-    ],
-)
-def test_references_of_the_field_are_read(reference: str, cases: object, asserts: str) -> None:
-    tests = parse_tests(reference)
-
-    assert (tests.cases, tests.asserts) == (cases, asserts)
-
-
-def test_a_reference_in_no_known_shape_is_refused() -> None:
-    for reference in ("", "42", "{}", "[1]"):
-        with pytest.raises(ValueError, match="must be JSON with inputs and outputs"):
-            parse_tests(reference)
-
-
-@pytest.mark.parametrize(
-    ("response", "program"),
-    [
-        ("```python\nprint(1)\n```", "print(1)\n"),
-        ("```\na\n```\nthen\n```py\nb\n```", "b\n"),
-        ("<think>```python\na\n```</think>```python\nb\n```", "b\n"),
-        ("print(1)", "print(1)"),
-        ("I cannot (really) do it.", None),
-        ("```python\n\n```", None),
-        ("", None),
-    ],
-)
-def test_the_program_is_the_last_block(response: str, program: str | None) -> None:
-    assert read_program(response) == program
-
-
 def test_output_is_compared_but_for_white_space_and_rounding() -> None:
     assert same_output("1  2\n\n3", "1 2\n3\n")
     assert same_output("0.33333333", "0.3333333333")
@@ -293,6 +257,14 @@ def test_output_is_compared_but_for_white_space_and_rounding() -> None:
     assert not same_output("1", "1.0001")
     assert not same_output("nan", "1.5")
     assert not same_output("1 2", "1 2 3")
+    assert same_output("1e-7", "0.0000001") and same_output("100000.0", "1e5")
+
+
+def test_an_integer_may_be_printed_as_a_float_but_not_with_other_digits() -> None:
+    assert same_output("3.0", "3") and same_output("-12.", "-12")
+    assert not same_output("3.0000001", "3")
+    assert not same_output("011", "11")
+    assert not same_output("1000000000000.5", "1000000000000")
 
 
 def _command(process: psutil.Process) -> list[str]:

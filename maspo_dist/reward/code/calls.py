@@ -7,49 +7,49 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from maspo_dist.reward.code import harness
-from maspo_dist.reward.code.sandbox import Limits, Program
+from maspo_dist.reward.code.sandbox import Entry, Limits, Program
 from maspo_dist.reward.pool.wire import Connection
 from maspo_dist.types import VerdictStatus
 
-_LONGEST_LINE = 4 << 20
+_LONGEST_LINE = 16 << 20
 
 
-def run_asserts(program: str, tests: str, limits: Limits) -> tuple[VerdictStatus, str]:
-    """Whether `tests` pass on `program`, and why not. Raises OSError when a sandbox cannot be started."""
+def run_calls(program: str, tests: dict[str, Any], limits: Limits) -> tuple[VerdictStatus, str]:
+    """Whether `tests`, the arguments of `judge.run_source` or `judge.run_calls`, pass on `program`, and why not.
+
+    Raises OSError when a sandbox cannot be started.
+    """
     deadline = time.monotonic() + limits.wall_s
-    with _running("serve_candidate", limits) as candidate, _running("run_tests", limits) as judge:
+    with _running(program, "candidate.serve", limits) as candidate, _running("", "judge.run_tests", limits) as judge:
         try:
-            return _relay(candidate, judge, program, tests, deadline)
+            return _relay(candidate, judge, tests, deadline)
         except TimeoutError:
             return "timeout", "wall time limit"
 
 
 @contextlib.contextmanager
-def _running(entry: str, limits: Limits) -> Iterator[Connection]:
-    """Runs the function `entry` of the harness in a sandbox; yields the connection to it."""
-    source = Path(harness.__file__).read_text(encoding="utf-8") + f"\n{entry}()\n"
+def _running(program: str, entry: Entry, limits: Limits) -> Iterator[Connection]:
+    """Runs one side in a sandbox; yields the connection to it."""
     ours, theirs = socket.socketpair()
-    with ours, theirs, Program(source, limits, theirs.fileno(), theirs.fileno()):
+    with ours, theirs, Program(program, entry, limits, theirs.fileno(), theirs.fileno()):
         theirs.close()
         yield Connection(ours, _LONGEST_LINE)
 
 
 def _relay(
-    candidate: Connection, judge: Connection, program: str, tests: str, deadline: float
+    candidate: Connection, judge: Connection, tests: dict[str, Any], deadline: float
 ) -> tuple[VerdictStatus, str]:
     try:
-        loaded = _message(_ask(candidate, json.dumps({"program": program}).encode(), deadline))
+        loaded = _message(candidate.receive_line(deadline))
     except (EOFError, ConnectionError, ValueError):
         return "wrong", "the program ended early"
     if "error" in loaded:
-        return "wrong", f"{loaded['error']} while the program was loaded"
+        return "wrong", f"{loaded['error']}: {loaded.get('message')} (line {loaded.get('line')} of the program)"
     try:
-        request = _ask(judge, json.dumps({"tests": tests}).encode(), deadline)
-        while "passed" not in (verdict := _message(request)):
+        request = _ask(judge, json.dumps(tests).encode(), deadline)
+        while "op" in (message := _message(request)):
             try:
                 reply = _ask(candidate, request, deadline)
             except (EOFError, ConnectionError):
@@ -57,7 +57,9 @@ def _relay(
             request = _ask(judge, reply, deadline)
     except (EOFError, ConnectionError, ValueError):
         return "error", "the tests ended early"
-    return ("correct", "") if verdict["passed"] is True else ("wrong", str(verdict["reason"]))
+    if "unable" in message:
+        return "error", message["unable"]
+    return ("correct", "") if message["passed"] is True else ("wrong", str(message["reason"]))
 
 
 def _ask(side: Connection, line: bytes, deadline: float) -> bytes:

@@ -1,0 +1,76 @@
+"""A program that is called, in its sandbox: answers the judge."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from maspo_dist.reward.code.harness import PROGRAM_FILE, execute, prepare
+from maspo_dist.reward.code.messages import Channel, decode, encode, plain_data
+
+
+def serve(numpy: str) -> None:
+    """Runs the program, then answers the judge until the judge ends."""
+    prepare(numpy)
+    channel = Channel()
+    kept: list[Any] = []
+
+    def keep(value: Any) -> dict[str, int]:
+        kept.append(value)
+        return {"kept": len(kept) - 1}
+
+    def resolve(data: dict[str, int]) -> Any:
+        return kept[data["kept"]]
+
+    try:
+        execute("candidate")
+    except BaseException as error:  # the program is what is tested: whatever it raises is a reply
+        ended_well = isinstance(error, SystemExit) and not error.code
+        channel.send({"value": None} if ended_well else failure(error))
+    else:
+        channel.send({"value": None})
+    while True:
+        request = channel.receive()
+        try:
+            args, kwargs = decode(request["inputs"], resolve)
+            reply = {"value": encode(answer(request["op"], decode(request["on"], resolve), args, kwargs), keep)}
+            if (inputs := encode([args, kwargs], keep)) != request["inputs"]:
+                reply["inputs"] = inputs
+        except BaseException as error:  # as above
+            reply = failure(error)
+        channel.send(reply)
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """An error of the program as a reply, with the last line of the program that it passed."""
+    line, trace = getattr(error, "lineno", None), error.__traceback__
+    while trace:
+        line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == PROGRAM_FILE else line
+        trace = trace.tb_next
+    kind = type(error)
+    base = next(base.__name__ for base in kind.__mro__ if base.__module__ == "builtins")
+    message = str(error)[:300] if base == kind.__name__ else f"{kind.__name__}: {error}"[:300]
+    return {"error": base, "message": message, "line": line}
+
+
+def answer(op: str, on: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The answer to one request about the name or the object `on`."""
+    names = sys.modules["candidate"].__dict__
+    match op:
+        case "name" if on in names:
+            return names[on]
+        case "name":
+            raise NameError(f"the program defines no {on}")
+        case "function":
+            solution: Any = names.get("Solution")
+            is_method = hasattr(solution, on)
+            return plain_data((getattr(solution(), on) if is_method else answer("name", on, (), {}))(*args, **kwargs))
+        case "attr":
+            return getattr(on, *args)
+        case "call":
+            return on(*args, **kwargs)
+        case "same":
+            return on == args[0]
+        case "text":
+            return str(on)
+    return plain_data(on)

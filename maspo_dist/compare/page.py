@@ -1,4 +1,4 @@
-"""The page of a comparison: one table of variants, one of paired tests, curves as means over seeds."""
+"""The page of a comparison: tables of variants and of paired tests, curves as means over seeds."""
 
 import math
 from collections.abc import Sequence

@@ -161,7 +161,7 @@ EVENTS: Mapping[EventKind, str] = {
     "scale": "the number of rollout workers changed",
     "stalled": "nothing was achieved for cluster.stall_timeout_s; stacks of all processes are in logs/",
     "verifier_lost": "the verifier actor failed or did not answer; it restarts",
-    "verifier_process_lost": "a process of the verifier pool died; another one replaces it",
+    "verifier_process_lost": "a process of the verifier pool died; another process replaces it",
     "verifier_recovered": "the verifier answers again",
     "worker_lost": "a rollout worker failed; its groups go to other workers",
     "worker_recovered": "a rollout worker serves again in the place of the lost one",

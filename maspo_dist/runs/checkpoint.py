@@ -244,7 +244,7 @@ class CheckpointWriter:
         return time.perf_counter() - started_s
 
     async def score(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Records the score of an evaluated step if `metrics` hold the one of `keep_best`; before or after `save`."""
+        """Records the score for `keep_best` if `metrics` hold it. Call it once `step` is evaluated."""
         score = score_of(metrics, self._config.keep_best)
         if score is not None:
             await self._attempt(step, self._store.record_score, step, score)

@@ -42,7 +42,7 @@ class LockedFolder:
         self._lock: BinaryIO | None = None
 
     def lock(self, in_use: str, fix: str) -> None:
-        """Makes and locks the folder. Raises ConfigError, with `in_use` if it is locked, with `fix` if it cannot be."""
+        """Makes and locks the folder. Raises ConfigError: `in_use` if it is locked, `fix` if it cannot be written."""
         try:
             self.logs_path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("ab")

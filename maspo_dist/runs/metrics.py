@@ -135,13 +135,7 @@ def require_sinks(settings: LoggingConfig) -> None:
 def open_metrics(
     folder: RunFolder, settings: LoggingConfig, config: Mapping[str, object], first_step: int = 0
 ) -> MetricFanout:
-    """The sinks that `settings` asks for, over `folder`.
-
-    config       the resolved configuration as plain values
-    first_step   the first step that this process writes
-
-    Raises ConfigError if Weights & Biases is configured and not installed.
-    """
+    """The sinks of `settings`; this process writes `first_step` and later steps. Raises as `require_sinks`."""
     sinks: list[MetricSink] = [JsonlSink(folder)]
     if settings.tensorboard:
         sinks.append(TensorBoardSink(folder.tensorboard_path, first_step))

@@ -1,4 +1,4 @@
-"""From run folders to figures, tests and a page; runs once, in order, and goes on after an interruption."""
+"""Run folders become figures, tests and a page; each run runs once, in order, and an interrupted comparison resumes."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def leave(run: PlannedRun) -> None:
-    """What a finished run leaves."""
+    """Writes the folder of a finished run."""
     scores = dict(zip((0, 2, 4), SCORES[run.variant, run.seed], strict=True))
     with RunFolder.resume(run.folder) as folder:
         folder.write_config(dump_config(run.config))
@@ -91,7 +91,7 @@ def test_seeds_that_one_variant_lacks_are_left_out_of_the_test(plan: Plan) -> No
     assert "1 of 4 runs are missing: grpo-seed1" in render_comparison(comparison)
 
 
-def test_the_page_stands_alone_and_shows_variants_tests_and_curves(plan: Plan) -> None:
+def test_the_page_needs_no_other_file_and_shows_variants_tests_and_curves(plan: Plan) -> None:
     page = render_comparison(compared(plan))
     assert "http" not in page.replace("http://www.w3.org", "")
     for text in ("maspo", "grpo", "2 seeds", "0.750", "no p can be below 0.5", "Held-out score", "Policy entropy"):
@@ -113,7 +113,7 @@ def say(log: Path, text: str) -> None:
 
 
 class Trainer:
-    """Stands in for `maspo-dist train`: each command leaves its run, or exits with a code."""
+    """A double of `maspo-dist train`: each command writes its run folder, or exits with a code."""
 
     def __init__(self, plan: Plan, codes: dict[str, int] | None = None) -> None:
         self.started: list[str] = []
@@ -137,7 +137,7 @@ def run(plan: Plan, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> str:
     return screen.getvalue()
 
 
-def test_every_run_is_made_once_and_a_second_call_makes_none(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_run_starts_once_and_a_second_call_starts_no_run(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(plan.runs[1])
     first, second = Trainer(plan), Trainer(plan)
     screen = run(plan, first, monkeypatch)
@@ -148,7 +148,7 @@ def test_every_run_is_made_once_and_a_second_call_makes_none(plan: Plan, monkeyp
     assert second.started == []
 
 
-def test_a_failed_run_does_not_stop_the_others_and_is_told_at_the_end(
+def test_a_failed_run_does_not_stop_the_others_and_is_named_at_the_end(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(plan, {"grpo-seed0": 1})

@@ -1,4 +1,4 @@
-"""Variants and seeds become ordinary runs at equal samples, or one sentence that says why not."""
+"""Variants and seeds become ordinary runs at equal samples, or an error of one sentence."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +29,7 @@ def plan(
     return make_plan(*make_settings(config, given, overrides=overrides, varied=vary))
 
 
-def test_every_variant_meets_every_seed_in_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_every_variant_runs_with_every_seed_in_a_separate_folder(tmp_path: Path) -> None:
     runs = plan(tmp_path).runs
     assert [run.name for run in runs] == ["maspo-seed0", "clip-seed0", "maspo-seed1", "clip-seed1"]
     assert [run.config.run.seed for run in runs] == [0, 0, 1, 1]
@@ -38,7 +38,7 @@ def test_every_variant_meets_every_seed_in_a_folder_of_its_own(tmp_path: Path) -
     assert {run.config.checkpoint.resume for run in runs} == {"auto"}
 
 
-def test_the_seed_can_stand_in_an_override(tmp_path: Path) -> None:
+def test_an_override_may_contain_the_seed(tmp_path: Path) -> None:
     made = plan(tmp_path, overrides=[f"run.dir={tmp_path}", "model.path=demo/seed-{seed}/model"])
     assert {run.config.model.path for run in made.runs if run.seed == 1} == {"demo/seed-1/model"}
 
@@ -69,7 +69,7 @@ def test_values_are_varied_in_all_combinations() -> None:
     assert vary(["data.train=[a,b],[c]"]) == {"a-b": ["data.train=[a,b]"], "c": ["data.train=[c]"]}
 
 
-def test_a_variant_is_named_and_may_change_nothing() -> None:
+def test_a_named_variant_may_change_nothing() -> None:
     assert named_variant("higher: algorithm.loss.kind=clip algorithm.loss.epsilon_high=0.28") == (
         "higher",
         ["algorithm.loss.kind=clip", "algorithm.loss.epsilon_high=0.28"],

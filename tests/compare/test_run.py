@@ -1,4 +1,4 @@
-"""Child processes never outlive whoever started them."""
+"""Child processes end with the process that started them."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from maspo_dist.config import CompareConfig
 
 SMOKE = Path(__file__).parents[2] / "configs" / "local_smoke.yaml"
 
-#: Tells its pid through a pipe, then waits for a signal.
+#: Writes its pid to a pipe, then waits for a signal.
 WAITS = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
 
 
@@ -32,11 +32,11 @@ def waiting(pipe: Path) -> list[str]:
 
 
 def process_in(pipe: Path) -> psutil.Process:
-    """Blocks until a child has told its pid."""
+    """Blocks until a child has written its pid."""
     return psutil.Process(int(pipe.read_text()))
 
 
-def test_a_command_runs_to_its_end_and_what_it_says_is_kept(tmp_path: Path) -> None:
+def test_a_command_runs_to_its_end_and_its_output_is_logged(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "run.log"
     command = [sys.executable, "-c", "print('one'); print('two'); raise SystemExit(3)"]
     assert asyncio.run(run_command(command, log)) == 3
@@ -74,17 +74,17 @@ async def test_cancelling_a_comparison_waits_until_every_run_has_saved_and_ended
     assert not process.is_running()
 
 
-async def test_a_child_left_behind_ends_with_the_command(tmp_path: Path, pipe: Path) -> None:
+async def test_a_grandchild_ends_with_the_command(tmp_path: Path, pipe: Path) -> None:
     code = f"import subprocess; subprocess.Popen({waiting(pipe)!r}).wait()"
     task = asyncio.create_task(run_command([sys.executable, "-c", code], tmp_path / "run.log"))
     child = await asyncio.to_thread(process_in, pipe)
-    # The leader alone dies, as by the kernel's hand.
+    # Only the leader of the session is killed.
     os.kill(child.ppid(), signal.SIGKILL)
     assert await task == -signal.SIGKILL
     await asyncio.to_thread(child.wait, 30)
 
 
-def test_a_kill_of_whoever_started_it_ends_the_process(tmp_path: Path, pipe: Path) -> None:
+def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path, pipe: Path) -> None:
     code = (
         "import asyncio, pathlib\nfrom maspo_dist.compare.run import run_command\n"
         f"asyncio.run(run_command({waiting(pipe)!r}, pathlib.Path({str(tmp_path / 'run.log')!r})))"

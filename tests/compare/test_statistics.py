@@ -38,7 +38,7 @@ def test_one_seed_has_no_interval() -> None:
     assert (estimate.value, estimate.low, estimate.high) == (0.5, -math.inf, math.inf)
 
 
-def test_intervals_of_five_seeds_cover_the_truth_as_often_as_they_say() -> None:
+def test_intervals_of_five_seeds_cover_the_truth_as_often_as_their_confidence() -> None:
     rng = np.random.default_rng(0)
     estimates = [mean_over_seeds(rng.normal(0.3, 0.1, 5).tolist()) for _ in range(1000)]
     covered = sum(one.low <= 0.3 <= one.high for one in estimates)
@@ -56,8 +56,8 @@ def test_sign_flips_counted_by_hand() -> None:
 
 
 @given(st.lists(st.integers(-20, 20), min_size=1, max_size=7))
-def test_sign_flips_are_those_of_plain_enumeration(differences: list[int]) -> None:
-    """In tenths, which floats do not hold exactly: ties must still be ties."""
+def test_sign_flips_equal_plain_enumeration(differences: list[int]) -> None:
+    """In tenths, which floats do not represent exactly: ties must remain ties."""
     flips = [
         abs(sum(sign * d for sign, d in zip(signs, differences, strict=True)))
         for signs in itertools.product((1, -1), repeat=len(differences))
@@ -66,7 +66,7 @@ def test_sign_flips_are_those_of_plain_enumeration(differences: list[int]) -> No
     assert sign_flip_test([d / 10 for d in differences]) == pytest.approx(share)
 
 
-def test_without_a_difference_p_is_below_a_level_no_more_often_than_that() -> None:
+def test_without_a_difference_p_falls_below_a_level_as_often_as_the_level() -> None:
     rng = np.random.default_rng(1)
     below = np.mean([sign_flip_test(rng.normal(size=6).tolist()) <= 0.125 for _ in range(2000)])
     assert 0.10 <= below <= 0.15

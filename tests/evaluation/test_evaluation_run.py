@@ -1,4 +1,4 @@
-"""Scores depend on the settings alone: not on workers, order, or where an evaluation was interrupted."""
+"""Scores depend on the settings alone: not on workers, order, or an interruption."""
 
 import asyncio
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def config(**rollout: object) -> EvaluationConfig:
 
 
 class SeededPool:
-    """A response depends on its seed alone, as an engine's does; later problems may end first."""
+    """A response depends on its seed alone, like that of an engine; later problems may end first."""
 
     def __init__(self, size: int, dies_after: int | None = None) -> None:
         self.size = size
@@ -78,7 +78,7 @@ def response(seed: int) -> tuple[Rollout, Verdict]:
 
 
 async def run(path: Path, settings: dict[str, object], pool: SeededPool, **rollout: object) -> dict[str, SetResults]:
-    """Goes on in the folder at `path` as `evaluate` does."""
+    """Resumes in the folder at `path` as `evaluate` does."""
     with EvaluationFolder.open(path, settings) as folder:
         finished = folder.finished(SAMPLES)
 
@@ -102,7 +102,9 @@ async def test_results_do_not_depend_on_the_number_of_workers(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"set": "a", "prompt_id": "a-'])
-async def test_an_interrupted_evaluation_goes_on_and_equals_one_that_was_not(tmp_path: Path, torn: bytes) -> None:
+async def test_a_resumed_evaluation_gives_the_results_of_an_uninterrupted_evaluation(
+    tmp_path: Path, torn: bytes
+) -> None:
     whole = await run(tmp_path / "whole", SETTINGS, SeededPool(2))
     with pytest.raises(ActorDiedError):
         await run(tmp_path / "cut", SETTINGS, SeededPool(2, dies_after=3), samples_in_flight=SAMPLES)
@@ -120,14 +122,14 @@ async def test_an_interrupted_evaluation_goes_on_and_equals_one_that_was_not(tmp
     assert third.served == []
 
 
-async def test_a_worker_has_at_most_as_many_responses_open_as_allowed(tmp_path: Path) -> None:
+async def test_a_worker_has_no_more_responses_in_flight_than_allowed(tmp_path: Path) -> None:
     pool = SeededPool(2)
     await run(tmp_path, SETTINGS, pool, samples_in_flight=2 * SAMPLES)
     assert pool.most_open == 2 * SAMPLES
     assert sorted(pool.served) == sorted(problem.prompt.prompt_id for problem in list_problems(SETS, 0))
 
 
-def test_each_problem_draws_from_a_seed_of_its_own_whatever_else_is_evaluated() -> None:
+def test_the_seed_of_a_problem_does_not_depend_on_the_other_sets() -> None:
     seeds = {problem.key: problem.seed for problem in list_problems(SETS, seed=0)}
     assert len(set(seeds.values())) == len(seeds)
     assert {problem.key: problem.seed for problem in list_problems({"b": SETS["b"]}, seed=0)}.items() <= seeds.items()
@@ -150,7 +152,7 @@ def test_other_settings_in_the_same_folder_are_refused(
         EvaluationFolder.open(tmp_path / "out", SETTINGS | change)
 
 
-def test_what_no_score_depends_on_may_change(tmp_path: Path) -> None:
+def test_settings_that_change_no_score_may_differ(tmp_path: Path) -> None:
     EvaluationFolder.open(tmp_path, SETTINGS).close()
     EvaluationFolder.open(tmp_path, SETTINGS | {"rollout": {"workers": 3}, "model": {"path": "elsewhere"}}).close()
 
@@ -163,13 +165,13 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         EvaluationFolder.open(tmp_path / "thesis.tex", SETTINGS)
 
 
-def test_the_default_folder_is_one_for_each_settings() -> None:
+def test_the_default_folder_depends_on_the_settings() -> None:
     name = default_folder(SETTINGS)
     assert default_folder(SETTINGS | {"rollout": {"workers": 3}}) == name
     assert default_folder(SETTINGS | {"sampling": {"samples": 9}}) != name
 
 
-def test_samples_whose_numbers_are_not_finite_can_be_kept(tmp_path: Path) -> None:
+def test_samples_with_a_number_that_is_not_finite_are_written(tmp_path: Path) -> None:
     row = EvaluatedSample(
         set="a",
         prompt_id="a-0",

@@ -1,4 +1,4 @@
-"""Options mean a configuration, or one sentence that says what is wrong."""
+"""Options become a configuration, or an error of one sentence."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -46,7 +46,7 @@ def test_results_can_be_written_as_json() -> None:
         assert set(tree[name]) == {"value", "low", "high"}
 
 
-def test_every_set_weighs_the_same_in_the_mean() -> None:
+def test_every_set_has_the_same_weight_in_the_mean() -> None:
     sets = {"a": score_set([EASY] * 3), "b": score_set([HARD])}
     assert mean_over_sets(sets)["avg@4"] == pytest.approx((1 / 2 + 1 / 4) / 2)
 

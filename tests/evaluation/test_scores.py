@@ -55,7 +55,7 @@ def test_pass_is_the_share_of_subsets_with_a_right_response(table: list[list[boo
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=4))
-def test_pass_for_all_k_at_once_is_that_of_each_k(table: list[list[bool]]) -> None:
+def test_pass_for_all_k_at_once_equals_pass_of_each_k(table: list[list[bool]]) -> None:
     estimates = pass_estimates(np.array(table))
     assert estimates.mean(axis=0) == pytest.approx([pass_at_k(np.array(table), k) for k in (1, 2, 3, 4)])
 
@@ -66,13 +66,13 @@ def test_pass_at_1_is_the_average(table: list[list[bool]]) -> None:
 
 
 def test_pass_at_k_holds_for_many_samples() -> None:
-    """Factorials of thousands of samples fit no float; the ratio must."""
+    """Factorials of thousands of samples exceed a float; their ratio does not."""
     correct = np.zeros((1, 2000), dtype=bool)
     correct[0, 0] = True
     assert pass_at_k(correct, 1000) == pytest.approx(0.5)
 
 
-def test_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
+def test_bootstrap_intervals_cover_the_mean_as_often_as_their_confidence() -> None:
     rng = np.random.default_rng(3)
     covered = 0
     for trial in range(200):
@@ -109,14 +109,14 @@ def true_majority(chance: float) -> float:
     return one / 3 + two + three
 
 
-def test_intervals_of_columns_are_those_of_each_alone() -> None:
+def test_intervals_of_several_columns_equal_those_of_single_columns() -> None:
     scores = np.random.default_rng(1).random((20, 3))
     together = bootstrap_intervals(scores, seed=2)
     for column in range(3):
         assert tuple(together[column]) == pytest.approx(tuple(bootstrap_intervals(scores[:, [column]], seed=2)[0]))
 
 
-def test_bootstrap_repeats_with_its_seed_and_is_a_point_where_all_agree() -> None:
+def test_bootstrap_repeats_with_its_seed_and_is_a_point_for_equal_scores() -> None:
     scores = np.array([[0.0], [1.0], [1.0], [0.5]])
     assert bootstrap_intervals(scores, seed=4).tolist() == bootstrap_intervals(scores, seed=4).tolist()
     assert bootstrap_intervals(np.full((7, 1), 0.25)).tolist() == [[0.25, 0.25]]

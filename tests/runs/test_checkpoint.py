@@ -1,4 +1,4 @@
-"""A checkpoint is complete or absent; damage is noticed and passed over; the best one outlives its turn."""
+"""A checkpoint is complete or absent; a damaged checkpoint is skipped; the best checkpoint is kept."""
 
 import json
 import random
@@ -58,7 +58,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert store.steps() == [2, 3]
 
 
-def test_a_save_that_was_cut_off_is_no_checkpoint(tmp_path: Path) -> None:
+def test_an_interrupted_save_is_no_checkpoint(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     good = save(store, 1)
     (store.begin(2) / "weights.bin").write_bytes(b"half")
@@ -67,7 +67,7 @@ def test_a_save_that_was_cut_off_is_no_checkpoint(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-000001"]
 
 
-def test_a_second_save_of_a_step_leaves_the_first(tmp_path: Path) -> None:
+def test_a_second_save_of_a_step_keeps_the_first(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     first = save(store, 1)
     made = (first / "manifest.json").stat().st_ino
@@ -88,14 +88,16 @@ FILES = [
 ]
 
 
-def test_the_files_of_this_test_are_all_there_are(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_the_files_of_this_test(tmp_path: Path) -> None:
     path = save(CheckpointStore(tmp_path), 1)
     assert sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()) == sorted(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_damage_to_any_file_is_noticed_and_the_one_before_is_taken(tmp_path: Path, name: str, damage: str) -> None:
+def test_damage_to_any_file_is_noticed_and_the_checkpoint_before_is_used(
+    tmp_path: Path, name: str, damage: str
+) -> None:
     store = CheckpointStore(tmp_path)
     good, bad = save(store, 1), save(store, 2)
     file = bad / name
@@ -113,7 +115,7 @@ def test_damage_to_any_file_is_noticed_and_the_one_before_is_taken(tmp_path: Pat
     assert passed_over[0].startswith("step-000002: ")
 
 
-def test_any_bit_of_the_manifest_counts(tmp_path: Path) -> None:
+def test_a_changed_bit_of_the_manifest_is_noticed(tmp_path: Path) -> None:
     path = save(CheckpointStore(tmp_path), 1)
     manifest = path / "manifest.json"
     content = manifest.read_bytes()
@@ -126,7 +128,9 @@ def test_any_bit_of_the_manifest_counts(tmp_path: Path) -> None:
     assert damage_of(path) is None
 
 
-def test_older_ones_stay_when_the_new_one_cannot_be_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_checkpoints_stay_if_the_new_checkpoint_cannot_be_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = CheckpointStore(tmp_path)
     save(store, 1)
     save(store, 2)
@@ -142,7 +146,7 @@ def test_older_ones_stay_when_the_new_one_cannot_be_read_back(tmp_path: Path, mo
     assert names(tmp_path) == ["step-000001", "step-000002"]
 
 
-def test_the_best_outlives_its_turn_until_a_better_one_comes(tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_kept_until_a_better_checkpoint_is_saved(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     for step, score in ((1, 0.2), (2, 0.5), (3, 0.5), (4, 0.4)):
         store.record_score(step, Score(metric="eval/x/avg@1", score=score))
@@ -166,7 +170,7 @@ def test_scores_of_different_metrics_are_not_compared(tmp_path: Path) -> None:
     assert store.best() == (2, Score(metric="eval/x/avg@1", score=0.1))
 
 
-def test_unreadable_scores_cost_no_checkpoint(tmp_path: Path) -> None:
+def test_unreadable_scores_lose_no_checkpoint(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     save(store, 1)
     store.record_score(1, Score(metric="m", score=1.0))
@@ -195,7 +199,7 @@ def test_a_step_without_evaluation_has_no_score() -> None:
     assert score_of({"eval/a/avg@1": 0.5}, "auto") == Score(metric="eval/a/avg@1", score=0.5)
 
 
-def test_checkpoints_of_a_future_given_up_make_way(tmp_path: Path) -> None:
+def test_checkpoints_of_steps_that_are_trained_again_are_renamed(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     for step in (2, 4, 6):
         save(store, step)
@@ -234,6 +238,6 @@ def test_finished_groups_of_another_version_are_refused_in_one_sentence(tmp_path
         read_finished(path)
 
 
-def test_an_empty_folder_has_none(tmp_path: Path) -> None:
+def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert CheckpointStore(tmp_path / "none").newest() == (None, [])
     assert CheckpointStore(tmp_path / "none").rewind(-1) == []

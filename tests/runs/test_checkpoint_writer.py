@@ -1,4 +1,4 @@
-"""Saving goes on beside training; a failed one is told and costs nothing else."""
+"""Training goes on while a checkpoint is saved; a failed save is reported and loses nothing else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def write_learners(folder: Path) -> None:
 
 
 class HeldStore(CheckpointStore):
-    """Commits when it is let."""
+    """Commits once `go` is set."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -57,10 +57,10 @@ class HeldStore(CheckpointStore):
 
 class Failures:
     def __init__(self) -> None:
-        self.told: list[tuple[int, str]] = []
+        self.reported: list[tuple[int, str]] = []
 
     def __call__(self, step: int, message: str) -> None:
-        self.told.append((step, message))
+        self.reported.append((step, message))
 
 
 def make_writer(store: CheckpointStore, failures: Failures, **settings: object) -> CheckpointWriter:
@@ -79,12 +79,12 @@ async def test_training_goes_on_while_a_checkpoint_is_completed(tmp_path: Path) 
     await second
     await writer.drain()
     assert store.steps() == [1, 2]
-    assert failures.told == []
+    assert failures.reported == []
     assert damage_of(store.path(2)) is None
     assert (store.path(2) / CONFIG_FILE).read_text() == "run: {}\n"
 
 
-async def test_a_cancelled_wait_lets_the_checkpoint_finish(tmp_path: Path) -> None:
+async def test_cancelling_the_wait_does_not_cancel_the_save(tmp_path: Path) -> None:
     store = HeldStore(tmp_path)
     writer = make_writer(store, Failures())
     await writer.save(state(1), (), write_learners)
@@ -102,19 +102,21 @@ async def full_disk(folder: Path) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-async def test_a_full_disk_is_told_and_leaves_the_older_ones_and_its_room(tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported_and_the_unfinished_checkpoint_is_removed(tmp_path: Path) -> None:
     store, failures = CheckpointStore(tmp_path), Failures()
     writer = make_writer(store, failures, keep=1)
     await writer.save(state(1), (), write_learners)
     await writer.save(state(2), (), full_disk)
-    assert failures.told == [(2, "[Errno 28] No space left on device")]
+    assert failures.reported == [(2, "[Errno 28] No space left on device")]
     assert names(tmp_path) == ["step-000001"]
     await writer.save(state(3), (), write_learners)
     await writer.drain()
     assert store.steps() == [3]
 
 
-async def test_a_disk_that_fails_during_completion_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_error_after_the_learners_wrote_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, failures = CheckpointStore(tmp_path), Failures()
     writer = make_writer(store, failures)
     await writer.save(state(1), (), write_learners)
@@ -126,7 +128,7 @@ async def test_a_disk_that_fails_during_completion_is_told(tmp_path: Path, monke
     monkeypatch.setattr("maspo_dist.runs.step_folders.write_manifest", fail)
     await writer.save(state(2), (), write_learners)
     await writer.drain()
-    assert failures.told == [(2, "[Errno 5] Input/output error")]
+    assert failures.reported == [(2, "[Errno 5] Input/output error")]
     assert names(tmp_path) == ["step-000001"]
 
 

@@ -1,4 +1,4 @@
-"""What a signal to end does to a command: it finishes, or is cancelled and cleans up; its exit code can tell which."""
+"""A command that gets a signal finishes, or is cancelled and cleans up."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_work_that_is_asked_to_stop_ends_by_itself() -> None:
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-async def test_what_does_not_end_in_time_or_is_told_twice_is_cancelled(signals: int) -> None:
+async def test_work_that_does_not_end_in_time_or_gets_a_second_signal_is_cancelled(signals: int) -> None:
     async def drive(watch: WatchSignals) -> None:
         for _ in range(signals):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -62,7 +62,7 @@ async def test_what_does_not_end_in_time_or_is_told_twice_is_cancelled(signals: 
     assert await asyncio.wait_for(until_signal(drive, lambda: True, grace_s), 30) == signal.SIGTERM
 
 
-async def test_signals_that_something_else_took_are_taken_again() -> None:
+async def test_signal_handlers_that_a_library_replaced_are_installed_again() -> None:
     async def drive(watch: WatchSignals) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
         watch()
@@ -72,7 +72,7 @@ async def test_signals_that_something_else_took_are_taken_again() -> None:
     assert await asyncio.wait_for(until_signal(drive), 30) == signal.SIGTERM
 
 
-async def test_a_cancellation_that_no_signal_asked_for_is_passed_on() -> None:
+async def test_a_cancellation_without_a_signal_is_raised() -> None:
     async def drive(watch: WatchSignals) -> None:
         raise asyncio.CancelledError
 

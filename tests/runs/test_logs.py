@@ -1,4 +1,4 @@
-"""Log lines name the process that wrote them; the output of libraries stays off the console."""
+"""Log lines name the process that wrote them; the output of libraries goes to the file only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ os.write(2, b"from C\\n")
 """
 
 
-def test_role_and_rank_are_named_and_chatter_goes_to_the_file(tmp_path: Path) -> None:
+def test_log_lines_name_the_process_and_output_of_libraries_goes_to_the_file(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)], check=True, timeout=60, capture_output=True, text=True
     )

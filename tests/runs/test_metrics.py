@@ -1,4 +1,4 @@
-"""Metrics: names and values checked once, then the same numbers everywhere."""
+"""Metrics: names and values are checked once, then every sink gets the same numbers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Memory:
 
 
 @pytest.mark.parametrize("name", ["reward", "Reward/mean", "reward/", "/mean", "reward/a b", "reward//mean"])
-def test_a_name_outside_the_form_is_refused(name: str) -> None:
+def test_a_name_that_is_not_group_and_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="not of the form group/name"):
         check_metrics({name: 1.0})
 
@@ -94,7 +94,7 @@ def test_tensorboard_hides_what_a_resumed_run_writes_again(tmp_path: Path) -> No
     assert scalars(tmp_path, "reward/mean") == [(0, 0.0), (1, 0.0), (2, 1.0)]
 
 
-def test_wandb_that_is_not_installed_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wandb_is_an_error_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "_wandb", None)
     require_sinks(LoggingConfig())
     with pytest.raises(ConfigError, match=r"logging\.wandb is set but wandb is not installed: pip install"):

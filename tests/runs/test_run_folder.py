@@ -1,4 +1,4 @@
-"""The run folder: whole lines whatever happens, one writer, and a clean rewind."""
+"""The run folder: files of whole lines, one writer, and a rewind."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_used_folder_is_refused_with_the_fix(tmp_path: Path) -> None:
         RunFolder.create(path)
 
 
-def test_a_folder_that_never_trained_is_taken_over(tmp_path: Path) -> None:
+def test_the_folder_of_a_run_that_never_trained_is_reused(tmp_path: Path) -> None:
     path = tmp_path / "run"
     first = RunFolder.create(path)
     first.write_event(Event(kind="start", message="engines did not start"))
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_made_names_the_key(tmp_path: Path) -> None:
         RunFolder.create(tmp_path / "file" / "run")
 
 
-def test_rewind_forgets_later_steps_and_open_groups(folder: RunFolder) -> None:
+def test_rewind_removes_later_steps_and_pending_groups(folder: RunFolder) -> None:
     for step in range(5):
         folder.write_metrics(step, {"reward/mean": step / 10})
         folder.write_samples([sample(step)])
@@ -172,7 +172,7 @@ def test_rewind_forgets_later_steps_and_open_groups(folder: RunFolder) -> None:
         assert tail_rows(resumed.metrics_path)[-1] == {"step": 3, "reward/mean": 0.3}
 
 
-def test_the_scores_of_a_step_are_a_line_of_their_own_and_read_with_the_step(folder: RunFolder) -> None:
+def test_the_scores_of_a_step_are_a_separate_line_and_are_read_with_the_step(folder: RunFolder) -> None:
     folder.write_metrics(1, {"reward/mean": 0.1})
     assert not folder.is_scored(1)
     folder.write_metrics(1, {"eval/add/avg@1": 0.5, "time/evaluate_s": 2.0})
@@ -217,7 +217,7 @@ def test_a_prompt_id_that_looks_like_an_outcome_is_not_counted_as_one(folder: Ru
     assert folder.ledger_counts() == {("trained", "\ud83d"): 3}
 
 
-def test_progress_of_a_long_run_is_read_from_few_rows_and_is_that_of_all(folder: RunFolder) -> None:
+def test_progress_of_a_long_run_is_read_from_few_rows_and_equals_that_of_all_rows(folder: RunFolder) -> None:
     with closing(JsonLog(folder.metrics_path)) as log:
         for step in range(4000):
             row = {"step": step, "reward/mean": step / 4000, "time/step_s": 2.0 + step % 3, "a/text": "x" * 900}
@@ -245,7 +245,7 @@ def test_an_event_is_one_flat_row(folder: RunFolder) -> None:
         Event(kind="x", message="", details=(("time", 1.0),))
 
 
-def test_names_and_places(tmp_path: Path) -> None:
+def test_a_run_folder_has_a_name_and_paths(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert folder.checkpoints_path == tmp_path / "run" / "checkpoints"
     assert folder.name == "run"

@@ -1,4 +1,4 @@
-"""What the user sees, read back as text."""
+"""Consoles and status, read back as text."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_job_log_reads_line_by_line() -> None:
     assert lines[-2:] == ["2 of 10 steps, 44s", "report: runs/demo/report.html"]
 
 
-def test_no_terminal_means_plain_lines_and_a_terminal_the_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_the_panel_and_a_file_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(open_console("demo", 10, stream=io.StringIO()), PlainConsole)
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
@@ -101,7 +101,7 @@ def test_no_terminal_means_plain_lines_and_a_terminal_the_panel(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_panel_fits_and_says_it_all(width: int) -> None:
+def test_the_panel_fits_its_width_and_shows_everything(width: int) -> None:
     panel = text_of(progress_panel("demo", progress_of(ROWS, 10), "generate 41/64 groups", 92.0), width)
     for part in (
         "demo",
@@ -118,7 +118,7 @@ def test_the_panel_fits_and_says_it_all(width: int) -> None:
     assert max(map(len, panel.splitlines())) <= width
 
 
-def test_the_live_console_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_live_console_restores_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     console = LiveConsole("demo", Progress(max_steps=10), Console(file=out, force_terminal=True, width=100), Clock())
     with pytest.raises(KeyboardInterrupt), console:
@@ -138,7 +138,7 @@ def test_progress_of_a_resumed_run_counts_from_its_own_start() -> None:
     assert progress.seconds_left == 16.0
 
 
-def test_progress_does_not_fall_over_nulls_and_gaps() -> None:
+def test_progress_accepts_nulls_and_gaps() -> None:
     progress = progress_of([{"step": 0}, {"step": 1, "reward/mean": None, "eval/add/avg@1": None}], max_steps=0)
     assert progress.scores == {}
     assert progress.seconds_left is None
@@ -161,7 +161,7 @@ def test_status_of_a_finished_run(tmp_path: Path, finished_run: Callable[..., Ru
     assert "rollout-1 was killed" in status
 
 
-def test_status_of_a_live_run_accounts_for_every_group_and_says_what_it_waits_for(folder: RunFolder) -> None:
+def test_status_of_a_live_run_counts_every_group_and_names_the_oldest_wait(folder: RunFolder) -> None:
     standing = Standing(
         step=3,
         phase="update",

@@ -1,4 +1,4 @@
-"""The report: one safe, self-contained page for whatever a run left behind."""
+"""The report: one safe, self-contained page for any run folder."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def series(*points: tuple[int, float]) -> Series:
 
 
 class Page(HTMLParser):
-    """A page read back: its text, its tags, and whether they close in order."""
+    """A parsed page: its text and its tags, which must close in order."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def test_a_finished_run_shows_everything(tmp_path: Path, finished_run: FinishedR
     assert "nan" not in page.text
 
 
-def test_tokens_with_the_extreme_ratios_are_shown_with_where_they_stood(
+def test_tokens_with_the_extreme_ratios_are_shown_with_their_positions(
     tmp_path: Path, finished_run: FinishedRun
 ) -> None:
     folder = finished_run(tmp_path / "demo", steps=3)
@@ -126,7 +126,7 @@ def test_tokens_with_the_extreme_ratios_are_shown_with_where_they_stood(
         assert part in table, part
 
 
-def test_the_page_needs_nothing_else(tmp_path: Path, finished_run: FinishedRun) -> None:
+def test_the_page_needs_no_other_file(tmp_path: Path, finished_run: FinishedRun) -> None:
     page = report(finished_run(tmp_path / "demo", steps=3))
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name in ("src", "href") or name.startswith("on")]
@@ -153,7 +153,7 @@ def test_metrics_that_are_missing_or_null_leave_gaps(folder: RunFolder) -> None:
     assert "custom/thing" in page.text, "what has no chart of its own is shown with the rest"
 
 
-def test_text_from_outside_stays_text(folder: RunFolder) -> None:
+def test_text_of_responses_and_events_is_escaped(folder: RunFolder) -> None:
     evil = "<script>alert(1)</script>\"'&\x00\ud83d\x1b[31m"
     folder.config_path.write_text("note: '<script>alert(1)</script>'\n")
     folder.write_metrics(1, {"reward/mean": 0.5})
@@ -286,7 +286,7 @@ def test_a_template_escapes_values_and_replaces_what_a_page_cannot_hold(tmp_path
     assert render_page(template, {"text": text}) == f'<p title="{escaped}">{escaped}</p>'
 
 
-def test_a_name_that_a_template_does_not_get_is_an_error(tmp_path: Path) -> None:
+def test_a_template_with_an_unknown_name_is_an_error(tmp_path: Path) -> None:
     template = tmp_path / "page.html"
     template.write_text("{{ txet }}")
     with pytest.raises(UndefinedError, match="txet"):

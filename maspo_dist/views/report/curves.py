@@ -162,10 +162,7 @@ def _legend(chart: Chart, runs: Sequence[Run], curves: Sequence[Line]) -> list[t
 
 
 def _lines(chart: Chart, runs: Sequence[Run], window: int) -> Iterator[Line]:
-    """Colours stand for metrics if there is one run, else for runs; then dashes tell metrics apart.
-
-    With a `window`, the running mean is drawn over the faint raw curve.
-    """
+    """Colours distinguish metrics if there is one run, else runs; then dashes distinguish metrics."""
     for place, run in enumerate(runs):
         for index, (name, label) in enumerate(chart.metrics.items()):
             series = run.series.get(name)

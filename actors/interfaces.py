@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from maspo_dist.config import ModelConfig
 from maspo_dist.planning.placement import Device
@@ -27,6 +25,10 @@ from maspo_dist.types import (
     TrainingBatch,
     UpdateReport,
 )
+
+if TYPE_CHECKING:
+    # Processes that only score, or serve a fake engine, start without torch.
+    from torch import Tensor
 
 Body = Any
 

@@ -92,10 +92,20 @@ def test_ray_actors_are_made_in_few_places() -> None:
             assert "ray.remote(" not in path.read_text(), module
 
 
+def loaded(imported: list[str], names: set[str]) -> str:
+    """Those of `names` that are loaded in a fresh process after it has imported `imported`, as Python prints a list."""
+    code = f"import sys, importlib\nfor n in {imported!r}: importlib.import_module(n)\n"
+    code += f"print(sorted({names!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip().splitlines()[-1]
+
+
 def test_importing_the_library_loads_no_engine() -> None:
     names = [module for module, _ in modules("maspo_dist") if not module.endswith("__main__")]
-    code = f"import sys, importlib\nfor n in {names!r}: importlib.import_module(n)\n"
-    code += "print(sorted({'ray', 'vllm'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip().splitlines()[-1] == "[]"
+    assert loaded(names, {"ray", "vllm"}) == "[]"
+
+
+def test_an_actor_loads_torch_only_with_its_engine() -> None:
+    names = [f"actors.{room}.actor" for room in ("learner", "rollout", "verifier")]
+    assert loaded(names, {"torch", "transformers", "vllm"}) == "[]"

@@ -7,10 +7,9 @@ import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import ray
-from torch import Tensor
 
 from actors.interfaces import ActorProcess, WeightSnapshot
 from actors.ray.actor_options import health_call
@@ -20,6 +19,9 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.runs.logs import configure_logging, redirect_output
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Engine(Protocol):

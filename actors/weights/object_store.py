@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
 
 import ray
-import torch
-from torch import Tensor
 
 from actors.interfaces import Body, StagedWeights, WeightSnapshot
 from actors.weights.fingerprint import ByteArray, combine, fingerprint
 from actors.weights.shared_memory import SharedMemory
 from maspo_dist.errors import LearnerLostError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: A bucket is closed before it would grow past this; a larger tensor gets its own.
 BUCKET_BYTES = 64 << 20
@@ -61,6 +63,8 @@ def write_buckets(
     One bucket is handed over while the next is filled, so that memory never holds more than two. A tensor in CPU
     memory is not copied first, so it may not change meanwhile.
     """
+    import torch  # a worker receives weights without it
+
     entries: list[tuple[str, str, tuple[int, ...]]] = []
     fingerprints: list[int] = []
     sent: list[Future[Body]] = []

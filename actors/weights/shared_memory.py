@@ -10,13 +10,16 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from actors.interfaces import MappedFile, StagedWeights, TensorSlice, WeightSnapshot
 from actors.weights.fingerprint import ByteArray, combine, copy_and_fingerprint
 from maspo_dist.errors import ConfigError, WeightSyncError
+
+if TYPE_CHECKING:
+    import torch
 
 #: Tensors that are copied and hashed side by side.
 _COPYING_THREADS = 4
@@ -68,6 +71,8 @@ def mapped_file(weights: StagedWeights) -> MappedFile:
 
 def read_tensors(file: MappedFile, entries: Sequence[TensorSlice]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields (Hugging Face name, tensor); the tensors are views of the mapped memory, without a copy."""
+    import torch
+
     memory = _mapped(file, Path(file.path).stat().st_ino)
     for name, dtype_name, shape, offset in entries:
         dtype = getattr(torch, dtype_name)

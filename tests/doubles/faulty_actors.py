@@ -11,16 +11,17 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.distributed as dist
+import ray
 
+from actors.interfaces import ActorProcess
 from actors.learner.actor import Learner
 from actors.processes import ActorClasses
 from actors.rollout.actor import RolloutActor
+from doubles.engines import FakeEngine
 from doubles.fault_script import strikes
-from doubles.loop import FakeEngine
 from maspo_dist.errors import ActorDiedError
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import (
@@ -33,6 +34,9 @@ from maspo_dist.types import (
     RolloutRequest,
     Sampling,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 #: Whether this process is on the node that is to be lost. Its responses are large: Ray would keep small ones with the
 #: driver, and nothing would be lost with it.
@@ -150,6 +154,8 @@ class DigestEngine:
         return {"learner/digest": self._weight}
 
     def named_weights(self) -> Iterable[tuple[str, torch.Tensor]]:
+        import torch  # only here: a rank that is restarted has no second to lose
+
         yield "lm_head.weight", torch.full((4, 4), self._weight)
 
     def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
@@ -178,24 +184,14 @@ class FaultyLearner(Learner):
         return DigestEngine(self._rank)
 
 
-class MeetingEngine(DigestEngine):
-    """Ranks meet, in the process group at the init address; a probe does so as often as its first token says."""
+class Somewhere:
+    """The part of a rollout actor that says where it runs."""
 
-    def __init__(self, rank: int, ranks: int, init_address: str) -> None:
-        super().__init__(rank)
-        dist.init_process_group("gloo", init_method=init_address, rank=rank, world_size=ranks)
+    def start(self) -> ActorProcess:
+        return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
 
-    def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
-        present = torch.ones(1)
-        for _ in range(sequences[0][0]):
-            present = torch.ones(1)
-            dist.all_reduce(present)
-        return [present.numpy()]
-
-
-class MeetingLearner(Learner):
-    def _start_engine(self, init_address: str) -> MeetingEngine:
-        return MeetingEngine(self._rank, self._ranks, init_address)
+    def ping(self) -> None:
+        pass
 
 
 CLASSES = ActorClasses(rollout=FaultyRolloutActor, learner=FaultyLearner)

@@ -6,8 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from actors.bench.doubles import (
     FakeLearners,
     FakePrompts,
@@ -27,11 +25,10 @@ from actors.interfaces import (
     LearnerGroup,
     PublishReport,
     RolloutPool,
-    StagedWeights,
     WeightUpdate,
 )
 from actors.weights.probes import probe_sequences
-from actors.weights.shared_memory import mapped_file
+from doubles.engines import FakeEngine
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.errors import BodyLostError, StragglerError
 from maspo_dist.flow.ledger import Ledger
@@ -41,65 +38,12 @@ from maspo_dist.runs.live import WorkerStatus
 from maspo_dist.runs.metrics import open_metrics
 from maspo_dist.types import (
     Event,
-    FloatArray,
     GroupReport,
-    IntArray,
-    Rollout,
     RolloutGroup,
     RolloutRequest,
-    Sampling,
     Verdict,
 )
 from maspo_dist.views.console import RunConsole
-
-
-class FakeEngine:
-    """Responses depend on the seed alone; logprobs on the loaded weights."""
-
-    def __init__(self) -> None:
-        self.version = -1
-        self.weight = 0.0
-        self.stale = False
-        self.head_gap = 0.0
-        self.closed = False
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
-        await self.gate.wait()
-        tokens = seed % sampling.max_response_tokens + 1
-        return Rollout(
-            response_ids=np.full(tokens, 5, np.int32),
-            behavior_logprobs=np.full(tokens, -0.5, np.float32),
-            text=str(seed),
-            finish_reason="stop",
-            token_versions=((self.version, tokens),),
-        )
-
-    async def prompt_logprobs(self, token_ids: IntArray) -> FloatArray:
-        return np.full(token_ids.size - 1, -self.weight, np.float32)
-
-    async def pause(self) -> None:
-        pass
-
-    async def load(self, weights: StagedWeights) -> None:
-        if not self.stale:
-            with open(mapped_file(weights).path, "rb") as memory:  # noqa: ASYNC230, PTH123 (memory, not a disk)
-                self.weight = float(np.frombuffer(memory.read(4), np.float32)[0])
-        self.version = weights.version
-
-    async def resume(self) -> None:
-        pass
-
-    async def ping(self) -> int:
-        await self.gate.wait()
-        return 0
-
-    async def lm_head_gap(self, weights: StagedWeights) -> float:
-        return self.head_gap
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class FakeScorer:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import ray
+from doubles.faulty_actors import Somewhere
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -54,16 +55,6 @@ async def test_many_who_wait_for_a_place_leave_the_threads_to_others() -> None:
         "the cluster is busy with other jobs, or a node is gone')"
     }
     assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
-
-
-class Somewhere:
-    """As much of a rollout actor as tells where it is."""
-
-    def start(self) -> ActorProcess:
-        return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
-
-    def ping(self) -> None:
-        pass
 
 
 async def started_on(node_id: str) -> tuple[RayRolloutWorker, ActorProcess]:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import faulthandler
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ from actors.ray.connection import small_stores
 from actors.ray.on_node import dump_stacks, free_address, remove_segments, run_beside, write_token
 from actors.ray.placement_groups import bundles_by_node, reserve, room_for
 from actors.ray.waits import all_ready, within
-from actors.rollout.actor import RolloutActor
-from actors.rollout.handle import RayRolloutWorker
+from actors.rollout.actor import RayRolloutWorker, RolloutActor
 from actors.rollout.pool import ElasticRolloutPool
 from actors.verifier.actor import VerifierActor
 from actors.verifier.client import VerifierClient
@@ -67,35 +66,29 @@ def publish_bytes(config: TrainConfig, size: ModelSize) -> int:
     return 2 * snapshot + groups * config.rollout.group_size * config.rollout.max_response_tokens * _TOKEN_BYTES
 
 
+@dataclass(eq=False)
 class RunCluster:
     """The processes of one run: one placement group for learners and verifier, and one for each rollout worker."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        size: ModelSize,
-        device: Device,
-        logs_path: Path,
-        *,
-        waiting_for: Callable[[str], None],
-        on_event: Callable[[Event], None],
-        classes: ActorClasses = REAL_CLASSES,
-    ) -> None:
-        self._config = config
-        self._classes = classes
-        self._device: Device = device
-        self._bundles = {bundle.role: bundle for bundle in plan_bundles(config, size, device)}
-        self._publish_bytes = publish_bytes(config, size)
-        self._logs = logs_path.resolve()
-        self._waiting_for = waiting_for
+    config: TrainConfig
+    size: InitVar[ModelSize]
+    device: Device
+    logs_path: Path
+    waiting_for: Callable[[str], None] = field(kw_only=True)
+    on_event: Callable[[Event], None] = field(kw_only=True)
+    classes: ActorClasses = field(kw_only=True, default=REAL_CLASSES)
+
+    def __post_init__(self, size: ModelSize) -> None:
+        self._bundles = {bundle.role: bundle for bundle in plan_bundles(self.config, size, self.device)}
+        self._publish_bytes = publish_bytes(self.config, size)
+        self._logs = self.logs_path.resolve()
         self._is_started = False
         self._base: PlacementGroup | None = None
         self._verifier: VerifierProcess | None = None
-        self._on_event = on_event
         self._processes: dict[str, ActorProcess] = {}
         self._cleanups: list[Awaitable[object]] = []
-        self.learners = RayLearnerGroup(self._make_learners, config.cluster)
-        self.rollout = ElasticRolloutPool(config, self, on_event)
+        self.learners = RayLearnerGroup(self._make_learners, self.config.cluster)
+        self.rollout = ElasticRolloutPool(self.config, self, self.on_event)
 
     async def start(self) -> None:
         """Reserves places, starts all processes concurrently, and reports what it waits for.
@@ -105,20 +98,20 @@ class RunCluster:
         """
         require_fit(tuple(self._bundles.values()), ray.cluster_resources())
         for sentence in small_stores(ray.nodes(), self._publish_bytes):
-            self._on_event(Event(kind="object_store_small", message=sentence))
-        config, verifier = self._config, self._bundles["verifier"]
+            self.on_event(Event(kind="object_store_small", message=sentence))
+        config, verifier = self.config, self._bundles["verifier"]
         base = [self._bundles["learner"], verifier]
-        self._base = await reserve(base, config.cluster.start_timeout_s, self._waiting_for)
+        self._base = await reserve(base, config.cluster.start_timeout_s, self.waiting_for)
         options = bundle_options(self._base, config.learner.ranks, verifier, config.cluster.environment)
-        self._verifier = VerifierProcess(config.reward, config.cluster, self._logs, options, self._classes.verifier)
+        self._verifier = VerifierProcess(config.reward, config.cluster, self._logs, options, self.classes.verifier)
         starts = {"learners": self.learners.start(), "rollout workers": self.rollout.start()}
-        await all_ready(starts, self._waiting_for)
+        await all_ready(starts, self.waiting_for)
         self._is_started = True
 
     async def watch_verifier(self) -> None:
         """Runs until cancelled, once the cluster is started; see `VerifierProcess.watch`."""
         assert self._verifier is not None
-        await self._verifier.watch(self._on_event)
+        await self._verifier.watch(self.on_event)
 
     async def stop(self) -> None:
         """Ends every process; engines end their own processes first."""
@@ -140,21 +133,21 @@ class RunCluster:
 
     async def start_worker(self, index: int) -> RolloutWorkerHandle:
         """Places and starts rollout worker `index` and its engine."""
-        config, bundle = self._config, self._bundles["rollout"]
+        config, bundle = self.config, self._bundles["rollout"]
         # After the start, the pool reports that a worker waits.
-        waiting_for = None if self._is_started else self._waiting_for
+        waiting_for = None if self._is_started else self.waiting_for
         group = await reserve([replace(bundle, count=1)], config.cluster.place_timeout_s, waiting_for)
         processes = config.rollout.first_workers * config.rollout.tensor_parallel
-        environment = engine_environment(self._device, config.rollout.threads or share_of_cores(processes))
+        environment = engine_environment(self.device, config.rollout.threads or share_of_cores(processes))
         assert self._verifier is not None
         scorer = VerifierClient(self._verifier.handle, config.cluster.verify_timeout_s)
         handle = (
-            actor_class(self._classes.rollout)
+            actor_class(self.classes.rollout)
             .options(
                 **bundle_options(group, 0, bundle, config.cluster.environment, environment),
                 max_concurrency=CONCURRENT_CALLS,
             )
-            .remote(config, index, self._device, scorer, self._logs)
+            .remote(config, index, self.device, scorer, self._logs)
         )
         name = f"rollout worker {index}"
         worker = RayRolloutWorker(name, handle, release=lambda: self._released(name, group))
@@ -186,7 +179,7 @@ class RunCluster:
     # The factory of the learner group.
 
     async def _make_learners(self) -> list[ActorHandle[Any]]:
-        config, base, bundle = self._config, self._base, self._bundles["learner"]
+        config, base, bundle = self.config, self._base, self._bundles["learner"]
         assert base is not None
         ranks = config.learner.ranks
         threads = {"OMP_NUM_THREADS": str(config.learner.threads or share_of_cores(ranks))}
@@ -202,7 +195,7 @@ class RunCluster:
             ray.remote(free_address).options(**beside_rank_0).remote(config.cluster.learner_port),
         )
         learners = [
-            actor_class(self._classes.learner).options(**of_rank).remote(config, rank, ranks, self._logs)
+            actor_class(self.classes.learner).options(**of_rank).remote(config, rank, ranks, self._logs)
             for rank, of_rank in enumerate(options)
         ]
         token = await asyncio.to_thread(write_token, self._logs)

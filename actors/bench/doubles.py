@@ -6,7 +6,7 @@ A fake takes a known time, or none. What a bench measures over fakes is the cost
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from actors.interfaces import Body, PublishReport, WeightSnapshot, WeightUpdate
 from actors.weights.fingerprint import combine, fingerprint
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.cursor import CursorState
+from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import (
     Event,
@@ -299,7 +300,7 @@ class FakeLearners:
         self.version = 0
 
 
-class FakeRecord:
+class FakeRecord(RunFolder):
     """Counts the ledger's rows and keeps nothing."""
 
     def __init__(self) -> None:
@@ -308,10 +309,10 @@ class FakeRecord:
     def write_event(self, event: Event) -> None:
         pass
 
-    def write_ledger(self, rows: Sequence[LedgerRow]) -> None:
-        self.ended += len(rows)
+    def write_ledger(self, rows: Iterable[LedgerRow]) -> None:
+        self.ended += sum(1 for _ in rows)
 
-    def write_samples(self, rows: Sequence[SampleRow]) -> None:
+    def write_samples(self, rows: Iterable[SampleRow]) -> None:
         pass
 
     def is_scored(self, step: int) -> bool:

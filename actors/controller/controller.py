@@ -23,7 +23,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import Batch, GroupStream
@@ -44,9 +44,10 @@ from maspo_dist.runs.checkpoint import (
     read_finished,
     read_state,
 )
+from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import Standing
 from maspo_dist.runs.metrics import MetricFanout
-from maspo_dist.types import Event, EventKind, FinishedGroup, IntArray, LedgerRow, RolloutGroup, SampleRow
+from maspo_dist.types import Event, EventKind, FinishedGroup, IntArray, RolloutGroup
 from maspo_dist.views.console import RunConsole
 
 logger = logging.getLogger(__name__)
@@ -64,17 +65,6 @@ class Session:
     stream: GroupStream
     ledger: Ledger
     metrics: MetricFanout
-
-
-class RunRecord(Protocol):
-    """What a run leaves behind; see `RunFolder`."""
-
-    def write_event(self, event: Event) -> None: ...
-    def write_ledger(self, rows: Sequence[LedgerRow]) -> None: ...
-    def write_samples(self, rows: Sequence[SampleRow]) -> None: ...
-    def is_scored(self, step: int) -> bool: ...
-    def rewind(self, step: int) -> int: ...
-    def sync(self) -> None: ...
 
 
 @dataclass(kw_only=True, eq=False)
@@ -97,7 +87,7 @@ class Controller:
     writer: CheckpointWriter
     probes: Sequence[IntArray]
     decode: Callable[[Sequence[int]], str]
-    record: RunRecord
+    record: RunFolder
     console: RunConsole
     clock: Callable[[], float]
 
@@ -131,9 +121,8 @@ class Controller:
                 await self._open_session(resume)
                 if lost_s is not None:
                     seconds, lost_s = loop.time() - lost_s, None
-                    self._event(
-                        "learner_recovered", f"the learner group trains again after {seconds:.1f} s", seconds=seconds
-                    )
+                    message = f"the learner group trains again after {seconds:.1f} s"
+                    self._event("learner_recovered", message, seconds=seconds)
                 return await self._steps()
             except LearnerLostError as error:
                 lost, lost_s = error, loop.time() if lost_s is None else lost_s

@@ -63,15 +63,16 @@ class OpenGroup:
         return isinstance(self.outcome, FinishedGroup) and self.outcome.dropped is None
 
 
+@dataclass(eq=False)
 class OpenGroups:
-    """Owns every group between its admission and its batch, in the order of admission."""
+    """Owns every group between its admission and its batch, in the order of admission. `batches` are left to take."""
 
-    def __init__(self, config: TrainConfig, prompts: PromptSource, ledger: Ledger, *, batches: int) -> None:
-        """The run takes `batches` batches in all."""
-        self._config = config
-        self._prompts = prompts
-        self._ledger = ledger
-        self._batches_left = batches
+    config: TrainConfig
+    prompts: PromptSource
+    ledger: Ledger
+    batches: int
+
+    def __post_init__(self) -> None:
         self._next_group = 0
         self._groups: dict[int, OpenGroup] = {}
         #: Groups without an outcome.
@@ -93,14 +94,14 @@ class OpenGroups:
 
     def admit(self, policy_version: int) -> list[OpenGroup]:
         """Admits groups as far as the age bound and the batches that are left allow; returns the new groups."""
-        algorithm, rollout = self._config.algorithm, self._config.rollout
+        algorithm, rollout = self.config.algorithm, self.config.rollout
         slots = sum(group.takes_slot for group in self)
         allowed = open_slots(slots, rollout.prompts_per_step, algorithm.max_policy_age, rollout.over_sampling)
-        needed = self._batches_left * rollout.prompts_per_step - slots
+        needed = self.batches * rollout.prompts_per_step - slots
         admitted = []
         for _ in range(min(allowed, needed)):
-            drawn_at = self._prompts.state
-            [prompt] = self._prompts.take(1)
+            drawn_at = self.prompts.state
+            [prompt] = self.prompts.take(1)
             admitted.append(OpenGroup(self._next_group, prompt, drawn_at, policy_version))
             self._next_group += 1
             self._add(admitted[-1])
@@ -109,8 +110,8 @@ class OpenGroups:
     def finish(self, group: OpenGroup, outcome: Outcome) -> bool:
         """Enters the outcome; returns whether the group frees its slot, so that another group may be admitted."""
         self._enter(group, outcome)
-        sampling = self._config.algorithm.dynamic_sampling
-        most = int(sampling.max_refill_ratio * self._config.rollout.prompts_per_step)
+        sampling = self.config.algorithm.dynamic_sampling
+        most = int(sampling.max_refill_ratio * self.config.rollout.prompts_per_step)
         is_dropped = isinstance(outcome, FinishedGroup) and outcome.dropped is not None
         if sampling.zero_variance != "refill" or not is_dropped or group.refilled or self._refills >= most:
             return False
@@ -120,7 +121,7 @@ class OpenGroups:
 
     def reopen(self, group: OpenGroup, policy_version: int) -> None:
         """The result of the group is lost: it is in flight again, under `policy_version`."""
-        self._ledger.reopen(group.group_id)
+        self.ledger.reopen(group.group_id)
         group.outcome = None
         group.born = policy_version
         self.in_flight += 1
@@ -130,16 +131,16 @@ class OpenGroups:
         return select_batch(
             self,
             policy_version,
-            groups_per_step=self._config.rollout.prompts_per_step,
-            max_policy_age=self._config.algorithm.max_policy_age,
-            order=self._config.rollout.batch_order,
+            groups_per_step=self.config.rollout.prompts_per_step,
+            max_policy_age=self.config.algorithm.max_policy_age,
+            order=self.config.rollout.batch_order,
         )
 
     def take(self, group_ids: Sequence[int]) -> list[OpenGroup]:
         """Removes the groups of a batch."""
         taken = [self._groups.pop(group_id) for group_id in group_ids]
         self._taken, self._refills = (taken, self._refills), 0
-        self._batches_left -= 1
+        self.batches -= 1
         return taken
 
     def put_back(self) -> list[OpenGroup]:
@@ -148,7 +149,7 @@ class OpenGroups:
         groups = sorted((*taken, *self), key=lambda group: group.group_id)
         self._groups = {group.group_id: group for group in groups}
         self._refills += refills
-        self._batches_left += 1
+        self.batches += 1
         return taken
 
     def clear(self) -> None:
@@ -160,7 +161,7 @@ class OpenGroups:
         """What a checkpoint needs beside the bodies of the groups in `finished`."""
         return StreamState(
             next_group=self._next_group,
-            cursor=self._prompts.state,
+            cursor=self.prompts.state,
             pending=tuple(
                 PendingGroup(
                     group_id=group.group_id,
@@ -181,7 +182,7 @@ class OpenGroups:
         results = {result.group_id: result for result in finished}
         self._next_group, self._refills = state.next_group, state.refills
         for pending in state.pending:
-            prompt = self._prompts.at(pending.drawn_at)
+            prompt = self.prompts.at(pending.drawn_at)
             group = OpenGroup(pending.group_id, prompt, pending.drawn_at, born=-1, refilled=pending.refilled)
             self._add(group)
             if pending.lost is not None:
@@ -194,11 +195,11 @@ class OpenGroups:
                 )
 
     def _add(self, group: OpenGroup) -> None:
-        self._ledger.admit(group.group_id, group.prompt.prompt_id)
+        self.ledger.admit(group.group_id, group.prompt.prompt_id)
         self._groups[group.group_id] = group
         self.in_flight += 1
 
     def _enter(self, group: OpenGroup, outcome: Outcome) -> None:
-        self._ledger.finish(group.group_id)
+        self.ledger.finish(group.group_id)
         group.outcome = outcome
         self.in_flight -= 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.interfaces import Body, WeightSnapshot
-from actors.ray.on_node import VISIBLE_S
+from actors.ray.on_node import becomes_true
 from actors.ray.waits import cancel_all, within
 from maspo_dist.config import ClusterConfig
 from maspo_dist.errors import ActorDiedError, BodyLostError, DeadlineError, LearnerLostError, MaspoError
@@ -153,17 +152,14 @@ class RayLearnerGroup:
 
 
 def _require_files(folder: Path, files: Sequence[Sequence[str]]) -> None:
-    """Raises OSError when one of each rank's `files` is not in `folder` within `VISIBLE_S` seconds."""
-    deadline_s = time.monotonic() + VISIBLE_S
+    """Raises OSError when one of each rank's `files` does not become visible in `folder`."""
     for rank, names in enumerate(files):
         for name in names:
-            while not (folder / name).exists():
-                if time.monotonic() >= deadline_s:
-                    raise FileNotFoundError(
-                        f"{folder} lacks {name}, which learner rank {rank} wrote on its node: "
-                        "set run.dir to a folder on storage that all nodes share"
-                    )
-                time.sleep(0.1)
+            if not becomes_true((folder / name).exists):
+                raise FileNotFoundError(
+                    f"{folder} lacks {name}, which learner rank {rank} wrote on its node: "
+                    "set run.dir to a folder on storage that all nodes share"
+                )
 
 
 def _bodies_of(shard: tuple[MiniBatch, ...], bodies: Mapping[int, Body]) -> tuple[Body, ...]:

@@ -23,7 +23,7 @@ from maspo_dist.errors import PlacementError
 _RELEASE_S = 5.0
 _TOKEN_FILE = "shared-folder-token"
 #: A network file system may show a new file to other nodes this much later.
-VISIBLE_S = 30.0
+_VISIBLE_S = 30.0
 _SHARED_MEMORY = Path("/dev/shm")
 #: How the segments begin that Python's multiprocessing and vLLM's tensor parallelism on CPU make there.
 _SEGMENTS = ("psm_", "sem.mp-", "vllm_dist_")
@@ -79,19 +79,22 @@ def write_token(folder: Path) -> str:
     return token
 
 
-def require_shared(folder: Path, token: str, visible_s: float = VISIBLE_S) -> None:
+def require_shared(folder: Path, token: str, visible_s: float = _VISIBLE_S) -> None:
     """Raises PlacementError when `folder` on this node does not hold `token` within `visible_s` seconds."""
-    deadline_s = time.monotonic() + visible_s
-    while True:
-        with contextlib.suppress(OSError):
-            if (folder / _TOKEN_FILE).read_text() == token:
-                return
-        if time.monotonic() >= deadline_s:
-            raise PlacementError(
-                f"{folder} on node {ray.util.get_node_ip_address()} is not the folder that the driver wrote to: "
-                "set run.dir to a folder on storage that all nodes share"
-            )
+    path = folder / _TOKEN_FILE
+    if not becomes_true(lambda: path.exists() and path.read_text() == token, visible_s):
+        raise PlacementError(
+            f"{folder} on node {ray.util.get_node_ip_address()} is not the folder that the driver wrote to: "
+            "set run.dir to a folder on storage that all nodes share"
+        )
+
+
+def becomes_true(check: Callable[[], bool], seconds: float = _VISIBLE_S) -> bool:
+    """Whether `check` is true within `seconds`; by default, the time until a file of another node is visible here."""
+    deadline_s = time.monotonic() + seconds
+    while not (is_true := check()) and time.monotonic() < deadline_s:
         time.sleep(0.1)
+    return is_true
 
 
 def mapped_segments(pid: int) -> tuple[str, ...]:

@@ -145,9 +145,7 @@ async def cancel_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
 
 
 async def all_ready(starts: Mapping[str, Awaitable[object]], waiting_for: Callable[[str], None]) -> None:
-    """Runs `starts` concurrently and reports every 2 s which of them still run. The first failure is raised, and
-    cancels the others.
-    """
+    """Runs `starts` concurrently and reports which still run. The first failure cancels the others and is raised."""
     tasks = {name: asyncio.ensure_future(start) for name, start in starts.items()}
     try:
         while pending := [name for name, task in tasks.items() if not task.done()]:

@@ -2,6 +2,5 @@
 
 pool         dispatches requests, publishes weights, opens and closes slots
 worker_slot  one slot: starts its worker, watches it, and replaces it when it is lost
-handle       the pool's side of a worker: calls through Ray
-actor        one worker: its engine, the scoring of responses, the proof of weights
+actor        one worker: its engine, the scoring of responses, the proof of weights; and its handle
 """

@@ -7,23 +7,26 @@ worker before the weights it was generated with are proven, see `publish`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import ray
+from ray.actor import ActorHandle
 
 from actors.engines.registry import rollout_engine
 from actors.engines.settings import training_engine
-from actors.interfaces import ActorProcess, PublishReport, RolloutEngine, StagedWeights, WeightUpdate
+from actors.interfaces import ActorProcess, Body, PublishReport, RolloutEngine, StagedWeights, WeightUpdate
 from actors.ray.actor_options import answered_by, health_call
+from actors.ray.errors import translate_ray_errors
 from actors.ray.on_node import mapped_segments
 from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
@@ -177,3 +180,59 @@ class RolloutActor:
             f"{self._name} does not hold policy version {update.version}: logprobs differ from the learner's by "
             f"{gap:.3g} (sync.max_logprob_gap is {self._max_logprob_gap:g}); {culprit}"
         )
+
+
+class RayRolloutWorker:
+    """The pool's side of a rollout actor: implements `interfaces.RolloutWorkerHandle`. The pool sets the deadlines."""
+
+    def __init__(self, name: str, handle: ActorHandle[Any], release: Callable[[], None]) -> None:
+        """`release` frees the worker's resources in the cluster."""
+        self.name = name
+        self._handle = handle
+        self._release = release
+        self._node_id = ""
+
+    async def start(self) -> ActorProcess:
+        """Starts the engine."""
+        with translate_ray_errors(f"{self.name}: start"):
+            process: ActorProcess = await self._handle.start.remote()
+        self._node_id = process.node_id
+        return process
+
+    async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
+        """The report and a reference to the group, which stays in the object store.
+
+        Cancelling the call cancels its requests in the engine.
+        """
+        report_ref, body = self._handle.generate.options(num_returns=2).remote(request)
+        try:
+            with translate_ray_errors(self.name):
+                report: GroupReport = await report_ref
+        except asyncio.CancelledError:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.cancel(report_ref)
+            raise
+        return report, body
+
+    async def publish(self, update: WeightUpdate) -> PublishReport:
+        with translate_ray_errors(self.name):
+            report: PublishReport = await self._handle.publish.remote(update)
+        return report
+
+    async def ping(self) -> int:
+        with translate_ray_errors(self.name):
+            tokens: int = await self._handle.ping.remote()
+        return tokens
+
+    async def is_gone_with_its_node(self) -> bool:
+        with translate_ray_errors("the cluster: its nodes"):
+            nodes = await asyncio.to_thread(ray.nodes)
+        return all(node["NodeID"] != self._node_id for node in nodes if node["Alive"])
+
+    async def stop(self) -> None:
+        with translate_ray_errors(self.name):
+            await self._handle.stop.remote()
+
+    def kill(self) -> None:
+        ray.kill(self._handle, no_restart=True)
+        self._release()

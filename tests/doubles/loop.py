@@ -17,7 +17,7 @@ from actors.bench.doubles import (
     make_snapshot,
     make_verdict,
 )
-from actors.controller.controller import Controller, RunRecord, Session
+from actors.controller.controller import Controller, Session
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
 from actors.interfaces import (
@@ -114,7 +114,7 @@ def make_controller(
     learners: LearnerGroup,
     console: RunConsole,
     *,
-    record: RunRecord | None = None,
+    record: RunFolder | None = None,
     make_ledger: Callable[[], Ledger] = Ledger,
     config_yaml: str | None = None,
     clock: Callable[[], float] = time.time,

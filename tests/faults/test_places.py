@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.interfaces import ActorProcess
 from actors.ray.placement_groups import reserve, room_for
-from actors.rollout.handle import RayRolloutWorker
+from actors.rollout.actor import RayRolloutWorker
 from faults.faulty_run import extra_node, until
 from maspo_dist.errors import ActorDiedError
 from maspo_dist.planning.placement import Bundle

@@ -54,6 +54,9 @@ def _save_and_go_on_twice(rank: int, world_size: int, address: str, folder: Path
         first = DeepSpeedEngine(config, rank, world_size, address)
         at_start = first.logprobs(probes())
         first.update(batch.shards[rank], batch.loss_tokens, batch.loss_sequences, bodies)
+        # Each micro-batch is trained; all but those of the first optimizer step have a forward before it.
+        micro_batches = [len(mini) for mini in batch.shards[rank]]
+        assert first.micro_batches == sum(micro_batches) + sum(micro_batches[1:])
         first.save(case)
         drawn_after_saving = torch.rand(3)
         second = DeepSpeedEngine(config, rank, world_size, address)

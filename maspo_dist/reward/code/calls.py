@@ -46,7 +46,7 @@ def _relay(
     except (EOFError, ConnectionError, ValueError):
         return "wrong", "the program ended early"
     if "error" in loaded:
-        return "wrong", f"{loaded['error']}: {loaded.get('message')} (line {loaded.get('line')} of the program)"
+        return "wrong", str(loaded.get("told"))
     try:
         request = _ask(judge, json.dumps(tests).encode(), deadline)
         while "op" in (message := _message(request)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from maspo_dist.reward.code.harness import PROGRAM_FILE, execute, prepare
@@ -26,7 +27,7 @@ def serve(numpy: str) -> None:
         execute("candidate")
     except BaseException as error:  # the program is what is tested: whatever it raises is a reply
         ended_well = isinstance(error, SystemExit) and not error.code
-        channel.send({"value": None} if ended_well else failure(error))
+        channel.send({"value": None} if ended_well else failure(error, keep))
     else:
         channel.send({"value": None})
     while True:
@@ -37,20 +38,19 @@ def serve(numpy: str) -> None:
             if (inputs := encode([args, kwargs], keep)) != request["inputs"]:
                 reply["inputs"] = inputs
         except BaseException as error:  # as above
-            reply = failure(error)
+            reply = failure(error, keep)
         channel.send(reply)
 
 
-def failure(error: BaseException) -> dict[str, Any]:
-    """An error of the program as a reply, with the last line of the program that it passed."""
+def failure(error: BaseException, keep: Callable[[Any], Any]) -> dict[str, Any]:
+    """An error of the program as a reply: its built-in kind, its arguments, and what to tell people."""
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace:
         line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == PROGRAM_FILE else line
         trace = trace.tb_next
-    kind = type(error)
-    base = next(base.__name__ for base in kind.__mro__ if base.__module__ == "builtins")
-    message = str(error)[:300] if base == kind.__name__ else f"{kind.__name__}: {error}"[:300]
-    return {"error": base, "message": message, "line": line}
+    base = next(base.__name__ for base in type(error).__mro__ if base.__module__ == "builtins")
+    told = f"{type(error).__name__}: {str(error)[:300]} (line {line} of the program)"
+    return {"error": base, "args": encode(error.args, keep), "told": told}
 
 
 def answer(op: str, on: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import importlib
+import contextlib
 import math
 import sys
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any
 
 from maspo_dist.reward.code.harness import prepare, provided
 from maspo_dist.reward.code.messages import Channel, decode, encode
+from maspo_dist.reward.code.mini_pytest import pytest_module
 
 _FLOAT_TOLERANCE = 1e-6
 #: Modules by which tests import the program.
@@ -23,8 +24,9 @@ class Candidate:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        #: What the program raised last.
+        #: What the program raised last, and what to tell people of it.
         self.raised: BaseException | None = None
+        self.told = ""
 
     def ask(self, op: str, on: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Sends one request. Raises what the program raised, as a built-in exception."""
@@ -32,16 +34,20 @@ class Candidate:
         self._channel.send({"op": op, "on": encode(on, _path), "inputs": inputs})
         reply = self._channel.receive()
         if "error" in reply:
-            kind: Any = getattr(builtins, reply["error"], None)
-            is_exception = isinstance(kind, type) and issubclass(kind, Exception)
-            message = f"{reply['message']} (line {reply['line']} of the program)"
-            self.raised = kind(message) if is_exception else RuntimeError(f"{reply['error']}: {message}")
+            self.told, self.raised = str(reply["told"]), self._raised(reply)
             raise self.raised
         if "inputs" in reply:
             new_args, new_kwargs = decode(reply["inputs"], self._handle)
             for mine, new in zip((*args, *kwargs.values()), (*new_args, *new_kwargs.values()), strict=True):
                 _refill(mine, new)
         return decode(reply["value"], self._handle)
+
+    def _raised(self, reply: dict[str, Any]) -> BaseException:
+        kind: Any = getattr(builtins, reply["error"], None)
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            with contextlib.suppress(TypeError):
+                return kind(*decode(reply["args"], self._handle))
+        return RuntimeError(self.told)
 
     def _handle(self, data: dict[str, int]) -> Handle:
         return Handle(self, data)
@@ -150,10 +156,10 @@ def run_tests(numpy: str) -> None:
         reason = run_calls(candidate, **tests) if "calls" in tests else run_source(candidate, **tests)
         reply = {"passed": not reason, "reason": reason}
     except BaseException as error:  # a failing test may raise anything
+        told = candidate.told if error is candidate.raised else f"{type(error).__name__}: {error}".rstrip(": ")
+        reply = {"passed": False, "reason": f"{told}, in line {_line(error)} of the tests"}
         if isinstance(error, (ImportError, SyntaxError, UnsendableError)) and error is not candidate.raised:
             reply = {"unable": f"the tests cannot run: {error}"}
-        else:
-            reply = {"passed": False, "reason": f"{type(error).__name__} in line {_line(error)} of the tests: {error}"}
     channel.send(reply)
 
 
@@ -166,16 +172,17 @@ def _line(error: BaseException) -> int:
     return line
 
 
-def run_calls(candidate: Candidate, function: str, calls: list[dict[str, Any]]) -> str:
-    """Calls the function of the program; says which call gives another result, or an empty text."""
-    for number, call in enumerate(calls, 1):
-        where = f"case {number} of {len(calls)}"
+def run_calls(candidate: Candidate, function: str, calls: Any) -> str:
+    """Calls the function of the program; says which of the encoded `calls` gives another result, or an empty text."""
+    cases: list[dict[str, Any]] = decode(calls, _path)
+    for number, call in enumerate(cases, 1):
+        where = f"case {number} of {len(cases)}"
         try:
             found = candidate.ask("function", function, *call["args"], **call["kwargs"])
         except Exception as error:
             if error is not candidate.raised:
                 raise
-            return f"{where}: {type(error).__name__}: {error}"
+            return f"{where}: {candidate.told}"
         # A function that returns nothing may answer in its first argument.
         answers = [found, *(call["args"] or [*call["kwargs"].values()])[: found is None]]
         if not any(same_value(answer, expected) for answer in answers for expected in call["accepted"]):
@@ -208,21 +215,29 @@ def _imported(candidate: Candidate, name: str) -> Any:
 
 
 def run_source(candidate: Candidate, source: str) -> str:
-    """Runs tests in Python: its statements, then its functions and classes of tests."""
+    """Runs tests in Python: the statements, then the functions and classes of tests that they define."""
     code = compile(source, "tests.py", "exec")
     names = Names(candidate, provided(code))
     for name in _PROGRAM_MODULES:
         module = sys.modules[name] = ModuleType(name)
         module.__dict__["__getattr__"] = partial(_imported, candidate)
+    sys.modules["pytest"] = pytest_module()
     exec(code, names)
     for name, test in list(names.items()):
-        if name.startswith("test") and isinstance(test, FunctionType) and not test.__code__.co_argcount:
+        if name.startswith("test") and isinstance(test, FunctionType):
+            if test.__code__.co_argcount > len(test.__defaults__ or ()):
+                raise UnsendableError(f"{name} needs arguments, such as fixtures of pytest")
             test()
-    if "unittest" in sys.modules:
-        unittest = importlib.import_module("unittest")
-        for case in [case for case in names.values() if isinstance(case, type) and issubclass(case, unittest.TestCase)]:
-            result = unittest.TestResult()
-            unittest.defaultTestLoader.loadTestsFromTestCase(case).run(result)
-            for _, trace in (*result.failures, *result.errors):
-                return str(trace.strip().rpartition("\n")[2])
+        elif name.startswith("Test") and isinstance(test, type):
+            _run_class(test)
     return ""
+
+
+def _run_class(cls: type) -> None:
+    """Runs the methods of a class of tests, of unittest or of pytest, each on an object of its own."""
+    for name in [name for name in dir(cls) if name.startswith("test")]:
+        is_case = hasattr(cls, "assertEqual")
+        test = cls(name) if is_case else cls()
+        for prepare_test in ("setUpClass", "setUp", "setup_method"):
+            getattr(test, prepare_test, lambda: None)()
+        getattr(test, name)()

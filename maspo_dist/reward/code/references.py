@@ -23,10 +23,10 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-#: Keys that hold tests: cases, Python, or another object with tests. Data sets differ in nothing else.
+#: Keys under which data sets keep tests: cases, Python, or another object with tests.
 _TESTS = (
-    *("asserts", "test", "tests", "test_code", "test_list", "challenge_test_list", "cases", "test_cases", "examples"),
-    *("public_test_cases", "private_test_cases", "public_tests", "private_tests", "generated_tests", "official_tests"),
+    *("asserts", "test", "tests", "test_code", "test_list", "unit_tests", "cases", "test_cases", "official_tests"),
+    *("public_test_cases", "private_test_cases", "public_tests", "private_tests", "generated_tests"),
     *("input_output", "verification_info", "ground_truth"),
 )
 _SETUP = ("test_imports", "test_setup_code")
@@ -36,6 +36,8 @@ _OUTPUT = ("output", "stdout", "expected_output", "expected")
 _IS_CALL = {"stdin": False, "stdin_stdout": False, "functional": True, "function_call": True, "call_based": True}
 #: Statements that run no test by themselves.
 _PASSIVE = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
+#: What reading a text as Python may raise.
+_NOT_PYTHON = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 _SHAPES = "write JSON with inputs and outputs, a list of cases with input and output, asserts, or a test"
 
 
@@ -62,15 +64,22 @@ class ProgramTests:
 
 
 def parse_tests(reference: str) -> ProgramTests:
-    """Reads a reference. Raises ValueError that says in one sentence what cannot be read."""
+    """Reads a reference. Raises ValueError that says in one sentence what cannot be read: the kind, then the value."""
+    try:
+        return _parse(reference)
+    except RecursionError:
+        raise ValueError("tests that are nested too deeply") from None
+
+
+def _parse(reference: str) -> ProgramTests:
     data = _decoded(reference)
     if isinstance(data, (str, list)):
         data = {"tests": data}
     if not isinstance(data, dict):
-        raise ValueError(f"{reference[:40]!r} holds no tests of a program: {_SHAPES}")
+        raise ValueError(f"no tests of a program: {reference[:40]!r}; {_SHAPES}")
     cases, lines = _tests_in(data, "", in_list=False)
     if cases and lines:
-        raise ValueError("tests by cases and tests in Python stand in one reference")
+        raise ValueError("cases and Python in one reference")
     if lines:
         setup = [line for key in _SETUP for line in _lines(data.get(key))]
         source = "\n".join([*setup, *lines]).strip()
@@ -79,9 +88,9 @@ def parse_tests(reference: str) -> ProgramTests:
         return ProgramTests(source=_python(source))
     functions = {case.function for case in cases}
     if not functions:
-        raise ValueError(f"a reference without tests, with the keys {', '.join(data)}: {_SHAPES}")
+        raise ValueError(f"no tests: the keys are {', '.join(data)}; {_SHAPES}")
     if len(functions) > 1:
-        raise ValueError(f"the tests call several functions: {', '.join(sorted(functions))}")
+        raise ValueError(f"tests of several functions: {', '.join(map(repr, sorted(functions)))}")
     if function := functions.pop():
         return ProgramTests(function=function, calls=_calls(cases))
     return ProgramTests(cases=tuple((_text(case.given), tuple(map(_text, case.accepted))) for case in cases))
@@ -91,7 +100,7 @@ def _tests_in(data: dict[str, Any], function: str, *, in_list: bool) -> tuple[li
     """The cases, and the lines of Python, of an object and of those in it; `function` is what its calls call."""
     language = str(data.get("language", "python"))
     if language.lower() not in ("python", "python3", "py"):
-        raise ValueError(f"language {language!r}: only Python programs are judged")
+        raise ValueError(f"another language than Python: {language!r:.40}")
     function = _function(data) or function
     cases, lines = _own_cases(data, function, in_list=in_list), list[str]()
     for key in _TESTS:
@@ -104,7 +113,7 @@ def _tests_in(data: dict[str, Any], function: str, *, in_list: bool) -> tuple[li
             elif isinstance(item, str):
                 lines += [item] * bool(item.strip())
             elif item is not None:
-                raise ValueError(f"{key} holds {item!r:.40}, which is no test: {_SHAPES}")
+                raise ValueError(f"a value that is no test: {item!r:.40} in {key}; {_SHAPES}")
     return cases, lines
 
 
@@ -115,20 +124,22 @@ def _own_cases(data: dict[str, Any], function: str, *, in_list: bool) -> list[Ca
     if not given and not wanted:
         return []
     if not given or not wanted:
-        raise ValueError(f"a test without {'output' if given else 'input'}, with the keys {', '.join(data)}")
-    kind = data.get("testtype", data.get("type", "functional" if function else "stdin"))
+        raise ValueError(f"a test without {'output' if given else 'input'}: its keys are {', '.join(data)}")
+    kind = str(data.get("testtype", data.get("type", "functional" if function else "stdin")))
     if kind not in _IS_CALL:
-        raise ValueError(f"a test of type {kind!r}; known are {', '.join(_IS_CALL)}")
+        raise ValueError(f"a test of unknown type: {kind!r:.40}; known are {', '.join(_IS_CALL)}")
     if _IS_CALL[kind] and not function:
-        raise ValueError(f"a test of type {kind!r} without fn_name")
+        raise ValueError(f"a test that calls a function without fn_name: its type is {kind!r}")
     function = function if _IS_CALL[kind] else ""
     inputs, outputs = data[given], data[wanted]
     are_lists = isinstance(inputs, list) and isinstance(outputs, list)
     if given == "inputs" or (are_lists and not in_list and "type" not in data and "testtype" not in data):
         if not are_lists or len(inputs) != len(outputs):
-            raise ValueError(f"{given} and {wanted} are not lists of one length")
+            raise ValueError(f"inputs and outputs that are not lists of one length: {given}, {wanted}")
         return [Case(function=function, given=i, accepted=[o]) for i, o in zip(inputs, outputs, strict=True)]
     accepted = outputs if wanted == "outputs" and isinstance(outputs, list) else [outputs]
+    if not accepted:
+        raise ValueError("a test without any right output: outputs is empty")
     return [Case(function=function, given=inputs, accepted=accepted)]
 
 
@@ -136,7 +147,10 @@ def _function(data: dict[str, Any]) -> str:
     metadata = _decoded(data["metadata"]) if isinstance(data.get("metadata"), str) else data.get("metadata")
     keys = _FUNCTION if "test" in data else (*_FUNCTION, "entry_point")
     found = [place.get(key) for place in (data, metadata) if isinstance(place, dict) for key in keys]
-    return next((str(name).rpartition(".")[2] for name in found if name), "")
+    function = next((str(name).rpartition(".")[2] for name in found if name), "")
+    if function and not function.isidentifier():
+        raise ValueError(f"a function whose name is no name: {function!r:.40}")
+    return function
 
 
 def _calls(cases: list[Case]) -> tuple[dict[str, Any], ...]:
@@ -172,18 +186,20 @@ def _parsed(text: str) -> tuple[list[Any], dict[str, Any]]:
     with contextlib.suppress(ValueError, RecursionError):
         return [json.loads(line) for line in lines], {}
     try:
-        call: Any = ast.parse(f"f({','.join(lines)})", mode="eval").body
-        named = {word.arg or "": ast.literal_eval(word.value) for word in call.keywords}
+        call = ast.parse(f"f({','.join(lines)})", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError(text)
+        named = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
         return [ast.literal_eval(value) for value in call.args], named
-    except (ValueError, SyntaxError, RecursionError, MemoryError, AttributeError):
-        raise ValueError(f"the arguments {text!r:.60} are neither JSON, one per line, nor values of Python") from None
+    except _NOT_PYTHON:
+        raise ValueError(f"arguments that are neither JSON, one per line, nor values of Python: {text!r:.60}") from None
 
 
 def _result(text: str) -> Any:
     """A result in a text: JSON, a value of Python, or the text itself."""
     with contextlib.suppress(ValueError, RecursionError):
         return json.loads(text)
-    with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+    with contextlib.suppress(*_NOT_PYTHON):
         return ast.literal_eval(text.strip())
     return text
 
@@ -192,14 +208,12 @@ def _python(source: str) -> str:
     """Tests in Python. Raises ValueError when they cannot be parsed, or assert nothing when they run."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{source[:40]!r} is neither JSON with tests nor Python: {error}") from None
+    except _NOT_PYTHON as error:
+        raise ValueError(f"neither JSON with tests nor Python: {source[:40]!r}, {error}") from None
     if not any(_asserts(node) for node in ast.walk(tree)):
-        raise ValueError(f"{source[:40]!r} asserts nothing: {_SHAPES}")
-    if all(
-        isinstance(node, _PASSIVE) and not getattr(node, "name", "").lower().startswith("test") for node in tree.body
-    ):
-        raise ValueError(f"{source[:40]!r} only defines functions: name the one to test as entry_point")
+        raise ValueError(f"Python that asserts nothing: {source[:40]!r}; {_SHAPES}")
+    if not any(_runs_tests(node) for node in tree.body):
+        raise ValueError(f"Python that only defines functions: {source[:40]!r}; name the one to test as entry_point")
     return source
 
 
@@ -223,7 +237,7 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         return "\n".join(" ".join(map(_text, line)) if isinstance(line, list) else _text(line) for line in value)
     if isinstance(value, dict):
-        raise ValueError(f"{value!r:.40} is neither a text nor a list of lines")
+        raise ValueError(f"standard input or output that is neither a text nor a list of lines: {value!r:.40}")
     return "" if value is None else str(value)
 
 
@@ -242,7 +256,7 @@ def _decoded(text: str) -> Any:
         with contextlib.suppress(ValueError, zlib.error, pickle.UnpicklingError, EOFError):
             return _decoded(str(_TextUnpickler(io.BytesIO(zlib.decompress(base64.b64decode(text)))).load()))
     if text.lstrip().startswith(("{", "[")):
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        with contextlib.suppress(*_NOT_PYTHON):
             return ast.literal_eval(text.strip())
     return text
 

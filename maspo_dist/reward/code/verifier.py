@@ -13,6 +13,7 @@ import time
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
 from maspo_dist.reward.code.calls import run_calls
+from maspo_dist.reward.code.messages import encode
 from maspo_dist.reward.code.program import read_program
 from maspo_dist.reward.code.references import ProgramTests, parse_tests
 from maspo_dist.reward.code.sandbox import Isolation, Limits, best_isolation, run_program
@@ -46,11 +47,11 @@ class CodeVerifier:
 
     @staticmethod
     def check_reference(reference: str) -> str:
-        """Why the tests in `reference` cannot be read; empty when they can."""
+        """What kind of tests in `reference` cannot be read; empty when all can."""
         try:
             parse_tests(reference)
         except ValueError as error:
-            return str(error)
+            return str(error).partition(": ")[0]
         return ""
 
     def score(self, sample: Sample) -> Verdict:
@@ -74,7 +75,7 @@ class CodeVerifier:
         if tests.source:
             return run_calls(program, {"source": tests.source}, self._limits(started))
         if tests.calls:
-            calls = {"function": tests.function, "calls": tests.calls}
+            calls = {"function": tests.function, "calls": encode(list(tests.calls), _refuse)}
             return run_calls(program, calls, self._limits(started))
         for number, (stdin, accepted) in enumerate(tests.cases, 1):
             # Every judge ends its files with a new line, and programs rely on that.
@@ -92,6 +93,10 @@ class CodeVerifier:
         wall_s = self._timeout_s * _WALL_SHARE - (time.monotonic() - started)
         cpu_s = max(1, math.floor(self._timeout_s * _CPU_SHARE))
         return Limits(wall_s=max(wall_s, 0.0), cpu_s=cpu_s, memory_mb=self._memory_mb, isolation=self._isolation)
+
+
+def _refuse(value: object) -> None:
+    raise ValueError(f"the tests hold {value!r:.40}, nested too deeply or of a type that cannot be sent")
 
 
 def same_output(found: str, expected: str) -> bool:

@@ -81,6 +81,13 @@ def test_a_wrong_result_says_which_call_and_why(program: str, reference: object,
 PYTEST_STYLE = (
     "from solution import add\n\ndef test_add():\n    assert add(1, 2) == 3\n\ndef test_more():\n    assert {}\n"
 )
+RAISES = (
+    "import pytest\nfrom solution import f\n\n@pytest.mark.parametrize('x, y', [(1, 2), (3, 4)])\n"
+    "def test_f(x, y):\n    assert f(x) == pytest.approx(y)\n\ndef test_negative():\n"
+    "    with pytest.raises(ValueError, match='^neg') as caught:\n        f(-1)\n"
+    "    assert str(caught.value) == 'negative' and caught.value.args == ('negative',)"
+)
+CLASS = "class TestF:\n    def setup_method(self): self.x = 1\n    def test_f(self): assert f(self.x) == {}"
 UNITTEST_STYLE = (
     "import unittest\nclass TestAdd(unittest.TestCase):\n    def test(self):\n        self.assertEqual(add(1, 2), {})"
 )
@@ -92,6 +99,13 @@ UNITTEST_STYLE = (
         (ADD, PYTEST_STYLE.format("add(2, 2) == 4"), "correct"),
         (ADD, PYTEST_STYLE.format("add(2, 2) == 5"), "wrong"),
         (ADD, PYTEST_STYLE.replace("import add", "import subtract").format("1"), "wrong"),
+        ("def f(x):\n  if x < 0: raise ValueError('negative')\n  return x + 1.0", RAISES, "correct"),
+        ("def f(x): return x + 1.0", RAISES, "wrong"),
+        ("def f(x):\n  if x < 0: raise ValueError('negative')\n  return x + 2.0", RAISES, "wrong"),
+        ("def f(x): return x", CLASS.format(1), "correct"),
+        ("def f(x): return x", CLASS.format(2), "wrong"),
+        ("def f(x): return x", "import pytest\n@pytest.fixture\ndef x(): pass\ndef test_f(x): assert f(x)", "error"),
+        ("def f(x): return x", "def test_f(tmp_path): assert f(1)", "error"),
         (ADD, UNITTEST_STYLE.format(3), "correct"),
         (ADD, UNITTEST_STYLE.format(4), "wrong"),
         (ADD, "import numpy as np\nassert np.isclose(add(0.1, 0.2), 0.3)", "correct"),

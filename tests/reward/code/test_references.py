@@ -9,6 +9,8 @@ import zlib
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from maspo_dist.reward.code.references import ProgramTests, parse_tests
 from maspo_dist.reward.code.verifier import CodeVerifier
@@ -91,7 +93,7 @@ def test_a_list_of_functional_tests_names_its_function_in_each_test() -> None:
         ("assert f() == 1", "assert f() == 1"),
         ('{"asserts": ["assert f() == 1"]}', "assert f() == 1"),
         (
-            '{"test_list": ["assert f()"], "test_imports": ["import math"], "challenge_test_list": []}',
+            '{"test_list": ["assert f()"], "test_imports": ["import math"], "challenge_test_list": ["assert g()"]}',
             "import math\nassert f()",
         ),
         ('{"test_list": ["assert f()"], "test_setup_code": "x = 1"}', "x = 1\nassert f()"),
@@ -107,26 +109,31 @@ def test_tests_in_python(reference: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [
-        ("", "without tests"),
-        ("12", "'12' holds no tests of a program"),
-        ("null", "'null' holds no tests"),
-        ("{}", "without tests"),
-        ("[]", "without tests"),
-        ("[1]", "tests holds 1, which is no test"),
-        ('["1 2", "3"]', "'1 2.*' is neither JSON with tests nor Python"),
+        ("", "no tests: the keys are tests"),
+        ("12", "no tests of a program: '12'; write JSON with"),
+        ("null", "no tests of a program: 'null'"),
+        ("{}", "no tests: "),
+        ("[]", "no tests: "),
+        ("[1]", "a value that is no test: 1 in tests"),
+        ('["1 2", "3"]', "neither JSON with tests nor Python: '1 2"),
         ("print('the word assert')", "asserts nothing"),
-        ('{"test": "def check(f): assert f()"}', "only defines functions: name the one to test as entry_point"),
-        ('{"inputs": ["1"], "outputs": []}', "inputs and outputs are not lists of one length"),
-        ('{"inputs": ["1"]}', "a test without output, with the keys inputs"),
+        ('{"test": "def check(f): assert f()"}', "only defines functions: .*; name the one to test as entry_point"),
+        ("'''A docstring.'''\nx = 1\ndef check(f):\n  assert f()", "name the one to test as entry_point"),
+        ('{"inputs": ["1"], "outputs": []}', "inputs and outputs that are not lists of one length"),
+        ('{"inputs": ["1"]}', "a test without output: its keys are inputs"),
         ('[{"output": "1"}]', "a test without input"),
-        ('[{"input": "1", "output": "1", "testtype": "interactive"}]', "type 'interactive'; known are stdin"),
-        ('[{"input": "1", "output": "1", "testtype": "functional"}]', "of type 'functional' without fn_name"),
-        ('{"fn_name": "f", "inputs": ["1 2 3"], "outputs": ["1"]}', "arguments '1 2 3' are neither JSON, one per line"),
-        ('{"language": "cpp", "inputs": ["1"], "outputs": ["1"]}', "language 'cpp': only Python"),
+        ('[{"input": "1", "output": "1", "testtype": "interactive"}]', "unknown type: 'interactive'; known are stdin"),
+        ('[{"input": "1", "output": "1", "testtype": "functional"}]', "a test that calls a function without fn_name"),
+        ('{"fn_name": "f", "inputs": ["1 2 3"], "outputs": ["1"]}', "nor values of Python: '1 2 3'"),
+        ('{"language": "cpp", "inputs": ["1"], "outputs": ["1"]}', "another language than Python: 'cpp'"),
         ('{"inputs": [{"a": 1}], "outputs": ["1"]}', "neither a text nor a list of lines"),
         ('{"inputs": ["1"], "outputs": ["1"], "asserts": ["assert f()"]}', "in one reference"),
-        ("[" * 100_000, "is neither JSON with tests nor Python"),
-        ("{'a': __import__('os')}", "is neither|asserts nothing"),
+        ('{"fn_name": "f g", "inputs": ["1"], "outputs": ["1"]}', "a function whose name is no name: 'f g'"),
+        ('{"fn_name": "f", "inputs": ["1)(2"], "outputs": ["1"]}', "neither JSON, one per line"),
+        ('[{"input": "1", "outputs": []}]', "without any right output"),
+        ('{"tests":' * 900 + "1" + "}" * 900, "nested too deeply|is no test"),
+        ("[" * 100_000, "neither JSON with tests nor Python"),
+        ("{'a': __import__('os')}", "neither JSON|asserts nothing"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_in_one_sentence(reference: str, sentence: str) -> None:
@@ -134,8 +141,48 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(reference: str, sentence
         parse_tests(reference)
 
     assert "\n" not in str(refused.value)
-    assert CodeVerifier.check_reference(reference) == str(refused.value)
+    # `check` counts by kind, whatever the value.
+    assert str(refused.value).startswith(CodeVerifier.check_reference(reference) or "nothing")
     assert CodeVerifier.check_reference("assert f()") == ""
+
+
+KEYS = (
+    "inputs",
+    "outputs",
+    "input",
+    "output",
+    "fn_name",
+    "tests",
+    "test",
+    "testtype",
+    "metadata",
+    "language",
+    "asserts",
+)
+TEXTS = (
+    "",
+    "1 2",
+    "f(",
+    "[1",
+    '{"inputs": []}',
+    "assert f() == 1",
+    "functional",
+    "stdin",
+    "python",
+    "eJ",
+    "{[1]}",
+    "\ud800",
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(TEXTS) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(VALUES)
+def test_whatever_a_reference_holds_it_is_read_or_refused(data: object) -> None:
+    CodeVerifier.check_reference(data if isinstance(data, str) else json.dumps(data))
 
 
 def test_a_pickle_in_a_reference_calls_nothing() -> None:

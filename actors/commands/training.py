@@ -65,7 +65,7 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
         folder.rewind(resumed_step)
         for name in CheckpointStore(folder.checkpoints_path).rewind(resumed_step):
             logger.warning("checkpoint set aside: %s is newer than the step that this run resumes from", name)
-        console = open_console(config.run.name, config.run.max_steps, folder.read_metrics())
+        console = open_console(config.run.name, config.run.max_steps, folder.read_progress())
         # Ray prints its errors in spite of its settings; only the console may write to the screen.
         with console, redirect_stdout(LogStream()):
             run = Run(config, prepared, folder, console, resume)

@@ -58,9 +58,9 @@ class JsonLog:
         removed = 0
         temporary = self.path.with_name(self.path.name + ".part")
         with temporary.open("wb") as out:
-            for row in read_rows(self.path):
+            for line, row in _read(self.path):
                 if wanted(row):
-                    out.write(_encode(row))
+                    out.write(line)
                 else:
                     removed += 1
             out.flush()
@@ -93,6 +93,10 @@ def read_rows(path: Path, containing: bytes = b"") -> Iterator[dict[str, Any]]:
     `containing` leaves out rows without that text, except in the first and the last megabyte: a long file is read fast.
     Raises DataError naming file and line if a whole line is not a JSON object.
     """
+    return (row for _, row in _read(path, containing))
+
+
+def _read(path: Path, containing: bytes = b"") -> Iterator[tuple[bytes, dict[str, Any]]]:
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -101,7 +105,7 @@ def read_rows(path: Path, containing: bytes = b"") -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, start=1):
             end += len(line)
             if line.endswith(b"\n") and (containing in line or not _END_BYTES < end < last):
-                yield _decode(line, f"{path}, line {number}")
+                yield line, _decode(line, f"{path}, line {number}")
 
 
 def count_rows(path: Path, key: str) -> Iterator[tuple[dict[str, Any], int]]:

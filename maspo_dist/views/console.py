@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from maspo_dist.runs.progress import PHASES, Progress, progress_of
+from maspo_dist.runs.progress import PHASES, Progress
 from maspo_dist.types import Event
 from maspo_dist.views.format import format_change, format_count, format_duration, format_score, format_seconds
 
@@ -83,10 +83,10 @@ class RunConsole(ABC):
 
 
 def open_console(
-    run_name: str, max_steps: int, earlier_rows: Iterable[Mapping[str, float | None]] = (), stream: TextIO | None = None
+    run_name: str, max_steps: int, earlier: Progress | None = None, stream: TextIO | None = None
 ) -> RunConsole:
-    """The console that fits `stream` (default: standard output). A resumed run gives its `earlier_rows` of metrics."""
-    progress = progress_of(earlier_rows, max_steps)
+    """The console that fits `stream` (default: standard output). `earlier` is the progress of a resumed run."""
+    progress = earlier or Progress(max_steps=max_steps)
     stream = stream or sys.stdout
     console = Console(file=stream)
     return LiveConsole(run_name, progress, console) if console.is_terminal else PlainConsole(run_name, progress, stream)

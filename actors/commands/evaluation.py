@@ -12,6 +12,7 @@ import asyncio
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from actors.evaluation.sampling import Problem, list_problems, sample_problems
 from actors.ray.connection import connect, disconnect
 from maspo_dist.config import EvaluationConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
+from maspo_dist.data.reasoning import mark_open_reasoning
 from maspo_dist.evaluation.folder import (
     EvaluatedSample,
     EvaluationFolder,
@@ -134,10 +136,12 @@ def _print_scores(config: EvaluationConfig, results: dict[str, SetResults], fold
 
 def _load_sets(config: EvaluationConfig, facts: ModelFacts) -> dict[str, PromptSet]:
     limit = ContextLimit(context_tokens=facts.size.context_tokens, response_tokens=config.sampling.max_response_tokens)
-    return {
-        name: load_prompts([data_set], config.data, facts.tokenizer, limit)
-        for name, data_set in config.data.sets.items()
-    }
+    sets = {}
+    for name, data_set in config.data.sets.items():
+        loaded = load_prompts([data_set], config.data, facts.tokenizer, limit)
+        marked = mark_open_reasoning(loaded.prompts, config.data, facts.tokenizer, config.reward.reasoning_tags)
+        sets[name] = replace(loaded, prompts=marked)
+    return sets
 
 
 def _problem_rows(problems: Sequence[Problem], facts: ModelFacts) -> Iterator[ProblemRow]:

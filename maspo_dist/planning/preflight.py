@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from maspo_dist.algorithm import check_loss
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
+from maspo_dist.data.reasoning import mark_open_reasoning
 from maspo_dist.errors import ConfigError, ModelError
 from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.models.size import ModelSize
@@ -69,4 +70,6 @@ def require_context(config: TrainConfig, size: ModelSize) -> None:
 def load_data(config: TrainConfig, data_sets: Sequence[str], model: ModelFacts) -> PromptSet:
     """The prompts of `data_sets`, checked against the model's context. Raises as `load_prompts` does."""
     limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=config.rollout.max_response_tokens)
-    return load_prompts(data_sets, config.data, model.tokenizer, limit)
+    loaded = load_prompts(data_sets, config.data, model.tokenizer, limit)
+    marked = mark_open_reasoning(loaded.prompts, config.data, model.tokenizer, config.reward.reasoning_tags)
+    return replace(loaded, prompts=marked)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import signal
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -60,7 +58,6 @@ class Learner:
     def __init__(self, config: TrainConfig, rank: int, ranks: int, logs_path: Path) -> None:
         """Does no work yet; see `start`."""
         redirect_output(configure_logging(f"learner-{rank}", logs_path))
-        faulthandler.register(signal.SIGUSR1, all_threads=True)
         self._config = config
         self._logs_path = logs_path
         self._rank = rank

@@ -39,7 +39,7 @@ def run_beside(process: ActorProcess, task: Callable[..., object], *arguments: o
 
 
 def dump_stacks(pid: int) -> None:
-    """Makes process `pid` of this node write its stacks to its log. Every actor registers faulthandler for SIGUSR1."""
+    """Makes process `pid` of this node write its stacks to its log, see `redirect_output`."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGUSR1)
 

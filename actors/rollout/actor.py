@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import logging
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,7 +67,6 @@ class RolloutActor:
     async def start(self) -> ActorProcess:
         """Sets this process up and starts the engine, in 7 to 60 s; a call of its own, so that it has a deadline."""
         redirect_output(configure_logging(f"rollout-{self._index}", self._logs_path))
-        faulthandler.register(signal.SIGUSR1, all_threads=True)
         await self.start_engine()
         return ActorProcess(
             node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid(), segments=mapped_segments(os.getpid())
@@ -183,20 +181,22 @@ class RolloutActor:
         )
 
 
+@dataclass(eq=False)
 class RayRolloutWorker:
-    """The pool's side of a rollout actor: implements `interfaces.RolloutWorkerHandle`. The pool sets the deadlines."""
+    """The pool's side of a rollout actor: implements `interfaces.RolloutWorkerHandle`. The pool sets the deadlines.
 
-    def __init__(self, name: str, handle: ActorHandle[Any], release: Callable[[], None]) -> None:
-        """`release` frees the worker's resources in the cluster."""
-        self.name = name
-        self._handle = handle
-        self._release = release
-        self._node_id = ""
+    `release` frees the worker's resources in the cluster.
+    """
+
+    name: str
+    handle: ActorHandle[Any]
+    release: Callable[[], None]
+    _node_id: str = field(init=False, default="")
 
     async def start(self) -> ActorProcess:
         """Starts the engine."""
         with translate_ray_errors(f"{self.name}: start"):
-            process: ActorProcess = await self._handle.start.remote()
+            process: ActorProcess = await self.handle.start.remote()
         self._node_id = process.node_id
         return process
 
@@ -205,7 +205,7 @@ class RayRolloutWorker:
 
         Cancelling the call cancels its requests in the engine.
         """
-        report_ref, body = self._handle.generate.options(num_returns=2).remote(request)
+        report_ref, body = self.handle.generate.options(num_returns=2).remote(request)
         try:
             with translate_ray_errors(self.name):
                 report: GroupReport = await report_ref
@@ -217,12 +217,12 @@ class RayRolloutWorker:
 
     async def publish(self, update: WeightUpdate) -> PublishReport:
         with translate_ray_errors(self.name):
-            report: PublishReport = await self._handle.publish.remote(update)
+            report: PublishReport = await self.handle.publish.remote(update)
         return report
 
     async def ping(self) -> int:
         with translate_ray_errors(self.name):
-            tokens: int = await self._handle.ping.remote()
+            tokens: int = await self.handle.ping.remote()
         return tokens
 
     async def is_gone_with_its_node(self) -> bool:
@@ -232,8 +232,8 @@ class RayRolloutWorker:
 
     async def stop(self) -> None:
         with translate_ray_errors(self.name):
-            await self._handle.stop.remote()
+            await self.handle.stop.remote()
 
     def kill(self) -> None:
-        ray.kill(self._handle, no_restart=True)
-        self._release()
+        ray.kill(self.handle, no_restart=True)
+        self.release()

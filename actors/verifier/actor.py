@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +23,6 @@ class VerifierActor:
         """Sends the process's output to `logs_path`; None leaves it alone, for tests without a process."""
         if logs_path is not None:
             redirect_output(configure_logging("verifier", logs_path))
-            faulthandler.register(signal.SIGUSR1, all_threads=True)
         self._pool = VerifierPool(config)
         self._serving = asyncio.get_running_loop()
 

@@ -4,9 +4,11 @@ Each process has one file in logs/ of the run folder. Our own warnings also reac
 and DeepSpeed only reaches the file.
 """
 
+import faulthandler
 import io
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import IO
@@ -48,7 +50,9 @@ class LogStream(io.TextIOBase):
 
 
 def redirect_output(path: Path) -> None:
-    """From now on, appends the output of this process, its C libraries and its children to `path`; for actors."""
+    """From now on, appends the output of this process, its C libraries and its children to `path`, and at SIGUSR1 the
+    stacks of its threads; for actors.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -56,6 +60,7 @@ def redirect_output(path: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
+    faulthandler.register(signal.SIGUSR1, file=2)
 
 
 def _set_handler(logger: logging.Logger, handler: logging.Handler) -> None:

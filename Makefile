@@ -13,7 +13,10 @@ STORIES ?= 0-9999
 DEMO   := .cache/demo/seed-$(SEED)
 SMOLLM2 := .cache/smollm2-135m-instruct
 
-.PHONY: setup test stories endurance lint local-smoke smollm2-smoke submit clean
+# Folders of the tests that start real engines.
+ENGINES := tests/commands tests/e2e tests/engines
+
+.PHONY: setup test test-engines test-others stories endurance lint local-smoke smollm2-smoke submit clean
 
 setup: $(READY)
 
@@ -26,8 +29,16 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes side by side: an engine that starts leaves a core idle half of the time. Ray would give its workers a
+# low priority, and then the other tests would starve them.
 test: $(READY)
-	$(BIN)/pytest -q
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-engines test-others
+
+test-engines: $(READY)
+	@RAY_worker_niceness=0 bash -o pipefail -c '$(BIN)/pytest $(ENGINES) 2>&1 | sed -u "s/^/engines: /"'
+
+test-others: $(READY)
+	@RAY_worker_niceness=0 bash -o pipefail -c '$(BIN)/pytest -q $(ENGINES:%=--ignore=%) 2>&1 | sed -u "s/^/others:  /"'
 
 # Ten thousand seeded stories of faults, on a virtual clock.
 stories: $(READY)

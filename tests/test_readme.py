@@ -22,13 +22,13 @@ COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
-def test_make_targets_exist(line: str) -> None:
+def test_the_make_targets_in_the_readme_exist(line: str) -> None:
     target = line.split()[1]
     assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "maspo-dist" in line])
-def test_commands_exist_and_their_configurations_load(line: str) -> None:
+def test_the_commands_in_the_readme_exist_and_their_configurations_load(line: str) -> None:
     words = line.split()[1:]
     assert CliRunner().invoke(app, [words[0], "--help"]).exit_code == 0
     configs = [word for word in words if word.endswith(".yaml")]
@@ -40,7 +40,7 @@ def test_commands_exist_and_their_configurations_load(line: str) -> None:
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-def test_paths_exist(guide: str) -> None:
+def test_the_paths_in_every_guide_exist(guide: str) -> None:
     """A path may stand for the files that a `*` in it matches."""
     text = (ROOT / guide).read_text()
     paths = re.findall(r"(?<![\w./])((?:maspo_dist|actors|configs|deploy|tests)/[\w/.*]*)", text)

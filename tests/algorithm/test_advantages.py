@@ -13,7 +13,7 @@ rewards = st.lists(st.floats(-10, 10), min_size=2, max_size=16)
 quick = settings(max_examples=100, deadline=None)
 
 
-def test_one_right_of_four() -> None:
+def test_one_right_response_of_four_has_the_advantages_worked_out_by_hand() -> None:
     # mean ¼, unbiased std ½
     got = group_advantages(torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64))
     want = torch.tensor([0.75, -0.25, -0.25, -0.25], dtype=torch.float64) / (0.5 + 1e-6)
@@ -59,7 +59,7 @@ def test_arrays_come_back_in_their_own_kind_and_dtype() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.zeros(0), np.zeros((2, 2)), np.array([0.0, np.nan]), np.array([0.0, np.inf])])
-def test_what_is_no_group_of_finite_rewards_is_refused(bad: np.ndarray) -> None:
+def test_rewards_that_are_not_a_finite_vector_are_refused(bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match="rewards must be"):
         group_advantages(bad)
 

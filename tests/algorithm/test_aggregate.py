@@ -20,7 +20,7 @@ IDS = torch.tensor([5, 5, 5, 2, 2])
         ("seq-mean-token-mean", 4.0, (2 + 15) / 4),
     ],
 )
-def test_each_mode(mode: AggregateMode, denominator: float, want: float) -> None:
+def test_each_mode_gives_the_sum_worked_out_by_hand(mode: AggregateMode, denominator: float, want: float) -> None:
     # 1e-8 is added to lengths, as the authors do
     assert aggregate(VALUES, IDS, mode, denominator).item() == pytest.approx(want, rel=1e-8)
 

@@ -55,7 +55,7 @@ def test_the_lower_bound_climbs_first_then_the_upper_one(positive_advantage: flo
     assert bounds(got) == pytest.approx(want)
 
 
-def test_a_target_just_met_is_met() -> None:
+def test_a_share_equal_to_the_target_meets_it() -> None:
     sums = torch.tensor([2.0] * 4 + [1.0] * 9, dtype=torch.float64)
     assert bounds(move_bounds(CONFIG, sums)) == (0.8, 1.2)
 

@@ -72,7 +72,7 @@ def test_weights_carry_no_gradient_and_stay_finite() -> None:
         assert bool(torch.isfinite(correction.totals.sums).all())
 
 
-def test_what_was_done_is_reported() -> None:
+def test_metrics_report_the_weights_and_what_was_truncated() -> None:
     behavior = torch.full_like(RAW, -3.0)
     config = CorrectionConfig(kind="tis")
     metrics = correction_metrics(config, correction_weights(config, behavior + RAW.log(), behavior, IDS).totals)
@@ -89,7 +89,7 @@ def test_what_was_done_is_reported() -> None:
 
 
 @pytest.mark.parametrize("kind", ["icepop", "sequence_mask"])
-def test_masking_is_called_masking(kind: str) -> None:
+def test_masks_report_a_masked_share_and_no_truncated_share(kind: str) -> None:
     config = CorrectionConfig.model_validate({"kind": kind, "level": "sequence"})
     behavior = torch.full_like(RAW, -3.0)
     metrics = correction_metrics(config, correction_weights(config, behavior + RAW.log(), behavior, IDS).totals)

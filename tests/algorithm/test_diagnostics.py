@@ -194,7 +194,7 @@ def test_totals_add_up_over_micro_batches_and_ranks() -> None:
 
 
 @pytest.mark.parametrize("config", [MaspoLoss(), ClipLoss()])
-def test_names_are_all_there_each_step_and_clip_only_where_something_is_clipped(config: LossConfig) -> None:
+def test_every_step_has_the_same_metrics_and_only_a_loss_that_clips_has_clip_metrics(config: LossConfig) -> None:
     metrics = trust_region_metrics(config, _totals(config, _batch()))
     stable = {"ratio/max", "gate/mean", "gate/share_below_0.99", "policy/kl_k3", "policy/entropy"}
     assert stable <= metrics.keys()

@@ -168,7 +168,7 @@ def test_the_head_keeps_a_tied_parameter_tied() -> None:
         (lambda h, w, t: (h, w, t, 0.0), "temperature"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: object, message: str) -> None:
+def test_tensors_whose_shapes_do_not_match_are_refused(change: object, message: str) -> None:
     arguments = change(*tensors())  # type: ignore[operator]
     with pytest.raises(ValueError, match=message):
         token_logprobs(*arguments)

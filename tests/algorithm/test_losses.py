@@ -102,7 +102,7 @@ def test_lower_precision_is_computed_in_float32(config: LossConfig, dtype: torch
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=IDS)
-def test_no_tokens_is_no_loss(config: LossConfig) -> None:
+def test_no_tokens_give_no_loss(config: LossConfig) -> None:
     none = torch.zeros(0)
     loss = token_loss(config, none, none, none, torch.zeros(0, dtype=torch.int64))
     assert loss.values.shape == loss.gate.shape == (0,)
@@ -159,7 +159,7 @@ BASELINE_ROWS = [
 
 
 @pytest.mark.parametrize(("config", "advantage", "p", "rho", "value", "gradient"), BASELINE_ROWS)
-def test_baseline_rows(
+def test_baselines_give_the_values_and_gradients_worked_out_by_hand(
     config: LossConfig, advantage: float, p: float, rho: float, value: float, gradient: float
 ) -> None:
     current = torch.tensor([math.log(p * rho)], dtype=torch.float64, requires_grad=True)

@@ -38,7 +38,7 @@ def batch(lengths: list[int], padding: int, seed: int = 0) -> tuple[torch.Tensor
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("config", LOSSES, ids=lambda config: config.kind)
-def test_it_equals_the_loss_on_packed_tokens(config: LossConfig, mode: AggregateMode) -> None:
+def test_the_loss_on_padded_tensors_equals_the_loss_on_packed_tokens(config: LossConfig, mode: AggregateMode) -> None:
     logprobs, old_logprobs, advantages, mask = batch([5, 1, 9, 0], padding=2)
     packed = logprobs.detach()[mask].requires_grad_()
     sequence_ids = torch.repeat_interleave(torch.arange(4), mask.sum(1))

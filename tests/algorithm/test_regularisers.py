@@ -15,7 +15,9 @@ D = 0.5  # logπ − logπ_ref
     ("estimator", "value", "gradient"),
     [("k1", D, 1.0), ("k2", D**2 / 2, D), ("k3", math.exp(-D) - 1 + D, 1 - math.exp(-D))],
 )
-def test_each_estimator(estimator: str, value: float, gradient: float) -> None:
+def test_each_estimator_gives_the_value_and_gradient_worked_out_by_hand(
+    estimator: str, value: float, gradient: float
+) -> None:
     current = torch.tensor([-1.0], dtype=torch.float64, requires_grad=True)
     reference = torch.tensor([-1.5], dtype=torch.float64, requires_grad=True)
     penalty = kl_penalty(current, reference, estimator)

@@ -19,7 +19,7 @@ def rates(batches: int, **settings: object) -> list[float]:
         ("cosine", [0.333333, 0.666667, 1, 0.853553, 0.5, 0.146447, 0, 0]),
     ],
 )
-def test_warm_up_then_shape(schedule: str, expected: list[float]) -> None:
+def test_the_rate_warms_up_and_then_follows_its_schedule(schedule: str, expected: list[float]) -> None:
     assert rates(6, schedule=schedule, warmup_steps=2) == expected
 
 
@@ -27,5 +27,5 @@ def test_without_warm_up_the_first_batch_has_the_full_rate() -> None:
     assert rates(2, schedule="linear") == [1, 0.5, 0, 0]
 
 
-def test_warm_up_as_long_as_the_run() -> None:
+def test_a_warm_up_as_long_as_the_run_never_decays() -> None:
     assert rates(2, schedule="cosine", warmup_steps=2)[:2] == [0.333333, 0.666667]

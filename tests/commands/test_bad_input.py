@@ -202,7 +202,7 @@ def test_a_mistake_is_one_sentence_within_seconds(
     assert psutil.Process().children(recursive=True) == children
 
 
-def test_an_address_where_no_cluster_answers(
+def test_an_address_where_no_cluster_answers_is_refused(
     given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket() as taken:
@@ -215,7 +215,7 @@ def test_an_address_where_no_cluster_answers(
     assert "start one with `ray start --head`, or unset RAY_ADDRESS" in sentence
 
 
-def test_a_port_in_use() -> None:
+def test_a_port_in_use_is_refused_by_its_key() -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()

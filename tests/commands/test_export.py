@@ -54,7 +54,7 @@ def test_weights_are_the_learners_to_the_last_bit(folder: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["untied", "tied"])
-def test_transformers_loads_it_and_agrees_with_the_learner(folder: Path, tmp_path: Path, name: str) -> None:
+def test_transformers_loads_an_export_and_agrees_with_the_learner(folder: Path, tmp_path: Path, name: str) -> None:
     export_run(folder / name, tmp_path / "out", max_shard_size="100KB")
     assert len(list((tmp_path / "out").glob("model-0000*-of-0000*.safetensors"))) > 1
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -111,7 +111,7 @@ def test_float32_of_a_bfloat16_run_are_its_masters(folder: Path, tmp_path: Path)
         np.testing.assert_array_equal(masters[key].bfloat16().float().numpy(), value)
 
 
-def test_the_card_tells_configuration_and_scores(folder: Path, tmp_path: Path) -> None:
+def test_the_model_card_states_configuration_and_scores(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "untied", tmp_path / "run")
     with RunFolder.resume(tmp_path / "run") as run:
         run.write_config((folder / "untied" / "config.yaml").read_text())
@@ -178,7 +178,7 @@ def test_damage_to_any_file_of_a_real_checkpoint_is_noticed(folder: Path, tmp_pa
         assert damage_of(checkpoint) is None
 
 
-def test_the_best_can_be_asked_for(folder: Path, tmp_path: Path) -> None:
+def test_the_checkpoint_with_the_best_score_can_be_exported(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(folder / "untied", run)
     shutil.copytree(run / "checkpoints" / "step-000001", run / "checkpoints" / "step-000002")

@@ -92,7 +92,7 @@ def test_the_record_holds_every_response_and_what_was_frozen(run: Path) -> None:
         assert not (entry.old == entry.ref).all()
 
 
-def test_a_step_that_was_not_recorded_is_refused_with_those_that_were(run: Path) -> None:
+def test_a_step_without_a_record_is_refused_with_the_recorded_steps(run: Path) -> None:
     with pytest.raises(ConfigError, match=r"step 1 was not recorded, recorded are 2: set logging\.record_steps to all"):
         replay_step(run, 1)
 

@@ -38,7 +38,7 @@ def test_a_folder_means_its_run_on_the_cluster_that_it_names(run: str, asked: li
 
 
 @pytest.mark.parametrize("run", ["other", "runs/other"])
-def test_what_is_no_folder_here_means_the_run_on_the_cluster_at_ray_address(run: str, asked: list[str | None]) -> None:
+def test_a_name_without_a_folder_means_the_run_on_the_cluster_at_ray_address(run: str, asked: list[str | None]) -> None:
     with pytest.raises(PlacementError):
         scaling.request_workers(run, 2, print)
     assert asked == ["head:6379", "other"]

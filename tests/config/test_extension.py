@@ -14,12 +14,12 @@ def test_a_name_with_the_prefix_is_an_extension() -> None:
     assert not is_extension("math")
 
 
-def test_the_object_is_found() -> None:
+def test_a_name_leads_to_its_object() -> None:
     assert load_extension("python:math:sqrt", "algorithm.loss.kind") is math.sqrt
 
 
 @pytest.mark.parametrize("name", ["python:math", "python::sqrt", "python:math:", "python:a-b:c", "math:sqrt"])
-def test_another_form_is_refused(name: str) -> None:
+def test_a_name_of_another_form_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not of the form python:module:Name"):
         check_form(name)
 
@@ -32,7 +32,9 @@ def test_another_form_is_refused(name: str) -> None:
         ("python:broken_module:Loss", r"importing broken_module fails \(ZeroDivisionError: division by zero\)"),
     ],
 )
-def test_what_is_missing_is_named(name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_module_or_object_is_named(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "broken_module.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=said):

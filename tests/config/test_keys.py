@@ -43,7 +43,7 @@ def test_a_key_of_no_section_has_no_effect() -> None:
     assert effect_of(TrainConfig, "learner.novelty") is None
 
 
-def test_effects_of_a_comparison_and_an_evaluation() -> None:
+def test_few_keys_may_differ_in_a_comparison_or_an_evaluation() -> None:
     free = {key for key in keys_of(TrainConfig) if (effect := effect_of(TrainConfig, key)) and not effect.compare}
     assert {key.split(".")[0] for key in free - {"run.dir"}} == {"checkpoint", "logging", "cluster"}
     unscored = {

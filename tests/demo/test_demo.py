@@ -35,7 +35,7 @@ RECIPE = DemoRecipe(train_problems=40, heldout_problems=8, warm_start=BRIEF)
         (0, 0, "0+0=0 \\boxed{0}"),
     ],
 )
-def test_worked_solutions(left: int, right: int, solution: str) -> None:
+def test_a_worked_solution_adds_digit_by_digit(left: int, right: int, solution: str) -> None:
     assert Addition(left=left, right=right).solution == solution
 
 

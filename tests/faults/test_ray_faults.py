@@ -73,7 +73,7 @@ def test_every_number_is_as_without_a_fault(faulty: Outcome, undisturbed: Outcom
     assert faulty.metrics == undisturbed.metrics
 
 
-def test_lost_workers_are_told_and_replaced(faulty: Outcome) -> None:
+def test_lost_workers_are_reported_and_replaced(faulty: Outcome) -> None:
     lost = faulty.told("worker_lost")
     assert any("the process died" in message for message in lost)
     assert any("the engine's process died" in message for message in lost)

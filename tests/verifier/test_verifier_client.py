@@ -78,7 +78,7 @@ async def test_a_response_that_ends_later_does_not_wait_for_an_earlier_call() ->
     assert [(await task).extracted for task in waiting] == ["1", "2"]
 
 
-async def test_a_response_that_is_called_back_leaves_the_others_their_verdicts() -> None:
+async def test_a_cancelled_response_leaves_the_others_their_verdicts() -> None:
     verifier = Verifier()
     verifier.answers.clear()
     client = make_client(verifier)

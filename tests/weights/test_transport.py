@@ -65,7 +65,7 @@ def _bytes(size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 65536, 65543, 200_001])
-def test_the_fingerprint_sees_every_byte_and_the_length(size: int) -> None:
+def test_the_fingerprint_changes_with_every_byte_and_the_length(size: int) -> None:
     data = _bytes(size)
     value = fingerprint(data)
     assert fingerprint(data.copy()) == value
@@ -76,7 +76,7 @@ def test_the_fingerprint_sees_every_byte_and_the_length(size: int) -> None:
         assert fingerprint(changed) != value
 
 
-def test_the_fingerprint_sees_order() -> None:
+def test_the_fingerprint_changes_with_the_order() -> None:
     data = _bytes(200_000)
     words = data.view("<u8").copy()
     words[[3, 20_000]] = words[[20_000, 3]]

@@ -141,7 +141,7 @@ def test_generators_are_fresh_by_rank_where_the_layout_changed(folder: Path) -> 
 
 
 @pytest.mark.parametrize("layout", [ZERO_2, ZERO_3], ids=lambda layout: layout.name)
-def test_a_rank_whose_file_is_missing_is_told(folder: Path, tmp_path: Path, layout: Layout) -> None:
+def test_a_missing_file_of_a_rank_is_refused(folder: Path, tmp_path: Path, layout: Layout) -> None:
     for file in (folder / layout.name).rglob("*"):
         copy = tmp_path / file.relative_to(folder / layout.name)
         if file.is_file() and "rank_1_" not in file.name:

@@ -33,7 +33,19 @@ RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/local_
 Overrides = Annotated[Texts, typer.Argument(help="Any number of dotted.key=value.")]
 
 #: Each is a module of actors.bench, imported on demand; its `run()` yields the lines.
-BENCHES = ("controller", "checkpoint", "rollout", "weight-sync", "learner", "step", "verifier", "math", "reasoning-gym")
+BENCHES = (
+    "controller",
+    "checkpoint",
+    "rollout",
+    "weight-sync",
+    "learner",
+    "learner-attention",
+    "learner-update",
+    "step",
+    "verifier",
+    "math",
+    "reasoning-gym",
+)
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,10 +5,13 @@ rollout         a real rollout path against bare vLLM
 weight_sync     a publish of weights against a plain copy of the same bytes
 checkpoint      save and load of the learner's state against torch.save and torch.load
 learner         loss, packing, balance over ranks and log-probabilities against plain implementations
+learner_attention   attention of packed sequences against a dense mask
+learner_update  a whole update of the learner engine against a plain padded loop
 verifier        judged answers against bare math-verify
 reasoning_gym   whether every task of reasoning_gym accepts right answers and refuses nonsense
 doubles         fakes for benches and tests
 lines           the record of a measurement
+memory          peak memory of a process
 models          models of random weights
 vllm_direct     bare vLLM, the yardstick of `rollout`
 """

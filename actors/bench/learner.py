@@ -1,7 +1,7 @@
 """What the learner costs: MASPO's loss in a step, packing, balance over ranks, log-probabilities of a large vocabulary.
 
-Times are of the CPU on one thread, which neighbours disturb less than the wall clock; peak memory is
-read from /proc, so it needs Linux.
+Times are of the CPU on one thread, which neighbours disturb less than the wall clock. `learner-attention` and
+`learner-update` measure attention and a whole update.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from actors.bench.doubles import make_report, make_scored
 from actors.bench.lines import BenchLine, compare
+from actors.bench.memory import watch_peak
 from actors.bench.models import random_qwen3
 from maspo_dist.algorithm import (
     SampledTokens,
@@ -251,16 +251,10 @@ def _measure_here(way: _Way, tokens: int, width: int, repeats: int) -> _Cost:
         hidden.grad = weight.grad = None
         torch.autograd.backward([way(hidden, weight, targets, cotangent)])
 
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status_bytes("VmRSS")
+    peak = watch_peak()
     seconds = _best(work, repeats)
     own = hidden.numel() + weight.numel() + (tokens * _VOCABULARY if way is _plain else 0)
-    return _Cost(peak_bytes=_status_bytes("VmHWM") - before - 4 * own, seconds=seconds)
-
-
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    return _Cost(peak_bytes=peak() - 4 * own, seconds=seconds)
 
 
 def _best(work: Callable[[], None], repeats: int) -> float:

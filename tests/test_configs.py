@@ -12,12 +12,14 @@ from huggingface_hub import constants
 from rich.console import Console
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from maspo_dist.algorithm.logprobs import CHUNK_ELEMENTS
 from maspo_dist.config import PromptConfig, TrainConfig, load_config
 from maspo_dist.data.rows import read_rows
 from maspo_dist.errors import DataError, HubUnreachableError, ModelError
 from maspo_dist.models.facts import hub_is_reachable
 from maspo_dist.models.size import KNOWN_SIZES
 from maspo_dist.planning.check import check_run
+from maspo_dist.planning.placement import HEAD_LOGITS
 from maspo_dist.planning.preflight import inspect_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -86,7 +88,7 @@ def test_check_accepts_it_where_model_and_data_are_not(path: Path, bare_clone: P
     assert f"model {load_config(path).model.path}" in said
 
 
-@pytest.mark.parametrize(("size", "learner_memory"), [("1.5b", "9.32 GiB"), ("7b", "14.62 GiB")])
+@pytest.mark.parametrize(("size", "learner_memory"), [("1.5b", "16.27 GiB"), ("7b", "27.18 GiB")])
 def test_check_plans_the_papers_recipes_without_their_models(size: str, learner_memory: str, bare_clone: Path) -> None:
     said = checked(CONFIGS / f"r1_distill_qwen_{size}_maspo.yaml")
     assert "placement on cuda" in said
@@ -123,6 +125,11 @@ def test_the_sizes_that_are_known_without_a_hub_are_the_models_own() -> None:
         known = KNOWN_SIZES[f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{name}"]
         assert known.parameters == sum(parameter.numel() for parameter in model.parameters())
         assert (known.layers, known.kv_heads, known.head_dim) == (28, kv_heads, hidden // heads)
+        assert (known.hidden, known.intermediate, known.vocabulary) == (hidden, intermediate, vocabulary)
+
+
+def test_the_plan_counts_the_logits_that_the_head_computes_at_a_time() -> None:
+    assert HEAD_LOGITS == CHUNK_ELEMENTS
 
 
 def test_a_hub_that_does_not_answer_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

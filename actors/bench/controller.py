@@ -117,6 +117,7 @@ async def _train(
             checkpoints=checkpoints,
             writer=CheckpointWriter(checkpoints, config.checkpoint, "", _checkpoint_failed),
             probes=[],
+            hidden=128,
             decode=fake_decode,
             record=record,
             console=PlainConsole("bench", Progress(max_steps=config.run.max_steps), nowhere),

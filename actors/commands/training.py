@@ -190,6 +190,7 @@ class Run:
             checkpoints=checkpoints,
             writer=CheckpointWriter(checkpoints, config.checkpoint, dump_config(config), self._checkpoint_failed),
             probes=probes,
+            hidden=prepared.model.size.hidden,
             decode=prepared.model.tokenizer.decode,
             record=folder,
             console=self.console,

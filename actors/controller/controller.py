@@ -73,6 +73,7 @@ class Controller:
 
     recorder   records the updates; None records none
     sessions   makes a session from the state of a checkpoint (None: the start) and its finished groups
+    hidden     hidden size of the model
     decode     turns token ids into text
     clock      the wall clock that reports carry, time.time in a real run
     """
@@ -86,6 +87,7 @@ class Controller:
     checkpoints: CheckpointStore
     writer: CheckpointWriter
     probes: Sequence[IntArray]
+    hidden: int
     decode: Callable[[Sequence[int]], str]
     record: RunFolder
     console: RunConsole
@@ -331,6 +333,7 @@ class Controller:
                 mini_batches=self.config.algorithm.mini_batches,
                 ranks=self.config.learner.ranks,
                 micro_batch_tokens=self.config.learner.micro_batch_tokens,
+                hidden=self.hidden,
             )
             update = self.recorder.update if self.recorder else self.learners.update
             report = await update(layout, {group.group_id: group.body for group in training})

@@ -5,12 +5,12 @@ For a hidden state h, the head's weight W and a temperature T:
     z = W·h / T     logp(v) = z_v − logsumexp(z)     H = −Σ_v p_v · log p_v
     ∂/∂z_v = g_logp · (1[v = target] − p_v) − g_H · p_v · (log p_v + H)
 
-Tokens go through in chunks, each with the whole vocabulary; one buffer holds a chunk's logits, then
-its log-probabilities, then its gradient. Nothing of a chunk is kept.
+Tokens are computed in chunks, each over the whole vocabulary. One buffer holds the logits of a chunk, then its
+log-probabilities, then its gradient; nothing of a chunk is kept.
 
-`token_logprobs` computes the logits again in backward, a fourth matrix product beside the three that
-cannot be avoided. `linear_loss` does without: it takes the loss chunk by chunk in forward and keeps the
-gradients, so backward only scales them. The loss must be a sum over tokens for that.
+`token_logprobs` computes the logits again in backward: a fourth matrix product beside the three that every way needs.
+`linear_loss` needs three: it computes the loss chunk by chunk in forward and keeps the gradients, so backward only
+scales them. The loss must be a sum over tokens for that.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-#: Logits of a chunk: 256 MiB of float32 on the CPU. On a GPU 1 GiB, since the calls per chunk cost more there.
-_CHUNK_ELEMENTS = {"cpu": 1 << 26, "cuda": 1 << 28}
-#: Logits in a step of elementwise work on the CPU: few enough to stay in a cache. On a GPU a step is a chunk.
+#: Logits of a chunk by device: 256 MiB of float32 on the CPU; 1 GiB on a GPU, where each call costs more.
+CHUNK_ELEMENTS = {"cpu": 1 << 26, "cuda": 1 << 28}
+#: Logits in a step of elementwise work on the CPU, few enough to stay in a cache. On a GPU a step is a chunk.
 _TILE_ELEMENTS = 1 << 20
-#: Rows of a 16-bit weight's gradient that are added up in float32 at a time.
+#: Rows of a 16-bit weight's gradient that are added in float32 at a time.
 _WEIGHT_ROWS = 1 << 14
 
 
@@ -51,14 +51,11 @@ def token_logprobs(
 ) -> TokenLogprobs:
     """Log-probability of `targets` and entropy under softmax(hidden · weightᵀ / temperature).
 
-    hidden [N, H] and weight [V, H] of one floating dtype; targets i64[N] in [0, V). Logits are
-    computed in that dtype, as the model's own head does, everything after in float32. Both results
-    are differentiable in `hidden` and `weight`.
-    Memory beyond the arguments and their gradients: `chunk_elements` float32 values (by default what suits the
-    device), or V of them if that is more; on a GPU twice that; for a 16-bit weight half a chunk more, and its gradient
-    in float32.
-
-    Raises ValueError where shapes or dtypes do not fit or temperature ≤ 0.
+    hidden [N, H] and weight [V, H] of one floating dtype; targets i64[N] in [0, V). Logits are computed in that dtype,
+    as by the model's own head, the rest in float32. Both results are differentiable in `hidden` and `weight`.
+    Memory beyond the arguments and their gradients: max(`chunk_elements`, V) float32 values, twice that on a GPU; for a
+    16-bit weight half as much again, and its gradient in float32. None: CHUNK_ELEMENTS of the device.
+    Raises ValueError if shapes or dtypes do not fit, or temperature ≤ 0.
     """
     rows = _chunk_rows(hidden, weight, targets, temperature, chunk_elements)
     logprobs, entropy = _ChunkedLogprobs.apply(hidden, weight, targets, temperature, rows)  # type: ignore[no-untyped-call]
@@ -74,7 +71,7 @@ def linear_loss(
     *,
     chunk_elements: int | None = None,
 ) -> tuple[Tensor, TokenLogprobs]:
-    """(Σ of `share` over chunks, values of all tokens without gradient); arguments and errors of `token_logprobs`.
+    """(Σ of `share` over chunks, values of all tokens without gradient); arguments and errors as in `token_logprobs`.
 
     The loss, an f32 scalar, is differentiable in `hidden` and `weight`, once: a second backward raises RuntimeError.
     """
@@ -92,16 +89,15 @@ def _chunk_rows(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: fl
         raise ValueError(f"hidden is {hidden.dtype} but weight is {weight.dtype}")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    elements = _CHUNK_ELEMENTS.get(weight.device.type, 1 << 26) if chunk_elements is None else chunk_elements
+    elements = CHUNK_ELEMENTS[weight.device.type] if chunk_elements is None else chunk_elements
     return max(1, min(hidden.shape[0], elements // weight.shape[0]))
 
 
 class LogprobHead(nn.Module):
-    """Stands in for a causal language model's `lm_head`: the same parameter under the same name.
+    """Replaces a causal language model's `lm_head`, with the same parameter under the same name.
 
-    Keeps `weight` [V, H] (tied to the input embedding or not) as its own parameter, so that
-    state-dict names stay those of the model and ZeRO-3 gathers it around this module's forward
-    and backward.
+    `weight` [V, H], tied to the input embedding or not, is this module's own parameter, so ZeRO-3 gathers it around
+    forward and backward.
     """
 
     def __init__(self, weight: nn.Parameter) -> None:
@@ -122,10 +118,7 @@ class LogprobHead(nn.Module):
 
 
 class _Chunks:
-    """Logits of a few tokens at a time, and what becomes of them.
-
-    Buffers are reused, since fresh pages cost more than the arithmetic.
-    """
+    """Computes a chunk of tokens at a time, in the same buffers: fresh pages cost more than the arithmetic."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, rows: int) -> None:
         self._hidden, self._weight, self._targets = hidden, weight, targets
@@ -144,7 +137,7 @@ class _Chunks:
             yield slice(start, min(tokens, start + self._rows))
 
     def evaluate(self, part: slice) -> TokenLogprobs:
-        """Fills the buffer with the log-probabilities of a chunk; its tokens' values, [n]."""
+        """Fills the buffer with the log-probabilities of a chunk; returns the values of its tokens, [n]."""
         rows = part.stop - part.start
         logits, narrow = self._wide[:rows], self._narrow[:rows]
         torch.mm(self._hidden[part], self._weight.t(), out=narrow)
@@ -190,7 +183,7 @@ class _Chunks:
 
 
 class _Gradients:
-    """Gradients by hidden and weight, added up over chunks; in float32 where several chunks meet a 16-bit weight."""
+    """Gradients by hidden and weight, added up over chunks: in float32 if several chunks share a 16-bit weight."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, rows: int) -> None:
         self._hidden, self._weight = hidden, weight

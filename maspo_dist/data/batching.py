@@ -17,9 +17,9 @@ from itertools import chain
 
 from maspo_dist.types import MicroBatch, MiniBatch, SampleRef, ScoredGroup, TrainingBatch
 
-#: Sequence length at which attention costs as much as the rest of the forward: per layer and token, attention takes
-#: 2·h·L multiply-adds and the rest 12·h², so the length is 6·h; here for h = 4096.
-ATTENTION_CROSSOVER_TOKENS = 24_576
+#: Sequence length at which attention costs as much as the rest of the forward, in hidden sizes h of the model: per
+#: layer and token, attention takes 2·h·L multiply-adds and the rest 12·h².
+_CROSSOVER = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,8 @@ class _Response:
     response_tokens: int
     total_tokens: int
 
-    @property
-    def cost(self) -> int:
-        return self.total_tokens + self.total_tokens**2 // ATTENTION_CROSSOVER_TOKENS
+    def cost(self, hidden: int) -> int:
+        return self.total_tokens + self.total_tokens**2 // (_CROSSOVER * hidden)
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -39,14 +38,21 @@ class _Response:
 
 
 def lay_out_batch(
-    step: int, groups: Sequence[ScoredGroup], *, mini_batches: int, ranks: int, micro_batch_tokens: int
+    step: int,
+    groups: Sequence[ScoredGroup],
+    *,
+    mini_batches: int,
+    ranks: int,
+    micro_batch_tokens: int,
+    hidden: int = 4096,
 ) -> TrainingBatch:
     """Lays the trainable responses of `groups` out over mini-batches, ranks and micro-batches.
 
     Every trainable response appears exactly once. A group stays in one mini-batch; the numbers of groups per
     mini-batch differ by at most one. There are fewer mini-batches than asked for only if there are fewer groups. A
     micro-batch holds at most `micro_batch_tokens` prompt and response tokens, or a single longer response. Every rank
-    gets the same number of micro-batches; some of them can be empty.
+    gets the same number of micro-batches; some of them can be empty. `hidden` is the model's hidden size, by which
+    attention weighs against the rest of the cost.
 
     Raises ValueError if no response is trainable or a count is below 1.
     """
@@ -56,7 +62,7 @@ def lay_out_batch(
     if not per_group:
         raise ValueError(f"step {step}: no trainable response in {len(groups)} groups")
     minis = [list(chain.from_iterable(dealt)) for dealt in _deal_groups(per_group, mini_batches)]
-    laid_out = [_lay_out_mini_batch(mini, ranks, micro_batch_tokens) for mini in minis]
+    laid_out = [_lay_out_mini_batch(mini, ranks, micro_batch_tokens, hidden) for mini in minis]
     return TrainingBatch(
         step=step,
         shards=tuple(tuple(mini[rank] for mini in laid_out) for rank in range(ranks)),
@@ -122,9 +128,11 @@ def _deal_groups(groups: list[list[_Response]], mini_batches: int) -> list[list[
     return hands
 
 
-def _lay_out_mini_batch(responses: list[_Response], ranks: int, micro_batch_tokens: int) -> list[MiniBatch]:
+def _lay_out_mini_batch(
+    responses: list[_Response], ranks: int, micro_batch_tokens: int, hidden: int
+) -> list[MiniBatch]:
     ordered = sorted(responses, key=lambda response: response.key)
-    shards = [[ordered[i] for i in part] for part in partition([r.cost for r in ordered], ranks)]
+    shards = [[ordered[i] for i in part] for part in partition([r.cost(hidden) for r in ordered], ranks)]
     packed = [_pack(shard, micro_batch_tokens) for shard in shards]
     count = max(map(len, packed))
     return [tuple(bins) + ((),) * (count - len(bins)) for bins in packed]

@@ -48,7 +48,10 @@ def read_model_facts(config: ModelConfig) -> ModelFacts:
     heads = text.num_attention_heads
     size = ModelSize(
         parameters=sum(parameter.numel() for parameter in outline.parameters()),
+        vocabulary=text.vocab_size,
         layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         context_tokens=text.max_position_embeddings,

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
-    """parameters: number of weights; layers, kv_heads, head_dim and context_tokens of its attention."""
+    """Number of weights, and what memory and cost depend on; hidden and intermediate are widths of a layer."""
 
     parameters: int
+    vocabulary: int
     layers: int
+    hidden: int
+    intermediate: int
     kv_heads: int
     head_dim: int
     context_tokens: int
@@ -20,9 +23,23 @@ class ModelSize:
 #: Sizes of the models in the recipes, for a machine that cannot read their configurations.
 KNOWN_SIZES: Mapping[str, ModelSize] = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": ModelSize(
-        parameters=1_777_088_000, layers=28, kv_heads=2, head_dim=128, context_tokens=131_072
+        parameters=1_777_088_000,
+        vocabulary=151_936,
+        layers=28,
+        hidden=1536,
+        intermediate=8960,
+        kv_heads=2,
+        head_dim=128,
+        context_tokens=131_072,
     ),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": ModelSize(
-        parameters=7_615_616_512, layers=28, kv_heads=4, head_dim=128, context_tokens=131_072
+        parameters=7_615_616_512,
+        vocabulary=152_064,
+        layers=28,
+        hidden=3584,
+        intermediate=18_944,
+        kv_heads=4,
+        head_dim=128,
+        context_tokens=131_072,
     ),
 }

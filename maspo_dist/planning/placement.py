@@ -17,6 +17,8 @@ Role = Literal["learner", "rollout", "verifier"]
 
 #: Cores that each process reserves on a machine without GPUs, where the processes take turns.
 CPU_SHARE = 0.25
+#: CHUNK_ELEMENTS of `maspo_dist.algorithm.logprobs`, whose import takes seconds.
+HEAD_LOGITS: Mapping[Device, int] = {"cpu": 1 << 26, "cuda": 1 << 28}
 
 
 def pick_device(wanted: Device | Literal["auto"], *, has_gpu: bool) -> Device:
@@ -48,7 +50,7 @@ def plan_bundles(config: TrainConfig, size: ModelSize, device: Device) -> tuple[
             count=learner.ranks,
             cpus=1.0 if on_gpu else CPU_SHARE,
             gpus=1 if on_gpu else 0,
-            memory_bytes=_learner_bytes(config, size),
+            memory_bytes=_learner_bytes(config, size, device),
             what=f"DeepSpeed ZeRO-{learner.zero_stage} rank",
         ),
         _engine_bundle(rollout, rollout.first_workers, _engine_bytes(config, size), device),
@@ -89,26 +91,27 @@ def _verifier_bundle(config: VerifierConfig, device: Device) -> Bundle:
     )
 
 
-def _learner_bytes(config: TrainConfig, size: ModelSize) -> int:
-    """Model state of one rank plus the activations of one micro-batch.
+def _learner_bytes(config: TrainConfig, size: ModelSize, device: Device) -> int:
+    """Model state of one rank plus what one micro-batch needs, an estimate.
 
-    State per parameter: weight and gradient in the dtype of the model, two float32 moments, and in bfloat16 a float32
-    master copy. ZeRO 1 shards master and moments over the ranks, 2 the gradient too, 3 the weight too.
+    State per parameter: weight in the dtype of the model, float32 gradient, two float32 moments, and in bfloat16 a
+    float32 master copy; the weight again for a reference model. ZeRO 1 shards master and moments over the ranks, 2 the
+    gradient too, 3 the weights too.
     """
-    ranks, stage = config.learner.ranks, config.learner.zero_stage
+    ranks, stage, tokens = config.learner.ranks, config.learner.zero_stage, config.learner.micro_batch_tokens
     width = _width(config.model)
-    optimizer = (8 + (4 if width == 2 else 0)) * size.parameters
-    gradient, weight = width * size.parameters, width * size.parameters
+    weights = width * size.parameters * (2 if config.algorithm.kl.coefficient > 0 else 1)
     state = (
-        optimizer / (ranks if stage >= 1 else 1)
-        + gradient / (ranks if stage >= 2 else 1)
-        + weight / (ranks if stage >= 3 else 1)
+        (8 + (4 if width == 2 else 0)) * size.parameters / (ranks if stage >= 1 else 1)
+        + 4 * size.parameters / (ranks if stage >= 2 else 1)
+        + weights / (ranks if stage >= 3 else 1)
     )
-    hidden = size.kv_heads * size.head_dim
-    # Backward needs about 16 activations of hidden size per layer and token, 1 with checkpointing.
-    kept = 1 if config.learner.gradient_checkpointing else 16
-    activations = config.learner.micro_batch_tokens * size.layers * hidden * kept * width
-    return int(state + activations)
+    # Activations that backward needs, in widths of a layer; with checkpointing only the input of each layer is kept.
+    layer = 12 * size.hidden + 4 * size.intermediate
+    kept = layer + size.layers * size.hidden if config.learner.gradient_checkpointing else size.layers * layer
+    # The head: logits of a chunk with a working copy on a GPU, and the gradient of its weight.
+    logits = min(HEAD_LOGITS[device], tokens * size.vocabulary) * (10 if device == "cuda" else 6)
+    return int(state + tokens * kept * width + logits + 4 * size.vocabulary * size.hidden)
 
 
 def _engine_bytes(config: TrainConfig, size: ModelSize) -> int:

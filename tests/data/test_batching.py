@@ -211,3 +211,15 @@ def test_nothing_packs_to_one_token_that_predicts_nothing() -> None:
     assert packed.tokens.input_ids.shape == packed.tokens.position_ids.shape == (1,)
     assert packed.tokens.targets.size == packed.sequence_ids.size == packed.advantages.size == 0
     assert pack_sequences([], []).predictors.dtype == np.int64
+
+
+def test_responses_weigh_by_the_models_own_share_of_attention() -> None:
+    # Of a model of hidden size 512, attention takes half the time at 3072 tokens.
+    groups = [scored(0, 1, [3071]), *(scored(group, 1, [1023]) for group in range(1, 6))]
+
+    def loads(hidden: int) -> list[int]:
+        batch = lay_out_batch(0, groups, mini_batches=1, ranks=2, micro_batch_tokens=9999, hidden=hidden)
+        return sorted(sum(len(micro) for mini in shard for micro in mini) for shard in batch.shards)
+
+    assert loads(512) == [1, 5]
+    assert loads(1 << 20) == [2, 4]

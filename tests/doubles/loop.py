@@ -151,6 +151,7 @@ def make_controller(
         checkpoints=checkpoints,
         writer=CheckpointWriter(checkpoints, config.checkpoint, config_yaml or dump_config(config), failed),
         probes=probe_sequences([[1, 2, 3]], 1, 3),
+        hidden=128,
         decode=fake_decode,
         record=kept,
         console=console,

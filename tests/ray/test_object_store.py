@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ from doubles.loop import make_config
 
 from actors.processes import publish_bytes
 from actors.ray.connection import connect, small_stores
-from maspo_dist.models.size import ModelSize
+from maspo_dist.models.size import KNOWN_SIZES
 
-SEVEN_BILLION = ModelSize(parameters=7_600_000_000, layers=28, kv_heads=4, head_dim=128, context_tokens=32768)
+SEVEN_BILLION = replace(KNOWN_SIZES["deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"], parameters=7_600_000_000)
 
 
 def node(address: str, store: float, alive: bool = True) -> dict[str, Any]:

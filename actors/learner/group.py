@@ -81,7 +81,7 @@ class RayLearnerGroup:
         if len(batch.shards) != len(self._learners):
             raise ValueError(f"batch is laid out for {len(batch.shards)} ranks, there are {len(self._learners)}")
         step, timeout_s = f"step {batch.step}", self._config.update_timeout_s
-        await self._receive(step, timeout_s, [_bodies_of(shard, bodies) for shard in batch.shards])
+        await self._each("receive", step, timeout_s, [_bodies_of(shard, bodies) for shard in batch.shards])
         arguments = [(shard, batch.loss_tokens, batch.loss_sequences) for shard in batch.shards]
         metrics = await self._each("update", step, timeout_s, arguments)
         self._policy_version += 1
@@ -120,15 +120,6 @@ class RayLearnerGroup:
         for learner in learners:
             ray.kill(learner, no_restart=True)
 
-    async def _receive(self, step: str, timeout_s: float, groups: Sequence[tuple[Body, ...]]) -> None:
-        """Sends each rank its groups. BodyLostError is raised unchanged: it means that no rank is lost."""
-        try:
-            await self._call("receive", step, timeout_s, groups)
-        except BodyLostError:
-            raise
-        except (ActorDiedError, DeadlineError) as error:
-            raise LearnerLostError(str(error)) from error
-
     async def _all(self, method: str, subject: str, timeout_s: float, *arguments: object) -> list[Any]:
         """Calls `method` on every rank with the same arguments; results by rank."""
         return await self._each(method, subject, timeout_s, [arguments] * len(self._learners))
@@ -136,19 +127,19 @@ class RayLearnerGroup:
     async def _each(
         self, method: str, subject: str, timeout_s: float, arguments: Sequence[tuple[object, ...]]
     ) -> list[Any]:
-        """Calls `method` on every rank with its own arguments; results by rank."""
-        try:
-            return await self._call(method, subject, timeout_s, arguments)
-        except (ActorDiedError, DeadlineError) as error:
-            raise LearnerLostError(str(error)) from error
+        """Calls `method` on every rank with its own arguments; results by rank.
 
-    async def _call(
-        self, method: str, subject: str, timeout_s: float, arguments: Sequence[tuple[object, ...]]
-    ) -> list[Any]:
+        BodyLostError is raised unchanged: an argument was lost, but no rank.
+        """
         calls = [
             getattr(learner, method).remote(*args) for learner, args in zip(self._learners, arguments, strict=True)
         ]
-        return await by_rank(calls, f"{method} ({subject})", timeout_s)
+        try:
+            return await by_rank(calls, f"{method} ({subject})", timeout_s)
+        except BodyLostError:
+            raise
+        except (ActorDiedError, DeadlineError) as error:
+            raise LearnerLostError(str(error)) from error
 
 
 def _require_files(folder: Path, files: Sequence[Sequence[str]]) -> None:

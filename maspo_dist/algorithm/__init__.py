@@ -1,18 +1,18 @@
 """What is optimised, and what is measured of it. Pure functions on tensors [N] of response tokens.
 
-losses/         the token losses                         aggregate.py    token losses → scalar
+losses/         the token losses                         aggregate.py    token losses → scalar; totals that add up
 objective.py    all terms, for one micro-batch           advantages.py   rewards and advantages of a group
 correction.py   mismatch between engine and learner      regularisers.py KL to a reference, overlong penalty
 logprobs.py     log-probabilities of a large vocabulary  schedule.py     the learning rate
 diagnostics.py  inside the trust region                  extremes.py     tokens with extreme ratios
-totals.py       statistics that add up                   policy_loss.py  the loss on padded tensors
+policy_loss.py  the loss on padded tensors
 """
 
 from maspo_dist.algorithm.advantages import advantages_after_kl, entropy_advantages, group_advantages, score_group
-from maspo_dist.algorithm.aggregate import aggregate
-from maspo_dist.algorithm.correction import Correction, correction_metrics, correction_weights, empty_correction
-from maspo_dist.algorithm.diagnostics import empty_trust_region, trust_region_metrics, trust_region_totals
-from maspo_dist.algorithm.extremes import RatioExtremes, TokenExtreme, empty_extremes, ratio_extremes
+from maspo_dist.algorithm.aggregate import Totals, aggregate
+from maspo_dist.algorithm.correction import Correction, correction_metrics, correction_weights
+from maspo_dist.algorithm.diagnostics import trust_region_metrics, trust_region_totals
+from maspo_dist.algorithm.extremes import extreme_metrics, merge_extremes, ratio_extremes
 from maspo_dist.algorithm.logprobs import token_logprobs
 from maspo_dist.algorithm.losses.bapo import bapo_contributions, move_bounds
 from maspo_dist.algorithm.losses.own import OwnLoss
@@ -21,15 +21,12 @@ from maspo_dist.algorithm.losses.terms import TokenLoss, TokenTerms
 from maspo_dist.algorithm.objective import Objective, SampledTokens, loss_by_parts, micro_batch_objective
 from maspo_dist.algorithm.policy_loss import policy_loss
 from maspo_dist.algorithm.regularisers import kl_penalty, overlong_penalty, response_kl
-from maspo_dist.algorithm.totals import Totals
 
 __all__ = [
     "Correction",
     "Objective",
     "OwnLoss",
-    "RatioExtremes",
     "SampledTokens",
-    "TokenExtreme",
     "TokenLoss",
     "TokenTerms",
     "Totals",
@@ -39,13 +36,12 @@ __all__ = [
     "check_loss",
     "correction_metrics",
     "correction_weights",
-    "empty_correction",
-    "empty_extremes",
-    "empty_trust_region",
     "entropy_advantages",
+    "extreme_metrics",
     "group_advantages",
     "kl_penalty",
     "loss_by_parts",
+    "merge_extremes",
     "micro_batch_objective",
     "move_bounds",
     "overlong_penalty",

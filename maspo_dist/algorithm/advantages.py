@@ -1,4 +1,4 @@
-"""Rewards and advantages: of a response relative to its group, with the KL in the reward, shaped by token entropy."""
+"""Rewards and advantages: relative to the group, with a KL in the reward, shaped by token entropy."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ def group_advantages(
 ) -> Tensor | NDArray[np.floating]:
     """(r − mean) / (std + 1e-6) over one group of responses to the same prompt, [G] → [G].
 
-    std is the unbiased one (G − 1). `normalize_std=False` leaves it out (Dr. GRPO, arXiv 2503.20783).
-    Exactly 0 where all rewards are equal and for a group of one. Computed in float64, returned in
-    the array kind and floating dtype of `rewards`.
+    std is unbiased (G − 1); `normalize_std=False` does not divide by it (Dr. GRPO, arXiv 2503.20783). Exactly 0 if all
+    rewards are equal. Computed in float64, returned in the array kind and floating dtype of `rewards`.
     Raises ValueError unless rewards are [G], G ≥ 1, and finite.
     """
     if isinstance(rewards, Tensor):
@@ -56,11 +55,10 @@ def _advantages(rewards: NDArray[np.float64], normalize_std: bool) -> NDArray[np
 
 
 def score_group(report: GroupReport, algorithm: AlgorithmConfig, max_response_tokens: int) -> ScoredGroup:
-    """Rewards (the overlong penalty included, and among the components) and group-relative advantages.
+    """Rewards, with the overlong penalty as a component, and group-relative advantages.
 
-    Unverifiable responses neither train nor count towards the group's mean: their advantage is 0 and
-    `trainable` False. With `overlong.mask_truncated`, truncated responses do not train either, but they
-    count towards the mean.
+    Unverifiable responses do not train (advantage 0) and do not count towards the group's mean. With
+    `overlong.mask_truncated`, truncated responses do not train, but they count towards the mean.
     """
     verifiable = np.asarray([verdict.verifiable for verdict in report.verdicts], np.bool_)
     overlong = algorithm.overlong
@@ -86,10 +84,10 @@ def score_group(report: GroupReport, algorithm: AlgorithmConfig, max_response_to
 def advantages_after_kl(
     responses: Iterable[tuple[SampleRef, float]], config: AlgorithmConfig
 ) -> dict[tuple[int, int], float]:
-    """Advantage by (group_id, sample) of rewards − coefficient · KL, over all responses of the batch.
+    """Advantages of rewards − coefficient · KL, by (group_id, sample).
 
-    `responses` are (sample, KL summed over its tokens, nats) of every rank, in any order. Only responses that
-    train have a KL, so masked responses do not count towards the group's mean here.
+    `responses` are (sample, KL summed over its tokens, nats) of all ranks, in any order. Only responses that train have
+    a KL, so masked responses do not count towards the group's mean.
     """
     by_group: defaultdict[int, list[tuple[SampleRef, float]]] = defaultdict(list)
     for ref, kl in responses:

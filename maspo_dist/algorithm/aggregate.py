@@ -1,34 +1,48 @@
-"""From token losses to a scalar, and sums over the responses of a micro-batch.
+"""From token losses to a scalar, sums over the responses of a micro-batch, and sums over micro-batches.
 
-A response never straddles micro-batches, so its length is what the micro-batch holds of it.
-Sequence ids are any integers; tokens of one response need not lie together.
+A micro-batch holds whole responses. Sequence ids are any integers; tokens of a response need not lie together.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from maspo_dist.config import AggregateMode
 
-# The authors' code divides by length + 1e-8; kept, so that results agree to the last digit.
+# The authors' code divides by length + 1e-8; results agree to the last digit.
 _LENGTH_EPSILON = 1e-8
 _ALL = slice(None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Statistics of a set of tokens, float64 and of fixed shapes: add up `sums`, take the largest of `maxima`.
+
+    A minimum is kept as the maximum of its negation.
+    """
+
+    sums: Tensor
+    maxima: Tensor
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(sums=self.sums + other.sums, maxima=torch.maximum(self.maxima, other.maxima))
 
 
 def aggregate(
     values: Tensor, sequence_ids: Tensor, mode: AggregateMode, denominator: float, part: slice = _ALL
 ) -> Tensor:
-    """One micro-batch's share of the optimizer step's loss; shares add up over micro-batches and ranks.
+    """The share that a micro-batch has in the loss of an optimizer step; shares add up over micro-batches and ranks.
 
     token-mean            Σ_tokens value / denominator
     seq-mean-token-sum    Σ_sequences (Σ_tokens value) / denominator
     seq-mean-token-mean   Σ_sequences (Σ_tokens value / tokens of the sequence) / denominator
 
-    values, sequence_ids   [N]; N may be 0, which gives 0 with a gradient path
-    part                   which of the N tokens `values` holds, [n]
-    denominator            of the whole optimizer step, over all ranks: response tokens for
-                           token-mean, responses for the other two
+    values         [n], of the tokens `part`; n may be 0, which gives 0 with a gradient path
+    sequence_ids   [N], of all tokens of the micro-batch
+    denominator    of the whole optimizer step, over all ranks: response tokens for token-mean, else responses
 
     Returns a scalar in the dtype of `values`. Raises ValueError for a denominator that is not positive.
     """

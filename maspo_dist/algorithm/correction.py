@@ -1,15 +1,14 @@
 """Weights for the mismatch between rollout engine and learner.
 
-Tokens are drawn from the engine's π_behavior, but ratios are taken against the learner's own
-π_old. The weight c = π_old / π_behavior, detached, multiplies the token's policy loss:
+Tokens are drawn from the engine's π_behavior, but ratios are taken against the learner's own π_old. The weight
+c = π_old / π_behavior, detached, multiplies the token's policy loss:
 
     ∇ = −A · c · w(ρ) · ρ · ∇logπ      c · ρ = π / π_behavior
 
-How it composes with MASPO's width: σ is computed from π_old, never from π_behavior or c. The gate
-bounds how far an update may carry π from where the update began, and ρ is measured from π_old; c
-says how much a sample counts, not how far it moved. With π_behavior in σ, the engine's numerical
-noise would open and close the trust region, most of all for rare tokens, where both σ and the
-noise are largest. KL penalty and entropy bonus are not weighted.
+MASPO's width σ is computed from π_old, never from π_behavior or c. The gate bounds how far an update may move π from
+where the update began, and ρ is measured from π_old; c says how much a sample counts, and not how far it moved. With
+π_behavior in σ, the engine's numerical noise would open and close the trust region, most of all for rare tokens, where
+both σ and the noise are largest. KL penalty and entropy bonus are not weighted.
 """
 
 from __future__ import annotations
@@ -20,15 +19,14 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from maspo_dist.algorithm.aggregate import sequence_mean
+from maspo_dist.algorithm.aggregate import Totals, sequence_mean
 from maspo_dist.algorithm.losses.terms import log_ratio
-from maspo_dist.algorithm.totals import Totals
 from maspo_dist.config import CorrectionConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """weights [N] to multiply token losses by, no gradient; totals for `correction_metrics`."""
+    """Weights [N] of the token losses, without gradient; totals for `correction_metrics`."""
 
     weights: Tensor
     totals: Totals
@@ -45,9 +43,9 @@ def correction_weights(
 ) -> Correction:
     """Weight of each token, from c = exp(clamp(logπ_old − logπ_behavior, ±20)); all [N].
 
-    At level `sequence`, c is the geometric mean over the response, the same for all of its tokens.
+    At level `sequence`, c is the geometric mean over the response, the same for all its tokens.
 
-    none           1; what is reported is then the mismatch itself
+    none           1; the totals are those of the mismatch itself
     tis            min(c, upper)                              (truncated importance sampling)
     icepop         c where lower ≤ c ≤ upper, else 0
     sequence_mask  1 where lower ≤ c ≤ upper, else 0; c is always the response's geometric mean
@@ -81,16 +79,8 @@ def _totals(raw: Tensor, weights: Tensor, affected: Tensor) -> Totals:
     )
 
 
-def empty_correction(device: torch.device | str = "cpu") -> Totals:
-    """Totals of no tokens at all."""
-    return Totals(
-        sums=torch.zeros(6, dtype=torch.float64, device=device),
-        maxima=torch.zeros(1, dtype=torch.float64, device=device),
-    )
-
-
 def correction_metrics(config: CorrectionConfig, totals: Totals) -> dict[str, float]:
-    """Flat numbers of one optimizer step; empty where there were no tokens.
+    """Flat numbers of an optimizer step or batch; empty if there were no tokens.
 
     correction/weight_mean, weight_max       of c, before truncation or masking
     correction/share_truncated | share_masked   of tokens, by what the kind does to them

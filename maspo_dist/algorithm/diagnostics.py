@@ -1,77 +1,82 @@
 """What the trust region does, by sign of the advantage and by probability of the token under π_old.
 
-`trust_region_totals` of every micro-batch add up (`+` over micro-batches, all-reduce over ranks);
-`trust_region_metrics` turns the sum into flat numbers. Nothing here carries gradient or waits for
-the device.
+`trust_region_totals` of every micro-batch add up, over ranks too; `trust_region_metrics` turns the sum into flat
+numbers. Nothing here carries gradient, and `trust_region_totals` does not wait for the device.
 """
 
 from __future__ import annotations
 
 import math
-from enum import IntEnum, auto
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
+from maspo_dist.algorithm.aggregate import Totals
 from maspo_dist.algorithm.losses.maspo import trust_region
 from maspo_dist.algorithm.losses.terms import LOG_RATIO_LIMIT, log_ratio
-from maspo_dist.algorithm.totals import Totals
 from maspo_dist.config import LossConfig, MaspoLoss
 
 #: Upper edges of the π_old buckets, each included in its bucket; names as in the metrics.
 BUCKETS = ("1e-4", "1e-2", "0.1", "0.5", "0.9", "1")
-#: Signs of the advantage. A third one, zero, is counted but has no buckets of its own.
+#: Signs of the advantage. A third sign, zero, is counted but has no buckets of its own.
 SIGNS = ("pos", "neg")
 #: ε of the plain PPO clipping that is reported for comparison.
 PPO_EPSILON = 0.2
 
 _INNER_EDGES = tuple(math.log(float(edge)) for edge in BUCKETS[:-1])
-_ROWS = 3 * len(BUCKETS)
 
 
 class _Column(IntEnum):
-    """What is summed over tokens, one column each."""
+    """What is summed over tokens."""
 
-    @staticmethod
-    def _generate_next_value_(name: str, start: int, count: int, last_values: list[int]) -> int:
-        return count
-
-    TOKENS = auto()
-    RATIO = auto()
-    GATE = auto()
-    GATE_BELOW_99 = auto()
-    GATE_BELOW_50 = auto()
-    WEIGHT = auto()  # |A|·ρ
-    WEIGHT_KEPT = auto()  # |A|·ρ·gate
-    WEIGHT_KEPT_BY_PPO = auto()
-    RATIO_OUTSIDE_PPO = auto()
-    CUT_BY_PPO = auto()
-    RATIO_AT_LIMIT = auto()
-    KL_K1 = auto()
-    KL_K3 = auto()
-    ENTROPY = auto()
-    GATED = auto()
-    MASS_AT_BASE = auto()
-    MASS_AT_MAX = auto()
-    RISK_AT_MIN = auto()
-    RISK_AT_MAX = auto()
-    CAPPED = auto()
+    TOKENS = 0
+    RATIO = 1
+    GATE = 2
+    GATE_BELOW_99 = 3
+    GATE_BELOW_50 = 4
+    WEIGHT = 5  # |A|·ρ
+    WEIGHT_KEPT = 6  # |A|·ρ·gate
+    WEIGHT_KEPT_BY_PPO = 7
+    RATIO_OUTSIDE_PPO = 8
+    CUT_BY_PPO = 9
+    RATIO_AT_LIMIT = 10
+    KL_K1 = 11
+    KL_K3 = 12
+    ENTROPY = 13
+    GATED = 14
+    MASS_AT_BASE = 15
+    MASS_AT_MAX = 16
+    RISK_AT_MIN = 17
+    RISK_AT_MAX = 18
+    CAPPED = 19
 
 
-_CLAMPS = {
-    "share_mass_at_sigma_base": _Column.MASS_AT_BASE,
-    "share_mass_at_sigma_max": _Column.MASS_AT_MAX,
-    "share_risk_at_min": _Column.RISK_AT_MIN,
-    "share_risk_at_max": _Column.RISK_AT_MAX,
-}
-
-
-def empty_trust_region(device: torch.device | str = "cpu") -> Totals:
-    """Totals of no tokens at all."""
-    return Totals(
-        sums=torch.zeros(_ROWS, len(_Column), dtype=torch.float64, device=device),
-        maxima=torch.full((2,), -math.inf, dtype=torch.float64, device=device),
-    )
+_C = _Column
+#: (name over all tokens, name in a bucket if reported there, part, whole); a share is part / whole.
+_SHARES = (
+    ("ratio/mean", "ratio_mean", _C.RATIO, _C.TOKENS),
+    ("ratio/share_outside_ppo_clip", None, _C.RATIO_OUTSIDE_PPO, _C.TOKENS),
+    ("ratio/share_at_limit", None, _C.RATIO_AT_LIMIT, _C.TOKENS),
+    ("gate/mean", "gate_mean", _C.GATE, _C.TOKENS),
+    ("gate/share_below_0.99", "share_gate_below_0.99", _C.GATE_BELOW_99, _C.TOKENS),
+    ("gate/share_below_0.5", "share_gate_below_0.5", _C.GATE_BELOW_50, _C.TOKENS),
+    ("gradient/weight_kept", "weight_kept", _C.WEIGHT_KEPT, _C.WEIGHT),
+    ("gradient/weight_kept_by_ppo_clip", None, _C.WEIGHT_KEPT_BY_PPO, _C.WEIGHT),
+    ("gradient/share_cut_by_ppo_clip", "share_cut_by_ppo_clip", _C.CUT_BY_PPO, _C.TOKENS),
+    ("policy/kl_k1", "kl_k1", _C.KL_K1, _C.TOKENS),
+    ("policy/kl_k3", "kl_k3", _C.KL_K3, _C.TOKENS),
+    ("policy/entropy", "entropy", _C.ENTROPY, _C.TOKENS),
+)
+#: Of MASPO alone: tokens on the gated side, those among them where a clamp binds, tokens at negative_ratio_cap.
+_MASPO_SHARES = (
+    ("gate/share_gated", "share_gated", _C.GATED, _C.TOKENS),
+    ("gate/share_capped", None, _C.CAPPED, _C.TOKENS),
+    ("gate/share_mass_at_sigma_base", "share_mass_at_sigma_base", _C.MASS_AT_BASE, _C.GATED),
+    ("gate/share_mass_at_sigma_max", "share_mass_at_sigma_max", _C.MASS_AT_MAX, _C.GATED),
+    ("gate/share_risk_at_min", "share_risk_at_min", _C.RISK_AT_MIN, _C.GATED),
+    ("gate/share_risk_at_max", "share_risk_at_max", _C.RISK_AT_MAX, _C.GATED),
+)
 
 
 @torch.no_grad()
@@ -96,126 +101,68 @@ def trust_region_totals(
     weight = advantage.abs() * ratio
     above, below = ratio > 1 + PPO_EPSILON, ratio < 1 - PPO_EPSILON
     cut = (positive & above) | (negative & below)
-    columns = torch.zeros(len(_Column), delta.numel(), dtype=torch.float64, device=delta.device)
-    columns[_Column.TOKENS] = 1.0
-    columns[_Column.RATIO] = ratio
-    columns[_Column.GATE] = gate
-    columns[_Column.GATE_BELOW_99] = gate < 0.99
-    columns[_Column.GATE_BELOW_50] = gate < 0.5
-    columns[_Column.WEIGHT] = weight
-    columns[_Column.WEIGHT_KEPT] = weight * kept
-    columns[_Column.WEIGHT_KEPT_BY_PPO] = weight.masked_fill(cut | at_limit, 0.0)
-    columns[_Column.RATIO_OUTSIDE_PPO] = above | below
-    columns[_Column.CUT_BY_PPO] = cut
-    columns[_Column.RATIO_AT_LIMIT] = at_limit
-    columns[_Column.KL_K1] = -delta
-    columns[_Column.KL_K3] = ratio - 1 - delta
-    columns[_Column.ENTROPY] = entropy
+    columns = delta.new_zeros(len(_Column), delta.numel())
+    columns[_C.TOKENS] = 1.0
+    columns[_C.RATIO] = ratio
+    columns[_C.GATE] = gate
+    columns[_C.GATE_BELOW_99] = gate < 0.99
+    columns[_C.GATE_BELOW_50] = gate < 0.5
+    columns[_C.WEIGHT] = weight
+    columns[_C.WEIGHT_KEPT] = weight * kept
+    columns[_C.WEIGHT_KEPT_BY_PPO] = weight.masked_fill(cut | at_limit, 0.0)
+    columns[_C.RATIO_OUTSIDE_PPO] = above | below
+    columns[_C.CUT_BY_PPO] = cut
+    columns[_C.RATIO_AT_LIMIT] = at_limit
+    columns[_C.KL_K1] = -delta
+    columns[_C.KL_K3] = ratio - 1 - delta
+    columns[_C.ENTROPY] = entropy
     if isinstance(config, MaspoLoss):
-        _fill_clamps(columns, config, ratio, old, advantage)
+        region = trust_region(config, ratio, old, advantage)
+        columns[_C.GATED] = region.gated
+        columns[_C.MASS_AT_BASE] = region.gated & region.mass_at_base
+        columns[_C.MASS_AT_MAX] = region.gated & region.mass_at_max
+        columns[_C.RISK_AT_MIN] = region.gated & region.risk_at_min
+        columns[_C.RISK_AT_MAX] = region.gated & region.risk_at_max
+        if config.negative_ratio_cap is not None:
+            columns[_C.CAPPED] = negative & (ratio > config.negative_ratio_cap)
     sign = torch.where(positive, 0, torch.where(negative, 1, 2))
-    # Not bucketize, whose edges would have to be copied to the device, which waits for it.
+    # torch.bucketize would copy the edges to the device and wait for it.
     bucket = torch.stack([old > edge for edge in _INNER_EDGES]).sum(0)
-    totals = empty_trust_region(delta.device)
-    totals.sums.index_add_(0, sign * len(BUCKETS) + bucket, columns.T)
-    extremes = torch.cat((torch.stack((delta, -delta)), totals.maxima[:, None]), dim=1).amax(dim=1)
-    return Totals(sums=totals.sums, maxima=extremes)
-
-
-def _fill_clamps(columns: Tensor, config: MaspoLoss, ratio: Tensor, old_logprobs: Tensor, advantages: Tensor) -> None:
-    region = trust_region(config, ratio, old_logprobs, advantages)
-    columns[_Column.GATED] = region.gated
-    columns[_Column.MASS_AT_BASE] = region.gated & region.mass_at_base
-    columns[_Column.MASS_AT_MAX] = region.gated & region.mass_at_max
-    columns[_Column.RISK_AT_MIN] = region.gated & region.risk_at_min
-    columns[_Column.RISK_AT_MAX] = region.gated & region.risk_at_max
-    if config.negative_ratio_cap is not None:
-        columns[_Column.CAPPED] = (advantages < 0) & (ratio > config.negative_ratio_cap)
-
-
-def _share(row: list[float], part: _Column, whole: _Column) -> float:
-    # An empty whole has lost nothing and holds nothing: 0, so that every name is there each step.
-    return row[part] / row[whole] if row[whole] else 0.0
+    sums = delta.new_zeros((len(SIGNS) + 1) * len(BUCKETS), len(_Column))
+    ends = torch.cat((torch.stack((delta, -delta)), delta.new_full((2, 1), -math.inf)), dim=1)
+    return Totals(sums=sums.index_add_(0, sign * len(BUCKETS) + bucket, columns.T), maxima=ends.amax(dim=1))
 
 
 def trust_region_metrics(config: LossConfig, totals: Totals) -> dict[str, float]:
-    """Flat numbers of one optimizer step or batch; empty where there were no tokens.
+    """Flat numbers of an optimizer step or batch; empty if there were no tokens. ρ and gate as in TokenLoss.
 
-    All shares are of response tokens unless said otherwise; ρ and gate as in TokenLoss.
-
-    ratio/max, min, mean                    ρ = π / π_old, of tokens
-    ratio/share_outside_ppo_clip            ρ outside [0.8, 1.2], whatever the advantage
-    ratio/share_at_limit                    |log ρ| ≥ 20, where the overflow guard stops the gradient
-    gate/mean, share_below_0.99, share_below_0.5
-    gradient/weight_kept, weight_lost       Σ|A|·ρ·gate / Σ|A|·ρ, and 1 minus it
-    gradient/weight_kept_by_ppo_clip        the same, had plain PPO clipping (0.2) been used
-    gradient/share_cut_by_ppo_clip          tokens whose gradient plain PPO clipping would have cut
-    policy/kl_k1, policy/kl_k3              estimates of KL(π_old ‖ π): mean −log ρ, mean ρ − 1 − log ρ
-    policy/entropy                          mean, nats
-    gate/share_gated                        maspo: tokens on the gated side
-    gate/share_mass_at_sigma_base, share_mass_at_sigma_max, share_risk_at_min, share_risk_at_max
-                                            maspo: of the gated tokens, those where the clamp binds
-    gate/share_capped                       maspo: tokens at negative_ratio_cap
-
-    trust_region/{pos|neg}/{upper edge}/…   token_share; and where tokens are: ratio_mean, gate_mean,
-        share_gate_below_0.99, share_gate_below_0.5, weight_kept, weight_lost, share_cut_by_ppo_clip,
-        kl_k1, kl_k3, entropy, and for maspo share_gated and the four clamps
+    `maspo_dist.runs.catalogue` says what each number means. Shares are of response tokens unless it says otherwise. A
+    bucket, trust_region/{pos|neg}/{upper edge}, has a token_share, and the other numbers only if it holds tokens.
     """
     rows = totals.sums.tolist()
     whole = [math.fsum(column) for column in zip(*rows, strict=True)]
-    tokens = whole[_Column.TOKENS]
+    tokens = whole[_C.TOKENS]
     if tokens == 0:
         return {}
+    shares = _SHARES + (_MASPO_SHARES if isinstance(config, MaspoLoss) else ())
     highest, lowest = totals.maxima.tolist()
-    kept = _share(whole, _Column.WEIGHT_KEPT, _Column.WEIGHT)
-    metrics = {
-        "ratio/max": math.exp(highest),
-        "ratio/min": math.exp(-lowest),
-        "ratio/mean": whole[_Column.RATIO] / tokens,
-        "ratio/share_outside_ppo_clip": whole[_Column.RATIO_OUTSIDE_PPO] / tokens,
-        "ratio/share_at_limit": whole[_Column.RATIO_AT_LIMIT] / tokens,
-        "gate/mean": whole[_Column.GATE] / tokens,
-        "gate/share_below_0.99": whole[_Column.GATE_BELOW_99] / tokens,
-        "gate/share_below_0.5": whole[_Column.GATE_BELOW_50] / tokens,
-        "gradient/weight_kept": kept,
-        "gradient/weight_lost": 1 - kept if whole[_Column.WEIGHT] else 0.0,
-        "gradient/weight_kept_by_ppo_clip": _share(whole, _Column.WEIGHT_KEPT_BY_PPO, _Column.WEIGHT),
-        "gradient/share_cut_by_ppo_clip": whole[_Column.CUT_BY_PPO] / tokens,
-        "policy/kl_k1": whole[_Column.KL_K1] / tokens,
-        "policy/kl_k3": whole[_Column.KL_K3] / tokens,
-        "policy/entropy": whole[_Column.ENTROPY] / tokens,
-    }
-    is_maspo = isinstance(config, MaspoLoss)
-    if is_maspo:
-        metrics["gate/share_gated"] = whole[_Column.GATED] / tokens
-        metrics["gate/share_capped"] = whole[_Column.CAPPED] / tokens
-        for name, column in _CLAMPS.items():
-            metrics[f"gate/{name}"] = _share(whole, column, _Column.GATED)
+    metrics = {"ratio/max": math.exp(highest), "ratio/min": math.exp(-lowest)}
+    metrics |= {name: _share(whole, part, of) for name, _, part, of in shares}
+    metrics["gradient/weight_lost"] = _weight_lost(whole)
     for number, row in enumerate(rows[: len(SIGNS) * len(BUCKETS)]):
         sign, bucket = divmod(number, len(BUCKETS))
         prefix = f"trust_region/{SIGNS[sign]}/{BUCKETS[bucket]}"
-        metrics[f"{prefix}/token_share"] = row[_Column.TOKENS] / tokens
-        if row[_Column.TOKENS]:
-            metrics.update({f"{prefix}/{name}": value for name, value in _bucket_metrics(row, is_maspo).items()})
+        metrics[f"{prefix}/token_share"] = row[_C.TOKENS] / tokens
+        if row[_C.TOKENS]:
+            metrics |= {f"{prefix}/{name}": _share(row, part, of) for _, name, part, of in shares if name is not None}
+            metrics[f"{prefix}/weight_lost"] = _weight_lost(row)
     return metrics
 
 
-def _bucket_metrics(row: list[float], is_maspo: bool) -> dict[str, float]:
-    tokens = row[_Column.TOKENS]
-    kept = _share(row, _Column.WEIGHT_KEPT, _Column.WEIGHT)
-    metrics = {
-        "ratio_mean": row[_Column.RATIO] / tokens,
-        "gate_mean": row[_Column.GATE] / tokens,
-        "share_gate_below_0.99": row[_Column.GATE_BELOW_99] / tokens,
-        "share_gate_below_0.5": row[_Column.GATE_BELOW_50] / tokens,
-        "weight_kept": kept,
-        "weight_lost": 1 - kept if row[_Column.WEIGHT] else 0.0,
-        "share_cut_by_ppo_clip": row[_Column.CUT_BY_PPO] / tokens,
-        "kl_k1": row[_Column.KL_K1] / tokens,
-        "kl_k3": row[_Column.KL_K3] / tokens,
-        "entropy": row[_Column.ENTROPY] / tokens,
-    }
-    if is_maspo:
-        metrics["share_gated"] = row[_Column.GATED] / tokens
-        metrics.update({name: _share(row, column, _Column.GATED) for name, column in _CLAMPS.items()})
-    return metrics
+def _share(row: list[float], part: _Column, whole: _Column) -> float:
+    """0 of an empty whole, so that every metric exists at every step."""
+    return row[part] / row[whole] if row[whole] else 0.0
+
+
+def _weight_lost(row: list[float]) -> float:
+    return 1 - _share(row, _C.WEIGHT_KEPT, _C.WEIGHT) if row[_C.WEIGHT] else 0.0

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from maspo_dist.algorithm.advantages import entropy_advantages
-from maspo_dist.algorithm.aggregate import aggregate
+from maspo_dist.algorithm.aggregate import Totals, aggregate
 from maspo_dist.algorithm.correction import Correction, correction_weights, weighs_tokens_alone
 from maspo_dist.algorithm.logprobs import LossShare, TokenLogprobs
 from maspo_dist.algorithm.losses.registry import token_loss
 from maspo_dist.algorithm.regularisers import kl_penalty
-from maspo_dist.algorithm.totals import Totals
 from maspo_dist.config import AlgorithmConfig
 
 _ALL = slice(None)

@@ -22,14 +22,13 @@ def policy_loss(
 ) -> Tensor:
     """The loss of `config`, aggregated over the tokens that `mask` keeps; a scalar.
 
-    With ℓ the token loss, MASPO's −A · w · ρ say (formulas in `maspo_dist.algorithm.losses`), and the default mode:
-    Σ ℓ over the kept tokens / denominator. The other modes are those of `aggregate`.
+    In the default mode Σ ℓ over the kept tokens / denominator, with ℓ the token loss, for MASPO −A · w · ρ (formulas in
+    `maspo_dist.algorithm.losses`). The other modes are those of `aggregate`.
 
     logprobs       [B, T] logπ of the response tokens, natural log, any floating dtype; carries the gradient
     old_logprobs   [B, T] logπ_old
     advantages     [B], one per response, or [B, T]
-    mask           [B, T] bool or 0 and 1: the tokens that count. Other places may hold anything, NaN too; they get
-                   gradient 0
+    mask           [B, T] bool or 0 and 1: the tokens that count. Other tokens may hold NaN; they get gradient 0
     denominator    tokens (or responses, by mode) of the whole optimizer step, over all ranks and micro-batches;
                    None: of this mask
 

@@ -1,7 +1,4 @@
-"""Terms beside the policy loss: KL to a reference policy, and the price of running long.
-
-The entropy bonus is −coefficient · H for each token; it has no function of its own.
-"""
+"""Terms beside the policy loss: KL to a reference policy, and the penalty of long responses."""
 
 from __future__ import annotations
 

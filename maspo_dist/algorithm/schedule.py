@@ -8,10 +8,10 @@ from maspo_dist.config import LearnerConfig
 
 
 def learning_rate(config: LearnerConfig, batch: int, max_batches: int) -> float:
-    """Rate of batch 0, 1, …, the same for all of its optimizer steps.
+    """Rate of batch 0, 1, …, the same in all its optimizer steps.
 
-    Rises linearly over `warmup_steps` W, batch k < W getting (k + 1) / (W + 1) of `lr`; then constant, or
-    falls to 0 at `max_batches` in a line or half a cosine. Past `max_batches` it stays where it ended.
+    Rises linearly over `warmup_steps` W: batch k < W gets (k + 1) / (W + 1) of `lr`. Then it is constant, or falls to 0
+    at `max_batches` in a line or half a cosine.
     """
     warmup = config.warmup_steps
     if batch < warmup:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from maspo_dist.algorithm import Totals, correction_metrics, correction_weights, empty_correction
+from maspo_dist.algorithm import correction_metrics, correction_weights
 from maspo_dist.config import CorrectionConfig
 
 # c per token: response 7 has 4, 1, 1 (geometric mean 4^⅓ = 1.587); response 3 has 0.25, 0.25.
@@ -103,12 +103,17 @@ def test_totals_add_up_over_micro_batches_of_whole_responses() -> None:
     old = behavior + RAW.log()
     whole = correction_weights(config, old, behavior, IDS).totals
     first, second = IDS == 7, IDS == 3
-    parts: Totals = empty_correction()
-    for part in (first, second, first & second):  # the last one is empty
-        parts = parts + correction_weights(config, old[part], behavior[part], IDS[part]).totals
+    totals = [
+        correction_weights(config, old[part], behavior[part], IDS[part]).totals
+        for part in (first, second, first & second)  # the last part is empty
+    ]
+    parts = totals[0] + totals[1] + totals[2]
     torch.testing.assert_close(parts.sums, whole.sums)
     torch.testing.assert_close(parts.maxima, whole.maxima)
 
 
 def test_no_tokens_report_nothing() -> None:
-    assert correction_metrics(CorrectionConfig(), empty_correction()) == {}
+    none = RAW[:0]
+    assert (
+        correction_metrics(CorrectionConfig(), correction_weights(CorrectionConfig(), none, none, IDS[:0]).totals) == {}
+    )

@@ -7,8 +7,8 @@ import torch
 
 from maspo_dist.algorithm import (
     Totals,
-    empty_extremes,
-    empty_trust_region,
+    extreme_metrics,
+    merge_extremes,
     ratio_extremes,
     token_loss,
     trust_region_metrics,
@@ -187,8 +187,8 @@ def test_clamps_without_room_bind_at_both_ends() -> None:
 def test_totals_add_up_over_micro_batches_and_ranks() -> None:
     batch = _batch()
     whole = trust_region_metrics(TIGHT, _totals(TIGHT, batch))
-    parts = empty_trust_region()
-    for cut in (slice(0, 70), slice(70, 70), slice(70, 310), slice(310, 500)):
+    parts = _totals(TIGHT, tuple(tensor[:70] for tensor in batch))
+    for cut in (slice(70, 70), slice(70, 310), slice(310, 500)):
         parts = parts + _totals(TIGHT, tuple(tensor[cut] for tensor in batch))
     assert trust_region_metrics(TIGHT, parts) == pytest.approx(whole, rel=1e-12)
 
@@ -212,7 +212,8 @@ def test_empty_buckets_have_a_token_share_and_nothing_else() -> None:
 
 
 def test_no_tokens_report_nothing() -> None:
-    assert trust_region_metrics(MaspoLoss(), empty_trust_region()) == {}
+    nothing = _totals(MaspoLoss(), tuple(tensor[:0] for tensor in _batch()))
+    assert trust_region_metrics(MaspoLoss(), nothing) == {}
 
 
 def test_statistics_carry_no_gradient() -> None:
@@ -230,21 +231,24 @@ def test_the_tokens_with_extreme_ratios_are_named() -> None:
     logprobs = old + torch.randn(60, generator=generator)
     where = torch.arange(60)
     columns = (logprobs, old, torch.ones(60), torch.full((60,), 0.5), where + 1000, where % 20, where // 20)
-    parts = empty_extremes()
-    for cut in (slice(0, 3), slice(3, 3), slice(3, 60)):
-        parts = parts + ratio_extremes(*(column[cut] for column in columns))
-    highest, lowest = parts.tokens()
+    parts = [ratio_extremes(*(column[cut] for column in columns)) for cut in (slice(0, 3), slice(3, 3), slice(3, 60))]
+    metrics = extreme_metrics(merge_extremes(torch.stack(parts)))
     order = (logprobs - old).argsort().tolist()
-    assert [token.token_id - 1000 for token in lowest] == order[:8]
-    assert [token.token_id - 1000 for token in highest] == order[::-1][:8]
-    first = highest[0]
-    assert first.ratio == pytest.approx((logprobs - old).max().exp().item(), rel=1e-6)
-    assert first.old_probability == pytest.approx(old[order[-1]].exp().item(), rel=1e-6)
-    assert (first.position, first.group_id) == (order[-1] % 20, order[-1] // 20)
-    assert (first.advantage, first.gate) == (1.0, 0.5)
+    for end, token in (("max", order[-1]), ("min", order[0])):
+        want = {
+            "ratio": (logprobs - old)[token].exp().item(),
+            "old_probability": old[token].exp().item(),
+            "advantage": 1.0,
+            "gate": 0.5,
+            "token_id": token + 1000,
+            "position": token % 20,
+            "group_id": token // 20,
+        }
+        got = {name: metrics.pop(f"ratio/{end}_token/{name}") for name in want}
+        assert got == pytest.approx(want, rel=1e-6)
+    assert not metrics
 
 
-def test_fewer_tokens_than_are_kept_leave_the_rest_out() -> None:
-    one = torch.zeros(1)
-    highest, lowest = (empty_extremes() + ratio_extremes(*[one] * 7)).tokens()
-    assert len(highest) == len(lowest) == 1
+def test_without_tokens_no_token_is_named() -> None:
+    none = torch.zeros(0)
+    assert extreme_metrics(ratio_extremes(*[none] * 7)) == {}

@@ -37,7 +37,7 @@ from actors.engines.deepspeed.micro_batch import (
 from actors.engines.deepspeed.policy import Policy, load_policy
 from actors.engines.deepspeed.random_state import fresh_seed, random_states, seed_everything, set_random_states
 from actors.engines.deepspeed.shared_writes import SharedWrites
-from actors.engines.deepspeed.state import LAYOUT_FILE, TAG, open_learner_state, read_layout
+from actors.engines.deepspeed.state import LAYOUT_FILE, TAG, hugging_face_name, open_learner_state, read_layout
 from actors.engines.deepspeed.state_loading import load_state
 from actors.engines.deepspeed.statistics import BatchStatistics
 from maspo_dist.algorithm import (
@@ -119,7 +119,7 @@ class DeepSpeedEngine:
         rate = learning_rate(self._config.learner, self._batches, self._config.run.max_steps)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
-        statistics = BatchStatistics(self._config.algorithm, self._device)
+        statistics = BatchStatistics(self._config.algorithm)
         minis = [
             [micro_batch_tensors(pack_micro_batch(micro, groups), self._device) for micro in mini] for mini in shard
         ]
@@ -168,8 +168,8 @@ class DeepSpeedEngine:
         """
         waiting: list[tuple[str, torch.nn.Parameter]] = []
         elements = 0
-        for name, parameter in self._policy.hugging_face_parameters():
-            waiting.append((name, parameter))
+        for name, parameter in self._policy.named_parameters():
+            waiting.append((hugging_face_name(name), parameter))
             elements += getattr(parameter, "ds_numel", parameter.numel())
             if elements >= _GATHERED_ELEMENTS:
                 yield from self._gathered(waiting)

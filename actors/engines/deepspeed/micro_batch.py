@@ -28,7 +28,7 @@ class ForwardTensors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatchTensors:
-    """Response tokens [N] on the device.
+    """The responses of a micro-batch with their N tokens.
 
     positions      i64[N], place within the response, from 0
     token_groups   i64[N], group_id of each token

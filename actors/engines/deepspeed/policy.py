@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,11 +16,9 @@ from maspo_dist.config import ModelConfig
 from maspo_dist.errors import ModelError
 from maspo_dist.models.support import attends_by_bounds, training_obstacle
 
-_PREFIX = "causal_lm."
-
 
 class Policy(nn.Module):
-    """Log-probabilities of packed sequences. Parameters are the model's own, named `causal_lm.<its name>`."""
+    """Log-probabilities of packed sequences. The parameters are the model's own, under `causal_lm.`."""
 
     def __init__(self, causal_lm: Any, head: LogprobHead) -> None:
         super().__init__()
@@ -31,30 +28,24 @@ class Policy(nn.Module):
     def forward(
         self, tokens: ForwardTensors, temperature: float, share: LossShare | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Log-probability and entropy, each f32[N], of the targets; `share` and the loss are those of `LogprobHead`.
+        """Log-probability and entropy of the targets, each f32[N]; `share` and the loss are those of `LogprobHead`.
 
         Packed sequences are kept apart by their bounds, or under another attention by positions that restart at 0.
-        A key-value cache would make them see each other.
         """
         decoder = self.causal_lm.get_decoder()
         is_packed = decoder.config._attn_implementation == PACKED
         bounds = {"sequence_bounds": tokens.bounds} if is_packed else {}
+        # With a key-value cache, packed sequences would see each other.
         output = decoder(input_ids=tokens.input_ids, position_ids=tokens.position_ids, use_cache=False, **bounds)
-        hidden = output.last_hidden_state[0][tokens.predictors]
+        hidden = output.last_hidden_state[0].index_select(0, tokens.predictors)
         logprobs, entropy, loss = self.causal_lm.lm_head(hidden, tokens.targets, temperature, share)
         return logprobs, entropy, loss
 
-    def hugging_face_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(Hugging Face name, parameter), tied ones once."""
-        for name, parameter in self.named_parameters():
-            yield name.removeprefix(_PREFIX), parameter
-
 
 def load_policy(config: ModelConfig, *, gradient_checkpointing: bool = False) -> Policy:
-    """Loads `config.path` onto the CPU in `config.dtype`.
+    """Loads `config.path` onto the CPU in `config.dtype`, without dropout, which would change ratios.
 
-    Dropout is off: two passes over a token must give the same probability, or ratios would measure masks.
-    Raises ModelError where the folder does not load or the model's logits are not weight · hidden.
+    Raises ModelError if the folder does not load or the model cannot be trained.
     """
     _quiet_transformers()
     attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
@@ -87,7 +78,7 @@ def _without_dropout(settings: transformers.PretrainedConfig) -> None:
 
 
 def _quiet_transformers() -> None:
-    """Its messages go through `logging` to the root logger; its progress bars go away."""
+    """Sends the messages of transformers to the root logger, and hides its progress bars."""
     library = transformers.utils.logging
     library.disable_progress_bar()
     library.disable_default_handler()

@@ -9,8 +9,7 @@ The bounds of an optimizer step depend on all of its tokens, so a pass without g
     2.  all-reduce `sums` over ranks (SUM);  moved = move_bounds(config, sums)
     3.  for each micro-batch:                token_loss(moved, …)
 
-In the first optimizer step of a batch logπ is logπ_old, so pass 1 needs no forward there.
-Every optimizer step starts from the configured bounds again.
+Every optimizer step starts from the configured bounds.
 """
 
 from __future__ import annotations

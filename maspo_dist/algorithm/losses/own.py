@@ -23,14 +23,14 @@ class OwnLoss(Protocol):
         algorithm: {loss: {kind: "python:my_module:MyLoss", tau: 2.0}}
 
     Fields are the keys of the section: typed, checked like every other key, saved with the run, compared at a resume.
-    The class is imported by its name in every process, so it must not be defined in a script or a function.
+    Every process imports the class by its name, so it must not be defined in a script or a function.
 
-    is_separable       whether value and gradient of a token depend on no other token. Then both gradients of the
-                       head are taken in the forward pass, which saves one of four matrix products with its weight.
+    is_separable       whether value and gradient of a token depend on no other token. The head then computes its
+                       gradients in the forward pass, which saves one of four matrix products with its weight.
     has_trust_region   whether the loss limits how far the ratio moves from 1. Settings that keep every ratio at 1
                        are then refused, as for the losses of this package.
 
-    `check_loss` holds a class to this contract before a run starts.
+    `check_loss` checks this contract before a run starts.
     """
 
     is_separable: ClassVar[bool]

@@ -1,4 +1,4 @@
-"""Which function computes which loss, and a check of a loss of your own."""
+"""The function of each loss, and a check of a loss of your own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maspo_dist.errors import ConfigError
 
 LossFunction = Callable[[Any, TokenTerms], TokenLoss]
 
-#: By the class of the parameters, which are the function's first argument. Any other class has its own `token_loss`.
+#: By the class of the parameters, the function's first argument. Any other class has its own `token_loss`.
 LOSSES: Mapping[type[LossConfig], LossFunction] = {
     MaspoLoss: maspo_loss,
     ClipLoss: clip_loss,
@@ -43,8 +43,8 @@ def token_loss(
     advantages     [N], per token
     sequence_ids   [N] integers, which response a token belongs to
 
-    The dtype of loss and computation is float32, or float64 where `logprobs` is float64; any floating dtype comes in.
-    No finite input gives a NaN or an infinity, in loss or gradient. Raises ValueError on unequal shapes.
+    Any floating dtype comes in; loss and computation are float32, or float64 if `logprobs` is. No finite input gives a
+    NaN or an infinity, in loss or gradient. Raises ValueError on unequal shapes.
     """
     own: Any = type(config)
     function = LOSSES.get(type(config)) or own.token_loss
@@ -52,7 +52,7 @@ def token_loss(
 
 
 def check_loss(config: LossConfig) -> None:
-    """Holds `config` to the contract of `OwnLoss` on a few tokens. Raises ConfigError naming the first breach."""
+    """Checks `config` on a few tokens. Raises ConfigError naming the first breach of the contract of `OwnLoss`."""
     old = torch.tensor([-0.1, -2.0, -0.5, -9.0, -1.0])
     for moved in (torch.zeros(5), torch.tensor([0.1, 1.5, -0.4, 5.0, -0.9]), torch.zeros(0)):
         start = old[: moved.numel()]

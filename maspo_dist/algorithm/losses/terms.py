@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: |logπ − logπ_old| is clamped here, so a ratio stays within e^±20; no gradient flows beyond.
+#: Bound on |logπ − logπ_old|: a ratio stays within e^±20, and no gradient flows beyond.
 LOG_RATIO_LIMIT = 20.0
 #: Bound on a log-probability or log-ratio that enters a sum; far beyond any real value.
 LOGPROB_LIMIT = 1e8
@@ -24,9 +24,9 @@ class TokenLoss:
     """Loss of each token, before aggregation.
 
     values  [N], with gradient
-    gate    [N], no gradient, in [0, 1]: the share of the plain importance-weighted gradient
-            −A·ρ·∇logπ that the token keeps, and 1 at ρ = 1. Each loss says in its docstring what its gate is.
-            The overflow guards on logπ − logπ_old (±20; 10 for gspo) are not part of the gate.
+    gate    [N], no gradient, in [0, 1]: the share of the plain importance-weighted gradient −A·ρ·∇logπ that the token
+            keeps; 1 at ρ = 1. Each loss defines its gate in its docstring. The overflow guards on logπ − logπ_old
+            (±20; 10 for gspo) are not part of the gate.
     """
 
     values: Tensor

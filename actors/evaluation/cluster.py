@@ -34,7 +34,7 @@ class EvaluationCluster:
     """Places, starts and ends the processes. Implements `actors.evaluation.sampling.EvaluationPool`."""
 
     def __init__(self, config: EvaluationConfig, bundles: tuple[Bundle, ...], device: Device, logs_path: Path) -> None:
-        """`bundles` are those of `plan_evaluation`: engines, then the verifier."""
+        """`bundles` come from `plan_evaluation`: engines, then the verifier."""
         self._config = config
         self._bundles = bundles
         self._device: Device = device

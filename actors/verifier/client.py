@@ -19,7 +19,7 @@ _CALL_SAMPLES = 32
 
 
 class VerifierClient:
-    """Scores responses, and asks again when the verifier dies or hangs: it is restarted.
+    """Scores responses, and asks again when the verifier dies or hangs, because a dead verifier is restarted.
 
     Responses that end in the same step of the engine, and so in the same turn of the event loop, share a call: for
     short answers the call is most of the work.

@@ -75,7 +75,7 @@ class VerifierProcess:
 
     async def dump_stacks(self) -> None:
         """Makes the verifier write the stacks of its threads to its log file."""
-        # Ray may have restarted it in another process.
+        # Ask now: Ray may have restarted the verifier in another process.
         process: ActorProcess = await self.handle.process.remote()
         await run_beside(process, dump_stacks, process.pid)
 

@@ -31,7 +31,7 @@ def run_calls(program: str, tests: dict[str, Any], limits: Limits) -> tuple[Verd
 
 @contextlib.contextmanager
 def _running(program: str, entry: Entry, limits: Limits) -> Iterator[Connection]:
-    """Runs one side in a sandbox; yields the connection to it."""
+    """Runs judge or candidate in a sandbox; yields the connection to that process."""
     ours, theirs = socket.socketpair()
     with ours, theirs, Program(program, entry, limits, theirs.fileno(), theirs.fileno()):
         theirs.close()
@@ -46,7 +46,7 @@ def _relay(
     except (EOFError, ConnectionError, ValueError):
         return "wrong", "the program ended early"
     if "error" in loaded:
-        return "wrong", str(loaded.get("told"))
+        return "wrong", str(loaded.get("report"))
     try:
         request = _ask(judge, json.dumps(tests).encode(), deadline)
         while "op" in (message := _message(request)):

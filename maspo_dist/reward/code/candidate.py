@@ -43,14 +43,14 @@ def serve(numpy: str) -> None:
 
 
 def failure(error: BaseException, keep: Callable[[Any], Any]) -> dict[str, Any]:
-    """An error of the program as a reply: its built-in kind, its arguments, and what to tell people."""
+    """An error of the program as a reply: its built-in kind, its arguments, and a line for people."""
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace:
         line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == PROGRAM_FILE else line
         trace = trace.tb_next
     base = next(base.__name__ for base in type(error).__mro__ if base.__module__ == "builtins")
-    told = f"{type(error).__name__}: {str(error)[:300]} (line {line} of the program)"
-    return {"error": base, "args": encode(error.args, keep), "told": told}
+    report = f"{type(error).__name__}: {str(error)[:300]} (line {line} of the program)"
+    return {"error": base, "args": encode(error.args, keep), "report": report}
 
 
 def answer(op: str, on: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What every program in a sandbox starts with. `sandbox` passes this file as source text, and one more to call:
+"""What every program in a sandbox starts with. `sandbox` passes these files as source text and calls one function:
 
     harness.run_script   a program that reads standard input and writes standard output
     candidate.serve      a program that is called: answers calls

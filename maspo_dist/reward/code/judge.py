@@ -24,9 +24,9 @@ class Candidate:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        #: What the program raised last, and what to tell people of it.
+        #: The last error of the program, and a line for people about the error.
         self.raised: BaseException | None = None
-        self.told = ""
+        self.report = ""
 
     def ask(self, op: str, on: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Sends one request. Raises what the program raised, as a built-in exception."""
@@ -34,7 +34,7 @@ class Candidate:
         self._channel.send({"op": op, "on": encode(on, _path), "inputs": inputs})
         reply = self._channel.receive()
         if "error" in reply:
-            self.told, self.raised = str(reply["told"]), self._raised(reply)
+            self.report, self.raised = str(reply["report"]), self._raised(reply)
             raise self.raised
         if "inputs" in reply:
             new_args, new_kwargs = decode(reply["inputs"], self._handle)
@@ -47,7 +47,7 @@ class Candidate:
         if isinstance(kind, type) and issubclass(kind, Exception):
             with contextlib.suppress(TypeError):
                 return kind(*decode(reply["args"], self._handle))
-        return RuntimeError(self.told)
+        return RuntimeError(self.report)
 
     def _handle(self, data: dict[str, int]) -> Handle:
         return Handle(self, data)
@@ -119,7 +119,7 @@ def _path(value: Any) -> Any:
 
 
 def _refill(mine: Any, new: Any) -> None:
-    """Gives an argument the content that the program left in it."""
+    """Copies into an argument what the program changed in its own copy."""
     if isinstance(mine, list) and isinstance(new, list):
         mine[:] = new
     elif isinstance(mine, (dict, set)) and type(mine) is type(new):
@@ -156,8 +156,8 @@ def run_tests(numpy: str) -> None:
         reason = run_calls(candidate, **tests) if "calls" in tests else run_source(candidate, **tests)
         reply = {"passed": not reason, "reason": reason}
     except BaseException as error:  # a failing test may raise anything
-        told = candidate.told if error is candidate.raised else f"{type(error).__name__}: {error}".rstrip(": ")
-        reply = {"passed": False, "reason": f"{told}, in line {_line(error)} of the tests"}
+        report = candidate.report if error is candidate.raised else f"{type(error).__name__}: {error}".rstrip(": ")
+        reply = {"passed": False, "reason": f"{report}, in line {_line(error)} of the tests"}
         if isinstance(error, (ImportError, SyntaxError, UnsendableError)) and error is not candidate.raised:
             reply = {"unable": f"the tests cannot run: {error}"}
     channel.send(reply)
@@ -182,7 +182,7 @@ def run_calls(candidate: Candidate, function: str, calls: Any) -> str:
         except Exception as error:
             if error is not candidate.raised:
                 raise
-            return f"{where}: {candidate.told}"
+            return f"{where}: {candidate.report}"
         # A function that returns nothing may answer in its first argument.
         answers = [found, *(call["args"] or [*call["kwargs"].values()])[: found is None]]
         if not any(same_value(answer, expected) for answer in answers for expected in call["accepted"]):

@@ -81,7 +81,7 @@ def plain_data(value: Any) -> Any:
 
 
 def decode(data: Any, kept: Callable[[Any], Any]) -> Any:
-    """The inverse of `encode`. `kept` makes an object from what stands for it."""
+    """The inverse of `encode`. `kept` makes an object from the data that `keep` gave for that object."""
     if not isinstance(data, dict):
         return data
     ((kind, content),) = data.items()

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def pytest_module() -> ModuleType:
-    """A module `pytest`. Importing what it lacks raises ImportError."""
+    """A module `pytest`. Using any other part of pytest raises ImportError."""
     made = ModuleType("pytest")
     made.__dict__.update(
         raises=Raises, approx=Approx, mark=SimpleNamespace(parametrize=parametrize), __getattr__=_lacks

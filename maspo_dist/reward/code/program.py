@@ -35,7 +35,7 @@ def read_program(response: str) -> str | None:
 
 
 def _blocks(text: str) -> list[tuple[str, str]]:
-    """The tag and the content of each fenced block, in order. Linear in the text, as the pool's own threads need it."""
+    """The tag and the content of each fenced block, in order. Takes linear time: the pool's own threads call this."""
     blocks: list[tuple[str, str]] = []
     fence, tag, lines = "", "", list[str]()
     for line in text.split("\n"):

@@ -97,7 +97,7 @@ def _parse(reference: str) -> ProgramTests:
 
 
 def _tests_in(data: dict[str, Any], function: str, *, in_list: bool) -> tuple[list[Case], list[str]]:
-    """The cases, and the lines of Python, of an object and of those in it; `function` is what its calls call."""
+    """The cases and the lines of Python in an object, at any depth. Calls that name no function call `function`."""
     language = str(data.get("language", "python"))
     if language.lower() not in ("python", "python3", "py"):
         raise ValueError(f"another language than Python: {language!r:.40}")
@@ -118,7 +118,7 @@ def _tests_in(data: dict[str, Any], function: str, *, in_list: bool) -> tuple[li
 
 
 def _own_cases(data: dict[str, Any], function: str, *, in_list: bool) -> list[Case]:
-    """The cases that an object holds itself: one, or lists of inputs and outputs."""
+    """The cases at the top of an object: one case, or lists of inputs and outputs."""
     given = next((key for key in _INPUT if key in data), "")
     wanted = next((key for key in (*_OUTPUT, "outputs") if key in data), "")
     if not given and not wanted:
@@ -181,7 +181,7 @@ def _arguments(given: object) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _parsed(text: str) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments in a text: JSON, one per line, or as in a call in Python."""
+    """Arguments in a text: one JSON value per line, or as Python writes them in a call."""
     lines = [line for line in text.split("\n") if line.strip()]
     with contextlib.suppress(ValueError, RecursionError):
         return [json.loads(line) for line in lines], {}
@@ -242,7 +242,7 @@ def _text(value: object) -> str:
 
 
 def _decoded(text: str) -> Any:
-    """JSON, however often it is packed, or values of Python; else the text itself."""
+    """The data in a text: JSON (perhaps in JSON again), values of Python, or the text itself."""
     for _ in range(3):
         try:
             data = json.loads(text)

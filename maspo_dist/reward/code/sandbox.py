@@ -7,7 +7,7 @@ What a program may do, by isolation:
     wall time           killed with all it started     the same
     processes           its own namespace, a few       none but itself
     network             none                           no socket
-    file system         interpreter and libraries,     the same where the kernel has Landlock (Linux ≥ 5.13);
+    file system         interpreter, numpy, libraries, the same where the kernel has Landlock (Linux ≥ 5.13);
                         read-only; a scratch folder    else whatever this user may read
     other processes     invisible                      no signal, no tracing
 
@@ -42,7 +42,7 @@ _SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/l
 _READ_BYTES = 1 << 16
 _STDERR_BYTES = 1 << 13
 _OWN_LINE = re.compile(rf'File "{re.escape(PROGRAM_FILE)}", line (\d+)')
-#: Imported, so that it is compiled once and not for each program.
+#: Imports the launcher, so that Python compiles its source once and not for each program.
 _LAUNCH = "import sys; sys.path.insert(0, sys.argv.pop(1)); import sandbox_launcher; sandbox_launcher.main()"
 _HERE = str(Path(__file__).parent)
 _NUMPY = str(Path(np.__file__).parent)
@@ -111,6 +111,7 @@ class Program:
         launch = {
             **asdict(limits),
             "argv": [sys.executable, "-I", "-S", "-B", "-c", _start_of(entry)],
+            "program": PROGRAM_FILE,
             "scratch": self._scratch.name,
             "scratch_mb": 64,
             "readable": _readable_folders(),
@@ -213,6 +214,6 @@ def _readable_folders() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def best_isolation() -> Isolation:
-    """Namespaces where this machine allows them, which one trial shows."""
+    """Tries whether this machine allows namespaces; seccomp if not."""
     limits = Limits(wall_s=10.0, cpu_s=5)
     return "namespaces" if run_program("print('ok')", b"", limits).stdout == b"ok\n" else "seccomp"

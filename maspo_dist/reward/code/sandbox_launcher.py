@@ -1,7 +1,7 @@
 """Makes the sandbox of one untrusted program, and becomes the program. The table in `sandbox` says what it allows.
 
     argv            the process id of the verifier process, then what `sandbox.Program` writes as JSON
-    PROGRAM_NAME    the program, in the scratch folder
+    main.py         the program, in the scratch folder
 
 `sandbox.Program` imports this file alone, in a new interpreter: standard library only, and nothing of this package.
 """
@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-PROGRAM_NAME = "main.py"
 #: Exit code when the sandbox itself could not be made.
 SANDBOX_FAILED = 121
 
@@ -94,7 +93,7 @@ def main() -> NoReturn:
     if os.getppid() != parent_pid:
         os._exit(SANDBOX_FAILED)
     try:
-        code = _exit_code(_start(launch, Path(launch["scratch"], PROGRAM_NAME).read_bytes()))
+        code = _exit_code(_start(launch, Path(launch["scratch"], launch["program"]).read_bytes()))
     except OSError as error:
         _give_up(error)
     # Without a process namespace the kernel does not kill what the program left running.
@@ -170,9 +169,9 @@ def _become(launch: dict[str, Any], program: bytes, *, isolated: bool) -> NoRetu
             os.setuid(_INSIDE_ID)
         else:
             os.chdir(launch["scratch"])
-        # A change of user would reset it.
+        # After the change of user, which would undo this.
         _end_with_parent()
-        Path(PROGRAM_NAME).write_bytes(program)
+        Path(launch["program"]).write_bytes(program)
         _LIBC.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
         alone = not isolated and _confine(launch["readable"], launch["scratch"])
         _limit(launch, alone=alone)
@@ -208,7 +207,7 @@ def _new_root(readable: list[str], scratch_mb: int) -> None:
     _must(_LIBC.syscall(_REFUSED[os.uname().machine]["pivot_root"], b".", b".old"), "pivot_root")
     os.chdir("/")
     _must(_LIBC.umount2(b"/.old", _DETACH), "umount")
-    # Some containers forbid it; programs rarely need it.
+    # Some containers forbid this mount; programs rarely need /proc.
     _LIBC.mount(b"proc", b"/proc", b"proc", _NOSUID | _NODEV, None)
     os.chdir("/tmp")
 

@@ -17,7 +17,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def end_with_parent(parent_pid: int, with_signal: int = signal.SIGKILL) -> None:
-    """The kernel sends this process `with_signal` when the thread that started it ends; exits if that has happened."""
+    """Asks the kernel to send this process `with_signal` when its parent's thread ends. Exits if the parent is gone."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, with_signal, 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(1)

@@ -22,7 +22,7 @@ _EXIT_WAIT_S = 0.3
 
 
 class VerifierProcess:
-    """A process of its own session, started by exec so that it inherits no torch, no Ray, no locks.
+    """A process of its own session, started by exec so that the process inherits no torch, no Ray, no locks.
 
     The kernel kills it when the thread that started it ends (PR_SET_PDEATHSIG): start it from a thread that lives
     as long as the process should.

@@ -34,7 +34,7 @@ _SENT_SAMPLES = 64
 _SENT_BYTES = 96_000
 #: Pause per verdict that is due, so that several gather: a wake-up of the pool costs as much as a verdict.
 _GATHER_S = 0.0001
-#: A timeout may have been the machine's fault: it holds for the responses of a group, not for the run.
+#: A busy machine may have caused the timeout: remember it for the responses of a group, not for the run.
 _HUNG_S = 60.0
 _MOST_HUNG = 1_024
 
@@ -52,11 +52,14 @@ class HungSamples:
         self._clock = clock
         self._lock = threading.Lock()
         self._verdicts: dict[tuple[str, str, str], tuple[Verdict, float]] = {}
+        #: Reference and source of each: a cheap look, before the answer of a response is read.
+        self._problems: frozenset[tuple[str, str]] = frozenset()
 
     def recall(self, sample: Sample) -> Verdict | None:
         """The verdict on `sample`, while it is remembered."""
-        # Reading the answer costs more than this look; mostly nothing hung.
-        verdict, since = self._verdicts.get(self._key(sample), (None, 0.0)) if self._verdicts else (None, 0.0)
+        if (sample.reference, sample.source) not in self._problems:
+            return None
+        verdict, since = self._verdicts.get(self._key(sample), (None, 0.0))
         return verdict if self._clock() - since <= _HUNG_S else None
 
     def remember(self, sample: Sample, verdict: Verdict) -> None:
@@ -66,6 +69,7 @@ class HungSamples:
             if len(self._verdicts) == _MOST_HUNG:
                 del self._verdicts[next(iter(self._verdicts))]
             self._verdicts[key] = (verdict, self._clock())
+            self._problems = frozenset((reference, source) for _, reference, source in self._verdicts)
 
     def _key(self, sample: Sample) -> tuple[str, str, str]:
         return judged_part(sample, self._config), sample.reference, sample.source
@@ -137,7 +141,7 @@ class Slot(threading.Thread):
             self._drop_process()
 
     def kill(self) -> None:
-        """Kills the process, whatever it is doing."""
+        """Kills the process at once."""
         with self._lock:
             if self._process:
                 self._process.kill()

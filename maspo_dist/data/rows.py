@@ -144,9 +144,19 @@ def _row(where: str, number: int, name: str, record: Mapping[str, Any], config: 
         where=where,
         row_id=_optional_text(where, "id", record.get("id")) or f"{name}-{number}",
         problem=_problem(where, problem, _required(where, "data.problem_field", problem, record)),
-        answer=_text(where, answer, _required(where, "data.answer_field", answer, record)),
+        answer=_answer(where, answer, _required(where, "data.answer_field", answer, record)),
         source=_optional_text(where, source, _lookup(record, source)) or name,
     )
+
+
+def _answer(where: str, field: str, value: Any) -> str:
+    """Several answers become a JSON list of texts, which verifiers read; a list of one answer is that answer."""
+    if not isinstance(value, list | tuple):
+        return _text(where, field, value)
+    texts = [_text(where, field, item) for item in value]
+    if not texts:
+        raise DataError(f"{where}: field {field!r} is an empty list")
+    return texts[0] if len(texts) == 1 else json.dumps(texts, ensure_ascii=False)
 
 
 _ABSENT = object()

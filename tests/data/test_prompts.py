@@ -141,7 +141,7 @@ REFUSED_LINES = [
     ),
     ('{"problem": "1+2", "answer": null}', "line 2: field 'answer' is null instead of text or a number"),
     ('{"problem": "1+2", "answer": true}', "line 2: field 'answer' is true instead"),
-    ('{"problem": "1+2", "answer": ["3"]}', "line 2: field 'answer' is a list instead"),
+    ('{"problem": "1+2", "answer": []}', "line 2: field 'answer' is an empty list"),
     ('{"problem": "1+2", "answer": {"x": 1}}', "line 2: field 'answer' is an object instead"),
     ('{"problem": "1+2", "answer": "  "}', "line 2: field 'answer' is empty"),
     ('{"problem": "", "answer": "3"}', "line 2: field 'problem' is empty"),

@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from actors.bench.doubles import make_report, make_scored
 from actors.bench.lines import BenchLine, compare
 from actors.bench.memory import watch_peak
 from actors.bench.models import random_qwen3
+from actors.engines.deepspeed.config import import_deepspeed
 from actors.engines.deepspeed.engine import DeepSpeedEngine
 from actors.ray.on_node import free_port
 from maspo_dist.config import TrainConfig
@@ -128,6 +130,9 @@ _CASES = (
 
 def run() -> Iterator[BenchLine]:
     """A line per case; then speed and peak memory per budget of micro-batches. Takes about a quarter of an hour."""
+    # transformers would import it on its own terms, at the first save.
+    import_deepspeed(torch.device("cpu"))
+    disable_progress_bar()
     with TemporaryDirectory() as name:
         folder = Path(name)
         for case in _CASES:
@@ -187,6 +192,7 @@ def _engine_cost(case: _Case, model: Path, budget: int) -> _Cost:
 
 def _plain_cost(case: _Case, path: Path, _: int) -> _Cost:
     torch.set_num_threads(os.cpu_count() or 1)
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LR)
     sequences = [(group.prompt.token_ids, r.response_ids) for group in _groups(case) for r in group.rollouts]

@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 the run failed, 2 the input cannot run, 130 interrupted (C
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shlex
@@ -32,6 +34,14 @@ ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as co
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")]
 Overrides = Annotated[Texts, typer.Argument(help="Any number of dotted.key=value.")]
 
+#: What to do about failures of the machine, by error number.
+_REMEDIES = {
+    errno.ENOSPC: "free space there, or set run.dir or TMPDIR to another disk",
+    errno.EDQUOT: "free space there, or set run.dir or TMPDIR to another disk",
+    errno.EROFS: "set run.dir or TMPDIR to a folder that can be written",
+    errno.EMFILE: "raise the limit on open files, such as `ulimit -n 65536`",
+    errno.ENFILE: "close other programs, or raise the system's limit on open files (fs.file-max)",
+}
 #: Each is a module of actors.bench, imported on demand; its `run()` yields the lines.
 BENCHES = (
     "controller",
@@ -293,6 +303,10 @@ def compare(
 
 def main() -> None:
     """The entry point. Users' mistakes and expected failures are one line; bugs keep their traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal whose encoding lacks a character shows its code.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:
@@ -300,6 +314,12 @@ def main() -> None:
         sys.exit(2)
     except MaspoError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror}{where}: {_REMEDIES[error.errno]}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -12,7 +12,6 @@ import asyncio
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +25,7 @@ from actors.evaluation.cluster import EvaluationCluster
 from actors.evaluation.sampling import Problem, list_problems, sample_problems
 from actors.ray.connection import connect, disconnect
 from maspo_dist.config import EvaluationConfig
-from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
-from maspo_dist.data.reasoning import mark_open_reasoning
+from maspo_dist.data.prompts import PromptSet
 from maspo_dist.evaluation.folder import (
     EvaluatedSample,
     EvaluationFolder,
@@ -37,9 +35,9 @@ from maspo_dist.evaluation.folder import (
     evaluation_settings,
 )
 from maspo_dist.evaluation.results import Outcome, SetResults, mean_over_sets, results_tables, score_set
-from maspo_dist.models.facts import ModelFacts, read_model_facts
+from maspo_dist.models.facts import ModelFacts
 from maspo_dist.planning.placement import plan_evaluation
-from maspo_dist.reward.registry import check_rewards
+from maspo_dist.planning.preflight import prepare_evaluation
 from maspo_dist.runs.interrupt import WatchSignals, until_signal
 from maspo_dist.runs.logs import LogStream, configure_logging
 from maspo_dist.views.evaluation import EvaluationConsole
@@ -53,9 +51,7 @@ def evaluate(config: EvaluationConfig, to: Path | None) -> None:
     Raises UserError for input that cannot run, before anything starts.
     """
     require_extensions(config)
-    check_rewards(config.reward)
-    facts = read_model_facts(config.model)
-    sets = _load_sets(config, facts)
+    facts, sets = prepare_evaluation(config)
     settings = evaluation_settings(config)
     problems = list(list_problems(sets, config.sampling.seed))
     with EvaluationFolder.open(to or default_folder(settings), settings) as folder:
@@ -132,16 +128,6 @@ def _print_scores(config: EvaluationConfig, results: dict[str, SetResults], fold
     for table in results_tables(results):
         screen.print(table)
     screen.print(f"scores  {folder.results_path}", f"samples {folder.samples_path}", sep="\n", markup=False)
-
-
-def _load_sets(config: EvaluationConfig, facts: ModelFacts) -> dict[str, PromptSet]:
-    limit = ContextLimit(context_tokens=facts.size.context_tokens, response_tokens=config.sampling.max_response_tokens)
-    sets = {}
-    for name, data_set in config.data.sets.items():
-        loaded = load_prompts([data_set], config.data, facts.tokenizer, limit)
-        marked = mark_open_reasoning(loaded.prompts, config.data, facts.tokenizer, config.reward.reasoning_tags)
-        sets[name] = replace(loaded, prompts=marked)
-    return sets
 
 
 def _problem_rows(problems: Sequence[Problem], facts: ModelFacts) -> Iterator[ProblemRow]:

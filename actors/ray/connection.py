@@ -29,6 +29,11 @@ def connect(wanted: Device | Literal["auto"], object_store_bytes: int | None = N
     """
     address = os.environ.get("RAY_ADDRESS")
     if address:
+        if "://" in address:
+            raise PlacementError(
+                f"RAY_ADDRESS is {address}, where Ray takes jobs or clients: set it to HOST:PORT as `ray start --head` "
+                "prints it, such as 10.0.0.1:6379, on a machine of the cluster; a job is sent by `ray job submit`"
+            )
         if cause := no_ray_at(address):
             raise PlacementError(
                 f"RAY_ADDRESS is {address}, but no Ray cluster answers there ({cause}): "
@@ -112,4 +117,6 @@ def _init(address: str, failure: str, object_store_bytes: int | None = None) -> 
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **new)
     except Exception as error:  # Ray raises a bare Exception when a node does not come up in time.
         cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise PlacementError(f"{failure}: {cause.strip()}") from error
+        # Sockets lie in the temporary folder, and the path of a socket has at most 107 bytes.
+        remedy = "; set RAY_TMPDIR to a shorter folder, such as /tmp" if "AF_UNIX path" in cause else ""
+        raise PlacementError(f"{failure}: {cause.strip()}{remedy}") from error

@@ -6,7 +6,7 @@ import re
 
 from pydantic import Field, field_validator
 
-from maspo_dist.config.section import Name, Section
+from maspo_dist.config.section import Listed, Name, PathText, Section
 
 _SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
 
@@ -17,13 +17,13 @@ class CompareConfig(Section):
     #: Name of the folder of all its runs, under run.dir.
     name: Name
     #: The configuration that all runs start from, relative to this file.
-    config: str
+    config: PathText
     #: dotted.key=value overrides of every run.
-    overrides: list[str] = Field(default_factory=list)
+    overrides: Listed[str] = Field(default_factory=list)
     #: Seeds of every variant, such as 0-4 or 0,3,7.
     seeds: str = "0-4"
     #: dotted.key=value overrides of each variant, by its name.
-    variants: dict[Name, list[str]] = Field(min_length=1)
+    variants: dict[Name, Listed[str]] = Field(min_length=1)
     #: Metric that is compared; null: avg@k of the first held-out set.
     score: str | None = None
     #: Runs are compared by their first step with this score; null takes the middle of start and best final score.

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from maspo_dist.config.section import Execution, Name, Section
+from maspo_dist.config.section import Execution, Listed, Name, PathText, Section
 
 
 class PromptConfig(Section):
@@ -50,6 +50,6 @@ class DataConfig(PromptConfig):
     """Prompts with verifiable answers."""
 
     #: JSONL or Parquet files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
-    train: list[str] = Field(min_length=1)
+    train: Listed[PathText] = Field(min_length=1)
     #: Held-out sets by name, each a file or `hf:NAME[:SPLIT]`.
-    eval: Execution[dict[Name, str]] = Field(default_factory=dict)
+    eval: Execution[dict[Name, PathText]] = Field(default_factory=dict)

@@ -10,7 +10,7 @@ from maspo_dist.config.cluster import ClusterConfig
 from maspo_dist.config.data import PromptConfig
 from maspo_dist.config.model import ModelConfig
 from maspo_dist.config.rollout import EnginesConfig
-from maspo_dist.config.section import Capacity, Execution, Location, Meaning, Name, Operation, Section
+from maspo_dist.config.section import Capacity, Execution, Location, Meaning, Name, Operation, PathText, Section
 from maspo_dist.config.verifier import VerifierConfig
 
 
@@ -45,7 +45,7 @@ class EvaluationDataConfig(PromptConfig):
     """The held-out sets."""
 
     #: JSONL or Parquet files, or `hf:NAME[:SPLIT]`, by name.
-    sets: Location[dict[Name, str]] = Field(min_length=1)
+    sets: Location[dict[Name, PathText]] = Field(min_length=1)
     #: Longest prompt in tokens, after the template; the model's own context bounds it too.
     max_prompt_tokens: int = Field(32_768, ge=1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,16 +31,15 @@ def read_tree(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"config file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"config file {path} cannot be read: {error}") from None
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"config file {path}{line} is not YAML: {getattr(error, 'problem', error)}") from None
+        tree = _parse(text)
+    except ValueError as error:
+        raise ConfigError(f"config file {path}{error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"config file {path} must hold sections such as run, model and data, but it is empty")
+        kind = "is empty" if tree is None else f"holds a {'list' if isinstance(tree, list) else 'single value'}"
+        raise ConfigError(f"config file {path} {kind}: write sections such as run, model and data into it")
     return tree
 
 
@@ -48,7 +48,7 @@ def build_config(root: type[Root], tree: dict[str, Any], overrides: Sequence[str
     for override in overrides:
         _apply(tree, override)
     try:
-        return root.model_validate(_numbers_from_text(tree))
+        return root.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(root, tree, detail) for detail in error.errors())) from None
 
@@ -63,9 +63,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals or not all(key.split(".")):
         raise ConfigError(f"override {override!r} is not of the form dotted.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {override!r}: the value is not YAML; quote it") from None
+        value = _parse(text)
+    except ValueError as error:
+        raise ConfigError(f"override {_short(override)}{error}; put the value in quotes") from None
     *parents, leaf = key.split(".")
     node = tree
     for depth, part in enumerate(parents):
@@ -80,18 +80,54 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[leaf] = value
 
 
-def _numbers_from_text(node: Any) -> Any:
-    """YAML 1.1 reads `1e-6` as text; read it as the number it is."""
-    if isinstance(node, dict):
-        return {key: _numbers_from_text(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_numbers_from_text(value) for value in node]
-    if isinstance(node, str) and "e" in node.lower() and node[:1] in "+-.0123456789":
-        try:
-            return float(node)
-        except ValueError:
-            return node
-    return node
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-6 is a number, a date is text, every key is text, and no mapping holds a key twice."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                where = f"stands twice, in line {lines[key.value]} and line {line}: remove one"
+                raise yaml.MarkedYAMLError(problem=f"{key.value} {where}", problem_mark=key.start_mark)
+            lines[key.value] = line
+            key.tag = "tag:yaml.org,2002:str"
+        return node
+
+    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if re.search("[\0\ud800-\udfff]", node.value):
+            raise yaml.MarkedYAMLError(problem="text holds a null or half a character", problem_mark=node.start_mark)
+        return node
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        self.deep_construct = True  # Refuses a mapping or list that holds itself.
+        return super().construct_document(node)
+
+
+_INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag not in (_INT, _FLOAT, _DATE)]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_INT, re.compile(r"-?(?:0|[1-9]\d*)\Z"), list("-0123456789"))
+_DECIMAL = r"[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))\Z|\.(?:nan|NaN|NAN)\Z"
+_Loader.add_implicit_resolver(_FLOAT, re.compile(_DECIMAL), list("-+.0123456789"))
+
+
+def _parse(text: str) -> Any:
+    """The content of YAML. Raises ValueError that says where and why it cannot be read."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{line} cannot be read as YAML: {error.problem}") from None
+    except Exception as error:  # A tag such as !!int calls its constructor on any text.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f" cannot be read as YAML: {reason}") from None
 
 
 def _sentence(root: type[BaseModel], tree: object, detail: ErrorDetails) -> str:
@@ -102,13 +138,20 @@ def _sentence(root: type[BaseModel], tree: object, detail: ErrorDetails) -> str:
         known = _fields_at(root, tree, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(known)}"
-        return f"{key}: no such key (value {value!r}); {hint}"
+        return f"{key}: no such key (value {_short(value)}); {hint}"
     if kind == "missing":
         return f"{key}: required, but not set"
     message = detail["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{key}: {message}"
-    return f"{key}: {message[:1].lower() + message[1:]}, got {value!r}"
+    if kind == "string_type" and isinstance(value, int | float):
+        return f"{key}: YAML reads {value!r} as a {type(value).__name__}; write it in quotes"
+    return f"{key}: {message[:1].lower() + message[1:]}, got {_short(value)}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _fields_at(root: type[BaseModel], tree: object, location: Sequence[str]) -> list[str]:

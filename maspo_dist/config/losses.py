@@ -106,7 +106,8 @@ class CispoLoss(LossConfig):
 
     kind: Literal["cispo"] = "cispo"
     is_separable: ClassVar[bool] = True
-    epsilon_low: float = Field(0.2, ge=0, le=1)
+    #: Lower bound of the weight is 1 − epsilon_low; from 1 on, as in published recipes, there is no lower bound.
+    epsilon_low: float = Field(0.2, ge=0)
     epsilon_high: float = Field(0.2, ge=0)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from maspo_dist.config.section import Execution, Location, Meaning, Section
+from maspo_dist.config.section import Execution, Location, Meaning, PathText, Section
 
 
 class ModelConfig(Section):
     """The policy."""
 
     #: Folder (or hub name, where the hub can be reached) with config, weights and tokenizer.
-    path: Location[str]
+    path: Location[PathText]
     #: Type of weights and activations; optimizer state and loss are float32 in both cases.
     dtype: Meaning[Literal["bfloat16", "float32"]] = "bfloat16"
     #: Where learner and engines compute; auto takes the GPU if there is one.

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from maspo_dist.config.section import Execution, Meaning, Name, Operation, Section
+from maspo_dist.config.section import Execution, Folder, Meaning, Name, Operation, PathText, Section
 
 
 class RunConfig(Section):
@@ -17,7 +17,7 @@ class RunConfig(Section):
     #: Name of the run's folder in `dir`.
     name: Execution[Name]
     #: Parent of all run folders.
-    dir: Operation[Path] = Path("runs")
+    dir: Operation[Folder] = Path("runs")
     #: Seed of the data order, of sampling and of every other draw.
     seed: Meaning[int] = Field(0, ge=0, lt=2**31)
     #: Training stops after this many batches. A resume that moves it matters only if learner.schedule ends there.
@@ -36,7 +36,7 @@ class CheckpointConfig(Section):
     keep_best: str = Field("auto", min_length=1)
     #: auto resumes from the newest good checkpoint of the run folder; never refuses a folder that holds a run;
     #: anything else is the path of a checkpoint to resume from.
-    resume: str = "never"
+    resume: PathText = "never"
 
 
 class WandbConfig(Section):

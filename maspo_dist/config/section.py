@@ -13,12 +13,14 @@ Operation     no       no        no       deadlines, logs and checkpoints
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 T = TypeVar("T")
 
@@ -29,8 +31,34 @@ def _is_name(value: str) -> str:
     return value
 
 
+def _number_as_text(value: object) -> object:
+    """YAML reads a name such as 20260214 as a number."""
+    return str(value) if type(value) is int else value
+
+
+def _in_a_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_path(value: object) -> object:
+    """Replaces a leading ~ by the home folder."""
+    if not isinstance(value, str):
+        return value
+    path = os.path.expanduser(value)  # noqa: PTH111 (a Path would drop "./" and the second slash of "hf://")
+    if path.startswith("~"):
+        raise ValueError(f"{value!r}: there is no such home folder here; write the whole path")
+    if len(path.encode()) >= 4096 or any(len(part.encode()) > 255 for part in path.split("/")):
+        raise ValueError(f"{path[:40]!r}… is too long for a path")
+    return path
+
+
 #: Part of a path and of the name of a metric.
-Name = Annotated[str, AfterValidator(_is_name)]
+Name = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_is_name)]
+#: A path, or a name of the hub.
+PathText = Annotated[str, BeforeValidator(_as_path)]
+Folder = Annotated[Path, BeforeValidator(_as_path)]
+#: A list; a single text is a list of one.
+Listed = Annotated[list[T], BeforeValidator(_in_a_list)]
 
 
 class Section(BaseModel):

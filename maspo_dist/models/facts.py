@@ -1,15 +1,19 @@
-"""Tokenizer and size of a model, read without its weights; and whether the hub answers."""
+"""Whether a model can be trained, its tokenizer and its size, read without its weights; whether the hub answers."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 import torch
 from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import HubUnreachableError, ModelError
@@ -18,34 +22,48 @@ from maspo_dist.models.size import ModelSize
 from maspo_dist.models.support import training_obstacle
 
 _PROBE_TIMEOUT_S = 5.0
+_LFS_POINTER = b"version https://git-lfs.github.com/"
+_LFS_POINTER_BYTES = 1024
+#: Keys of config.json that bound the context, as vLLM reads them.
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
+#: A tokenizer without a bound has a number like 1e30; vLLM takes this context where config.json has no bound either.
+_UNBOUNDED, _DEFAULT_CONTEXT = 10**9, 2048
+#: Kinds of rotary embedding whose max_position_embeddings already counts the scaled positions, as vLLM takes them.
+_SCALED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """The tokenizer and size of `model.path`, and why it cannot be trained, if so; no weights are loaded."""
+    """What is known of `model.path`.
+
+    embeddings          number of token ids that the model knows
+    training_obstacle   why the learner cannot train the model, as a sentence; None if it can
+    """
 
     tokenizer: PreTrainedTokenizerBase
     size: ModelSize
+    embeddings: int
     training_obstacle: str | None
 
 
 def read_model_facts(config: ModelConfig) -> ModelFacts:
-    """Reads configuration and tokenizer. Raises ModelError naming the folder and what is wrong with it.
+    """Reads configuration, tokenizer and the headers of the weights.
 
-    The error is a HubUnreachableError for a hub name if the cache lacks the model and the hub does not answer.
+    Raises ModelError naming the folder and what is wrong with it: files that are missing or cut off, or no causal
+    language model. The error is a HubUnreachableError for a hub name if the cache lacks the model and the hub does not
+    answer.
     """
     path = config.path
     settings, outline = read_outline(config)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **_options(config))
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, "tokenizer", error) from None
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"model.path {path}: the tokenizer has no end-of-sequence token, so no response could end")
     if not settings.architectures:
         raise ModelError(f"model.path {path}: config.json names no architectures, so vLLM cannot tell what it is")
+    obstacle = training_obstacle(config, outline)
+    if not is_hub_name(path) and obstacle is None:
+        _require_weights(config)
+    tokenizer = _read_tokenizer(config)
     text = settings.get_text_config()
-    heads = text.num_attention_heads
+    heads = getattr(text, "num_attention_heads", None) or 1
+    context_tokens, context_key = _context(text, tokenizer)
     size = ModelSize(
         parameters=sum(parameter.numel() for parameter in outline.parameters()),
         vocabulary=text.vocab_size,
@@ -54,21 +72,26 @@ def read_model_facts(config: ModelConfig) -> ModelFacts:
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        context_tokens=text.max_position_embeddings,
+        context_tokens=context_tokens,
+        context_key=context_key,
     )
-    return ModelFacts(tokenizer=tokenizer, size=size, training_obstacle=training_obstacle(config, outline))
+    return ModelFacts(
+        tokenizer=tokenizer,
+        size=size,
+        embeddings=outline.get_input_embeddings().weight.shape[0],
+        training_obstacle=obstacle,
+    )
 
 
 def read_outline(config: ModelConfig) -> tuple[Any, Any]:
     """config.json, and its model without weights (on torch's device meta). Raises as `read_model_facts` does."""
     path = config.path
     require_model(path)
-    try:
+    if not is_hub_name(path):
+        _refuse_pointers(Path(path))
+    with _reading(path, "causal language model"), torch.device("meta"):
         settings = AutoConfig.from_pretrained(path, **_options(config))
-        with torch.device("meta"):
-            return settings, AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
-        raise _unreadable(path, "model", error) from None
+        return settings, AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)
 
 
 @functools.cache
@@ -78,9 +101,75 @@ def hub_is_reachable() -> bool:
         return False
     try:
         httpx.head(constants.ENDPOINT, timeout=_PROBE_TIMEOUT_S)
-    except httpx.HTTPError:
+    except Exception:  # Proxies of the environment that httpx cannot use raise ValueError or ImportError, among others.
         return False
     return True
+
+
+def _refuse_pointers(folder: Path) -> None:
+    """Raises ModelError if a file is the pointer that Git leaves where Git LFS is not installed."""
+    try:
+        small = [file for file in folder.iterdir() if file.is_file() and file.stat().st_size < _LFS_POINTER_BYTES]
+        pointers = sorted(file.name for file in small if file.read_bytes().startswith(_LFS_POINTER))
+    except OSError as error:
+        raise ModelError(f"model.path {folder} cannot be read: {error.strerror}") from None
+    if pointers:
+        raise ModelError(
+            f"model.path {folder}: {pointers[0]} is a Git LFS pointer, not the file itself: install git-lfs and run "
+            "`git lfs pull` there"
+        )
+
+
+def _require_weights(config: ModelConfig) -> None:
+    """Loads the weights onto the device meta, for which transformers reads the headers of the files alone."""
+    with _reading(config.path, "weights"):
+        _, found = AutoModelForCausalLM.from_pretrained(
+            config.path,
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=config.trust_remote_code,
+        )
+    if found["mismatched_keys"]:
+        name, stored, wanted = sorted(found["mismatched_keys"])[0]
+        raise ModelError(
+            f"model.path {config.path}: {name} has the shape {list(stored)} in the weights and {list(wanted)} by "
+            "config.json: use the config.json that belongs to the weights"
+        )
+    if found["missing_keys"]:
+        raise ModelError(
+            f"model.path {config.path}: the weights lack {sorted(found['missing_keys'])[0]} "
+            f"({len(found['missing_keys'])} in all), which the model of config.json has"
+        )
+
+
+def _read_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    path = config.path
+    with _reading(path, "tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **_options(config))
+    files = set(tokenizer.vocab_files_names.values())
+    if not is_hub_name(path) and files and not any((Path(path) / file).is_file() for file in files):
+        # transformers makes an empty tokenizer then.
+        raise ModelError(f"model.path {path} holds no tokenizer ({' or '.join(sorted(files))}): copy its files there")
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"model.path {path}: the tokenizer has no end-of-sequence token, so no response could end")
+    return tokenizer
+
+
+def _context(settings: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, str]:
+    """Tokens that vLLM lets a sequence of the model have, and the setting of the folder that bounds them."""
+    bounds = {f"{key} of config.json": getattr(settings, key, None) for key in _CONTEXT_KEYS}
+    bounds["model_max_length of tokenizer_config.json"] = tokenizer.model_max_length
+    tokens, key = min((bound, key) for key, bound in bounds.items() if bound)
+    if tokens > _UNBOUNDED:
+        return _DEFAULT_CONTEXT, "config.json names no bound"
+    rope = getattr(settings, "rope_parameters", None) or {}
+    kind, factor = rope.get("rope_type"), rope.get("factor") or 1.0
+    if kind not in _SCALED:
+        return int(tokens * factor), key
+    if kind == "yarn" and rope.get("original_max_position_embeddings") == tokens:
+        key += f", which yarn with factor {factor:g} allows to be {int(tokens * factor)}"
+    return int(tokens), key
 
 
 def _options(config: ModelConfig) -> dict[str, bool]:
@@ -88,11 +177,21 @@ def _options(config: ModelConfig) -> dict[str, bool]:
     return {"trust_remote_code": config.trust_remote_code, "local_files_only": offline}
 
 
-def _unreadable(path: str, part: str, error: Exception) -> ModelError:
-    if is_hub_name(path) and not hub_is_reachable():
-        return HubUnreachableError(
-            f"model.path {path}: the hub cannot be reached from here and its cache does not hold the {part}; "
-            "set model.path to a Hugging Face folder"
-        )
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return ModelError(f"model.path {path}: no {part} can be read there ({reason})")
+@contextmanager
+def _reading(path: str, part: str) -> Iterator[None]:
+    """Turns any failure of transformers into a ModelError, and keeps its reports off the screen."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    except Exception as error:  # What a broken file makes transformers raise is not documented.
+        if is_hub_name(path) and not hub_is_reachable():
+            raise HubUnreachableError(
+                f"model.path {path}: the hub cannot be reached from here and its cache does not hold the {part}; "
+                "set model.path to a Hugging Face folder"
+            ) from None
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise ModelError(f"model.path {path}: no {part} can be read there ({reason})") from None
+    finally:
+        logging.set_verbosity(verbosity)

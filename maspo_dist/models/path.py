@@ -20,7 +20,12 @@ def require_model(path: str) -> None:
         return
     if folder.is_dir():
         raise ModelError(f"model.path {path} holds no config.json, so it is not a Hugging Face model folder")
-    siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    if folder.exists():
+        raise ModelError(f"model.path {path} is a file: name the folder of the model")
+    try:
+        siblings = [str(entry) for entry in folder.parent.iterdir()]
+    except OSError:
+        siblings = []
     near = difflib.get_close_matches(path, siblings, n=1)
     hint = (
         f"did you mean {near[0]}?" if near else "set model.path to a Hugging Face folder (`maspo-dist demo` makes one)"

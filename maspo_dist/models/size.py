@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
-    """Number of weights, and what memory and cost depend on; hidden and intermediate are widths of a layer."""
+    """Number of weights, and what memory and cost depend on; hidden and intermediate are widths of a layer.
+
+    `context_key` names the setting of the model folder that bounds the context.
+    """
 
     parameters: int
     vocabulary: int
@@ -18,6 +21,7 @@ class ModelSize:
     kv_heads: int
     head_dim: int
     context_tokens: int
+    context_key: str = "max_position_embeddings of config.json"
 
 
 #: Sizes of the models in the recipes, for a machine that cannot read their configurations.

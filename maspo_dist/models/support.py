@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -29,6 +31,13 @@ def attends_by_bounds(model: PreTrainedModel) -> bool:
 
 def _reason(config: ModelConfig, model: PreTrainedModel) -> str | None:
     settings = model.config.get_text_config()
+    named = model.config.architectures or [type(model).__name__]
+    if type(model).__name__ not in named:
+        return f"is not the {named[0]} that config.json names, which is no causal language model"
+    if settings is not model.config or model.config.is_encoder_decoder:
+        return "has parts beside its causal language model, which is not supported"
+    if getattr(model.config, "quantization_config", None):
+        return "has quantized weights, which cannot be trained: use the folder of the unquantized model"
     for name, neutral in _LOGIT_SETTINGS.items():
         if getattr(settings, name, None) not in (None, neutral):
             return f"changes its logits by {name}, which is not supported"
@@ -37,6 +46,8 @@ def _reason(config: ModelConfig, model: PreTrainedModel) -> str | None:
         return "has no plain linear lm_head, which is not supported"
     if model._is_stateful or not _PACKED_LAYERS.issuperset(getattr(settings, "layer_types", None) or ()):
         return "has layers whose state would leak from one packed sequence into the next, which is not supported"
+    if "position_ids" not in inspect.signature(model.get_decoder().forward).parameters:
+        return "takes no position_ids, which keep packed sequences apart"
     if config.attention != "auto":
         return None
     if any(name.endswith("sinks") for name, _ in model.named_parameters()):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from maspo_dist.algorithm import check_loss
-from maspo_dist.config import TrainConfig
+from maspo_dist.config import EvaluationConfig, TrainConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
-from maspo_dist.data.reasoning import mark_open_reasoning
 from maspo_dist.errors import ConfigError, ModelError
 from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.models.size import ModelSize
@@ -47,6 +47,24 @@ def prepare(config: TrainConfig) -> Prepared:
     )
 
 
+def prepare_evaluation(config: EvaluationConfig) -> tuple[ModelFacts, dict[str, PromptSet]]:
+    """The model's facts and the held-out sets by name. Raises every mistake that is visible before a process starts."""
+    check_rewards(config.reward)
+    model, response_tokens = read_model_facts(config.model), config.sampling.max_response_tokens
+    limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=response_tokens)
+    sets = {
+        name: load_prompts([data_set], config.data, model.tokenizer, limit)
+        for name, data_set in config.data.sets.items()
+    }
+    for prompts in sets.values():
+        require_known_ids(prompts, model, config.model.path)
+    longest = max(prompt.token_ids.size for prompts in sets.values() for prompt in prompts.prompts)
+    wanted = longest + response_tokens
+    lengths = f"the longest prompt ({longest}) and sampling.max_response_tokens ({response_tokens}) add up to {wanted}"
+    require_engine_length(config.rollout.engine, wanted, lengths, model.size)
+    return model, sets
+
+
 def inspect_model(config: TrainConfig) -> ModelFacts:
     """The facts of a model that can be trained, else ModelError. Raises as `read_model_facts`, `require_context` do."""
     facts = read_model_facts(config.model)
@@ -57,19 +75,54 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
 
 
 def require_context(config: TrainConfig, size: ModelSize) -> None:
-    """Raises ConfigError when the longest prompt and the longest response do not fit the model together."""
+    """Raises ConfigError when the longest prompt and response do not fit the model, or the engine, together."""
     wanted = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    lengths = (
+        f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) and rollout.max_response_tokens "
+        f"({config.rollout.max_response_tokens}) add up to {wanted}"
+    )
     if wanted > size.context_tokens:
         raise ConfigError(
-            f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) and rollout.max_response_tokens "
-            f"({config.rollout.max_response_tokens}) add up to {wanted}, but {config.model.path} holds "
-            f"{size.context_tokens}: lower one of them"
+            f"{lengths}, but {config.model.path} holds {size.context_tokens} ({size.context_key}): lower one of them"
+        )
+    require_engine_length(config.rollout.engine, wanted, lengths, size)
+
+
+def require_engine_length(engine: Mapping[str, Any], wanted: int, lengths: str, size: ModelSize) -> None:
+    """Raises ConfigError when `max_model_len` is less than the `wanted` tokens, or more than the model holds.
+
+    `lengths` says what the wanted tokens are made of.
+    """
+    length = engine.get("max_model_len")
+    if length is None or length == -1:
+        return
+    if not isinstance(length, int) or isinstance(length, bool):
+        raise ConfigError(f"rollout.engine.max_model_len must be a whole number of tokens, got {length!r}")
+    if length < wanted:
+        raise ConfigError(f"{lengths}, but rollout.engine.max_model_len is {length}: set it to {wanted} or remove it")
+    if length > size.context_tokens:
+        raise ConfigError(
+            f"rollout.engine.max_model_len is {length}, but the model holds {size.context_tokens} "
+            f"({size.context_key}): lower or remove it"
         )
 
 
 def load_data(config: TrainConfig, data_sets: Sequence[str], model: ModelFacts) -> PromptSet:
     """The prompts of `data_sets`, checked against the model's context. Raises as `load_prompts` does."""
     limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=config.rollout.max_response_tokens)
-    loaded = load_prompts(data_sets, config.data, model.tokenizer, limit)
-    marked = mark_open_reasoning(loaded.prompts, config.data, model.tokenizer, config.reward.reasoning_tags)
-    return replace(loaded, prompts=marked)
+    prompts = load_prompts(data_sets, config.data, model.tokenizer, limit)
+    require_known_ids(prompts, model, config.model.path)
+    return prompts
+
+
+def require_known_ids(prompts: PromptSet, model: ModelFacts, path: str) -> None:
+    """Raises ModelError when a prompt holds a token for which the model has no embedding."""
+    for prompt in prompts.prompts:
+        largest = int(prompt.token_ids.max())
+        if largest >= model.embeddings:
+            token = model.tokenizer.convert_ids_to_tokens(largest)
+            raise ModelError(
+                f"model.path {path}: prompt {prompt.prompt_id} holds the token {token!r} with id {largest}, but the "
+                f"model has embeddings for ids below {model.embeddings}: resize them to the {len(model.tokenizer)} "
+                "tokens of the tokenizer (resize_token_embeddings), or use the tokenizer of the model"
+            )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 import sys
 import time
@@ -213,6 +215,41 @@ def test_an_address_where_no_cluster_answers_is_refused(
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert sentence.startswith(f"error: RAY_ADDRESS is {address}, but no Ray cluster answers there")
     assert "start one with `ray start --head`, or unset RAY_ADDRESS" in sentence
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])
+def test_an_address_for_jobs_or_clients_is_refused(
+    address: str, given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert call(monkeypatch, "train", str(given.folder / "config.yaml")) == 2
+    assert f"RAY_ADDRESS is {address}, where Ray takes jobs or clients: set it to HOST:PORT" in capsys.readouterr().err
+
+
+def test_a_long_temporary_folder_is_refused_with_its_remedy(
+    given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "a_long_scratch_folder_of_a_batch_system" / "people" / "user_name"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    assert call(monkeypatch, "train", str(given.folder / "config.yaml")) == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert "Ray does not start on this machine" in sentence
+    assert "set RAY_TMPDIR to a shorter folder, such as /tmp" in sentence
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
+def test_a_full_disk_and_too_few_descriptors_are_one_sentence(
+    number: int, given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(RunFolder, "create", fail)
+    assert call(monkeypatch, "train", str(given.folder / "config.yaml")) == 1
+    sentence = capsys.readouterr().err
+    assert sentence.startswith(f"error: {os.strerror(number)} ({given.folder}/runs/bad): ")
+    assert sentence.count("\n") == 1
 
 
 def test_a_port_in_use_is_refused_by_its_key() -> None:

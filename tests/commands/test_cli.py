@@ -1,6 +1,7 @@
 """A user's mistake is one sentence on standard error and exit code 2, before anything starts."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ from maspo_dist import __version__
 ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "actors.cli", *arguments]
     return subprocess.run(
-        [sys.executable, "-m", "actors.cli", *arguments], capture_output=True, text=True, timeout=120, cwd=ROOT
+        command, capture_output=True, text=True, timeout=120, cwd=ROOT, env={**os.environ, **environment}
     )
 
 
@@ -87,6 +89,13 @@ def test_metrics_explains_every_metric_and_event() -> None:
     assert result.returncode == 0
     assert "unverifiable_share" in result.stdout
     assert "worker_recovered" in result.stdout
+
+
+def test_a_terminal_that_knows_ascii_only_shows_codes_instead() -> None:
+    result = run("metrics", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0
+    assert "\\u" in result.stdout
+    assert result.stdout.isascii()
 
 
 def test_the_version_is_printed() -> None:

@@ -1,10 +1,11 @@
 """A configuration loads, or one sentence says which key is wrong, what it holds and what to write."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from maspo_dist.config import BapoLoss, ClipLoss, MaspoLoss, TrainConfig, dump_config, load_config
+from maspo_dist.config import BapoLoss, CispoLoss, ClipLoss, MaspoLoss, TrainConfig, dump_config, load_config
 from maspo_dist.errors import ConfigError
 
 MINIMAL = """
@@ -106,6 +107,59 @@ def test_a_mistake_is_one_sentence_with_key_value_and_fix(path: Path, override: 
         assert fragment in message
 
 
+@pytest.mark.parametrize("name", ["20260214", "2026-02-14", "007", "1_000", "clip_2"])
+def test_a_name_that_looks_like_a_number_or_date_is_text(path: Path, name: str) -> None:
+    assert load_config(path, [f"run.name={name}", f"data.eval.{name}=x.jsonl"]).run.name == name
+
+
+@pytest.mark.parametrize(
+    ("override", "fragment"),
+    [
+        ("run.name=1.10", "run.name: YAML reads 1.1 as a float; write it in quotes"),
+        ("run.name=on", "run.name: YAML reads True as a bool; write it in quotes"),
+        ("model.path=12", "model.path: YAML reads 12 as a int; write it in quotes"),
+        ("model.path=~nobody-here/model", "'~nobody-here/model': there is no such home folder here"),
+        ("run.dir=" + "x" * 300, "is too long for a path"),
+        ('data.train="a\\0b"', "text holds a null or half a character"),
+        ("rollout.engine=&a {b: *a}", "recursive"),
+        ("run.seed=!!int ''", "cannot be read as YAML"),
+    ],
+)
+def test_text_that_yaml_takes_for_something_else_is_refused(path: Path, override: str, fragment: str) -> None:
+    assert fragment in refusal(path, override)
+
+
+def test_a_tilde_is_the_home_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load_config(path, ["run.dir=~/runs", "model.path=~/m", "data.train=[~/a, b]", "data.eval.x=~/c"])
+    assert config.run.dir == Path("/home/me/runs")
+    assert (config.model.path, config.data.train) == ("/home/me/m", ["/home/me/a", "b"])
+    assert config.data.eval == {"x": "/home/me/c"}
+
+
+def test_one_file_may_stand_where_a_list_is_wanted(path: Path) -> None:
+    assert load_config(path, ["data.train=a.jsonl"]).data.train == ["a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a: {b: 1, c: 2, b: 3}\n", "rollout: {}\nrun: {}\nrollout: {workers: 2}\n", "1: a\n1: b\n"]
+)
+def test_a_key_that_stands_twice_is_refused_with_its_lines(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text(text)
+    assert re.search(r"twice\.yaml, line \d.* stands twice, in line \d and line \d: remove one", refusal(file))
+
+
+def test_a_merged_mapping_may_be_overridden(path: Path) -> None:
+    path.write_text(MINIMAL + "algorithm: {loss: {<<: &base {kind: clip, epsilon_low: 0.1}, epsilon_low: 0.3}}\n")
+    assert load_config(path).algorithm.loss == ClipLoss(epsilon_low=0.3)
+
+
+def test_cispo_may_be_without_a_lower_bound(path: Path) -> None:
+    loss = load_config(path, ["algorithm.loss.kind=cispo", "algorithm.loss.epsilon_low=1000"]).algorithm.loss
+    assert loss == CispoLoss(epsilon_low=1000)
+
+
 def test_an_inert_trust_region_is_accepted_when_asked_for_or_when_ratios_are_stale(path: Path) -> None:
     load_config(path, ["algorithm.mini_batches=1", "algorithm.allow_inert_trust_region=true"])
     load_config(path, ["algorithm.mini_batches=1", "algorithm.max_policy_age=1", "algorithm.old_logprobs=rollout"])
@@ -122,7 +176,8 @@ def test_alpha_outside_the_papers_range_is_warned_of(path: Path) -> None:
     [
         ("", "is empty"),
         ("run: {name: x", "line"),
-        ("- a\n- b\n", "sections"),
+        ("- a\n- b\n", "holds a list: write sections"),
+        ("train", "holds a single value: write sections"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, fragment: str) -> None:

@@ -49,12 +49,17 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A problem, tokenized. `token_ids` i32[L], L ≥ 1; `source` picks the verifier."""
+    """A problem, tokenized. `token_ids` i32[L], L ≥ 1; `source` picks the verifier.
+
+    response_start   where the prompt leaves a reasoning block open: its text from that block's tag. The verifier judges
+                     this text and the response together.
+    """
 
     prompt_id: str
     token_ids: IntArray
     reference: str
     source: str
+    response_start: str = ""
 
     def __post_init__(self) -> None:
         _require(

@@ -48,7 +48,9 @@ class EvaluationActor:
 
         async def one(number: int) -> tuple[Rollout, Verdict]:
             rollout = await engine.generate(prompt.token_ids, request.sampling, request.seed + number, None)
-            return rollout, await self._scorer.score(rollout.text, prompt.reference, prompt.source)
+            return rollout, await self._scorer.score(
+                prompt.response_start + rollout.text, prompt.reference, prompt.source
+            )
 
         return tuple(await asyncio.gather(*map(one, range(request.num_samples))))
 

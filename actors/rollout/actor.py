@@ -159,7 +159,8 @@ class RolloutActor:
             request.prompt.token_ids, request.sampling, request.seed + sample, request.cut_after_s
         )
         ended_s = time.time()
-        verdict = await self._scorer.score(rollout.text, request.prompt.reference, request.prompt.source)
+        prompt = request.prompt
+        verdict = await self._scorer.score(prompt.response_start + rollout.text, prompt.reference, prompt.source)
         return rollout, verdict, ended_s
 
     async def _prove(self, update: WeightUpdate, weights: StagedWeights) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import AfterValidator
 
 #: The closing tag of each opening tag, of the models in use. Letter case is ignored.
 REASONING_TAGS: dict[str, str] = {
@@ -20,6 +22,17 @@ REASONING_TAGS: dict[str, str] = {
     "<|START_THINKING|>": "<|END_THINKING|>",
     "<|channel|>analysis": "<|channel|>final",
 }
+
+
+def _tags_mark_blocks(value: dict[str, str]) -> dict[str, str]:
+    for opening, closing in value.items():
+        if not opening.strip() or not closing.strip() or opening == closing:
+            raise ValueError(f"the tags {opening!r} and {closing!r} must be two different texts that are not blank")
+    return value
+
+
+#: The closing tag of each opening tag.
+ReasoningTags = Annotated[dict[str, str], AfterValidator(_tags_mark_blocks)]
 
 
 class ReasoningPatterns(NamedTuple):
@@ -44,12 +57,15 @@ def _compiled(tags: tuple[tuple[str, str], ...]) -> ReasoningPatterns:
 
 
 def open_reasoning(text: str, tags: Mapping[str, str] = REASONING_TAGS) -> str:
-    """The part of `text` from the reasoning tag that it leaves open; "" where it ends outside all blocks.
-
-    Give it what a prompt ends with: the text that a chat template adds for the answer, or of a plain prompt the last
-    line. A verifier judges this part and the response together, as if the response had written the tag.
-    """
+    """The part of `text` from the reasoning tag that it leaves open; "" where it ends outside all blocks."""
     patterns = reasoning_patterns(tags)
     text = text[max((match.end() for match in patterns.closing.finditer(text)), default=0) :]
     opened = patterns.opening.search(text)
     return text[opened.start() :] if opened else ""
+
+
+def final_reasoning_tag(prompt: str, tags: Mapping[str, str] = REASONING_TAGS) -> str:
+    """The opening tag with which `prompt` ends, and white space after it; "" where it ends otherwise."""
+    end = prompt.rstrip()
+    tag = next((tag for tag in tags if end[-len(tag) :].casefold() == tag.casefold()), "")
+    return prompt[len(end) - len(tag) :] if tag else ""

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from maspo_dist.config.extension import check_form, is_extension
-from maspo_dist.config.reasoning import REASONING_TAGS
+from maspo_dist.config.reasoning import REASONING_TAGS, ReasoningTags
 from maspo_dist.config.section import Capacity, Meaning, Section
 
 #: Verifiers that come with the package, and the class behind each name. `reward/registry.py` makes them.
@@ -121,7 +121,7 @@ class VerifierConfig(Section):
     extraction: Meaning[Literal["strict", "lenient"]] = "lenient"
     #: The closing tag of each opening tag of a reasoning block. What stands in a block is no answer, whether the prompt
     #: or the response opened it.
-    reasoning_tags: Meaning[dict[str, str]] = Field(default_factory=lambda: dict(REASONING_TAGS))
+    reasoning_tags: Meaning[ReasoningTags] = Field(default_factory=lambda: dict(REASONING_TAGS))
     #: What a list of reference answers means: `any` of them is right, or the answer must be `all` of them.
     several_answers: Meaning[Literal["any", "all"]] = "any"
     #: Most samples that wait for a process. While the queue is full, callers wait.

@@ -7,13 +7,15 @@ everything else is checked. Any other mistake is refused as `train` refuses it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from maspo_dist.algorithm import check_loss
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.data.rows import HUB_PREFIX, read_rows
@@ -23,6 +25,7 @@ from maspo_dist.models.path import is_hub_name
 from maspo_dist.models.size import KNOWN_SIZES, ModelSize
 from maspo_dist.planning.placement import Device, pick_device, plan_bundles
 from maspo_dist.planning.preflight import inspect_model, load_data, require_context
+from maspo_dist.reward.registry import check_rewards, reference_problems
 from maspo_dist.runs.metrics import require_sinks
 
 #: A data set: its prompts if model and files are on this machine, else its number of rows, else nothing.
@@ -35,6 +38,8 @@ def check_run(config: TrainConfig, console: Console) -> None:
     Raises the errors that `train` raises before its first process, except for what this machine lacks.
     """
     require_sinks(config.logging)
+    check_loss(config.algorithm.loss)
+    check_rewards(config.reward)
     missing: list[str] = []
     model = _model_facts(config, missing)
     size = model.size if model else KNOWN_SIZES.get(config.model.path)
@@ -44,6 +49,10 @@ def check_run(config: TrainConfig, console: Console) -> None:
     data = {name: _data_facts(config, paths, model, missing) for name, paths in data_sets.items()}
     console.print(dump_config(config), highlight=False, markup=False)
     console.print(_data(data))
+    for name, prompts in data.items():
+        if isinstance(prompts, PromptSet):
+            for note in _answer_notes(config, prompts):
+                console.print(f"note: data set {name}: {note}", highlight=False, markup=False)
     if size is None:
         console.print(f"placement and memory: unknown until {config.model.path} can be read")
     else:
@@ -53,6 +62,17 @@ def check_run(config: TrainConfig, console: Console) -> None:
         console.print("\n  ".join(lines), highlight=False, markup=False)
     else:
         console.print("the configuration is valid, model and data are here", highlight=False)
+
+
+def _answer_notes(config: TrainConfig, prompts: PromptSet) -> Iterator[str]:
+    """What is worth knowing of references, and of prompts that open a reasoning block."""
+    yield from reference_problems(config.reward, ((prompt.reference, prompt.source) for prompt in prompts.prompts))
+    starts = Counter(prompt.response_start for prompt in prompts.prompts if prompt.response_start)
+    for start, count in starts.items():
+        yield (
+            f"{count} of {len(prompts.prompts)} prompts leave {start.strip()!r} open: a response is judged as if it "
+            "had written this tag itself"
+        )
 
 
 def _model_facts(config: TrainConfig, missing: list[str]) -> ModelFacts | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from maspo_dist.algorithm import check_loss
 from maspo_dist.config import EvaluationConfig, TrainConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
+from maspo_dist.data.reasoning import mark_open_reasoning
 from maspo_dist.errors import ConfigError, ModelError
 from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.models.size import ModelSize
@@ -52,12 +53,7 @@ def prepare_evaluation(config: EvaluationConfig) -> tuple[ModelFacts, dict[str, 
     check_rewards(config.reward)
     model, response_tokens = read_model_facts(config.model), config.sampling.max_response_tokens
     limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=response_tokens)
-    sets = {
-        name: load_prompts([data_set], config.data, model.tokenizer, limit)
-        for name, data_set in config.data.sets.items()
-    }
-    for prompts in sets.values():
-        require_known_ids(prompts, model, config.model.path)
+    sets = {name: _load(config, [data_set], model, limit) for name, data_set in config.data.sets.items()}
     longest = max(prompt.token_ids.size for prompts in sets.values() for prompt in prompts.prompts)
     wanted = longest + response_tokens
     lengths = f"the longest prompt ({longest}) and sampling.max_response_tokens ({response_tokens}) add up to {wanted}"
@@ -110,9 +106,16 @@ def require_engine_length(engine: Mapping[str, Any], wanted: int, lengths: str, 
 def load_data(config: TrainConfig, data_sets: Sequence[str], model: ModelFacts) -> PromptSet:
     """The prompts of `data_sets`, checked against the model's context. Raises as `load_prompts` does."""
     limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=config.rollout.max_response_tokens)
+    return _load(config, data_sets, model, limit)
+
+
+def _load(
+    config: TrainConfig | EvaluationConfig, data_sets: Sequence[str], model: ModelFacts, limit: ContextLimit
+) -> PromptSet:
     prompts = load_prompts(data_sets, config.data, model.tokenizer, limit)
     require_known_ids(prompts, model, config.model.path)
-    return prompts
+    marked = mark_open_reasoning(prompts.prompts, config.data, model.tokenizer, config.reward.reasoning_tags)
+    return replace(prompts, prompts=marked)
 
 
 def require_known_ids(prompts: PromptSet, model: ModelFacts, path: str) -> None:

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from maspo_dist.config.reasoning import final_reasoning_tag
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import DataError
 from maspo_dist.reward.pool.verifier_pool import VerifierPool
@@ -54,9 +55,7 @@ def rescore(samples: Path, output: Path, config: VerifierConfig) -> RescoreSumma
     pairs: list[tuple[dict[str, Any], Verdict]] = []
     with VerifierPool(config) as pool, output.open("w", encoding="utf-8") as file:
         while batch := list(islice(rows, _BATCH_ROWS)):
-            verdicts = pool.verify_many(
-                [Sample(response=row["response"], reference=row["reference"], source=row["source"]) for row in batch]
-            )
+            verdicts = pool.verify_many([_sample(row, config) for row in batch])
             for row, verdict in zip(batch, verdicts, strict=True):
                 file.write(json.dumps(_rescored(row, verdict)) + "\n")
                 pairs.append(({"status": row["status"], "reward": float(row["reward"])}, verdict))
@@ -78,6 +77,11 @@ def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
             if missing:
                 raise DataError(f"{path}, line {number}: no {', '.join(missing)}; is it the samples.jsonl of a run?")
             yield row
+
+
+def _sample(row: dict[str, Any], config: VerifierConfig) -> Sample:
+    opened = final_reasoning_tag(row.get("prompt", ""), config.reasoning_tags)
+    return Sample(response=opened + row["response"], reference=row["reference"], source=row["source"])
 
 
 def _rescored(row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from doubles.golden_pairs import load_golden_pairs
-
+from actors.bench.math import load_pairs
 from maspo_dist.reward import verify_math
 
 FIRM_MISSES: dict[str, str] = {}
@@ -23,7 +22,7 @@ OTHER_CONVENTIONS = {
 def test_every_pair_is_judged_as_expected_but_for_the_listed_ones() -> None:
     misses = {
         pair.name
-        for pair in load_golden_pairs()
+        for pair in load_pairs()
         if (verify_math(pair.response, pair.reference).status == "correct") != pair.expected
     }
 
@@ -31,13 +30,13 @@ def test_every_pair_is_judged_as_expected_but_for_the_listed_ones() -> None:
 
 
 def test_no_firm_pair_takes_the_other_way_by_convention() -> None:
-    debatable = {pair.name for pair in load_golden_pairs() if pair.debatable}
+    debatable = {pair.name for pair in load_pairs() if pair.debatable}
 
     assert OTHER_CONVENTIONS.keys() <= debatable
 
 
 def test_no_adversarial_pair_is_wrongly_accepted() -> None:
-    hostile = [pair for pair in load_golden_pairs() if pair.category.startswith("adversarial") and not pair.expected]
+    hostile = [pair for pair in load_pairs() if pair.category.startswith("adversarial") and not pair.expected]
 
     accepted = [pair.name for pair in hostile if verify_math(pair.response, pair.reference).status == "correct"]
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
+from actors.bench.math import own_pairs
 from maspo_dist.reward import verify_math
 from maspo_dist.reward.math.equality import _compare, load_algebra
-
-PAIRS = Path(__file__).with_name("answer_pairs.jsonl")
 
 SAME = [
     ("4.", "4"),
@@ -301,12 +297,10 @@ NOT_THE_ANSWER_OF_THE_TEXT = [
 
 
 def test_pairs_of_every_kind_are_judged_as_a_careful_reader_would() -> None:
-    rows = [json.loads(line) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
-
     misjudged = [
-        row
-        for row in rows
-        if (verify_math(f"So it is \\boxed{{{row['answer']}}}.", row["reference"]).status == "correct") != row["same"]
+        (pair.response, pair.reference)
+        for pair in own_pairs()
+        if (verify_math(pair.response, pair.reference).status == "correct") != pair.expected
     ]
     assert misjudged == []
 

@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from doubles.golden_pairs import load_golden_pairs
 
+from actors.bench.math import load_pairs
 from actors.verifier.actor import VerifierActor
 from maspo_dist.reward import Sample, VerifierConfig, VerifierPool
 from maspo_dist.types import Verdict
@@ -137,7 +137,7 @@ def hostile_samples() -> list[tuple[str, Sample, frozenset[str] | set[str]]]:
 
 
 def healthy_samples(count: int) -> list[Sample]:
-    right = [pair for pair in load_golden_pairs() if pair.category == "derived" and not pair.debatable]
+    right = [pair for pair in load_pairs() if pair.category == "derived" and not pair.debatable]
     pairs = [right[number % len(right)] for number in range(count)]
     return [Sample(response=pair.response, reference=pair.reference, source="math") for pair in pairs]
 
@@ -155,7 +155,7 @@ def test_hostile_samples_end_by_their_deadline_and_harm_no_other(caller: str, is
         }
     )
     hostile, healthy = hostile_samples(), healthy_samples(1000)
-    expected = [pair.expected for pair in load_golden_pairs() if pair.category == "derived" and not pair.debatable]
+    expected = [pair.expected for pair in load_pairs() if pair.category == "derived" and not pair.debatable]
     step = len(healthy) // len(hostile)
     mixed = [s for i, (_, bad, _) in enumerate(hostile) for s in (*healthy[i * step : (i + 1) * step], bad)]
     mixed += healthy[len(hostile) * step :]

@@ -128,7 +128,7 @@ class EngineSettings:
 class RolloutEngine(Protocol):
     """A generation engine in the process of its rollout worker; `rollout.backend` names its class.
 
-    Requests run side by side on one event loop. An update is `pause`, `load`, `resume`: requests in flight stop at
+    Requests run concurrently on one event loop. An update is `pause`, `load`, `resume`: requests in flight stop at
     `pause`, are kept, and go on after `resume` with the new weights. Each token is of the version that was loaded when
     it was sampled, AS_LOADED before the first `load`. Any method raises ActorDiedError when a process of the engine is
     dead; no method returns a part of its answer.

@@ -1,8 +1,8 @@
 """The rollout workers as one: the pool grows and shrinks during a run and survives the loss of any worker.
 
-A request goes to the least loaded worker that serves. When a worker is lost or leaves, its requests go to others as
-new attempts. Exactly one result is accepted: calls to a lost worker are cancelled, so a late answer is ignored.
-Workers start, join and are replaced beside training, see `worker_slot`.
+A request goes to the least loaded worker that serves. When a worker is lost or leaves, its requests go to others.
+Exactly one result is accepted: calls to a lost worker are cancelled, so a late answer is ignored. Workers start, join
+and are replaced during training, see `worker_slot`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ElasticRolloutPool:
     # Life of the pool.
 
     async def start(self) -> None:
-        """Starts the first workers side by side and waits until all run.
+        """Starts the first workers concurrently and waits until all run.
 
         Raises the error of the first worker that fails: an engine that cannot start now will not start later.
         """
@@ -83,7 +83,7 @@ class ElasticRolloutPool:
         self._condition.fail(ActorDiedError("the rollout pool is closed"))
 
     def scale(self, workers: int) -> None:
-        """Opens or closes slots until there are `workers`. Returns at once: workers start and leave beside the run.
+        """Opens or closes slots until there are `workers`. Returns at once: workers start and leave during the run.
 
         From now on the number is fixed, also where `rollout.workers` is a range.
         """

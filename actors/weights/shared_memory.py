@@ -21,7 +21,7 @@ from maspo_dist.errors import ConfigError, WeightSyncError
 if TYPE_CHECKING:
     import torch
 
-#: Tensors that are copied and hashed side by side.
+#: Tensors that are copied and hashed concurrently.
 _COPYING_THREADS = 4
 #: Every tensor starts at a multiple of this.
 _ALIGNMENT_BYTES = 64
@@ -83,7 +83,7 @@ def read_tensors(file: MappedFile, entries: Sequence[TensorSlice]) -> Iterator[t
 def _mapped(file: MappedFile, inode: int) -> mmap.mmap:
     """Kept from publish to publish: mapping takes a third as long as copying the mapped bytes.
 
-    A later file may have the path of one that was deleted, but not its inode.
+    A later file may have the path of a deleted file, but not its inode.
     """
     descriptor = os.open(file.path, os.O_RDWR)
     try:

@@ -53,13 +53,13 @@ async def batch_of_one(step: int) -> tuple[TrainingBatch, dict[int, RolloutGroup
     return batch, {7: body}
 
 
-def recording(folder: Path, learners: Recordable, keep: int | None, told: list[Event]) -> StepRecorder:
-    return StepRecorder(learners, StepRecords(folder, keep), "run: {}\n", FakePool().fetch, told.append)
+def recording(folder: Path, learners: Recordable, keep: int | None, events: list[Event]) -> StepRecorder:
+    return StepRecorder(learners, StepRecords(folder, keep), "run: {}\n", FakePool().fetch, events.append)
 
 
 async def test_a_step_is_recorded_completely_and_older_steps_are_removed(tmp_path: Path) -> None:
-    told: list[Event] = []
-    learners = recording(tmp_path / "steps", Recordable(), 2, told)
+    events: list[Event] = []
+    learners = recording(tmp_path / "steps", Recordable(), 2, events)
     for step in (1, 2, 3):
         report = await learners.update(*await batch_of_one(step))
         assert report.step == step
@@ -71,15 +71,15 @@ async def test_a_step_is_recorded_completely_and_older_steps_are_removed(tmp_pat
     assert record.metrics == {"learner/grad_norm": 1.0}
     assert record.logprobs[0].old.tolist() == [-0.5, -0.5]
     assert (records.path(3) / LEARNER_FOLDER).is_dir()
-    assert told == []
+    assert events == []
 
 
 async def test_a_full_disk_costs_the_record_and_not_the_step(tmp_path: Path) -> None:
-    told: list[Event] = []
-    learners = recording(tmp_path / "steps", Recordable(saves=1), None, told)
+    events: list[Event] = []
+    learners = recording(tmp_path / "steps", Recordable(saves=1), None, events)
     for step in (1, 2):
         assert (await learners.update(*await batch_of_one(step))).policy_version == step
-    assert [(event.kind, event.message) for event in told] == [
+    assert [(event.kind, event.message) for event in events] == [
         ("record_failed", "step 2: [Errno 28] No space left on device")
     ]
     assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == ["step-000001"]

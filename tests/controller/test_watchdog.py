@@ -22,7 +22,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.progress = 0
-        self.told: asyncio.Queue[Event] = asyncio.Queue()
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.dumps = 0
         self.dumped = asyncio.Event()
         self.answers = [asyncio.Event(), asyncio.Event()]
@@ -49,7 +49,7 @@ class Stage:
 
         config = ClusterConfig(stall_timeout_s=STALL_S, on_stall=on_stall)
         try:
-            await beside(guarded(), watch(config, lambda: self.progress, dump_stacks, self.told.put_nowait))
+            await beside(guarded(), watch(config, lambda: self.progress, dump_stacks, self.events.put_nowait))
         finally:
             self.outcomes = [wait.exception() if wait.done() else "waits" for wait in self.waits]
             for wait in self.waits:
@@ -67,7 +67,7 @@ class Stage:
 async def test_a_stall_names_the_oldest_wait_and_counts_the_others() -> None:
     stage = Stage()
     await stage.while_watched("report", stage.dumped.wait())
-    event = stage.told.get_nowait()
+    event = stage.events.get_nowait()
     assert event.kind == "stalled"
     assert event.message == "no progress for 0 s; waits for group 7 (and 1 more); stacks of all processes are in logs/"
     assert dict(event.details)["action"] == "report"
@@ -92,7 +92,7 @@ async def test_fail_ends_the_run_with_what_it_waits_for() -> None:
 async def test_report_writes_an_event_per_stall_and_ends_nothing() -> None:
     stage = Stage()
     await stage.while_watched("report", stage.stalls(2))
-    assert stage.told.qsize() >= 2
+    assert stage.events.qsize() >= 2
     assert stage.outcomes == ["waits", "waits"]
 
 

@@ -35,7 +35,7 @@ class ScriptedWorker(FakeWorker):
         self.hung = False
         self.stopped = False
         self.answered: list[int] = []
-        #: What a ping tells: the tokens of answered groups.
+        #: The answer to a ping: tokens sampled so far.
         self.tokens: Callable[[], int] = lambda: len(self.answered)
         self.dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

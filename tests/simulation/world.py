@@ -248,7 +248,7 @@ class SimulatedWorkers:
         await asyncio.sleep(world.rng.uniform(5, 40))
         if len(world.living) >= world.capacity:
             raise PlacementError("1 processes found no room (simulated)")
-        # A worker that cannot start before anything was trained is the user's to know of, hence none then.
+        # Before anything is trained, a worker that cannot start ends the run: no start fails then.
         if world.trained and world.chance(world.story.faults.start_failure):
             raise ActorDiedError(f"rollout worker {index}: start: died (simulated)")
         if world.trained and world.chance(world.story.faults.start_hang):

@@ -2,6 +2,7 @@
 
 verifier    the `math` verifier, and `verify_math`
 answers     where the answer stands in a response
+references  the answers in a reference, which may be a solution or a list
 latex       one spelling for the many spellings of the same LaTeX
 structure   the outer shape of an answer: list, tuple, set, union, matrix
 numbers     numbers as people write them, exactly; `units` reads the unit behind them

@@ -304,6 +304,7 @@ EventKind = Literal[
     "object_store_small",
     "prompt_set_aside",
     "record_failed",
+    "references_changed",
     "resumed",
     "run_failed",
     "run_finished",

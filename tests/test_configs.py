@@ -55,8 +55,8 @@ def test_the_papers_recipes_hold_the_authors_values(size: str) -> None:
 
 def test_the_excerpts_are_whole_and_disjoint() -> None:
     fields = PromptConfig()
-    train = read_rows(str(CONFIGS / "data" / "gsm8k_excerpt.jsonl"), fields)
-    heldout = read_rows(str(CONFIGS / "data" / "gsm8k_heldout_excerpt.jsonl"), fields)
+    train = list(read_rows(str(CONFIGS / "data" / "gsm8k_excerpt.jsonl"), fields))
+    heldout = list(read_rows(str(CONFIGS / "data" / "gsm8k_heldout_excerpt.jsonl"), fields))
     assert (len(train), len(heldout)) == (64, 16)
     assert not {row.problem for row in train} & {row.problem for row in heldout}
     assert {row.source for row in train + heldout} == {"gsm8k"}

@@ -23,9 +23,10 @@ from actors.ray.connection import cluster_address, connect, disconnect
 from actors.ray.control import open_control
 from actors.weights.probes import probe_sequences
 from maspo_dist.config import TrainConfig, dump_config, resume_changes
-from maspo_dist.data.cursor import PromptCursor
+from maspo_dist.data.cursor import REFERENCES_CHANGED, PromptCursor
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.flow.ledger import Ledger
+from maspo_dist.planning.check import data_notes
 from maspo_dist.planning.preflight import Prepared, prepare
 from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, CheckpointWriter, RunState, read_state
 from maspo_dist.runs.folder import RunFolder
@@ -57,6 +58,9 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
     fresh = config.checkpoint.resume == "never"
     with RunFolder.create(path) if fresh else RunFolder.resume(path) as folder:
         configure_logging("controller", folder.logs_path, sys.stderr)
+        for name, prompts in {"train": prepared.train, **prepared.evaluation}.items():
+            for note in data_notes(config, name, prompts):
+                logger.warning("%s", note)
         resume = _resume_point(config, folder)
         if resume is not None:
             _compare_config(config, resume, folder, allow_config_change)
@@ -212,6 +216,8 @@ class Run:
             self._event(Event(kind="resumed", message=f"after step {state.step}"))
         ledger = Ledger()
         cursor = PromptCursor(self.prepared.train.prompts, config.run.seed, state.stream.cursor if state else None)
+        if cursor.references_changed:
+            self._event(Event(kind="references_changed", message=REFERENCES_CHANGED))
         stream = GroupStream(
             config,
             pool,

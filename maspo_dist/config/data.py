@@ -20,7 +20,7 @@ class PromptConfig(Section):
     source_field: str = "source"
     #: chat uses the tokenizer's template, none the bare problem; anything else is text with {problem}.
     template: str = "chat"
-    #: System message of the chat template.
+    #: System message for rows without one; a row's own system message is used, even an empty one.
     system_prompt: str | None = None
     #: Text after every problem, before the template is applied; describe the format of the answer here.
     problem_suffix: str = ""
@@ -49,7 +49,7 @@ class PromptConfig(Section):
 class DataConfig(PromptConfig):
     """Prompts with verifiable answers."""
 
-    #: JSONL or Parquet files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
+    #: JSON Lines, JSON, CSV, Parquet or Arrow files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
     train: Listed[PathText] = Field(min_length=1)
     #: Held-out sets by name, each a file or `hf:NAME[:SPLIT]`.
     eval: Execution[dict[Name, PathText]] = Field(default_factory=dict)

@@ -100,20 +100,14 @@ def partition(weights: Sequence[int], parts: int) -> list[list[int]]:
 
 def _trainable(group: ScoredGroup) -> list[_Response]:
     report = group.report
-    return [
-        _Response(
-            ref=SampleRef(
-                group_id=report.group_id,
-                sample=sample,
-                reward=float(group.rewards[sample]),
-                advantage=float(group.advantages[sample]),
-            ),
-            response_tokens=int(report.response_tokens[sample]),
-            total_tokens=report.prompt_tokens + int(report.response_tokens[sample]),
-        )
-        for sample in range(len(report.verdicts))
-        if group.trainable[sample]
-    ]
+    columns = report.response_tokens, group.rewards, group.advantages, group.trainable
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    responses = []
+    for sample, (tokens, reward, advantage, trainable) in enumerate(rows):
+        if trainable:
+            ref = SampleRef(group_id=report.group_id, sample=sample, reward=reward, advantage=advantage)
+            responses.append(_Response(ref, tokens, report.prompt_tokens + tokens))
+    return responses
 
 
 def _deal_groups(groups: list[list[_Response]], mini_batches: int) -> list[list[list[_Response]]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +14,19 @@ from pydantic import ConfigDict
 from maspo_dist.errors import DataError
 from maspo_dist.types import Prompt
 
+logger = logging.getLogger(__name__)
+
+REFERENCES_CHANGED = (
+    "the reference answers differ from the checkpoint's; from now on the rewards follow the new answers"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CursorState:
-    """The place of the next prompt, for JSON. `data_digest` identifies the prompts."""
+    """The place of the next prompt, for JSON. The digests identify the prompts and their references.
+
+    `reference_digest` is empty in checkpoints of earlier releases.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -24,6 +34,7 @@ class CursorState:
     epoch: int
     position: int
     data_digest: str
+    reference_digest: str = ""
 
 
 class PromptCursor:
@@ -38,7 +49,10 @@ class PromptCursor:
             raise DataError("there are no prompts to train on")
         self._prompts = prompts
         self._seed = seed
-        self._digest = _digest(prompts)
+        self._digest = _digest(
+            f"{prompt.prompt_id}\0{prompt.token_ids.size}\0".encode() + prompt.token_ids.tobytes() for prompt in prompts
+        )
+        self._reference_digest = _digest(prompt.reference.encode() + b"\0" for prompt in prompts)
         if state is not None and state.data_digest != self._digest:
             raise DataError(
                 "the training data differs from the checkpoint's, so the place in the epoch is lost; "
@@ -46,6 +60,10 @@ class PromptCursor:
             )
         if state is not None and state.seed != seed:
             raise DataError(f"the checkpoint was made with run.seed {state.seed}, not {seed}; set it back to resume")
+        #: Whether the prompts have other references than in the checkpoint.
+        self.references_changed = state is not None and state.reference_digest not in ("", self._reference_digest)
+        if self.references_changed:
+            logger.warning("%s", REFERENCES_CHANGED)
         #: Prompts taken so far, over all epochs.
         self._taken = self._index(state) if state else 0
         self._shuffled: tuple[int, NDArray[np.int64]] | None = None
@@ -54,7 +72,13 @@ class PromptCursor:
     def state(self) -> CursorState:
         """The position of the next prompt."""
         epoch, position = divmod(self._taken, len(self._prompts))
-        return CursorState(seed=self._seed, epoch=epoch, position=position, data_digest=self._digest)
+        return CursorState(
+            seed=self._seed,
+            epoch=epoch,
+            position=position,
+            data_digest=self._digest,
+            reference_digest=self._reference_digest,
+        )
 
     def take(self, count: int) -> list[Prompt]:
         """The next `count` prompts; at the end of an epoch the next epoch begins."""
@@ -75,10 +99,8 @@ class PromptCursor:
         return self._prompts[int(self._shuffled[1][position])]
 
 
-def _digest(prompts: Sequence[Prompt]) -> str:
-    """Of ids and tokens, in order."""
+def _digest(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
-    for prompt in prompts:
-        digest.update(f"{prompt.prompt_id}\0{prompt.token_ids.size}\0".encode())
-        digest.update(prompt.token_ids.tobytes())
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()[:16]

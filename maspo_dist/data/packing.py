@@ -64,11 +64,8 @@ def pack_sequences(sequences: Sequence[IntArray], first_targets: Sequence[int]) 
     lengths = [sequence.size for sequence in sequences]
     offsets = np.cumsum([0, *lengths[:-1]])
     input_ids = np.concatenate(sequences).astype(np.int64)
-    predicted = [
-        np.arange(offset + first, offset + length)
-        for offset, first, length in zip(offsets, first_targets, lengths, strict=True)
-    ]
-    where = np.concatenate(predicted).astype(np.int64)
+    spans = zip(offsets + first_targets, offsets + lengths, strict=True)
+    where = np.concatenate([np.arange(start, end) for start, end in spans]).astype(np.int64)
     return PackedTokens(
         input_ids=input_ids,
         position_ids=np.concatenate([np.arange(length) for length in lengths]).astype(np.int64),

@@ -2,29 +2,59 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from maspo_dist.config import PromptConfig
-from maspo_dist.data.rows import Row, read_rows
+from maspo_dist.data.rows import SYSTEM_ROLES, Row, read_rows
+from maspo_dist.data.template import Renderer
 from maspo_dist.errors import DataError, ModelError
 from maspo_dist.types import IntArray, Prompt
 
 #: Rows tokenized in one call.
-_CHUNK_ROWS = 1024
+_CHUNK_ROWS = 4096
+#: Seconds between two lines of progress.
+_PROGRESS_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """The first prompt of a source as the model sees it, special tokens included.
+
+    prompts   number of prompts of the source
+    notes     what may be wrong with the prompt, one sentence each
+    """
+
+    source: str
+    prompts: int
+    text: str
+    tokens: int
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSet:
-    """Prompts with distinct ids, in file order, and the number of rows that were dropped as too long."""
+    """Prompts with distinct ids, in file order.
+
+    dropped_overlong   number of rows that were dropped as too long
+    examples           one per source
+    notes              what may be wrong with the rows, one sentence each
+    """
 
     prompts: tuple[Prompt, ...]
     dropped_overlong: int
+    examples: tuple[Example, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +71,7 @@ def load_prompts(
     tokenizer: PreTrainedTokenizerBase,
     limit: ContextLimit | None = None,
 ) -> PromptSet:
-    """Reads and tokenizes `data_sets` (paths or `hf:NAME[:SPLIT]`) in order.
+    """Reads and tokenizes `data_sets` (paths or `hf:NAME[:SPLIT]`) in order; prints its progress if that takes long.
 
     A repeated id gets `~2`, `~3`, … in order of appearance. Rows that are longer than `config.max_prompt_tokens`, or
     too long for `limit`, are refused or dropped as `config.overlong_prompts` says.
@@ -54,74 +84,151 @@ def load_prompts(
             f"data.template is chat, but the tokenizer {tokenizer.name_or_path} has no chat template; "
             "set data.template to none, or to text with {problem}"
         )
-    rows = [row for data_set in data_sets for row in read_rows(data_set, config)]
-    prompts: list[Prompt] = []
-    for row, prompt_id, token_ids in zip(rows, _distinct_ids(rows), _tokenize(rows, config, tokenizer), strict=True):
-        complaint = _too_long(len(token_ids), config, limit)
-        if complaint is None:
-            prompts.append(Prompt(prompt_id=prompt_id, token_ids=token_ids, reference=row.answer, source=row.source))
-        elif config.overlong_prompts == "refuse":
-            raise DataError(f"{row.where}: {complaint}, or set data.overlong_prompts to drop")
-    if not prompts:
+    loading = _Loading(config, tokenizer, limit)
+    rows = itertools.chain.from_iterable(read_rows(data_set, config) for data_set in data_sets)
+    next_line = time.monotonic() + _PROGRESS_S
+    with _no_collections():
+        while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
+            loading.add(chunk)
+            if time.monotonic() > next_line:
+                print(f"{chunk[-1].where}: {loading.rows:,} rows are loaded", file=sys.stderr, flush=True)
+                next_line = time.monotonic() + _PROGRESS_S
+    if not loading.prompts:
         raise DataError(
-            f"{', '.join(data_sets)}: all {len(rows)} prompts are too long; raise data.max_prompt_tokens "
+            f"{', '.join(data_sets)}: all {loading.rows} prompts are too long; raise data.max_prompt_tokens "
             "or lower max_response_tokens"
         )
-    return PromptSet(prompts=tuple(prompts), dropped_overlong=len(rows) - len(prompts))
+    return PromptSet(
+        prompts=tuple(loading.prompts),
+        dropped_overlong=loading.rows - len(loading.prompts),
+        examples=tuple(loading.examples()),
+        notes=tuple(loading.notes()),
+    )
 
 
-def _too_long(tokens: int, config: PromptConfig, limit: ContextLimit | None) -> str | None:
-    if tokens > config.max_prompt_tokens:
-        return f"the prompt has {tokens} tokens, over data.max_prompt_tokens ({config.max_prompt_tokens}); raise it"
-    if limit and tokens + limit.response_tokens > limit.context_tokens:
-        return (
-            f"the prompt's {tokens} tokens and a response of {limit.response_tokens} "
-            f"are over the model's context ({limit.context_tokens}); lower max_response_tokens"
-        )
-    return None
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Stops the garbage collector, which would visit all prompts again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
-def _distinct_ids(rows: Iterable[Row]) -> list[str]:
-    taken: set[str] = set()
-    ids: list[str] = []
-    for row in rows:
-        candidates = itertools.chain([row.row_id], (f"{row.row_id}~{n}" for n in itertools.count(2)))
-        ids.append(next(candidate for candidate in candidates if candidate not in taken))
-        taken.add(ids[-1])
-    return ids
+class _Loading:
+    """The prompts loaded so far. A problem that repeats is rendered and tokenized once."""
 
+    def __init__(self, config: PromptConfig, tokenizer: PreTrainedTokenizerBase, limit: ContextLimit | None) -> None:
+        self._config = config
+        self._tokenizer = tokenizer
+        self._renderer = Renderer(config, tokenizer)
+        self._limit = limit
+        self.rows = 0
+        self.prompts: list[Prompt] = []
+        #: By problem: the index of its first prompt, or None if the problem is too long.
+        self._first: dict[bytes, int | None] = {}
+        self._first_rows: dict[str, tuple[Row, Prompt]] = {}
+        self._sources: Counter[str] = Counter()
+        self._ids: set[str] = set()
+        self._next_suffix: dict[str, int] = {}
+        self._own_system = 0
+        self._contradicting: dict[bytes, str] = {}
 
-def _tokenize(rows: Sequence[Row], config: PromptConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[IntArray]:
-    # A chat template writes its own special tokens; the tokenizer adds them to other text.
-    special = config.template != "chat"
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        chunk = rows[start : start + _CHUNK_ROWS]
-        texts = [_render(row, config, tokenizer) for row in chunk]
-        token_ids = tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
-        for row, ids in zip(chunk, token_ids, strict=True):
+    def add(self, rows: Sequence[Row]) -> None:
+        self.rows += len(rows)
+        keys = [hashlib.blake2b(repr(row.problem).encode(), digest_size=16).digest() for row in rows]
+        fresh: dict[bytes, Row] = {}
+        for key, row in zip(keys, rows, strict=True):
+            if key not in self._first:
+                fresh.setdefault(key, row)
+        tokens = dict(zip(fresh, self._tokenize(list(fresh.values())), strict=True))
+        for key, row in zip(keys, rows, strict=True):
+            self._add_row(key, row, tokens)
+
+    def _add_row(self, key: bytes, row: Row, fresh: dict[bytes, IntArray]) -> None:
+        if not isinstance(row.problem, str):
+            self._own_system += any(role in SYSTEM_ROLES for role, _ in row.problem)
+        prompt_id = self._distinct_id(row.row_id)
+        if key not in self._first:
+            self._first[key] = len(self.prompts) if self._fits(row, fresh[key].size) else None
+        first = self._first[key]
+        if first is None:
+            return
+        is_new = first == len(self.prompts)
+        token_ids = fresh[key] if is_new else self.prompts[first].token_ids
+        if not is_new and self.prompts[first].reference != row.answer:
+            self._contradicting.setdefault(key, f"{row.where}: {row.answer!r} and {self.prompts[first].reference!r}")
+        source = sys.intern(row.source)
+        prompt = Prompt(prompt_id=prompt_id, token_ids=token_ids, reference=row.answer, source=source)
+        self.prompts.append(prompt)
+        self._sources[source] += 1
+        if source not in self._first_rows:
+            self._first_rows[source] = row, prompt
+
+    def notes(self) -> Iterator[str]:
+        rows, distinct = len(self.prompts), sum(first is not None for first in self._first.values())
+        if distinct < rows:
+            yield f"{distinct:,} of {rows:,} prompts are distinct, so an epoch takes each {rows / distinct:.3g} times"
+        if self._contradicting:
+            count, where = len(self._contradicting), next(iter(self._contradicting.values()))
+            yield f"{count:,} prompts have rows with different answers; the first is {where}"
+        if self._next_suffix:
+            count, row_id = len(self._next_suffix), next(iter(self._next_suffix))
+            yield f"{count:,} ids stand in several rows; the repeats of the first are called {row_id}~2, {row_id}~3, …"
+        if self._own_system and self._config.system_prompt is not None:
+            yield (
+                f"{self._own_system:,} of {self.rows:,} rows have a system message of their own, which is used instead "
+                "of data.system_prompt"
+            )
+
+    def examples(self) -> Iterator[Example]:
+        for source, (row, prompt) in self._first_rows.items():
+            ids = prompt.token_ids.tolist()
+            yield Example(
+                source=source,
+                prompts=self._sources[source],
+                text=str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)),
+                tokens=len(ids),
+                notes=tuple(self._renderer.notes(row, ids)),
+            )
+
+    def _tokenize(self, rows: Sequence[Row]) -> Iterator[IntArray]:
+        if not rows:
+            return
+        texts = self._renderer.texts(rows)
+        # A chat template writes its own special tokens; the tokenizer adds them to other text.
+        special = self._config.template != "chat"
+        wanted = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        encoded = self._tokenizer(texts, add_special_tokens=special, **wanted)
+        for row, ids in zip(rows, encoded["input_ids"], strict=True):
             if not ids:
                 raise DataError(f"{row.where}: the prompt has no tokens")
             yield np.asarray(ids, dtype=np.int32)
 
+    def _fits(self, row: Row, tokens: int) -> bool:
+        """Whether a prompt of `row` is short enough. Raises DataError if it is not and long prompts are refused."""
+        most, limit = self._config.max_prompt_tokens, self._limit
+        if tokens > most:
+            complaint = f"the prompt has {tokens} tokens, over data.max_prompt_tokens ({most}); raise it"
+        elif limit and tokens + limit.response_tokens > limit.context_tokens:
+            complaint = (
+                f"the prompt's {tokens} tokens and a response of {limit.response_tokens} "
+                f"are over the model's context ({limit.context_tokens}); lower max_response_tokens"
+            )
+        else:
+            return True
+        if self._config.overlong_prompts == "refuse":
+            raise DataError(f"{row.where}: {complaint}, or set data.overlong_prompts to drop")
+        return False
 
-def _render(row: Row, config: PromptConfig, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt as text, up to the start of the response."""
-    if config.template == "chat":
-        return _render_chat(row, config, tokenizer)
-    if not isinstance(row.problem, str):
-        raise DataError(f"{row.where}: the problem is a list of chat messages, which needs data.template chat")
-    problem = row.problem + config.problem_suffix
-    return problem if config.template == "none" else config.template.replace("{problem}", problem)
-
-
-def _render_chat(row: Row, config: PromptConfig, tokenizer: PreTrainedTokenizerBase) -> str:
-    turns = (("user", row.problem),) if isinstance(row.problem, str) else row.problem
-    *before, (role, content) = turns
-    turns = (*before, (role, content + config.problem_suffix))
-    if config.system_prompt is not None:
-        turns = (("system", config.system_prompt), *turns)
-    messages = [{"role": role, "content": content} for role, content in turns]
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except jinja2.TemplateError as error:
-        raise DataError(f"{row.where}: the tokenizer's chat template refuses the prompt: {error}") from None
+    def _distinct_id(self, row_id: str) -> str:
+        candidate, number = row_id, self._next_suffix.get(row_id, 2)
+        while candidate in self._ids:
+            candidate, number = f"{row_id}~{number}", number + 1
+        if candidate != row_id:
+            self._next_suffix[row_id] = number
+        self._ids.add(candidate)
+        return candidate

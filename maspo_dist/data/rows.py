@@ -1,35 +1,45 @@
-"""Rows of a data set: JSON Lines, Parquet, or a Hugging Face data set by name.
-
-A row holds the texts of a file, checked for the fields that training needs; prompts.py tokenizes them.
-"""
+"""Rows of a data set, checked for the fields that training needs: a file, or a Hugging Face data set by name."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import httpx
-import pyarrow
-import pyarrow.parquet
 
 from maspo_dist.config import PromptConfig
+from maspo_dist.data.files import Record, json_kind, read_records
 from maspo_dist.errors import DataError
 
 HUB_PREFIX = "hf:"
 
-#: A problem is text, or chat messages (role, content) as some data sets keep them.
+#: A chat message: role and content.
 Message = tuple[str, str]
 
+SYSTEM_ROLES = ("system", "developer")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+#: Suffixes of data files, which are no part of a data set's name.
+_SUFFIXES = re.compile(r"(\.(jsonl?|ndjson|csv|tsv|parquet|pq|arrow|gz|zst|bz2|xz|lz4))+$", re.IGNORECASE)
+_TEXTS = (str, bytes)
+_NUMBERS = (int, float, Decimal)
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_CHAT_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
+
+
+@dataclass(slots=True)
 class Row:
-    """A checked row. `where` names file and line for error messages; no text is blank."""
+    """A checked row. `where` names file and line for error messages.
+
+    `problem` is text, or chat messages of which the last is the user's or a tool's. At most one of them is a system
+    message, and only this message can be blank.
+    """
 
     where: str
     row_id: str
@@ -38,14 +48,14 @@ class Row:
     source: str
 
 
-def read_rows(data_set: str, config: PromptConfig) -> list[Row]:
-    """Reads a JSONL or Parquet file, or `hf:NAME[:SPLIT]`; a field name with dots reaches into nested objects.
+def read_rows(data_set: str, config: PromptConfig) -> Iterator[Row]:
+    """Reads a file, or `hf:NAME[:SPLIT]`, row by row; a field name with dots reaches into nested objects.
 
-    A row's id is its `id`, else `<name>-<line>`. Its source is its source field, else the name: the file's stem or the
-    last part of the hub name. Numbers become text, from JSON exactly as they are written there.
+    A row's id is its `id`, else `<name>-<line>`. Its source is its source field, else the name: the file's name without
+    suffixes, or the last part of the hub name. Numbers become text, from JSON exactly as they are written there.
 
     Raises DataError: file missing or unreadable, bad JSON, a row without its fields or with a value of a wrong type,
-    no rows.
+    messages that hold the answer, no rows.
     """
     if data_set.startswith(HUB_PREFIX):
         hub_name, _, split = data_set.removeprefix(HUB_PREFIX).partition(":")
@@ -53,71 +63,27 @@ def read_rows(data_set: str, config: PromptConfig) -> list[Row]:
         records = _hub_records(data_set, hub_name, split or "train")
     else:
         path = _existing(Path(data_set))
-        name = path.stem
-        records = _parquet_records(path) if path.suffix == ".parquet" else _jsonl_records(path)
-    rows = [_row(where, number, name, record, config) for where, number, record in records]
-    if not rows:
+        name = _SUFFIXES.sub("", path.name)
+        name = path.stem if name in ("", path.name) else name
+        records = read_records(path, (config.problem_field, config.answer_field, config.source_field, "id"))
+    number = 0
+    for where, number, record in records:
+        yield _row(where, number, name, record, config)
+    if not number:
         raise DataError(f"{data_set} holds no rows")
-    return rows
-
-
-Record = tuple[str, int, Mapping[str, Any]]
 
 
 def _existing(path: Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        raise DataError(f"{path} is a folder; name a JSONL or Parquet file in it")
+        raise DataError(f"{path} is a folder; name a file in it")
     if not path.parent.is_dir():
         raise DataError(f"data file {path} does not exist: there is no folder {path.parent}")
     names = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
     near = difflib.get_close_matches(path.name, names, n=1)
     hint = f"did you mean {path.parent / near[0]}?" if near else f"{path.parent} holds no file of a similar name"
     raise DataError(f"data file {path} does not exist; {hint}")
-
-
-def _jsonl_records(path: Path) -> Iterator[Record]:
-    number = 0
-    try:
-        # newline="\n": text can hold other characters that count as line ends, for example U+2028.
-        with path.open(encoding="utf-8-sig", newline="\n") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", number, _parse_json(line, f"{path}, line {number}")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, after line {number}: not UTF-8 ({error.reason}); is it a JSONL file?") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _parse_json(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(line.strip(), parse_int=str, parse_float=str, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        reason = error.msg.removesuffix(" at")
-        raise DataError(f"{where}: not JSON at column {error.colno} ({reason}); write one object per line") from None
-    except RecursionError:
-        raise DataError(f"{where}: nested too deeply to read") from None
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: {_kind(record)} instead of an object with fields; write one object per line")
-    return record
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise json.JSONDecodeError(f"{name} is not a number in JSON", name, 0)
-
-
-def _parquet_records(path: Path) -> Iterator[Record]:
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", number, record
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
 
 def _hub_records(data_set: str, hub_name: str, split: str) -> Iterator[Record]:
@@ -141,11 +107,11 @@ def _hub_records(data_set: str, hub_name: str, split: str) -> Iterator[Record]:
 def _row(where: str, number: int, name: str, record: Mapping[str, Any], config: PromptConfig) -> Row:
     problem, answer, source = config.problem_field, config.answer_field, config.source_field
     return Row(
-        where=where,
-        row_id=_optional_text(where, "id", record.get("id")) or f"{name}-{number}",
-        problem=_problem(where, problem, _required(where, "data.problem_field", problem, record)),
-        answer=_answer(where, answer, _required(where, "data.answer_field", answer, record)),
-        source=_optional_text(where, source, _lookup(record, source)) or name,
+        where,
+        _optional_text(where, "id", record.get("id")) or f"{name}-{number}",
+        _problem(where, problem, _required(where, "data.problem_field", problem, record)),
+        _answer(where, answer, _required(where, "data.answer_field", answer, record)),
+        _optional_text(where, source, _lookup(record, source)) or name,
     )
 
 
@@ -177,24 +143,63 @@ def _lookup(record: Mapping[str, Any], field: str) -> Any:
 def _required(where: str, key: str, field: str, record: Mapping[str, Any]) -> Any:
     value = _lookup(record, field)
     if value is _ABSENT:
-        has = ", ".join(map(str, record)) or "none"
+        has = ", ".join(_names(record)) or "none"
         raise DataError(f"{where}: no field {field!r}; the row has {has}: set {key} to the right field")
     return value
 
 
+def _names(record: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in record.items():
+        if isinstance(value, Mapping) and value:
+            yield from _names(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
 def _problem(where: str, field: str, value: Any) -> str | tuple[Message, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    if isinstance(value, str) and _CHAT_AS_TEXT.match(value):
+        value = _parsed_chat(where, field, value)
+    if isinstance(value, _TEXTS) or not isinstance(value, Sequence):
         return _text(where, field, value)
-    messages = []
-    for message in value:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            raise DataError(f"{where}: field {field!r} is a list, but not of chat messages with role and content")
-        messages.append(
-            (_text(where, f"{field}.role", message["role"]), _text(where, f"{field}.content", message["content"]))
-        )
+    messages = tuple(_message(where, field, message) for message in value)
     if not messages:
         raise DataError(f"{where}: field {field!r} is an empty list")
-    return tuple(messages)
+    roles = [role for role, _ in messages]
+    if sum(role in SYSTEM_ROLES for role in roles) > 1:
+        raise DataError(f"{where}: field {field!r} holds more than one system message; merge them")
+    if roles[-1] not in ("user", "tool"):
+        raise DataError(
+            f"{where}: the messages in {field!r} end with a turn of {roles[-1]!r}, so the prompt would hold an answer; "
+            "end them with the user's turn, or set data.problem_field to a field that holds the problem alone"
+        )
+    return messages
+
+
+def _parsed_chat(where: str, field: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise DataError(
+            f"{where}: field {field!r} holds chat messages as text that is not JSON; store them as a list"
+        ) from None
+
+
+def _message(where: str, field: str, message: Any) -> Message:
+    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        raise DataError(f"{where}: field {field!r} is a list, but not of chat messages with role and content")
+    role, content = _text(where, f"{field}.role", message["role"]), message["content"]
+    if isinstance(content, Sequence) and not isinstance(content, _TEXTS):
+        content = "".join(_part(where, f"{field}.content", part) for part in content)
+    if role in SYSTEM_ROLES and isinstance(content, str) and not content.strip():
+        return role, content
+    return role, _text(where, f"{field}.content", content)
+
+
+def _part(where: str, field: str, part: Any) -> str:
+    if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+        kind = part.get("type") if isinstance(part, Mapping) else json_kind(part)
+        raise DataError(f"{where}: field {field!r} holds a part of kind {kind!r}; only text can be trained on")
+    return str(part["text"])
 
 
 def _optional_text(where: str, field: str, value: Any) -> str:
@@ -202,22 +207,17 @@ def _optional_text(where: str, field: str, value: Any) -> str:
 
 
 def _text(where: str, field: str, value: Any) -> str:
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise DataError(f"{where}: field {field!r} is bytes that are not UTF-8 text") from None
+    if isinstance(value, str):
+        if not value or value.isspace():
+            raise DataError(f"{where}: field {field!r} is empty")
+        if not value.isascii() and _HALF_PAIR.search(value):
+            raise DataError(f"{where}: field {field!r} holds half a surrogate pair, which is not a character")
+        return value
+    if isinstance(value, _NUMBERS) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
-    if not isinstance(value, str):
-        raise DataError(f"{where}: field {field!r} is {_kind(value)} instead of text or a number")
-    if not value.strip():
-        raise DataError(f"{where}: field {field!r} is empty")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: field {field!r} holds half a surrogate pair, which is not a character") from None
-    return value
-
-
-def _kind(value: Any) -> str:
-    """The kind of a JSON value, in words."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    kinds = {Mapping: "an object", str: "text", Sequence: "a list"}
-    return next((name for kind, name in kinds.items() if isinstance(value, kind)), repr(value))
+    raise DataError(f"{where}: field {field!r} is {json_kind(value)} instead of text or a number")

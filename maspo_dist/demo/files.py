@@ -53,18 +53,18 @@ def make_demo(folder: Path = DEFAULT_FOLDER, seed: int = 0, recipe: DemoRecipe |
     target = folder / f"seed-{seed}"
     content = json.dumps({"revision": _REVISION, "seed": seed, "recipe": asdict(recipe)}, sort_keys=True)
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
-    if _key_of(target) == key:
-        return _read(target)
+    if (made := _read(target, key)) is not None:
+        return made
     try:
         with whole_folder(target) as draft:
             _write(draft, recipe, seed, key)
-            if _key_of(target) != key:
+            if _read(target, key) is None:
                 shutil.rmtree(target, ignore_errors=True)
     except OSError:
         # Another process can have made it first.
-        if _key_of(target) != key:
+        if _read(target, key) is None:
             raise
-    return _read(target)
+    return make_demo(folder, seed, recipe)
 
 
 def _write(draft: Path, recipe: DemoRecipe, seed: int, key: str) -> None:
@@ -84,16 +84,11 @@ def _write(draft: Path, recipe: DemoRecipe, seed: int, key: str) -> None:
     (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _key_of(target: Path) -> str | None:
-    manifest = target / "manifest.json"
-    return str(json.loads(manifest.read_text(encoding="utf-8"))["key"]) if manifest.exists() else None
-
-
-def _read(target: Path) -> DemoFiles:
-    manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
-    return DemoFiles(
-        model=target / "model",
-        train=target / "train.jsonl",
-        heldout=target / "heldout.jsonl",
-        start_accuracy=float(manifest["start_accuracy"]),
-    )
+def _read(target: Path, key: str) -> DemoFiles | None:
+    """The demo in `target`, or None if no demo with this key is there."""
+    path = target / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if manifest.get("key") != key:
+        return None
+    train, heldout = target / "train.jsonl", target / "heldout.jsonl"
+    return DemoFiles(model=target / "model", train=train, heldout=heldout, start_accuracy=manifest["start_accuracy"])

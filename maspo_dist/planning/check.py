@@ -31,6 +31,9 @@ from maspo_dist.runs.metrics import require_sinks
 #: A data set: its prompts if model and files are on this machine, else its number of rows, else nothing.
 DataFacts = PromptSet | int | None
 
+#: Longest prompt that is printed whole, in characters.
+_SHOWN_CHARS = 2_000
+
 
 def check_run(config: TrainConfig, console: Console) -> None:
     """Validates model and data, then prints the resolved configuration, the data, placement and memory.
@@ -51,8 +54,11 @@ def check_run(config: TrainConfig, console: Console) -> None:
     console.print(_data(data))
     for name, prompts in data.items():
         if isinstance(prompts, PromptSet):
-            for note in _answer_notes(config, prompts):
-                console.print(f"note: data set {name}: {note}", highlight=False, markup=False)
+            for block in _blocks(name, prompts):
+                console.print(block, highlight=False, markup=False)
+            answers = (f"data set {name}: {note}" for note in _answer_notes(config, prompts))
+            for note in (*data_notes(config, name, prompts), *answers):
+                console.print(f"note: {note}", highlight=False, markup=False)
     if size is None:
         console.print(f"placement and memory: unknown until {config.model.path} can be read")
     else:
@@ -62,6 +68,18 @@ def check_run(config: TrainConfig, console: Console) -> None:
         console.print("\n  ".join(lines), highlight=False, markup=False)
     else:
         console.print("the configuration is valid, model and data are here", highlight=False)
+
+
+def data_notes(config: TrainConfig, name: str, prompts: PromptSet) -> list[str]:
+    """What may be wrong with the data set `name`, one sentence each; `train` logs these sentences too."""
+    notes = [f"data set {name}: {note}" for note in prompts.notes]
+    step, count = config.rollout.prompts_per_step, len(prompts.prompts)
+    if name == "train" and step > count:
+        notes.append(
+            f"rollout.prompts_per_step is {step:,}, but data.train has {count:,} prompts: each step takes some prompts "
+            "more than once; lower it, or add data"
+        )
+    return notes
 
 
 def _answer_notes(config: TrainConfig, prompts: PromptSet) -> Iterator[str]:
@@ -94,7 +112,7 @@ def _data_facts(config: TrainConfig, data_sets: list[str], model: ModelFacts | N
         return None
     if model is not None:
         return load_data(config, data_sets, model)
-    return sum(len(read_rows(data_set, config.data)) for data_set in data_sets)
+    return sum(1 for data_set in data_sets for _ in read_rows(data_set, config.data))
 
 
 def _is_elsewhere(name: str) -> bool:
@@ -123,6 +141,22 @@ def _data(facts: Mapping[str, DataFacts]) -> Table:
         else:
             table.add_row(name, "not here" if fact is None else f"{fact} rows", "?", "?")
     return table
+
+
+def _blocks(name: str, prompts: PromptSet) -> Iterator[str]:
+    """One block of text per source: its first prompt, and what may be wrong with it."""
+    for example in prompts.examples:
+        text = example.text
+        if len(text) > _SHOWN_CHARS:
+            left_out = f" … ({len(text) - _SHOWN_CHARS:,} characters) … "
+            text = text[: _SHOWN_CHARS // 2] + left_out + text[-_SHOWN_CHARS // 2 :]
+        yield "\n".join(
+            [
+                f"{name}, source {example.source}: {example.prompts:,} prompts; the first, {example.tokens:,} tokens:",
+                *(f"  | {line}" for line in text.split("\n")),
+                *(f"  note: {note}" for note in example.notes),
+            ]
+        )
 
 
 def _placement(config: TrainConfig, size: ModelSize, device: Device) -> Table:

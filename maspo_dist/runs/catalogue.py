@@ -154,6 +154,7 @@ EVENTS: Mapping[EventKind, str] = {
     "object_store_small": "a node's object store holds less than a publish needs",
     "prompt_set_aside": "a prompt made several workers fail; it is not sampled again",
     "record_failed": "the record of a step for replay could not be written",
+    "references_changed": "the run resumes with other reference answers",
     "resumed": "the run resumed from a checkpoint",
     "run_failed": "the run failed",
     "run_finished": "all steps are done",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -61,3 +61,18 @@ def test_a_state_of_other_data_or_another_seed_is_refused() -> None:
         PromptCursor(prompts(4), seed=1, state=state)
     with pytest.raises(DataError, match="no prompts"):
         PromptCursor([], seed=0)
+
+
+def test_other_references_are_said_and_the_place_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    cursor = PromptCursor(prompts(4), seed=0)
+    cursor.take(3)
+    corrected = [replace(prompt, reference="2") for prompt in prompts(4)]
+    resumed = PromptCursor(corrected, seed=0, state=cursor.state)
+    assert resumed.references_changed
+    assert "the reference answers differ from the checkpoint's" in caplog.text
+    assert ids(resumed.take(1)) == ids(cursor.take(1))
+    caplog.clear()
+    earlier_release = replace(cursor.state, reference_digest="")
+    for state in (None, cursor.state, earlier_release):
+        assert not PromptCursor(prompts(4), seed=0, state=state).references_changed
+    assert caplog.text == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from maspo_dist.config import DataConfig, PromptConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.data.rows import read_rows
+from maspo_dist.data.template import Renderer
 from maspo_dist.demo.model import make_tokenizer
 from maspo_dist.errors import DataError, ModelError
 
@@ -173,13 +175,154 @@ def test_a_missing_file_suggests_the_nearest_name(write: WriteLines, tmp_path: P
 
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     binary = tmp_path / "weights.bin"
-    binary.write_bytes(b"\xff\xfe\x00\x80" * 10)
+    binary.write_bytes(b"\x01\xff\x00\x80" * 10)
     with pytest.raises(DataError, match="not UTF-8"):
         load(str(binary))
     parquet = tmp_path / "broken.parquet"
     parquet.write_bytes(b"PAR1 this is none")
-    with pytest.raises(DataError, match="cannot be read as Parquet"):
+    with pytest.raises(DataError, match=r"broken\.parquet cannot be read: Parquet magic bytes"):
         load(str(parquet))
+
+
+@pytest.mark.parametrize(
+    ("messages", "sentence"),
+    [
+        ([("user", "1+2"), ("assistant", "3")], "line 1: the messages in 'problem' end with a turn of 'assistant'"),
+        ([("user", "1+2"), ("system", "Add.")], "end with a turn of 'system'"),
+        ([("system", "Add."), ("system", "Box it."), ("user", "1+2")], "more than one system message; merge them"),
+        ([("user", "")], r"field 'problem\.content' is empty"),
+        ([("user", [{"type": "image"}])], "holds a part of kind 'image'; only text can be trained on"),
+    ],
+)
+def test_messages_that_make_no_prompt_are_refused(
+    write: WriteLines, messages: list[tuple[str, object]], sentence: str
+) -> None:
+    row = {"problem": [{"role": role, "content": content} for role, content in messages], "answer": "3"}
+    with pytest.raises(DataError, match=sentence):
+        load(write(row))
+
+
+def test_messages_may_be_kept_as_json_text_and_their_content_in_parts(write: WriteLines) -> None:
+    chat = [{"role": "user", "content": "17+25"}]
+    parts = [{"role": "user", "content": [{"type": "text", "text": "17"}, {"type": "text", "text": "+25"}]}]
+    path = write({"problem": json.dumps(chat), "answer": "42"}, {"problem": parts, "answer": "42"})
+    assert [text(prompt.token_ids) for prompt in load(path).prompts] == ["<|user|>17+25<|assistant|>"] * 2
+    path = write({"problem": str(chat), "answer": "42"})
+    with pytest.raises(DataError, match="holds chat messages as text that is not JSON; store them as a list"):
+        load(path)
+
+
+def test_a_rows_own_system_message_is_used_even_an_empty_one_and_the_configured_one_for_other_rows(
+    write: WriteLines,
+) -> None:
+    user = {"role": "user", "content": "1+2"}
+    path = write(
+        {"problem": [{"role": "system", "content": "In words."}, user], "answer": "3"},
+        {"problem": [{"role": "system", "content": ""}, user], "answer": "3"},
+        {"problem": [user], "answer": "3"},
+    )
+    loaded = load(path, system_prompt="In digits.")
+    assert [text(prompt.token_ids) for prompt in loaded.prompts] == [
+        "<|user|>In words.<|user|>1+2<|assistant|>",
+        "<|user|><|user|>1+2<|assistant|>",
+        "<|user|>In digits.<|user|>1+2<|assistant|>",
+    ]
+    assert loaded.notes == (
+        "2 of 3 rows have a system message of their own, which is used instead of data.system_prompt",
+    )
+
+
+def test_repeated_prompts_ids_and_contradicting_answers_are_counted(write: WriteLines) -> None:
+    rows = [("1+2", "3"), ("1+2", "3"), ("1+2", "4"), ("2+2", "4"), ("2+2", "5"), ("5", "5")]
+    path = write(*({"problem": problem, "answer": answer, "id": 0} for problem, answer in rows))
+    assert load(path).notes == (
+        "3 of 6 prompts are distinct, so an epoch takes each 2 times",
+        f"2 prompts have rows with different answers; the first is {path}, line 3: '4' and '3'",
+        "1 ids stand in several rows; the repeats of the first are called 0~2, 0~3, …",
+    )
+    assert load(write({"problem": "1", "answer": "1"})).notes == ()
+
+
+def test_one_prompt_per_source_is_kept_as_the_model_sees_it(write: WriteLines) -> None:
+    path = write(
+        {"problem": "1+2", "answer": "3", "source": "sums"},
+        {"problem": "7", "answer": "7", "source": "digits"},
+        {"problem": "3+4", "answer": "7", "source": "sums"},
+    )
+    assert [(e.source, e.prompts, e.text, e.tokens, e.notes) for e in load(path).examples] == [
+        ("sums", 2, "<|user|>1+2<|assistant|>", 5, ()),
+        ("digits", 1, "<|user|>7<|assistant|>", 3, ()),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "problem", "note"),
+    [
+        ("{% for m in messages %}<|user|>{{ m.content }}{% endfor %}", "1+2", "has no generation prompt"),
+        ("<|user|>1{% if add_generation_prompt %}<|assistant|>{% endif %}", "x", "leaves out the user message"),
+        (
+            "{{ messages[0].content }}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+            "½",
+            "does not know 1 parts",
+        ),
+        ("{{ bos_token }}{{ bos_token }}{{ messages[0].content }}{{ add_generation_prompt }}", "1", "with two <|pad|>"),
+    ],
+)
+def test_what_a_template_did_is_said(write: WriteLines, template: str, problem: str, note: str) -> None:
+    path = write({"problem": problem, "answer": "3"})
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template, tokenizer.bos_token = template, "<|pad|>"
+    [example] = load_prompts([path], DataConfig(train=[path]), tokenizer).examples
+    assert len(example.notes) == 1
+    assert note in example.notes[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "m.content",
+        "m['content'] | trim",
+        "m.content.split('</think>')[-1]",
+        "m.content | upper",
+        "m.content | tojson",
+        "'long' if m.content | length > 3 else m.content",
+        "'tag' if '<' in m.content else m.content",
+        "m.content if m.content is string else 'parts'",
+        "'empty' if m.content == '' else m.content",
+        "'list' if m.content is sequence else m.content",
+        "m.content[:2]",
+        "m.content ~ m.content",
+    ],
+)
+def test_a_problem_in_text_is_rendered_as_the_template_renders_it(write: WriteLines, content: str) -> None:
+    problems = ["1+2", "  a ", "x</think>y", 'say "\\frac" & <b>', "ab"]
+    path = write(*({"problem": problem, "answer": "3"} for problem in problems))
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<|user|>{{ " + content + " }}.{% endfor %}{{ bos_token }}"
+    config = DataConfig(train=[path], template="chat", problem_suffix=" Box it.")
+    rendered = Renderer(config, tokenizer).texts(list(read_rows(path, config)))
+    chats = [[{"role": "user", "content": f"{problem} Box it."}] for problem in problems]
+    assert rendered == [
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats
+    ]
+
+
+def test_many_rows_of_one_id_load_in_linear_time(write: WriteLines) -> None:
+    path = write(*({"id": "0", "problem": f"{i}+1", "answer": "1"} for i in range(20_000)))
+    started = time.process_time()
+    prompts = load(path).prompts
+    # Quadratic time would be minutes.
+    assert time.process_time() - started < 30
+    assert (prompts[-1].prompt_id, len({prompt.prompt_id for prompt in prompts})) == ("0~20000", 20_000)
+
+
+def test_a_long_load_shows_its_progress(
+    write: WriteLines, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maspo_dist.data.prompts._PROGRESS_S", -1.0)
+    path = write({"problem": "1", "answer": "1"})
+    load(path)
+    assert capsys.readouterr().err == f"{path}, line 1: 1 rows are loaded\n"
 
 
 def test_an_empty_data_set_is_refused(write: WriteLines) -> None:
@@ -236,11 +379,11 @@ def test_hub_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(hub, "load_dataset", load_dataset, raising=False)
     monkeypatch.setitem(sys.modules, "datasets", hub)
-    assert read_rows("hf:who/sums", CONFIG)[0].problem == "who/sums train"
-    row = read_rows("hf:who/sums:test", CONFIG)[0]
+    assert next(read_rows("hf:who/sums", CONFIG)).problem == "who/sums train"
+    row = next(read_rows("hf:who/sums:test", CONFIG))
     assert (row.problem, row.row_id, row.source) == ("who/sums test", "sums-1", "sums")
     with pytest.raises(DataError, match=r"cannot be loaded from the hub \(Couldn't reach the hub\)"):
-        read_rows("hf:who/unreachable", CONFIG)
+        next(read_rows("hf:who/unreachable", CONFIG))
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"needs the package datasets: install maspo-dist\[hub\]"):
-        read_rows("hf:who/sums", CONFIG)
+        next(read_rows("hf:who/sums", CONFIG))

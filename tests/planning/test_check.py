@@ -1,0 +1,69 @@
+"""What `check` says of the data: one prompt per source as the model sees it, and what may be wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from maspo_dist.config import TrainConfig
+from maspo_dist.demo.model import make_model, make_tokenizer
+from maspo_dist.models.folder import save_model_folder
+from maspo_dist.planning.check import check_run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("check") / "model"
+    tokenizer = make_tokenizer()
+    save_model_folder(folder, make_model(tokenizer, 0), tokenizer)
+    return folder
+
+
+def checked(model: Path, train: Path, **data: object) -> str:
+    config = TrainConfig.model_validate(
+        {
+            "run": {"name": "check", "max_steps": 1},
+            "model": {"path": str(model), "dtype": "float32", "device": "cpu"},
+            "data": {"train": [str(train)], "max_prompt_tokens": 180, **data},
+            "rollout": {"workers": 1, "group_size": 4, "prompts_per_step": 4, "max_response_tokens": 40},
+            "algorithm": {"mini_batches": 2},
+        }
+    )
+    screen = io.StringIO()
+    check_run(config, Console(file=screen, width=200, soft_wrap=True))
+    return screen.getvalue()
+
+
+def test_check_prints_one_prompt_per_source_and_counts_repeats(model: Path, tmp_path: Path) -> None:
+    rows = [("1+2\n= ?", "3", "sums"), ("[bold]7", "7", "digits"), ("1+2\n= ?", "4", "sums")]
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps({"problem": p, "answer": a, "source": s}) + "\n" for p, a, s in rows))
+    said = checked(model, train)
+    assert (
+        "train, source sums: 2 prompts; the first, 9 tokens:\n  | <|user|>1+2\n  | = ?<|assistant|>\n"
+        "train, source digits: 1 prompts; the first, 9 tokens:\n  | <|user|>[bold]7<|assistant|>\n"
+    ) in said
+    assert "note: data set train: 2 of 3 prompts are distinct, so an epoch takes each 1.5 times\n" in said
+    assert f"1 prompts have rows with different answers; the first is {train}, line 3: '4' and '3'\n" in said
+    assert (
+        "note: rollout.prompts_per_step is 4, but data.train has 3 prompts: each step takes some prompts more" in said
+    )
+
+
+def test_check_notes_what_the_template_did_and_shortens_long_prompts(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maspo_dist.planning.check._SHOWN_CHARS", 20)
+    train = tmp_path / "train.jsonl"
+    rows = ({"problem": f"{i}" + "1" * 150 + "2", "answer": "3"} for i in range(5))
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = tmp_path / "model"
+    folder.symlink_to(model)
+    said = checked(folder, train, template="no template: {problem} ½")
+    assert "  | no templat … (157 characters) … |unknown|>\n" in said
+    assert "  note: the tokenizer does not know 1 parts of the prompt and writes <|unknown|> for them\n" in said
+    assert "prompts_per_step is" not in said

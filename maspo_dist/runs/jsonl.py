@@ -117,9 +117,10 @@ def count_rows(path: Path, key: str) -> Iterator[tuple[dict[str, Any], int]]:
         return
     start = f'"{key}": '.encode()
     with path.open("rb") as file:
-        counts = Counter(line[line.find(start) :] for line in file if line.endswith(b"\n"))
+        counts = Counter(line.partition(start)[2] or line for line in file)
     for text, count in counts.items():
-        yield _decode(b"{" + text, f"{path}, a line without {key}"), count
+        if text.endswith(b"\n"):
+            yield _decode(b"{" + start + text, f"{path}, a line without {key}"), count
 
 
 def tail_rows(path: Path, max_bytes: int = 1 << 22) -> list[dict[str, Any]]:

@@ -215,6 +215,9 @@ def test_a_prompt_id_that_looks_like_an_outcome_is_not_counted_as_one(folder: Ru
     with folder.ledger_path.open("a") as file:
         file.write('{"outcome": "tor')
     assert folder.ledger_counts() == {("trained", "\ud83d"): 3}
+    folder.ledger_path.write_text("nonsense\n")
+    with pytest.raises(DataError, match=r"ledger\.jsonl, a line without outcome: not a JSON object"):
+        folder.ledger_counts()
 
 
 def test_progress_of_a_long_run_is_read_from_few_rows_and_equals_that_of_all_rows(folder: RunFolder) -> None:

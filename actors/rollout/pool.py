@@ -145,7 +145,7 @@ class ElasticRolloutPool:
             self._held = True
             await self._condition.until(
                 lambda: all(not worker.calls for worker in self._serving()),
-                self._cluster.generate_timeout_s,
+                self._cluster.last_request_deadline_s,
                 "requests to end before the weights change",
                 self.last_token_s,
             )
@@ -261,11 +261,9 @@ class ElasticRolloutPool:
         cluster, condition = self._cluster, self._condition
         worker.reserved = True
         try:
-            # The deadline of its requests ends first.
-            deadline_s = cluster.generate_timeout_s + cluster.heartbeat_timeout_s
             await condition.until(
                 lambda: worker.ended.done() or not worker.calls,
-                deadline_s,
+                cluster.last_request_deadline_s,
                 f"{worker.handle.name} to be empty",
                 lambda: worker.last_token_s,
             )

@@ -59,6 +59,11 @@ class ClusterConfig(Section):
         return 2 * (self.restart_backoff_max_s + self.start_timeout_s + self.publish_timeout_s)
 
     @property
+    def last_request_deadline_s(self) -> float:
+        """Upper bound on the wait for requests in flight to end: their own deadline ends the last of them earlier."""
+        return self.generate_timeout_s + self.heartbeat_timeout_s
+
+    @property
     def turn_deadline_s(self) -> float:
         """Upper bound on the wait for any answer while every worker is reserved, or none is serving."""
         return self.serving_deadline_s + 2 * self.generate_timeout_s + self.heartbeat_timeout_s

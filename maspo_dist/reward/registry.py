@@ -139,8 +139,8 @@ def judged_part(sample: Sample, config: VerifierConfig) -> str:
         return sample.response
     names = {term.verifier for term in parse_reward(config.reward_for(sample.source))} - {"format"}
     if names == {"math"}:
-        return str(read_answer(sample.response, config.extraction))
-    return (names == {"code"} and read_program(sample.response)) or sample.response
+        return str(read_answer(sample.response, config.extraction, config.reasoning_tags))
+    return (names == {"code"} and read_program(sample.response, config.reasoning_tags)) or sample.response
 
 
 def _maker(name: str, key: str) -> _Maker:

@@ -7,8 +7,10 @@ import asyncio
 import numpy as np
 import pytest
 from doubles.pool import config, generate, publish, running, until_serving
+from doubles.virtual_clock import run_virtually
 from doubles.workers import ScriptedFactory, ScriptedWorker
 
+from actors.ray.waits import cancel_all
 from maspo_dist.errors import (
     LearnerLostError,
     WeightSyncError,
@@ -157,3 +159,20 @@ async def test_without_in_flight_updates_a_publish_waits_for_requests_to_end() -
         await publishing
         assert generating.done() or all(report.oldest_version.max() == 0 for report in await generating)
         assert all(report.oldest_version.min() == 1 for report in await late)
+
+
+def test_a_publish_that_waits_for_requests_outlives_the_deadline_of_a_hung_request() -> None:
+    factory = ScriptedFactory(seconds=5000.0)
+
+    async def run() -> tuple[int, list[str]]:
+        settings = config(workers=1, in_flight_updates=False, cluster={"generate_timeout_s": 100, "heartbeat_s": 10})
+        async with running(factory, settings) as (pool, events):
+            # The last token comes after the publish has begun to wait.
+            factory.started[0].tokens = lambda: int(min(50.0, asyncio.get_running_loop().time()))
+            generating = asyncio.create_task(generate(pool, range(1)))
+            await asyncio.sleep(5)
+            report = await publish(pool, 1)
+            await cancel_all([generating])
+            return report.version, [event.kind for event in events]
+
+    assert run_virtually(run(), 5000) == (1, ["worker_lost", "worker_recovered"])

@@ -11,16 +11,18 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+from collections.abc import Mapping
 
+from maspo_dist.config.reasoning import REASONING_TAGS
 from maspo_dist.reward.math.answers import ANSWER_TAG, visible_text
 
 _TAG = re.compile(r"\s*\{?\.?([\w+#-]*)")
 _PYTHON = re.compile(r"(?:python|py|pypy)[\d.]*", re.IGNORECASE)
 
 
-def read_program(response: str) -> str | None:
-    """The program of a response, by the rules above; None where there is none."""
-    text = visible_text(response)
+def read_program(response: str, reasoning_tags: Mapping[str, str] = REASONING_TAGS) -> str | None:
+    """The program of a response outside reasoning blocks, by the rules above; None where there is none."""
+    text = visible_text(response, reasoning_tags)
     blocks = _blocks(text)
     if tagged := [block for tag, block in blocks if _PYTHON.fullmatch(tag)]:
         return tagged[-1] if tagged[-1].strip() else None

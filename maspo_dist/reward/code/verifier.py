@@ -36,6 +36,7 @@ class CodeVerifier:
         """Raises ConfigError when namespaces are configured and not allowed."""
         self._timeout_s = config.timeout_s
         self._memory_mb = config.memory_mb
+        self._reasoning_tags = config.reasoning_tags
         # Tried once here, not while a sample waits.
         self._isolation: Isolation = best_isolation() if config.code_isolation == "auto" else config.code_isolation
         if self._isolation == "namespaces" and best_isolation() != "namespaces":
@@ -57,7 +58,7 @@ class CodeVerifier:
     def score(self, sample: Sample) -> Verdict:
         """Raises ValueError for a reference that `parse_tests` cannot read."""
         started = time.monotonic()
-        program = read_program(sample.response)
+        program = read_program(sample.response, self._reasoning_tags)
         if program is None:
             return make_verdict("unparsed", started, reason="no program")
         key = (program, sample.reference)

@@ -51,6 +51,13 @@ def test_the_program_is_the_last_block_that_is_a_program(response: str, program:
     assert (found and found.strip()) == (program and program.strip())
 
 
+def test_a_program_in_a_reasoning_block_of_configured_tags_is_no_answer() -> None:
+    response = f"<plan>```python\n{CODE}\n```"
+
+    assert read_program(response) is not None
+    assert read_program(response, {"<plan>": "</plan>"}) is None
+
+
 @pytest.mark.parametrize("bait", ["```", "`", "```x", "~~~", "```python\n", "``` `\n", "{.", "\n"])
 def test_reading_takes_linear_time(bait: str) -> None:
     started = time.process_time()

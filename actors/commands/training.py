@@ -58,12 +58,12 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
     fresh = config.checkpoint.resume == "never"
     with RunFolder.create(path) if fresh else RunFolder.resume(path) as folder:
         configure_logging("controller", folder.logs_path, sys.stderr)
-        for name, prompts in {"train": prepared.train, **prepared.evaluation}.items():
-            for note in data_notes(config, name, prompts):
-                logger.warning("%s", note)
         resume = _resume_point(config, folder)
         if resume is not None:
             _compare_config(config, resume, folder, allow_config_change)
+        for name, prompts in {"train": prepared.train, **prepared.evaluation}.items():
+            for note in data_notes(config, name, prompts):
+                logger.warning("%s", note)
         folder.write_config(dump_config(config))
         resumed_step = read_state(resume).step if resume else -1
         folder.rewind(resumed_step)

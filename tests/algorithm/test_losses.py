@@ -234,7 +234,7 @@ def test_dac_without_slack_clips_at_1_however_small_the_probability() -> None:
         (SapoLoss, {"tau_pos": 0}, "greater than 0"),
         (SapoLoss, {"tau_neg": -1}, "greater than 0"),
         (GspoLoss, {"epsilon_low": 1}, "less than 1"),
-        (CispoLoss, {"epsilon_low": 1.1}, "less than or equal to 1"),
+        (CispoLoss, {"epsilon_low": -0.1}, "greater than or equal to 0"),
         (DacLoss, {"epsilon_low": -1}, "greater than or equal to 0"),
         (BapoLoss, {"lower_stop": 0.5}, "lower_stop must be at least lower_start (0.8)"),
         (BapoLoss, {"upper_stop": 1.1}, "upper_stop must be at least upper_start (1.2)"),

@@ -118,7 +118,7 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
     ),
     "row without its answer": (
         lambda given: given.with_rows(row(problem="1+1", answer="2"), row(problem="1+2", solution="3")),
-        ("{folder}/train.jsonl, line 2", "no field 'answer'", "it has problem, solution", "set data.answer_field"),
+        ("{folder}/train.jsonl, line 2", "no field 'answer'", "the row has problem, solution", "set data.answer_field"),
     ),
     "not JSON": (
         lambda given: given.with_rows(row(problem="1+1", answer="2"), "1+2,3"),

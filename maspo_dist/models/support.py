@@ -32,6 +32,8 @@ def attends_by_bounds(model: PreTrainedModel) -> bool:
 def _reason(config: ModelConfig, model: PreTrainedModel) -> str | None:
     settings = model.config.get_text_config()
     named = model.config.architectures or [type(model).__name__]
+    if not isinstance(named, list):
+        return f"needs a list of class names as architectures in config.json, not {named!r}"
     if type(model).__name__ not in named:
         return f"is not the {named[0]} that config.json names, which is no causal language model"
     if settings is not model.config or model.config.is_encoder_decoder:

@@ -304,7 +304,7 @@ def test_a_window_that_is_not_full_stops_nothing() -> None:
         ("python:doubles.sample_rewards:no_such_function", "has no no_such_function"),
         (
             "python:doubles.sample_rewards:one_argument",
-            r"neither a function \(response, reference, source\) nor a class",
+            r"is called as \(response=…, reference=…, source=…\) but takes \(response: 'str'\)",
         ),
     ],
 )

@@ -93,7 +93,7 @@ def _checkpoint(folder: RunFolder, step: str | None) -> Path:
 
 
 def _settings(config: TrainConfig, state: LearnerState, dtype: str) -> Any:
-    """The config.json of model.path. Raises ModelError if its parameters are not those that were trained."""
+    """The config.json of model.path. Raises ModelError if the shapes of its parameters differ from `state`."""
     settings, model = read_outline(config.model)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(wanted)

@@ -41,7 +41,7 @@ class RunOutcome:
     """One finished run.
 
     curves    by metric name; steps of the score's curve include 0
-    figures   by the names of `MEASURES`, without those that the run does not have
+    figures   by name, for each name of `MEASURES` for which the run has a value
     reached   the first step at the comparison's `reach`, None if there is no such step
     """
 

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import ray
 import yaml
+from doubles.untrained_demo import save_untrained_demo
 
 from actors.cli import main
 from actors.ray.on_node import free_address
@@ -162,10 +163,7 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model"
-    tokenizer = make_tokenizer()
-    save_model_folder(path, make_model(tokenizer, 0), tokenizer)
-    return path
+    return save_untrained_demo(tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.fixture

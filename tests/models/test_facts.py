@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from doubles.untrained_demo import save_untrained_demo
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BloomConfig, Gemma2Config, GPT2Config, MambaConfig, Qwen2_5_VLConfig, T5Config
 
 from maspo_dist.config import ModelConfig
 from maspo_dist.data.prompts import PromptSet
-from maspo_dist.demo.model import make_model, make_tokenizer
 from maspo_dist.errors import ConfigError, ModelError
 from maspo_dist.models.facts import ModelFacts, hub_is_reachable, read_model_facts
-from maspo_dist.models.folder import save_model_folder
 from maspo_dist.planning.preflight import require_engine_length, require_known_ids
 from maspo_dist.types import Prompt
 
@@ -28,10 +27,7 @@ LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("facts") / "model"
-    tokenizer = make_tokenizer()
-    save_model_folder(folder, make_model(tokenizer, 0), tokenizer)
-    return folder
+    return save_untrained_demo(tmp_path_factory.mktemp("facts") / "model")
 
 
 @pytest.fixture

@@ -7,20 +7,16 @@ import json
 from pathlib import Path
 
 import pytest
+from doubles.untrained_demo import save_untrained_demo
 from rich.console import Console
 
 from maspo_dist.config import TrainConfig
-from maspo_dist.demo.model import make_model, make_tokenizer
-from maspo_dist.models.folder import save_model_folder
 from maspo_dist.planning.check import check_run
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("check") / "model"
-    tokenizer = make_tokenizer()
-    save_model_folder(folder, make_model(tokenizer, 0), tokenizer)
-    return folder
+    return save_untrained_demo(tmp_path_factory.mktemp("check") / "model")
 
 
 def checked(model: Path, train: Path, **data: object) -> str:

@@ -13,16 +13,15 @@ from typing import Any
 
 import pytest
 import yaml
+from doubles.untrained_demo import save_untrained_demo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from maspo_dist.config import EvaluationConfig, ModelConfig, TrainConfig, build_config, load_config
 from maspo_dist.config.keys import flatten
-from maspo_dist.demo.model import make_model, make_tokenizer
 from maspo_dist.errors import UserError
 from maspo_dist.models.facts import ModelFacts, read_model_facts
-from maspo_dist.models.folder import save_model_folder
 from maspo_dist.planning import check, preflight
 
 ROOT = Path(__file__).parents[2]
@@ -45,8 +44,7 @@ values = st.recursive(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A good model and good data; what is known of the good model is read once."""
     folder = tmp_path_factory.mktemp("fuzz")
-    tokenizer = make_tokenizer()
-    save_model_folder(folder / "model", make_model(tokenizer, 0), tokenizer)
+    save_untrained_demo(folder / "model")
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     good = read_model_facts(ModelConfig(path=str(folder / "model")))
 

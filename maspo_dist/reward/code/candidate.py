@@ -25,7 +25,7 @@ def serve(numpy: str) -> None:
 
     try:
         execute("candidate")
-    except BaseException as error:  # the program is what is tested: whatever it raises is a reply
+    except BaseException as error:  # Any error of the program is sent as its answer.
         ended_well = isinstance(error, SystemExit) and not error.code
         channel.send({"value": None} if ended_well else failure(error, keep))
     else:

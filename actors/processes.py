@@ -22,8 +22,15 @@ from actors.engines.settings import engine_environment
 from actors.interfaces import ActorProcess, Body, RolloutWorkerHandle
 from actors.learner.actor import Learner
 from actors.learner.group import RayLearnerGroup, by_rank
-from actors.ray.actor_options import CONCURRENT_CALLS, actor_class, bundle_options, share_of_cores
+from actors.ray.actor_options import (
+    CONCURRENT_CALLS,
+    actor_class,
+    actor_environment,
+    bundle_options,
+    share_of_cores,
+)
 from actors.ray.connection import small_stores
+from actors.ray.model_on_nodes import require_model_on_nodes
 from actors.ray.on_node import dump_stacks, free_address, remove_segments, run_beside, write_token
 from actors.ray.placement_groups import bundles_by_node, reserve, room_for
 from actors.ray.waits import all_ready, within
@@ -93,13 +100,16 @@ class RunCluster:
     async def start(self) -> None:
         """Reserves places, starts all processes concurrently, and reports what it waits for.
 
-        Raises PlacementError when the cluster is too small, DeadlineError past `cluster.start_timeout_s`, and the
-        error of a process that fails to start. Always call `stop` afterwards.
+        Raises PlacementError when the cluster is too small, ModelError when a node lacks the model, DeadlineError past
+        `cluster.start_timeout_s`, and the error of a process that fails to start. Always call `stop` afterwards.
         """
         require_fit(tuple(self._bundles.values()), ray.cluster_resources())
         for sentence in small_stores(ray.nodes(), self._publish_bytes):
             self.on_event(Event(kind="object_store_small", message=sentence))
         config, verifier = self.config, self._bundles["verifier"]
+        self.waiting_for("the model on every node")
+        environment = actor_environment(config.cluster.environment)
+        await require_model_on_nodes(config.model.path, self.device, environment, config.cluster.start_timeout_s)
         base = [self._bundles["learner"], verifier]
         self._base = await reserve(base, config.cluster.start_timeout_s, self.waiting_for)
         options = bundle_options(self._base, config.learner.ranks, verifier, config.cluster.environment)

@@ -6,6 +6,7 @@ control           the named actor by which another shell reaches a live run
 placement_groups  reserves places in the cluster
 actor_options     how plain classes become Ray actors, health calls, and where actors run
 on_node           short tasks on the node of a given process
+model_on_nodes    whether every node has the model, before actors start
 waits             named waits with deadlines
 errors            Ray's errors as ours
 """

@@ -57,13 +57,18 @@ def bundle_options(
     Its environment is that of its node, and over it the driver's NCCL_* and HF_*, the actor's `own` variables, and
     those `configured` as `cluster.environment`.
     """
-    handed_on = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
     return {
         "num_cpus": bundle.cpus,
         "num_gpus": bundle.gpus,
         "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
-        "runtime_env": {"env_vars": {**handed_on, **(own or {}), **configured}},
+        "runtime_env": {"env_vars": actor_environment(configured, own)},
     }
+
+
+def actor_environment(configured: Mapping[str, str], own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables of an actor beside those of its node, see `bundle_options`."""
+    handed_on = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
+    return {**handed_on, **(own or {}), **configured}
 
 
 def share_of_cores(processes: int) -> int:

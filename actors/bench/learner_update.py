@@ -86,7 +86,7 @@ def _smollm2() -> PreTrainedModel:
 
 
 def _long_tailed() -> PreTrainedModel:
-    return random_qwen3(8192, layers=18, width=640)
+    return random_qwen3(8192, layers=6, width=1024)
 
 
 def _uniform(count: int, low: int, high: int) -> tuple[int, ...]:
@@ -101,7 +101,7 @@ _DEMO = _Case(
     samples=8,
     mini_batches=4,
     padded=128,
-    repeats=5,
+    repeats=15,
 )
 _CASES = (
     _DEMO,
@@ -122,7 +122,8 @@ _CASES = (
         responses=(540, 8100, 169, 1530, 900, 60, 2900, 320),
         samples=1,
         mini_batches=2,
-        padded=4,
+        # Two of the longest fill 16 GiB with activations.
+        padded=2,
         repeats=1,
     ),
 )

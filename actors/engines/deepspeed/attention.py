@@ -20,9 +20,9 @@ from maspo_dist.data.packing import Index
 
 #: Name of `packed_attention` among the attention implementations of transformers.
 PACKED = "maspo_packed"
-#: Sequences that are all this short are padded and computed together. Measured on a CPU: from about 60 tokens on, one
+#: Sequences that are all this short are padded and computed together. Measured on a CPU: from about 100 tokens on, one
 #: call per sequence is faster; at 11 tokens the padded rows take half the time.
-_PADDED_TOKENS = 48
+_PADDED_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,21 +103,40 @@ def packed_attention(
         tensor[0].transpose(0, 1).index_select(0, flat).view(*bounds.rows.shape, *tensor.shape[1::2]).transpose(1, 2)
         for tensor in tensors
     )
-    return _causal(q, k, v, scaling, sliding_window).flatten(0, 1).index_select(0, bounds.places)[None], None
+    causal = _short_causal if query.dtype == torch.float32 else _causal
+    return causal(q, k, v, scaling, sliding_window).flatten(0, 1).index_select(0, bounds.places)[None], None
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
     """[S, L, heads, d] of query [S, heads, L, d]."""
     tokens = query.shape[2]
-    band = None
-    if window is not None and window < tokens:
-        places = torch.arange(tokens, device=query.device)
-        distance = places[:, None] - places
-        band = (distance >= 0) & (distance < window)
+    band = None if window is None or window >= tokens else _seen(tokens, window, query.device)
     output = scaled_dot_product_attention(
         query, key, value, attn_mask=band, is_causal=band is None, scale=scaling, enable_gqa=True
     )
     return output.transpose(1, 2)
+
+
+def _short_causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
+    """As `_causal`, by three batched products over all scores: in half the time where sequences are short."""
+    sequences, heads, tokens, width = query.shape
+    shared = heads // key.shape[1]
+    # The query heads of one key head become rows of one product.
+    q = query.reshape(-1, shared * tokens, width)
+    k, v = key.reshape(-1, tokens, width), value.reshape(-1, tokens, value.shape[-1])
+    hidden = torch.zeros(tokens, tokens, device=query.device)
+    hidden.masked_fill_(~_seen(tokens, window or tokens, query.device), -torch.inf)
+    scale = width**-0.5 if scaling is None else scaling
+    scores = torch.baddbmm(hidden.repeat(shared, 1), q, k.transpose(1, 2), alpha=scale)
+    output = torch.bmm(scores.softmax(-1), v)
+    return output.view(sequences, heads, tokens, -1).transpose(1, 2)
+
+
+def _seen(tokens: int, window: int, device: torch.device) -> Tensor:
+    """bool[tokens, tokens]: True where the row's token sees the column's."""
+    places = torch.arange(tokens, device=device)
+    distance = places[:, None] - places
+    return (distance >= 0) & (distance < window)
 
 
 ALL_ATTENTION_FUNCTIONS.register(PACKED, packed_attention)

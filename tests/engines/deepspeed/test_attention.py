@@ -22,7 +22,7 @@ from maspo_dist.models.support import attends_by_bounds, training_obstacle
 
 VOCABULARY = 64
 #: Of one micro-batch, in packing order. In the first all sequences are short, so they are computed together.
-LENGTHS = {"short": (7, 1, 40, 33, 9, 1), "long": (7, 1, 60, 33, 1)}
+LENGTHS = {"short": (7, 1, 40, 33, 9, 1), "long": (7, 1, 80, 33, 1)}
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -30,7 +30,7 @@ SHAPE: dict[str, Any] = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 96,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -165,13 +165,13 @@ def test_packed_attention_does_not_ignore_what_a_model_wants(extra: dict[str, An
         packed_attention(nn.Linear(1, 1), heads, heads, heads, None, sequence_bounds=bounds, **extra)
 
 
-@given(st.lists(st.integers(1, 70), min_size=1, max_size=30))
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=30))
 def test_bounds_hold_every_token_once(lengths: list[int]) -> None:
     bounds = sequence_bounds(np.concatenate([np.arange(length) for length in lengths]), torch.device("cpu"))
     assert bounds.lengths == tuple(lengths)
     assert bounds.offsets.tolist() == [0, *np.cumsum(lengths)]
     assert bounds.offsets.dtype == torch.int32
-    assert (bounds.rows is None) == (bounds.places is None) == (max(lengths) > 48)
+    assert (bounds.rows is None) == (bounds.places is None) == (max(lengths) > 64)
     if bounds.rows is not None:
         assert torch.equal(bounds.rows.flatten()[bounds.places], torch.arange(sum(lengths)))
         for start, length, row in zip(bounds.offsets.tolist(), lengths, bounds.rows.tolist(), strict=False):

@@ -19,7 +19,7 @@ from actors.controller.recording import StepRecorder
 from actors.controller.run_services import beside, follow_requests, watch, write_live
 from actors.interfaces import RolloutPool
 from actors.processes import REAL_CLASSES, ActorClasses, RunCluster, publish_bytes
-from actors.ray.connection import cluster_address, connect, disconnect
+from actors.ray.connection import cluster_address, connect, disconnect, own_store
 from actors.ray.control import open_control
 from actors.ray.model_on_nodes import path_for_actors
 from actors.weights.probes import probe_sequences
@@ -43,8 +43,6 @@ from maspo_dist.views.report import write_report
 logger = logging.getLogger(__name__)
 
 _PROBE_TOKENS = 64
-#: Room in an own cluster's object store beside weights and groups.
-_FREE_STORE_BYTES = 2 * 10**9
 
 
 def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
@@ -142,7 +140,9 @@ class Run:
         config = self.config
         self.console.waiting_for("Ray")
         try:
-            store = publish_bytes(config, self.prepared.model.size) + _FREE_STORE_BYTES
+            store, slow = own_store(publish_bytes(config, self.prepared.model.size))
+            if slow is not None:
+                self._event(Event(kind="object_store_small", message=slow))
             device = await asyncio.to_thread(connect, config.model.device, store)
             # Ray installs signal handlers of its own when it starts.
             watch_signals()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
 import os
+import shutil
 import socket
 from collections.abc import Iterable, Mapping
 from queue import Empty, SimpleQueue
@@ -17,14 +20,19 @@ from maspo_dist.errors import PlacementError
 from maspo_dist.planning.placement import Device, pick_device
 
 _ANSWER_S = 5.0
+_SHARED_MEMORY = "/dev/shm"
+#: Ray needs that much, and weights and groups leave that much free.
+_LEAST_STORE_BYTES, _FREE_STORE_BYTES = 10**8, 2 * 10**9
+#: Ray refuses a larger object store outside of /dev/shm, unless the variable is set.
+_SLOW_STORE_BYTES, _SLOW_STORE_VARIABLE = 10**10, "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"
 _FINAL = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 
 
-def connect(wanted: Device | Literal["auto"], object_store_bytes: int | None = None) -> Device:
+def connect(wanted: Device | Literal["auto"], store_bytes: int | None = None) -> Device:
     """Joins the cluster at RAY_ADDRESS, or starts a cluster on this machine; returns the device that its processes use.
 
-    `auto` means GPUs if the cluster has any. `object_store_bytes` is the size of a new cluster's object store, by
-    default a tenth of memory; it gets at most 40 % of memory. Ray's output goes to its own log files only.
+    `auto` means GPUs if the cluster has any. `store_bytes` is the size of a new cluster's object store, by default
+    that of `own_store`. Ray's output goes to its own log files only.
     Raises PlacementError when no cluster answers at RAY_ADDRESS, or Ray does not start here.
     """
     address = os.environ.get("RAY_ADDRESS")
@@ -44,7 +52,7 @@ def connect(wanted: Device | Literal["auto"], object_store_bytes: int | None = N
         # By default Ray lowers the priority of its workers to 15, below any other work of the machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
         # Without an address Ray would join any cluster that was started on this machine.
-        _init("local", "Ray does not start on this machine", object_store_bytes)
+        _init("local", "Ray does not start on this machine", store_bytes or own_store()[0])
     return pick_device(wanted, has_gpu=ray.cluster_resources().get("GPU", 0) > 0)
 
 
@@ -94,6 +102,31 @@ def no_ray_at(address: str, answer_s: float = _ANSWER_S) -> str | None:
     return None if state is grpc.ChannelConnectivity.READY else "what listens there is not Ray"
 
 
+def own_store(needed_bytes: int | None = None) -> tuple[int, str | None]:
+    """The object store of a cluster that `connect` starts: its size in bytes, and a sentence if it will be slow.
+
+    It gets 2 GB more than `needed_bytes`, or a tenth of memory if nothing is said, but no more than /dev/shm has left
+    and never more than 40 % of memory. If /dev/shm is too small for what is needed, Ray places the store on a disk;
+    raises PlacementError where it would refuse. With RAY_ADDRESS there is no such cluster, and the size is 0.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return 0, None
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    wishes = (0, memory // 10) if needed_bytes is None else (needed_bytes, needed_bytes + _FREE_STORE_BYTES)
+    least, wish = (max(_LEAST_STORE_BYTES, min(size, 2 * memory // 5)) for size in wishes)
+    # Other processes need a little of it.
+    room = shutil.disk_usage(_SHARED_MEMORY).free * 9 // 10
+    if least <= room:
+        return min(wish, room), None
+    lack = (
+        f"/dev/shm has {room / 1e6:,.0f} MB for Ray's object store, but {least / 1e6:,.0f} MB are needed: start the "
+        f"container with --shm-size={math.ceil(wish / 0.9e9)}g, or enlarge /dev/shm"
+    )
+    if least > _SLOW_STORE_BYTES and _SLOW_STORE_VARIABLE not in os.environ:
+        raise PlacementError(f"{lack}; with {_SLOW_STORE_VARIABLE}=1 the store is on a disk instead, which is slow")
+    return min(wish, max(least, _SLOW_STORE_BYTES)), f"{lack}; until then the store is on a disk, which is slow"
+
+
 def small_stores(nodes: Iterable[Mapping[str, Any]], needed_bytes: int) -> list[str]:
     """A sentence per living node of `nodes`, as `ray.nodes` lists them, whose object store is below `needed_bytes`."""
     sentences = []
@@ -108,15 +141,20 @@ def small_stores(nodes: Iterable[Mapping[str, Any]], needed_bytes: int) -> list[
     return sentences
 
 
-def _init(address: str, failure: str, object_store_bytes: int | None = None) -> None:
+def _init(address: str, failure: str, store_bytes: int | None = None) -> None:
     """`ray.init`. Raises PlacementError made of `failure` and Ray's own reason."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    store = max(10**8, min(object_store_bytes or memory // 10, 2 * memory // 5))
-    new = {"include_dashboard": False, "object_store_memory": store} if address == "local" else {}
+    new = {"include_dashboard": False, "object_store_memory": store_bytes} if address == "local" else {}
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **new)
     except Exception as error:  # Ray raises a bare Exception when a node does not come up in time.
         cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise PlacementError(f"{failure}: {cause.strip()}{_remedy(error, cause)}") from error
+
+
+def _remedy(error: Exception, cause: str) -> str:
+    if "AF_UNIX path" in cause:
         # Sockets lie in the temporary folder, and the path of a socket has at most 107 bytes.
-        remedy = "; set RAY_TMPDIR to a shorter folder, such as /tmp" if "AF_UNIX path" in cause else ""
-        raise PlacementError(f"{failure}: {cause.strip()}{remedy}") from error
+        return "; set RAY_TMPDIR to a shorter folder, such as /tmp"
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES) and ".ray" in cause:
+        return "; Ray keeps its token there: set HOME to a folder that can be written"
+    return ""

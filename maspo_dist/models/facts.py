@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,14 +14,14 @@ from typing import Any
 import httpx
 import torch
 from huggingface_hub import constants
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import HubUnreachableError, ModelError
 from maspo_dist.models.path import is_hub_name, require_model
 from maspo_dist.models.size import ModelSize
-from maspo_dist.models.support import training_obstacle
+from maspo_dist.models.support import engine_obstacle, training_obstacle
 
 _PROBE_TIMEOUT_S = 5.0
 _LFS_POINTER = b"version https://git-lfs.github.com/"
@@ -28,6 +30,8 @@ _LFS_POINTER_BYTES = 1024
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 #: A tokenizer without a bound has a number like 1e30; vLLM takes this context where config.json has no bound either.
 _UNBOUNDED, _DEFAULT_CONTEXT = 10**9, 2048
+#: Files of a tokenizer that any class reads, whatever names the class itself gives.
+_OTHER_TOKENIZER_FILES = {"tokenizer.model", "tekken.json"}
 #: Kinds of rotary embedding whose max_position_embeddings already counts the scaled positions, as vLLM takes them.
 _SCALED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 
@@ -55,32 +59,21 @@ def read_model_facts(config: ModelConfig) -> ModelFacts:
     """
     path = config.path
     settings, outline = read_outline(config)
-    if not settings.architectures:
-        raise ModelError(f"model.path {path}: config.json names no architectures, so vLLM cannot tell what it is")
-    obstacle = training_obstacle(config, outline)
-    if not is_hub_name(path) and obstacle is None:
-        _require_weights(config)
-    tokenizer = _read_tokenizer(config)
     text = settings.get_text_config()
-    heads = getattr(text, "num_attention_heads", None) or 1
-    context_tokens, context_key = _context(text, tokenizer)
-    size = ModelSize(
-        parameters=sum(parameter.numel() for parameter in outline.parameters()),
-        vocabulary=text.vocab_size,
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        context_tokens=context_tokens,
-        context_key=context_key,
-    )
-    return ModelFacts(
-        tokenizer=tokenizer,
-        size=size,
-        embeddings=outline.get_input_embeddings().weight.shape[0],
-        training_obstacle=obstacle,
-    )
+    with _reading(path, "causal language model"):
+        unfit = engine_obstacle(settings)
+        obstacle = training_obstacle(config, outline)
+        embeddings = outline.get_input_embeddings().weight.shape[0]
+    if unfit is not None:
+        raise ModelError(f"model.path {path}: {unfit}")
+    # Weights that the hub has are not loaded only to be looked at.
+    if obstacle is None and not (is_hub_name(path) and hub_is_reachable()):
+        _require_generation_config(path)
+        _require_weights(config)
+    tokenizer = _read_tokenizer(config, embeddings)
+    with _reading(path, "size"):
+        size = _size(outline, text, tokenizer)
+    return ModelFacts(tokenizer=tokenizer, size=size, embeddings=embeddings, training_obstacle=obstacle)
 
 
 def read_outline(config: ModelConfig) -> tuple[Any, Any]:
@@ -89,6 +82,7 @@ def read_outline(config: ModelConfig) -> tuple[Any, Any]:
     require_model(path)
     if not is_hub_name(path):
         _refuse_pointers(Path(path))
+        _require_object(Path(path) / "config.json")
     with _reading(path, "causal language model"), torch.device("meta"):
         settings = AutoConfig.from_pretrained(path, **_options(config))
         return settings, AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)
@@ -120,15 +114,28 @@ def _refuse_pointers(folder: Path) -> None:
         )
 
 
+def _require_object(file: Path) -> None:
+    """Raises ModelError if `file` does not hold a JSON object."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        tree = json.loads(text) if text.strip() else None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path {file.parent}: {file.name} is not JSON ({error})") from None
+    if not isinstance(tree, dict):
+        kind = "is empty" if tree is None else f"holds a {type(tree).__name__} where an object is wanted"
+        raise ModelError(f"model.path {file.parent}: {file.name} {kind}: copy it from the model again")
+
+
 def _require_weights(config: ModelConfig) -> None:
     """Loads the weights onto the device meta, for which transformers reads the headers of the files alone."""
+    _refuse_shards_elsewhere(Path(config.path))
     with _reading(config.path, "weights"):
         _, found = AutoModelForCausalLM.from_pretrained(
             config.path,
             device_map="meta",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            trust_remote_code=config.trust_remote_code,
+            **_options(config),
         )
     if found["mismatched_keys"]:
         name, stored, wanted = sorted(found["mismatched_keys"])[0]
@@ -141,19 +148,71 @@ def _require_weights(config: ModelConfig) -> None:
             f"model.path {config.path}: the weights lack {sorted(found['missing_keys'])[0]} "
             f"({len(found['missing_keys'])} in all), which the model of config.json has"
         )
+    # vLLM refuses them too, but for buffers of rotary embeddings that old checkpoints hold.
+    unknown = sorted(name for name in found["unexpected_keys"] if "rotary_emb" not in name)
+    if unknown:
+        raise ModelError(
+            f"model.path {config.path}: the weights hold {unknown[0]} ({len(unknown)} in all), which the model of "
+            "config.json lacks: use the config.json that belongs to the weights, or remove these weights"
+        )
 
 
-def _read_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+def _refuse_shards_elsewhere(folder: Path) -> None:
+    """Raises ModelError if an index names a file outside `folder`, where vLLM does not look."""
+    for index in sorted(folder.glob("*.index.json")):
+        _require_object(index)
+        names = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
+        for name in names.values() if isinstance(names, dict) else ():
+            if not isinstance(name, str) or Path(name).name != name:
+                raise ModelError(
+                    f"model.path {folder}: {index.name} names {name!r}, which is not a file of this folder: put all "
+                    "shards beside it"
+                )
+
+
+def _require_generation_config(path: str) -> None:
+    """Raises ModelError if there is a generation_config.json that cannot be read; engine and export read it."""
+    file = Path(path) / "generation_config.json"
+    if file.is_file():
+        _require_object(file)
+        with _reading(path, file.name):
+            GenerationConfig.from_pretrained(path)
+
+
+def _read_tokenizer(config: ModelConfig, embeddings: int) -> PreTrainedTokenizerBase:
     path = config.path
     with _reading(path, "tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **_options(config))
     files = set(tokenizer.vocab_files_names.values())
-    if not is_hub_name(path) and files and not any((Path(path) / file).is_file() for file in files):
+    present = any((Path(path) / file).is_file() for file in files | _OTHER_TOKENIZER_FILES)
+    if not is_hub_name(path) and files and not present:
         # transformers makes an empty tokenizer then.
         raise ModelError(f"model.path {path} holds no tokenizer ({' or '.join(sorted(files))}): copy its files there")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.path {path}: the tokenizer has no end-of-sequence token, so no response could end")
+    if tokenizer.eos_token_id >= embeddings:
+        raise ModelError(
+            f"model.path {path}: the tokenizer ends responses by {tokenizer.eos_token!r} with id "
+            f"{tokenizer.eos_token_id}, but the model has embeddings for ids below {embeddings}, so no response could "
+            "end: use the tokenizer of the model"
+        )
     return tokenizer
+
+
+def _size(outline: Any, settings: Any, tokenizer: PreTrainedTokenizerBase) -> ModelSize:
+    heads = getattr(settings, "num_attention_heads", None) or 1
+    context_tokens, context_key = _context(settings, tokenizer)
+    return ModelSize(
+        parameters=sum(parameter.numel() for parameter in outline.parameters()),
+        vocabulary=settings.vocab_size,
+        layers=settings.num_hidden_layers,
+        hidden=settings.hidden_size,
+        intermediate=getattr(settings, "intermediate_size", None) or 4 * settings.hidden_size,
+        kv_heads=getattr(settings, "num_key_value_heads", None) or heads,
+        head_dim=getattr(settings, "head_dim", None) or settings.hidden_size // heads,
+        context_tokens=context_tokens,
+        context_key=context_key,
+    )
 
 
 def _context(settings: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, str]:
@@ -186,12 +245,25 @@ def _reading(path: str, part: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # What a broken file makes transformers raise is not documented.
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"model.path {path}: its {part} needs code of the model's own: set model.trust_remote_code to true if "
+                "you trust that code"
+            ) from None
         if is_hub_name(path) and not hub_is_reachable():
             raise HubUnreachableError(
                 f"model.path {path}: the hub cannot be reached from here and its cache does not hold the {part}; "
-                "set model.path to a Hugging Face folder"
+                f"{_cached_hint(path)}set model.path to a Hugging Face folder"
             ) from None
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise ModelError(f"model.path {path}: no {part} can be read there ({reason})") from None
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _cached_hint(path: str) -> str:
+    """A question that names a cached model of about the same name; "" if there is none."""
+    folders = Path(constants.HF_HUB_CACHE).glob("models--*--*")
+    cached = ["/".join(folder.name.split("--")[1:]) for folder in folders]
+    near = difflib.get_close_matches(path, [name for name in cached if name != path], n=1)
+    return f"did you mean {near[0]}? Or " if near else ""

@@ -1,8 +1,9 @@
-"""Which models the learner can train: what packing, its attention and its head assume of a model."""
+"""Which models the engine can serve, and which the learner can train: what packing, attention and head assume."""
 
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -13,6 +14,29 @@ from maspo_dist.config import ModelConfig
 _LOGIT_SETTINGS: dict[str, float | None] = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
 #: Kinds of layer in which a token sees other tokens by attention alone.
 _PACKED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+#: Ends of the names of classes that generate no text.
+_NOT_GENERATING = ("Classification", "ForMaskedLM", "QuestionAnswering", "MultipleChoice", "RewardModel")
+#: Kinds of model to which vLLM gives windows in all layers or in none.
+_WINDOWS_IN_ALL_OR_NONE = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+
+
+def engine_obstacle(settings: Any) -> str | None:
+    """Why vLLM cannot serve the model of the config.json `settings`, as the end of a sentence; None where it can."""
+    names = settings.architectures
+    if not names:
+        return "config.json names no architectures, so vLLM cannot tell what it is"
+    if isinstance(names, list) and str(names[0]).endswith(_NOT_GENERATING):
+        return f"config.json names the class {names[0]}, which is no causal language model"
+    text = settings.get_text_config()
+    if text.num_hidden_layers < 1:
+        return f"config.json says that it has {text.num_hidden_layers} layers"
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if settings.model_type in _WINDOWS_IN_ALL_OR_NONE and len(kinds) > 1:
+        return (
+            f"only some layers of a {names[0]} have a sliding window, which vLLM does not support: set "
+            "use_sliding_window to false in config.json"
+        )
+    return None
 
 
 def training_obstacle(config: ModelConfig, model: PreTrainedModel) -> str | None:

@@ -100,8 +100,8 @@ def _model_facts(config: TrainConfig, missing: list[str]) -> ModelFacts | None:
         return None
     try:
         return inspect_model(config)
-    except HubUnreachableError:
-        missing.append(f"model {path}: it is not cached here, and no hub can be reached")
+    except HubUnreachableError as error:
+        missing.append(str(error))
         return None
 
 

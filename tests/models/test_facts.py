@@ -90,7 +90,10 @@ def test_another_class_of_model_is_refused(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "fragment"),
     [
-        ({"architectures": ["Qwen3ForSequenceClassification"]}, "not the Qwen3ForSequenceClassification that"),
+        (
+            {"architectures": ["Qwen3ForSequenceClassification"]},
+            "names the class Qwen3ForSequenceClassification, which is no causal language model",
+        ),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}, "quantized weights"),
         ({"model_type": "qwen99"}, "qwen99"),
         ({"num_attention_heads": "four"}, "num_attention_heads"),
@@ -140,7 +143,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no tokenizer": (without_tokenizer, "holds no tokenizer (merges.txt or tokenizer.json or vocab.json)"),
     "tokenizer is not JSON": (lambda folder: (folder / "tokenizer.json").write_text("{"), "no tokenizer can be read"),
-    "config is a list": (lambda folder: (folder / "config.json").write_text("[]"), "no causal language model"),
+    "config is a list": (lambda folder: (folder / "config.json").write_text("[]"), "config.json holds a list"),
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ import ray
 from doubles.loop import make_config
 
 from actors.processes import publish_bytes
-from actors.ray.connection import connect, small_stores
+from actors.ray.connection import connect, own_store, small_stores
+from maspo_dist.errors import PlacementError
 from maspo_dist.models.size import KNOWN_SIZES
 
 SEVEN_BILLION = replace(KNOWN_SIZES["deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"], parameters=7_600_000_000)
@@ -38,17 +41,65 @@ def test_a_node_whose_store_is_too_small_is_named_with_what_ray_needs() -> None:
     ]
 
 
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Sets the bytes of memory, and those that /dev/shm has left."""
+
+    def set_up(memory: int, shared: int) -> None:
+        monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": memory}.__getitem__)
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=shared))
+
+    for name in ("RAY_ADDRESS", "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+    return set_up
+
+
 @pytest.mark.parametrize(
-    ("wanted", "given"), [(3 * 10**9, 3 * 10**9), (None, 10**9), (10**12, 4 * 10**9)], ids=["model", "none", "huge"]
+    ("shared", "needed", "given"),
+    [
+        (10**10, 10**9, 3 * 10**9),
+        (10**10, None, 10**9),
+        (10**10, 10**12, 4 * 10**9),
+        (2 * 10**9, 10**9, 18 * 10**8),
+        (10**9, None, 9 * 10**8),
+    ],
+    ids=["model", "none", "huge", "small shared memory", "none, small shared memory"],
 )
 def test_an_own_cluster_gets_the_store_that_the_model_needs_within_its_memory(
-    monkeypatch: pytest.MonkeyPatch, wanted: int | None, given: int
+    monkeypatch: pytest.MonkeyPatch,
+    machine: Callable[[int, int], None],
+    shared: int,
+    needed: int | None,
+    given: int,
 ) -> None:
     options: dict[str, Any] = {}
-    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 10**10}.__getitem__)
+    machine(10**10, shared)
     monkeypatch.setattr(ray, "init", lambda **named: options.update(named))
     monkeypatch.setattr(ray, "cluster_resources", dict)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_worker_niceness", "0")
-    connect("cpu", wanted)
-    assert options["object_store_memory"] == given
+    size, slow = own_store(needed)
+    connect("cpu", size)
+    assert (options["object_store_memory"], slow) == (given, None)
+
+
+def test_a_container_with_little_shared_memory_is_told_the_size_that_it_needs(
+    machine: Callable[[int, int], None],
+) -> None:
+    machine(10**11, 64 * 2**20)
+    size, slow = own_store(5 * 10**8)
+    assert size == 25 * 10**8
+    assert slow is not None
+    assert "/dev/shm has 60 MB for Ray's object store, but 500 MB are needed: start the container with" in slow
+    assert "--shm-size=3g, or enlarge /dev/shm" in slow
+
+
+def test_a_store_that_ray_would_not_place_on_a_disk_is_refused(
+    monkeypatch: pytest.MonkeyPatch, machine: Callable[[int, int], None]
+) -> None:
+    machine(10**12, 64 * 2**20)
+    with pytest.raises(PlacementError, match=r"30,000 MB are needed: start the container with --shm-size=36g"):
+        own_store(3 * 10**10)
+    monkeypatch.setenv("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE", "1")
+    assert own_store(3 * 10**10)[0] == 3 * 10**10
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert own_store(3 * 10**10) == (0, None)

@@ -38,7 +38,7 @@ B = TypeVar("B")
 FinishReason = Literal["stop", "length"]
 VerdictStatus = Literal["correct", "wrong", "unparsed", "timeout", "error"]
 
-#: Statuses that do not judge the response: it is masked out of the update and never rewarded.
+#: Statuses of a response that was not judged. Such a response gets no reward and takes no part in the update.
 UNVERIFIABLE: frozenset[str] = frozenset({"timeout", "error"})
 
 
@@ -49,10 +49,12 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A problem, tokenized. `token_ids` i32[L], L ≥ 1; `source` picks the verifier.
+    """A problem, tokenized.
 
-    response_start   where the prompt leaves a reasoning block open: its text from that block's tag. The verifier judges
-                     this text and the response together.
+    token_ids        i32[L], L ≥ 1
+    source           the configuration names a verifier for each source
+    response_start   the end of the prompt, from the tag of a reasoning block that the prompt leaves open; empty if
+                     there is none. The verifier judges this text and the response together.
     """
 
     prompt_id: str
@@ -70,7 +72,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How responses are drawn. Temperature 0 is greedy; top_k 0 takes every token."""
+    """How responses are sampled. Temperature 0 always takes the likeliest token; top_k 0 excludes no token."""
 
     temperature: float
     max_response_tokens: int
@@ -81,10 +83,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRequest:
-    """One dispatch of one prompt. Sample i of the group draws from `seed + i`.
+    """A request to a worker to sample one group. Response i of the group is sampled with `seed + i`.
 
-    cut_after_s       seconds of generation after which open responses end as truncated; None: never
-    give_up_after_s   seconds after dispatch to a worker at which the group is given up; None: never
+    cut_after_s       seconds of generation after which unfinished responses are truncated; None: never
+    give_up_after_s   seconds after dispatch to a worker when the pool gives the group up; None: never
     """
 
     group_id: int
@@ -104,8 +106,9 @@ class Rollout:
     """One sampled response.
 
     response_ids       i32[T], T ≥ 1, end-of-sequence token included when `finish_reason` is stop
-    behavior_logprobs  f32[T], natural log, of the distribution that was sampled from
-    token_versions     runs (policy_version, tokens), oldest first; the counts add up to T
+    behavior_logprobs  f32[T], natural logarithms of the probabilities with which the tokens were sampled
+    token_versions     (policy_version, tokens) of each run of tokens of one version, oldest first; the counts add
+                       up to T
     """
 
     response_ids: IntArray
@@ -130,7 +133,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutGroup:
-    """The responses to one prompt. Large; travels by reference from worker to learner."""
+    """The responses to one prompt. It is large, so the controller passes on a reference to it."""
 
     group_id: int
     prompt: Prompt
@@ -141,8 +144,9 @@ class RolloutGroup:
 class Verdict:
     """The result of verifying one response.
 
-    reward      counts only if `verifiable`
+    reward      without meaning unless `verifiable`
     extracted   the answer in the response, None if there is none
+    seconds     duration of the verification
     reason      one line for people
     components  the named parts of a weighted reward, before weighting, and `overlong` if that penalty is on
     """
@@ -161,15 +165,16 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupReport:
-    """A finished group without its responses. Small; travels by value to the controller.
+    """What the controller needs to know of a finished group. It is small, so the worker sends it by value.
 
     prompt_tokens      length of the prompt
-    response_tokens    i32[G]
-    truncated          bool[G]: ended by the token limit
-    oldest_version     i32[G]: of the oldest token in each response
+    response_tokens    i32[G]: length of each response
+    truncated          bool[G]: whether the token limit ended the response
+    oldest_version     i32[G]: policy version of the oldest token of each response
     version_tokens     (policy_version, tokens), summed over the group
-    version_runs       i32[G]: policy versions that each response spans
-    generated_at_s, scored_at_s   wall clock (time.time) of the last response and the last verdict
+    version_runs       i32[G]: number of runs of tokens of one version in each response
+    generated_at_s     wall clock (time.time) of the end of the last response
+    scored_at_s        wall clock (time.time) of the last verdict
     """
 
     group_id: int
@@ -198,7 +203,11 @@ class GroupReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredGroup:
-    """A group ready for batching. Both arrays f32[G]; unverifiable samples have `trainable` False."""
+    """A group ready for batching.
+
+    rewards, advantages   f32[G]
+    trainable             bool[G]; False for an unverifiable response
+    """
 
     report: GroupReport
     rewards: FloatArray

@@ -96,7 +96,7 @@ def test_check_plans_the_papers_recipes_without_their_models(size: str, learner_
     assert "data data/aime24.jsonl" in said
 
 
-def test_check_refuses_a_slip_of_the_pen(bare_clone: Path) -> None:
+def test_check_refuses_paths_that_do_not_exist(bare_clone: Path) -> None:
     recipe = CONFIGS / "r1_distill_qwen_1.5b_maspo.yaml"
     (bare_clone / "data").mkdir()
     with pytest.raises(DataError, match=r"data file data/dapo_math_17k.jsonl does not exist"):
@@ -132,7 +132,7 @@ def test_the_plan_counts_the_logits_that_the_head_computes_at_a_time() -> None:
     assert HEAD_LOGITS == CHUNK_ELEMENTS
 
 
-def test_a_hub_that_does_not_answer_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")

@@ -46,10 +46,10 @@ _PROBE_TOKENS = 64
 
 
 def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
-    """Runs to the end. Ends every process on any way out; exits 130 or 143 when interrupted.
+    """Runs `config` to its end. Every process of the run is ended, also on an error and on a signal.
 
-    Raises ConfigError where a checkpoint is resumed under a configuration that would train something else,
-    unless `allow_config_change`.
+    Exits with 130 after Ctrl-C and with 143 after SIGTERM. Raises ConfigError if the run resumes from a checkpoint and
+    `config` would train something else than the checkpoint's configuration, unless `allow_config_change`.
     """
     require_extensions(config)
     prepared = prepare(config)
@@ -69,7 +69,7 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
         for name in CheckpointStore(folder.checkpoints_path).rewind(resumed_step):
             logger.warning("checkpoint set aside: %s is newer than the step that this run resumes from", name)
         console = open_console(config.run.name, config.run.max_steps, folder.read_progress())
-        # Ray prints its errors in spite of its settings; only the console may write to the screen.
+        # Ray prints its errors whatever its settings say. Only the console may write to the screen.
         with console, redirect_stdout(LogStream()):
             run = Run(config, prepared, folder, console, resume)
             interrupted = asyncio.run(until_signal(run.drive, run.request_stop))
@@ -95,7 +95,7 @@ def _resume_point(config: TrainConfig, folder: RunFolder) -> Path | None:
 
 
 def _compare_config(config: TrainConfig, checkpoint: Path, folder: RunFolder, allow_config_change: bool) -> None:
-    """Lists what differs from the checkpoint's configuration. Raises ConfigError as `train` says."""
+    """Logs which keys differ from the checkpoint's configuration. Raises ConfigError as `train` does."""
     refused, harmless = resume_changes((checkpoint / CONFIG_FILE).read_text(encoding="utf-8"), config)
     if not refused and not harmless:
         return
@@ -118,7 +118,7 @@ def _for_actors(config: TrainConfig) -> TrainConfig:
 
 @dataclass
 class Run:
-    """The processes and the loop of one run; `resume` is the checkpoint to resume from."""
+    """The processes and the loop of one run. `resume` is the checkpoint to resume from, if any."""
 
     config: TrainConfig
     prepared: Prepared
@@ -136,7 +136,9 @@ class Run:
         return True
 
     async def drive(self, watch_signals: WatchSignals) -> None:
-        """Starts, trains, writes the report; ends every process and leaves the cluster on any way out."""
+        """Starts the processes, trains and writes the report. In the end, and on an error, it ends every process and
+        leaves the cluster.
+        """
         config = self.config
         self.console.waiting_for("Ray")
         try:

@@ -28,11 +28,11 @@ def test_the_table_has_a_row_for_each_case_and_counts_the_pairs() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_row_holds_the_verdicts_that_the_bench_counts_on_a_part_of_the_pairs(case: str) -> None:
+def test_each_row_of_the_table_holds_what_the_bench_counts_on_a_part_of_the_pairs(case: str) -> None:
     assert table()[case][2] == str(score_case(case, part_of_all_pairs()))
 
 
-def test_the_whole_verifier_earns_what_the_table_says_on_all_pairs() -> None:
+def test_the_last_row_of_the_table_holds_what_the_whole_verifier_scores_on_all_pairs() -> None:
     whole = list(CASES)[-1]
 
     assert table()[whole][:2] == [str(score_case(whole, golden_pairs())), str(score_case(whole, own_pairs()))]

@@ -10,15 +10,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from doubles.command_line import call
 
 from actors import cli
 from actors.bench.lines import BenchLine, compare
 from maspo_dist import __version__
 
 ROOT = Path(__file__).parents[2]
+SMOKE = str(ROOT / "configs/local_smoke.yaml")
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`maspo-dist ARGUMENTS…` as a process of its own."""
     command = [sys.executable, "-m", "actors.cli", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, cwd=ROOT, env={**os.environ, **environment}
@@ -29,13 +32,13 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     ("arguments", "fragment"),
     [
         (["configs/local_smok.yaml"], "configs/local_smok.yaml does not exist"),
-        (["configs/local_smoke.yaml", "rolout.workers=3"], "did you mean rollout?"),
-        (["configs/local_smoke.yaml", "algorithm.mini_batches=1"], "the ratio is exactly 1"),
-        (["configs/local_smoke.yaml", "model.path=./nowhere/model"], "model.path ./nowhere/model does not exist"),
+        ([SMOKE, "rolout.workers=3"], "did you mean rollout?"),
+        ([SMOKE, "algorithm.mini_batches=1"], "the ratio is exactly 1"),
+        ([SMOKE, "model.path=./nowhere/model"], "model.path ./nowhere/model does not exist"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], fragment: str) -> None:
-    result = run("train", *arguments)
+    result = call("train", *arguments)
     assert result.returncode == 2
     assert fragment in result.stderr
     assert "Traceback" not in result.stderr
@@ -46,19 +49,26 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], fragmen
     ("arguments", "fragment"),
     [
         (["eval", "--model", "./nowhere/model", "--data", "x.jsonl"], "model.path ./nowhere/model does not exist"),
-        (["compare", "configs/local_smoke.yaml"], "nothing to compare: give --vary"),
+        (["compare", SMOKE], "nothing to compare: give --vary"),
     ],
 )
 def test_a_mistake_in_another_command_is_one_sentence_too(arguments: list[str], fragment: str) -> None:
-    result = run(*arguments)
+    result = call(*arguments)
     assert result.returncode == 2
     assert fragment in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
 
 
+def test_the_command_ends_its_process_with_the_exit_code_and_the_sentence() -> None:
+    result = run("train", "configs/local_smok.yaml")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: config file configs/local_smok.yaml does not exist")
+    assert result.stderr.count("\n") == 1
+
+
 def test_an_unknown_bench_is_refused_with_the_known_ones() -> None:
-    result = run("bench", "learners")
+    result = call("bench", "learners")
     assert result.returncode == 2
     assert result.stderr == f"error: there is no bench 'learners': choose one of {', '.join(cli.BENCHES)}\n"
     assert result.stdout == ""
@@ -85,7 +95,7 @@ def test_a_bench_prints_one_object_per_line(
 
 
 def test_metrics_explains_every_metric_and_event() -> None:
-    result = run("metrics")
+    result = call("metrics")
     assert result.returncode == 0
     assert "unverifiable_share" in result.stdout
     assert "worker_recovered" in result.stdout
@@ -99,5 +109,5 @@ def test_a_terminal_that_knows_ascii_only_shows_codes_instead() -> None:
 
 
 def test_the_version_is_printed() -> None:
-    result = run("--version")
+    result = call("--version")
     assert (result.returncode, result.stdout) == (0, f"maspo-dist {__version__}\n")

@@ -44,7 +44,9 @@ def held(run: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("untied", None), ("tied", "float32"), ("bf16", None)])
-def test_weights_are_the_learners_to_the_last_bit(folder: Path, tmp_path: Path, name: str, dtype: str | None) -> None:
+def test_exported_weights_equal_the_learners_bit_for_bit(
+    folder: Path, tmp_path: Path, name: str, dtype: str | None
+) -> None:
     export_run(folder / name, tmp_path / "out", dtype=dtype)
     exported, learners = weights(tmp_path / "out"), held(folder / name)
     assert set(exported) == set(learners)
@@ -93,7 +95,7 @@ def test_a_fresh_vllm_process_gives_the_learners_logprobs(folder: Path, tmp_path
             assert np.abs(answers[name] - wanted[name]).max() < 1e-3
 
 
-def test_export_and_a_run_of_no_steps_and_export_again_change_nothing(folder: Path, tmp_path: Path) -> None:
+def test_exporting_a_run_of_no_steps_from_an_export_gives_the_same_files(folder: Path, tmp_path: Path) -> None:
     export_run(folder / "again", tmp_path / "out")
     first, second = folder / "exported", tmp_path / "out"
     assert sorted(path.name for path in first.iterdir()) == sorted(path.name for path in second.iterdir())

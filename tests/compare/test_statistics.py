@@ -66,7 +66,7 @@ def test_sign_flips_equal_plain_enumeration(differences: list[int]) -> None:
     assert sign_flip_test([d / 10 for d in differences]) == pytest.approx(share)
 
 
-def test_without_a_difference_p_falls_below_a_level_as_often_as_the_level() -> None:
+def test_without_a_difference_the_p_value_is_below_a_level_with_the_probability_of_the_level() -> None:
     rng = np.random.default_rng(1)
     below = np.mean([sign_flip_test(rng.normal(size=6).tolist()) <= 0.125 for _ in range(2000)])
     assert 0.10 <= below <= 0.15

@@ -142,7 +142,7 @@ def test_cost_over_ranks_is_within_a_tenth_of_a_percent(groups: int, ranks: int)
     assert (np.abs(per_rank / per_rank.mean(axis=0) - 1) <= 0.001).all()
 
 
-def test_rewards_and_advantages_come_along() -> None:
+def test_the_layout_keeps_the_reward_and_advantage_of_each_response() -> None:
     batch = lay_out_batch(0, [scored(7, 3, [4, 5, 6])], mini_batches=4, ranks=1, micro_batch_tokens=100)
     assert sorted(refs(batch), key=lambda ref: ref.sample) == [
         SampleRef(group_id=7, sample=0, reward=0.0, advantage=-1.0),

@@ -63,7 +63,7 @@ def test_a_state_of_other_data_or_another_seed_is_refused() -> None:
         PromptCursor([], seed=0)
 
 
-def test_other_references_are_said_and_the_place_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+def test_changed_references_are_reported_and_the_cursor_keeps_its_place(caplog: pytest.LogCaptureFixture) -> None:
     cursor = PromptCursor(prompts(4), seed=0)
     cursor.take(3)
     corrected = [replace(prompt, reference="2") for prompt in prompts(4)]

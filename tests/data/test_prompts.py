@@ -68,7 +68,7 @@ def test_rows_become_prompts_in_the_chat_template(write: WriteLines) -> None:
         ({"system_prompt": "Add.", "problem_suffix": "!"}, "<|user|>Add.<|user|>1+2!<|assistant|>"),
     ],
 )
-def test_templates(write: WriteLines, settings: dict[str, object], expected: str) -> None:
+def test_each_template_gives_its_prompt(write: WriteLines, settings: dict[str, object], expected: str) -> None:
     prompts = load(write({"problem": "1+2", "answer": "3"}), **settings).prompts
     assert text(prompts[0].token_ids) == expected
 
@@ -268,7 +268,7 @@ def test_one_prompt_per_source_is_kept_as_the_model_sees_it(write: WriteLines) -
         ("{{ bos_token }}{{ bos_token }}{{ messages[0].content }}{{ add_generation_prompt }}", "1", "with two <|pad|>"),
     ],
 )
-def test_what_a_template_did_is_said(write: WriteLines, template: str, problem: str, note: str) -> None:
+def test_a_note_says_what_the_template_did(write: WriteLines, template: str, problem: str, note: str) -> None:
     path = write({"problem": problem, "answer": "3"})
     tokenizer = make_tokenizer()
     tokenizer.chat_template, tokenizer.bos_token = template, "<|pad|>"
@@ -369,7 +369,7 @@ def test_a_system_prompt_needs_the_chat_template() -> None:
         DataConfig(train=["x"], template="none", system_prompt="Add.")
 
 
-def test_hub_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_sets_of_the_hub_are_read_or_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = types.ModuleType("datasets")
 
     def load_dataset(name: str, split: str) -> list[dict[str, object]]:

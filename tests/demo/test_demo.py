@@ -91,7 +91,7 @@ def test_the_same_seed_makes_the_same_bytes(tmp_path: Path) -> None:
     assert all((first / name).read_bytes() != (other / name).read_bytes() for name in names)
 
 
-def test_what_is_made_already_stays_and_another_recipe_replaces_it(tmp_path: Path) -> None:
+def test_a_finished_demo_is_kept_and_another_recipe_replaces_it(tmp_path: Path) -> None:
     files = make_demo(tmp_path, 0, RECIPE)
     written = files.train.stat().st_mtime_ns
     assert make_demo(tmp_path, 0, RECIPE) == files

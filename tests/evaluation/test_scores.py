@@ -123,7 +123,7 @@ def test_bootstrap_repeats_with_its_seed_and_is_a_point_for_equal_scores() -> No
 
 
 @pytest.mark.parametrize("k", [0, 4])
-def test_k_outside_the_responses_is_refused(k: int) -> None:
+def test_a_k_below_one_or_above_the_number_of_responses_is_refused(k: int) -> None:
     with pytest.raises(ValueError, match="between 1 and the 3 responses"):
         pass_at_k(np.ones((2, 3), dtype=bool), k)
 

@@ -62,7 +62,7 @@ def test_in_order_of_completion_a_batch_waits_for_groups_that_are_due() -> None:
     order=st.sampled_from(["admission", "completion"]),
     finishing=st.randoms(use_true_random=False),
 )
-def test_in_any_order_of_finishing_no_group_is_trained_too_old_and_every_batch_comes(
+def test_whatever_group_finishes_first_no_group_is_trained_too_old_and_every_batch_fills(
     age: int, per_step: int, order: BatchOrder, finishing: random.Random
 ) -> None:
     waiting: list[FakeGroup] = []

@@ -196,7 +196,7 @@ def test_tied_and_pickled_weights_are_read(folder: Path, change: Callable[[Path]
         ),
     ],
 )
-def test_the_context_is_the_engines_and_its_bound_is_named(
+def test_the_context_is_what_the_engine_uses_and_its_key_is_named(
     folder: Path, file: str, changes: dict[str, Any], context: int, key: str
 ) -> None:
     edit(folder / file, **changes)

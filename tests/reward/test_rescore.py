@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.command_line import call
 
 from maspo_dist.errors import DataError
 from maspo_dist.reward import VerifierConfig
 from maspo_dist.reward.rescore import rescore
-
-ROOT = Path(__file__).parents[2]
 
 
 def row(response: str, reference: str, status: str, **fields: Any) -> dict[str, Any]:
@@ -93,17 +90,13 @@ def test_the_command_takes_the_configuration_of_the_run_and_what_is_said_beside_
         "rollout: {prompts_per_step: 4, max_response_tokens: 8}\nreward: {default: math, workers: 1}\n"
     )
 
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        call = [sys.executable, "-m", "actors.cli", "rescore", str(tmp_path), *arguments]
-        return subprocess.run(call, capture_output=True, text=True, timeout=120, cwd=ROOT)
-
-    by_math = command()
+    by_math = call("rescore", str(tmp_path))
     assert by_math.returncode == 0, by_math.stderr
     assert "4 samples: 2 as before, 1 now correct, 1 no longer, 0 unverifiable" in by_math.stdout
     assert len((tmp_path / "samples-rescored.jsonl").read_text().splitlines()) == 4
 
-    exact = command("reward.default=exact", "--to", str(tmp_path / "exact.jsonl"))
+    exact = call("rescore", str(tmp_path), "reward.default=exact", "--to", str(tmp_path / "exact.jsonl"))
     assert "1 as before, 1 now correct, 2 no longer" in exact.stdout
 
-    unknown = command("reward.default=exakt")
+    unknown = call("rescore", str(tmp_path), "reward.default=exakt")
     assert (unknown.returncode, "did you mean exact?" in unknown.stderr) == (2, True)

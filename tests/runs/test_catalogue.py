@@ -53,7 +53,7 @@ def test_every_placeholder_is_explained_and_used() -> None:
         ("reward/mean/more", None),
     ],
 )
-def test_a_written_name_leads_to_its_entry(name: str, entry: str | None) -> None:
+def test_the_name_of_a_metric_is_found_in_the_catalogue(name: str, entry: str | None) -> None:
     found = find_metric(name)
     assert (found.name if found else None) == entry
 

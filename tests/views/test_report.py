@@ -134,7 +134,7 @@ def test_the_page_needs_no_other_file(tmp_path: Path, finished_run: FinishedRun)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
-def test_short_runs(tmp_path: Path, finished_run: FinishedRun, steps: int) -> None:
+def test_a_report_shows_runs_of_few_steps(tmp_path: Path, finished_run: FinishedRun, steps: int) -> None:
     page = report(finished_run(tmp_path / "demo", steps=steps))
     assert f"{steps} of {steps} steps" in page.text
     assert "Held-out: add" in page.text

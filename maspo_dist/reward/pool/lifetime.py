@@ -10,7 +10,7 @@ import time
 
 import psutil
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
 _GIVE_UP_S = 0.5
 #: Loaded before any fork: loading between fork and exec is not safe.
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -21,6 +21,16 @@ def end_with_parent(parent_pid: int, with_signal: int = signal.SIGKILL) -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, with_signal, 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of every descendant whose own parent has ended."""
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def hide_memory() -> None:
+    """Keeps other processes of the same user from reading the memory of this one."""
+    _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def kill_tree(root: int) -> None:

@@ -5,7 +5,6 @@ Run as `python -m maspo_dist.reward.pool.worker SOCKET_FD PARENT_PID`. It knows 
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import socket
 import sys
@@ -13,12 +12,11 @@ import sys
 import psutil
 
 from maspo_dist.config.verifier import VerifierConfig, is_remote
-from maspo_dist.reward.pool.lifetime import end_with_parent
+from maspo_dist.reward.pool.lifetime import adopt_orphans, end_with_parent, hide_memory
 from maspo_dist.reward.pool.wire import Connection, Scored, Started, encode
 from maspo_dist.reward.registry import build_verifier
 from maspo_dist.reward.sample import Sample, Verifier, one_line, score_safely
 
-_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 _MB = 1 << 20
 #: Samples between two looks at the memory of the process.
 _LOOK_EVERY = 64
@@ -27,11 +25,10 @@ _MYSELF = psutil.Process()
 
 def main(fd: int, parent_pid: int) -> None:
     """Serves until the pool closes its end."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    # Orphans of candidate programs become our children, where the pool finds them.
-    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    # Candidate programs run as the same user; this keeps them out of our memory.
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    # The pool finds the orphans of candidate programs among our children.
+    adopt_orphans()
+    # Candidate programs run as the same user.
+    hide_memory()
     end_with_parent(parent_pid)
     connection = Connection(socket.socket(fileno=fd))
     config = connection.receive(VerifierConfig)

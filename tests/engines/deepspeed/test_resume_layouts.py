@@ -102,7 +102,7 @@ def test_a_range_of_a_parameter_is_the_range_of_the_whole(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("pair", RESUMES + SAME, ids=pair_name)
-def test_another_layout_takes_over_every_bit(folder: Path, pair: tuple[Layout, Layout]) -> None:
+def test_a_run_resumed_in_another_layout_has_the_same_bits(folder: Path, pair: tuple[Layout, Layout]) -> None:
     require_equal(open_learner_state(folder / pair[0].name), open_learner_state(folder / pair_name(pair)))
 
 

@@ -29,7 +29,7 @@ def test_every_pair_is_judged_as_expected_but_for_the_listed_ones() -> None:
     assert misses == FIRM_MISSES.keys() | OTHER_CONVENTIONS.keys()
 
 
-def test_no_firm_pair_takes_the_other_way_by_convention() -> None:
+def test_only_debatable_pairs_follow_another_convention() -> None:
     debatable = {pair.name for pair in load_pairs() if pair.debatable}
 
     assert OTHER_CONVENTIONS.keys() <= debatable

@@ -45,7 +45,7 @@ def pool() -> Iterator[VerifierPool]:
 
 @settings(_SLOW, max_examples=40)
 @given(st.lists(st.tuples(st.one_of(_TEXTS, _TEXTS.map("\\boxed{{{}}}".format)), _TEXTS), min_size=1, max_size=20))
-def test_through_the_pool_every_string_has_a_verdict_by_its_deadline(
+def test_the_pool_gives_every_string_a_verdict_by_its_deadline(
     pool: VerifierPool, pairs: list[tuple[str, str]]
 ) -> None:
     verdicts = pool.verify_many(pairs)

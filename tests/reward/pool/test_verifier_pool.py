@@ -133,9 +133,7 @@ def test_a_hanging_program_costs_its_deadline_once() -> None:
         ("python:doubles.sample_rewards:hostile", ("\\boxed{1}", "\\boxed{1}"), "So \\boxed{1}"),
     ],
 )
-def test_responses_hang_alike_that_share_what_the_verifier_judges(
-    reward: str, alike: tuple[str, str], other: str
-) -> None:
+def test_responses_with_the_same_judged_part_share_a_hang(reward: str, alike: tuple[str, str], other: str) -> None:
     hung = HungSamples(VerifierConfig(default=reward))
     first, again, different = (Sample(response=text, reference="1") for text in (*alike, other))
     hung.remember(first, make_verdict("timeout", 0.0))

@@ -65,7 +65,7 @@ def test_the_tasks_own_scorer_judges(response: str) -> None:
     assert (ask("sums", response).status, ask("sums", response).reward) == ("correct", 1.0)
 
 
-def test_part_of_a_reward_is_kept_but_not_correct() -> None:
+def test_a_partial_reward_is_kept_and_its_response_counts_as_wrong() -> None:
     assert (ask("sums", "5").status, ask("sums", "5").reward) == ("wrong", 0.25)
 
 
@@ -91,7 +91,7 @@ def test_a_scorer_known_to_take_too_much_is_not_believed() -> None:
     ]  # fmt: skip
 
 
-def test_a_scorer_is_made_once_a_task() -> None:
+def test_a_scorer_is_made_once_per_task() -> None:
     gym = Gym()
     scorer = ReasoningGymVerifier(package=gym)
     for row in generate_rows("sums", 5, 7, gym):

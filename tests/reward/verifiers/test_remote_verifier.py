@@ -96,7 +96,7 @@ def test_a_verdict_may_say_more_than_its_reward() -> None:
     assert (verdict.reward, verdict.status, verdict.extracted, verdict.reason) == (0.25, "wrong", "4", "almost")
 
 
-def test_what_is_sent_survives_the_way_whatever_it_holds() -> None:
+def test_texts_of_any_characters_reach_the_remote_verifier_unchanged() -> None:
     texts = ["\ud800", "\x00", "日本", '"\\', "x" * 100_000]
     with serving(equal) as server:
         assert {verdict.status for verdict in ask(server, [(text, text) for text in texts])} == {"correct"}

@@ -183,19 +183,23 @@ class _Chunks:
 
 
 class _Gradients:
-    """Gradients by hidden and weight, added up over chunks: in float32 if several chunks share a 16-bit weight."""
+    """Gradients by hidden and weight, added up over chunks: in float32 if several chunks share a 16-bit weight.
 
-    def __init__(self, hidden: Tensor, weight: Tensor, rows: int) -> None:
+    A frozen weight has none, which saves a matrix product and memory of the weight's size.
+    """
+
+    def __init__(self, hidden: Tensor, weight: Tensor, rows: int, *, is_frozen: bool) -> None:
         self._hidden, self._weight = hidden, weight
         self._is_exact = weight.dtype == torch.float32 or hidden.shape[0] <= rows
         self._by_hidden = torch.empty_like(hidden)
-        self._by_weight = torch.zeros(
-            weight.shape, dtype=weight.dtype if self._is_exact else torch.float32, device=weight.device
-        )
+        dtype = weight.dtype if self._is_exact else torch.float32
+        self._by_weight = None if is_frozen else torch.zeros(weight.shape, dtype=dtype, device=weight.device)
 
     def add(self, part: slice, by_logits: Tensor) -> None:
         """`by_logits` [n, V] of the tokens `part`, in the weight's dtype."""
         torch.mm(by_logits, self._weight, out=self._by_hidden[part])
+        if self._by_weight is None:
+            return
         if self._is_exact:
             self._by_weight.addmm_(by_logits.t(), self._hidden[part])
             return
@@ -203,9 +207,9 @@ class _Gradients:
             rows = slice(start, start + _WEIGHT_ROWS)
             self._by_weight[rows] += by_logits[:, rows].t() @ self._hidden[part]
 
-    def finish(self) -> tuple[Tensor, Tensor]:
+    def finish(self) -> tuple[Tensor, Tensor | None]:
         """In the dtypes of hidden and weight."""
-        return self._by_hidden, self._by_weight.to(self._weight.dtype)
+        return self._by_hidden, None if self._by_weight is None else self._by_weight.to(self._weight.dtype)
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -226,12 +230,12 @@ class _ChunkedLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: Any, by_logprob: Tensor | None, by_entropy: Tensor | None
-    ) -> tuple[Tensor, Tensor, None, None, None]:
+    ) -> tuple[Tensor, Tensor | None, None, None, None]:
         hidden, weight, targets = ctx.saved_tensors
         if by_logprob is None:
             by_logprob = torch.zeros(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         chunks = _Chunks(hidden, weight, targets, ctx.temperature, ctx.rows)
-        gradients = _Gradients(hidden, weight, ctx.rows)
+        gradients = _Gradients(hidden, weight, ctx.rows, is_frozen=not ctx.needs_input_grad[1])
         for part in chunks:
             values = chunks.evaluate(part)
             entropy_part = None if by_entropy is None else by_entropy[part]
@@ -247,7 +251,7 @@ class _LinearLoss(torch.autograd.Function):
         logprobs, entropy = (torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device) for _ in range(2))
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         chunks = _Chunks(hidden, weight, targets, temperature, rows)
-        gradients = _Gradients(hidden, weight, rows)
+        gradients = _Gradients(hidden, weight, rows, is_frozen=not ctx.needs_input_grad[1])
         for part in chunks:
             values = chunks.evaluate(part)
             logprobs[part], entropy[part] = values
@@ -263,9 +267,10 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_loss: Tensor, *_: None) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, by_loss: Tensor, *_: None) -> tuple[Tensor, Tensor | None, None, None, None, None]:
         if ctx.kept is None:
             raise RuntimeError("the gradients of linear_loss are gone: run forward again before a second backward")
         # Scaled in place to save a copy of the weight's size, and given away: a caller may add to them.
         (by_hidden, by_weight), ctx.kept = ctx.kept, None
-        return by_hidden.mul_(by_loss), by_weight.mul_(by_loss), None, None, None, None
+        by_weight = None if by_weight is None else by_weight.mul_(by_loss)
+        return by_hidden.mul_(by_loss), by_weight, None, None, None, None

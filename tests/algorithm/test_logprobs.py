@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from maspo_dist.algorithm import logprobs as logprobs_module
 from maspo_dist.algorithm.logprobs import LogprobHead, TokenLogprobs, _Chunks, linear_loss, token_logprobs
@@ -99,6 +101,35 @@ def test_gradients_of_a_fused_loss_are_those_of_two_passes_to_the_last_bit(dtype
         results.append((hidden.grad, weight.grad))
     for ours, wanted in zip(*results, strict=True):
         assert ours is not None and wanted is not None and torch.equal(ours, wanted)
+
+
+@pytest.mark.parametrize(("is_fused", "products"), [(True, 2), (False, 3)])
+def test_a_frozen_head_costs_no_product_for_its_gradient(is_fused: bool, products: int) -> None:
+    results = []
+    for is_frozen in (False, True):
+        hidden, weight, targets = tensors()
+        weight.requires_grad_(not is_frozen)
+        with Products() as made:
+            if is_fused:
+                loss, _ = linear_loss(hidden, weight, targets, 1.0, lambda _, values: values.logprobs.sum())
+            else:
+                loss = token_logprobs(hidden, weight, targets).logprobs.sum()
+            loss.backward()
+        results.append((hidden.grad, made.count))
+        assert (weight.grad is None) == is_frozen
+    (wanted, with_gradient), (ours, frozen) = results
+    assert ours is not None and wanted is not None and torch.equal(ours, wanted)
+    assert (with_gradient, frozen) == (products + 1, products)
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket.__name__ in ("mm", "addmm", "addmm_")
+        return func(*args, **(kwargs or {}))
 
 
 def test_gradients_taken_in_forward_are_handed_out_once() -> None:

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from actors.engines.deepspeed.attention import PACKED
+from actors.engines.deepspeed.attention import PACKED, SequenceBounds
 from actors.engines.deepspeed.micro_batch import ForwardTensors
 from maspo_dist.algorithm.logprobs import LogprobHead, LossShare
 from maspo_dist.config import ModelConfig
@@ -33,13 +33,26 @@ class Policy(nn.Module):
         Packed sequences are kept apart by their bounds, or under another attention by positions that restart at 0.
         """
         decoder = self.causal_lm.get_decoder()
-        is_packed = decoder.config._attn_implementation == PACKED
-        bounds = {"sequence_bounds": tokens.bounds} if is_packed else {}
+        bounds = _bounds_for(decoder.config._attn_implementation, tokens.bounds)
         # With a key-value cache, packed sequences would see each other.
         output = decoder(input_ids=tokens.input_ids, position_ids=tokens.position_ids, use_cache=False, **bounds)
         hidden = output.last_hidden_state[0].index_select(0, tokens.predictors)
         logprobs, entropy, loss = self.causal_lm.lm_head(hidden, tokens.targets, temperature, share)
         return logprobs, entropy, loss
+
+
+def _bounds_for(attention: str, bounds: SequenceBounds) -> dict[str, Any]:
+    """The decoder's arguments by which `attention` keeps packed sequences apart, beside their positions.
+
+    Flash attention would otherwise read the bounds off the positions in every layer, and wait for the GPU to do so.
+    """
+    if attention == PACKED:
+        return {"sequence_bounds": bounds}
+    if attention == "flash_attention_2":
+        longest = max(bounds.lengths)
+        offsets = {"cu_seq_lens_q": bounds.offsets, "cu_seq_lens_k": bounds.offsets}
+        return {**offsets, "max_length_q": longest, "max_length_k": longest}
+    return {}
 
 
 def load_policy(config: ModelConfig, *, gradient_checkpointing: bool = False) -> Policy:

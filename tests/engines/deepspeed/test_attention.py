@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from actors.engines.deepspeed.attention import PACKED, SequenceBounds, packed_attention, sequence_bounds
+from actors.engines.deepspeed.micro_batch import forward_tensors
+from actors.engines.deepspeed.policy import Policy
+from maspo_dist.algorithm.logprobs import LogprobHead
 from maspo_dist.config import ModelConfig
 from maspo_dist.data.packing import pack_sequences
 from maspo_dist.models.support import attends_by_bounds, training_obstacle
@@ -106,6 +109,31 @@ def test_no_mask_is_built(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, ids, positions, bounds = packed()
     model.get_decoder()(input_ids=ids, position_ids=positions, use_cache=False, sequence_bounds=bounds)
     assert masks == [None] * SHAPE["num_hidden_layers"]
+
+
+def test_flash_attention_gets_the_bounds_instead_of_reading_them_off_the_positions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def flash(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **more: Any) -> Any:
+        calls.append({"mask": mask, **more})
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    name = "flash_attention_2"
+    model = make_model(FAMILIES["qwen2"](), PACKED)
+    monkeypatch.setitem(transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS._global_mapping, name, flash)
+    model.get_decoder().config._attn_implementation = name
+    policy = Policy(model, LogprobHead(model.get_output_embeddings().weight))
+    sequences, *_ = packed()
+    policy(forward_tensors(pack_sequences(sequences, [1] * len(sequences)), torch.device("cpu")), 1.0)
+    assert len(calls) == SHAPE["num_hidden_layers"]
+    lengths = LENGTHS["short"]
+    for call in calls:
+        assert call["mask"] is None
+        assert call["cu_seq_lens_q"].tolist() == call["cu_seq_lens_k"].tolist() == [0, *np.cumsum(lengths)]
+        assert call["cu_seq_lens_q"].dtype == torch.int32
+        assert call["max_length_q"] == call["max_length_k"] == max(lengths)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

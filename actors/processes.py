@@ -18,7 +18,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from actors.engines.settings import engine_environment
+from actors.engines.settings import engine_environment, learner_environment
 from actors.interfaces import ActorProcess, Body, RolloutWorkerHandle
 from actors.learner.actor import Learner
 from actors.learner.group import RayLearnerGroup, by_rank
@@ -192,10 +192,10 @@ class RunCluster:
         config, base, bundle = self.config, self._base, self._bundles["learner"]
         assert base is not None
         ranks = config.learner.ranks
-        threads = {"OMP_NUM_THREADS": str(config.learner.threads or share_of_cores(ranks))}
+        environment = learner_environment(self.device, config.learner.threads or share_of_cores(ranks))
         nodes = (await asyncio.to_thread(placement_group_table, base))["bundles_to_node_id"]
         options = [
-            bundle_options(base, index, bundle, config.cluster.environment, threads)
+            bundle_options(base, index, bundle, config.cluster.environment, environment)
             for index in bundles_by_node(nodes, ranks)
         ]
         beside_rank_0 = {"num_cpus": 0, "scheduling_strategy": options[0]["scheduling_strategy"]}

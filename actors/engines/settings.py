@@ -1,4 +1,4 @@
-"""Settings of a generation engine, for training and for evaluation."""
+"""Settings of a generation engine, for training and for evaluation, and the environment of engines and learners."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def engine_environment(device: Device, threads: int) -> dict[str, str]:
         # Keeps torch from compiling C++ at the first request with logprobs.
         "TORCHDYNAMO_DISABLE": "1",
     }
+
+
+def learner_environment(device: Device, threads: int) -> dict[str, str]:
+    """Environment of a learner rank's process; `threads` are CPU threads for arithmetic."""
+    common = {"OMP_NUM_THREADS": str(threads)}
+    if device == "cpu":
+        return common
+    # The packed length differs from forward to forward, and blocks of fixed sizes would fragment the GPU's memory.
+    return common | {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
 def training_engine(config: TrainConfig) -> EngineSettings:

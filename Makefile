@@ -18,7 +18,7 @@ ENGINES := tests/commands tests/e2e tests/engines
 # Measures seconds against deadlines, so nothing else may run beside it.
 DEADLINES := tests/reward/pool/test_torture.py
 
-.PHONY: setup test test-engines test-others stories endurance lint local-smoke smollm2-smoke submit clean
+.PHONY: setup test test-engines test-others stories endurance lint local-smoke gpu-smoke smollm2-smoke submit clean
 
 setup: $(READY)
 
@@ -51,10 +51,15 @@ stories: $(READY)
 endurance: $(READY)
 	$(BIN)/pytest -q -s tests/e2e/endurance
 
-# Every run gets a folder of its own under runs/.
+# The demo by configs/$(1)_smoke.yaml. Every run gets a folder of its own under runs/.
+smoke = $(BIN)/maspo-dist train configs/$(1)_smoke.yaml run.seed=$(SEED) run.name=$(1)_smoke-$$(date +%Y%m%d-%H%M%S) \
+	model.path=$(DEMO)/model 'data.train=[$(DEMO)/train.jsonl]' data.eval.addition=$(DEMO)/heldout.jsonl $(OVERRIDES)
+
 local-smoke: $(READY) $(DEMO)/manifest.json
-	@$(BIN)/maspo-dist train configs/local_smoke.yaml run.seed=$(SEED) run.name=local_smoke-$$(date +%Y%m%d-%H%M%S) \
-		model.path=$(DEMO)/model 'data.train=[$(DEMO)/train.jsonl]' data.eval.addition=$(DEMO)/heldout.jsonl $(OVERRIDES)
+	@$(call smoke,local)
+
+gpu-smoke: $(READY) $(DEMO)/manifest.json
+	@$(call smoke,gpu)
 
 # Made once per seed, and again when its code has changed.
 $(DEMO)/manifest.json: $(wildcard maspo_dist/demo/*.py) | $(READY)

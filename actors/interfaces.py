@@ -116,12 +116,16 @@ class ActorProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """`max_model_len` bounds prompt and response together, in tokens; `arguments` are `rollout.engine`."""
+    """`max_model_len` bounds prompt and response together, in tokens; `arguments` are `rollout.engine`.
+
+    keeps_kv   whether responses in flight go on with the keys and values of the weights before a `load`
+    """
 
     model: ModelConfig
     max_model_len: int
     tensor_parallel: int
     seed: int
+    keeps_kv: bool
     arguments: Mapping[str, Any]
 
 
@@ -151,7 +155,9 @@ class RolloutEngine(Protocol):
         """Returns once no request is being computed."""
 
     async def load(self, weights: StagedWeights) -> None:
-        """Replaces all weights, and everything computed from the old weights. Called between `pause` and `resume`.
+        """Replaces all weights, and what was computed from the old weights, except as `EngineSettings.keeps_kv` says.
+
+        Called between `pause` and `resume`. A request that comes later meets nothing of the old weights.
 
         `weights` stay readable until the next `load`. Raises ConfigError for a `source` that the engine cannot read.
         """

@@ -43,6 +43,7 @@ def training_engine(config: TrainConfig) -> EngineSettings:
         max_model_len=config.data.max_prompt_tokens + config.rollout.max_response_tokens + 1,
         tensor_parallel=config.rollout.tensor_parallel,
         seed=config.run.seed,
+        keeps_kv=config.rollout.in_flight_kv == "keep",
         arguments=config.rollout.engine,
     )
 
@@ -54,5 +55,6 @@ def evaluation_engine(config: EvaluationConfig, longest_prompt_tokens: int) -> E
         max_model_len=longest_prompt_tokens + config.sampling.max_response_tokens + 1,
         tensor_parallel=config.rollout.tensor_parallel,
         seed=config.sampling.seed,
+        keeps_kv=False,
         arguments=config.rollout.engine,
     )

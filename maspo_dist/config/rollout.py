@@ -92,6 +92,9 @@ class RolloutConfig(EnginesConfig):
     allow_biased_sampling: Execution[bool] = False
     #: Update weights while requests are in flight, so that a response can span versions; false waits for their end.
     in_flight_updates: Meaning[bool] = True
+    #: Keys and values of responses in flight at an update. recompute: prefill them again with the new weights. keep: go
+    #: on with those of the old weights, which saves the prefill and takes logprobs further from the learner's.
+    in_flight_kv: Meaning[Literal["recompute", "keep"]] = "recompute"
     #: The order in which groups enter batches. admission: the order in which they were started. completion: the order
     #: in which they finish, so that batches fill earlier and slow groups train later, within max_policy_age.
     batch_order: Meaning[Literal["admission", "completion"]] = "admission"

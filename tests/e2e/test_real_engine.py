@@ -26,7 +26,9 @@ PROMPT = np.asarray([3, 20, 21, 4], np.int32)
 
 async def main() -> None:
     model = ModelConfig(path=sys.argv[1], dtype="float32", device="cpu")
-    settings = EngineSettings(model=model, max_model_len=256, tensor_parallel=1, seed=0, arguments={})
+    settings = EngineSettings(
+        model=model, max_model_len=256, tensor_parallel=1, seed=0, keeps_kv=False, arguments={}
+    )
     engine = VllmEngine(settings, "cpu")
     await engine.ping()
     whole = await engine.generate(PROMPT, Sampling(temperature=1.0, max_response_tokens=4), 7, None)

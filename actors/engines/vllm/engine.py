@@ -71,6 +71,8 @@ class VllmEngine:
         self._engine = AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
         self._tokenizer = self._engine.get_tokenizer()
         self._receives_weights = False
+        self._keeps_kv = settings.keeps_kv
+        self._version = AS_LOADED
         self._ended_tokens = 0
         # A full collection over everything that vLLM and torch have loaded would block the event loop for 0.3 s.
         freeze_gc_heap()
@@ -110,9 +112,9 @@ class VllmEngine:
         return _logprobs(result.prompt_logprobs, token_ids.size - 1)
 
     async def pause(self) -> None:
-        """Also clears the prefix cache, whose keys and values belong to the old weights."""
+        """Unless keys and values are kept, also clears the prefix cache, and requests in flight are prefilled again."""
         with _engine_death():
-            await self._engine.pause_generation(mode="keep", clear_cache=True)
+            await self._engine.pause_generation(mode="keep", clear_cache=not self._keeps_kv)
 
     async def load(self, weights: StagedWeights) -> None:
         file = mapped_file(weights)
@@ -124,6 +126,7 @@ class VllmEngine:
             await self._engine.start_weight_update()
             await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
             await self._engine.finish_weight_update(str(weights.version))
+        self._version = weights.version
 
     async def resume(self) -> None:
         with _engine_death():
@@ -155,6 +158,9 @@ class VllmEngine:
         self, token_ids: IntArray, parameters: SamplingParams, cut_after_s: float | None = None
     ) -> RequestOutput:
         prompt = TokensPrompt(prompt_token_ids=token_ids.tolist())
+        if self._keeps_kv:
+            # Blocks of the prefix cache are found by their tokens and this salt, so never by another version's request.
+            prompt["cache_salt"] = str(self._version)
         request_id = uuid.uuid4().hex
         cut: asyncio.TimerHandle | None = None
         cutting: list[asyncio.Task[None]] = []

@@ -108,6 +108,24 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     check_run(loaded, Console(soft_wrap=True))
 
 
+@app.command()
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    gpu: Annotated[
+        str, typer.Option(help="The GPU to rent, such as H100, H200, A100, L40S, RTX 4090 or B200.")
+    ] = "H100",
+    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Mean; default half of the longest.")] = None,
+    response_tokens: Annotated[int | None, typer.Option(min=1, help="Mean; default half of the longest.")] = None,
+) -> None:
+    """Forecast memory, seconds per step and hours of CONFIG on GPUs. Starts nothing."""
+    from maspo_dist.config import load_config
+    from maspo_dist.planning.plan import assumed_lengths, print_plan
+
+    loaded = load_config(config, overrides or ())
+    print_plan(loaded, gpu, assumed_lengths(loaded, prompt_tokens, response_tokens), Console(soft_wrap=True))
+
+
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Option(help="Folder of the model (or a hub name).")],

@@ -23,6 +23,11 @@ class ModelSize:
     context_tokens: int
     context_key: str = "max_position_embeddings of config.json"
 
+    @property
+    def key_value_elements(self) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
 
 #: Sizes of the models in the recipes, for a machine that cannot read their configurations.
 KNOWN_SIZES: Mapping[str, ModelSize] = {

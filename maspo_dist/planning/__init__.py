@@ -2,5 +2,7 @@
 
 preflight.py   model, tokenizer and data of a run; raises every mistake that is visible without a process
 placement.py   the processes of a run, their CPUs, GPUs and memory
-check.py       `maspo-dist check`: prints the plan and starts nothing
+check.py       `maspo-dist check`: prints what would run and starts nothing
+forecast.py    seconds per phase of a step on GPUs, from the shape of the model
+plan.py        `maspo-dist plan`: prints the forecast
 """

@@ -50,10 +50,10 @@ def plan_bundles(config: TrainConfig, size: ModelSize, device: Device) -> tuple[
             count=learner.ranks,
             cpus=1.0 if on_gpu else CPU_SHARE,
             gpus=1 if on_gpu else 0,
-            memory_bytes=_learner_bytes(config, size, device),
+            memory_bytes=learner_memory(config, size, device).total_bytes,
             what=f"DeepSpeed ZeRO-{learner.zero_stage} rank",
         ),
-        _engine_bundle(rollout, rollout.first_workers, _engine_bytes(config, size), device),
+        _engine_bundle(rollout, rollout.first_workers, engine_memory(config, size).total_bytes, device),
         _verifier_bundle(config.reward, device),
     )
 
@@ -63,7 +63,7 @@ def plan_evaluation(config: EvaluationConfig, size: ModelSize, device: Device, g
     rollout = config.rollout
     workers = rollout.workers or (max(1, gpus // rollout.tensor_parallel) if device == "cuda" else 1)
     return (
-        _engine_bundle(rollout, workers, _width(config.model) * size.parameters, device),
+        _engine_bundle(rollout, workers, weight_width(config.model) * size.parameters, device),
         _verifier_bundle(config.reward, device),
     )
 
@@ -91,38 +91,73 @@ def _verifier_bundle(config: VerifierConfig, device: Device) -> Bundle:
     )
 
 
-def _learner_bytes(config: TrainConfig, size: ModelSize, device: Device) -> int:
-    """Model state of one rank plus what one micro-batch needs, an estimate.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerMemory:
+    """An estimate of what one rank holds, in bytes; weights include those of a reference model."""
+
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    head_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return (
+            self.weights_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes + self.head_bytes
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineMemory:
+    """An estimate of what one engine holds, over all its GPUs, in bytes."""
+
+    weights_bytes: int
+    keys_and_values_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.keys_and_values_bytes
+
+
+def learner_memory(config: TrainConfig, size: ModelSize, device: Device) -> LearnerMemory:
+    """Model state of one rank plus what one micro-batch needs.
 
     State per parameter: weight in the dtype of the model, float32 gradient, two float32 moments, and in bfloat16 a
     float32 master copy; the weight again for a reference model. ZeRO 1 shards master and moments over the ranks, 2 the
     gradient too, 3 the weights too.
     """
     ranks, stage, tokens = config.learner.ranks, config.learner.zero_stage, config.learner.micro_batch_tokens
-    width = _width(config.model)
-    weights = width * size.parameters * (2 if config.algorithm.kl.coefficient > 0 else 1)
-    state = (
-        (8 + (4 if width == 2 else 0)) * size.parameters / (ranks if stage >= 1 else 1)
-        + 4 * size.parameters / (ranks if stage >= 2 else 1)
-        + weights / (ranks if stage >= 3 else 1)
-    )
+    width = weight_width(config.model)
+    optimizer = (8 + (4 if width == 2 else 0)) * size.parameters / (ranks if stage >= 1 else 1)
+    gradients = 4 * size.parameters / (ranks if stage >= 2 else 1)
+    weights = width * size.parameters * (2 if config.algorithm.kl.coefficient > 0 else 1) / (ranks if stage >= 3 else 1)
     # Activations that backward needs, in widths of a layer; with checkpointing only the input of each layer is kept.
     layer = 12 * size.hidden + 4 * size.intermediate
     kept = layer + size.layers * size.hidden if config.learner.gradient_checkpointing else size.layers * layer
     # The head: logits of a chunk with a working copy on a GPU, and the gradient of its weight.
     logits = min(HEAD_LOGITS[device], tokens * size.vocabulary) * (10 if device == "cuda" else 6)
-    return int(state + tokens * kept * width + logits + 4 * size.vocabulary * size.hidden)
+    return LearnerMemory(
+        weights_bytes=int(weights),
+        gradients_bytes=int(gradients),
+        optimizer_bytes=int(optimizer),
+        activations_bytes=tokens * kept * width,
+        head_bytes=logits + 4 * size.vocabulary * size.hidden,
+    )
 
 
-def _engine_bytes(config: TrainConfig, size: ModelSize) -> int:
-    """Weights of one engine plus the keys and values of its share of a step, all sequences at full length."""
+def engine_memory(config: TrainConfig, size: ModelSize) -> EngineMemory:
+    """Weights of one engine, and the keys and values of its share of a step, all sequences at full length."""
     sequences = math.ceil(config.rollout.prompts_per_step * config.rollout.group_size / config.rollout.first_workers)
     sequences = min(sequences, int(config.rollout.engine.get("max_num_seqs", 256)))
     tokens = sequences * (config.data.max_prompt_tokens + config.rollout.max_response_tokens)
-    return _width(config.model) * (size.parameters + tokens * 2 * size.layers * size.kv_heads * size.head_dim)
+    width = weight_width(config.model)
+    return EngineMemory(
+        weights_bytes=width * size.parameters, keys_and_values_bytes=width * tokens * size.key_value_elements
+    )
 
 
-def _width(model: ModelConfig) -> int:
+def weight_width(model: ModelConfig) -> int:
     """Bytes per weight."""
     return 2 if model.dtype == "bfloat16" else 4
 

@@ -1,0 +1,186 @@
+"""What a step will take on GPUs that nobody has rented yet: seconds per phase, from the shape of the model.
+
+    generate   decoding reads all weights and the keys and values of all running responses per token
+    update     arithmetic: forwards, backwards and recomputation of all tokens
+    publish    one copy of the weights from learner to engines
+
+A forecast is right within a factor of about two: it knows no network, and lengths of responses are assumptions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from maspo_dist.config import TrainConfig
+from maspo_dist.models.size import ModelSize
+from maspo_dist.planning.accelerators import Accelerator
+from maspo_dist.planning.placement import learner_memory, weight_width
+
+# Shares of a peak that training and inference of dense models usually reach.
+_TRAINING_SHARE, _PREFILL_SHARE, _TRAFFIC_SHARE = 0.4, 0.5, 0.7
+#: The engine's own work per token of a response, whatever the model.
+_DECODING_OVERHEAD_S = 0.002
+#: Bytes per second from the learner over the object store into an engine, hashed twice.
+_PUBLISH_BYTES_PER_S = 6e8
+#: Sequences at once in vLLM's offline limits, on GPUs with 70 GiB and more and on smaller ones.
+_MANY_SEQUENCES, _FEW_SEQUENCES, _LARGE_GPU_BYTES = 1024, 256, 70 * 2**30
+#: Share of a GPU that vLLM takes unless `rollout.engine.gpu_memory_utilization` says otherwise.
+_ENGINE_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Mean tokens of a prompt and of a response."""
+
+    prompt_tokens: int
+    response_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepForecast:
+    """Seconds per phase of one step; `tokens` counts prompts and responses, `is_overlapped` says that the learner
+    updates while engines generate the next batch."""
+
+    tokens: int
+    generate_s: float
+    update_s: float
+    publish_s: float
+    is_overlapped: bool
+
+    @property
+    def step_s(self) -> float:
+        """Without overlap the sum of the phases, with overlap the slower side."""
+        if self.is_overlapped:
+            return max(self.generate_s, self.update_s + self.publish_s)
+        return self.generate_s + self.update_s + self.publish_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """GPUs of the learner and rollout workers, and the forecast with them."""
+
+    ranks: int
+    workers: int
+    forecast: StepForecast
+
+
+def forecast_step(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> StepForecast:
+    """One step of `config` where each rank has one `gpu` and each worker `rollout.tensor_parallel` of them."""
+    responses = config.rollout.prompts_per_step * config.rollout.group_size
+    return StepForecast(
+        tokens=responses * (lengths.prompt_tokens + lengths.response_tokens),
+        generate_s=_generate_s(config, size, gpu, lengths),
+        update_s=_update_s(config, size, gpu, lengths),
+        publish_s=weight_width(config.model) * size.parameters / _PUBLISH_BYTES_PER_S,
+        is_overlapped=config.algorithm.max_policy_age > 0,
+    )
+
+
+def splits(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> list[Split]:
+    """All ways to divide the GPUs of `config` between learner and engines that fit into memory, fastest first."""
+    parallel = config.rollout.tensor_parallel
+    gpus = config.learner.ranks + config.rollout.first_workers * parallel
+    found = []
+    for workers in range(1, gpus // parallel + 1):
+        ranks = gpus - workers * parallel
+        if ranks < 1:
+            continue
+        other = config.model_copy(
+            update={
+                "learner": config.learner.model_copy(update={"ranks": ranks}),
+                "rollout": config.rollout.model_copy(update={"workers": workers}),
+            }
+        )
+        if fits(other, size, gpu):
+            found.append(Split(ranks=ranks, workers=workers, forecast=forecast_step(other, size, gpu, lengths)))
+    return sorted(found, key=lambda split: split.forecast.step_s)
+
+
+def fits(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> bool:
+    """Whether a rank fits on one `gpu`, and an engine with the longest sequence on its GPUs."""
+    return (
+        learner_memory(config, size, "cuda").total_bytes <= gpu.memory_bytes
+        and _sequences_at_once(config, size, gpu) >= 1
+    )
+
+
+def advice(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> Iterator[str]:
+    """What a user should know before renting: which side waits, a better split, and what does not fit."""
+    forecast = forecast_step(config, size, gpu, lengths)
+    learner_s = forecast.update_s + forecast.publish_s
+    if forecast.is_overlapped:
+        waits = "the learner waits" if forecast.generate_s > learner_s else "the engines wait"
+        slow = "engines" if forecast.generate_s > learner_s else "learner"
+        yield f"{waits} {abs(forecast.generate_s - learner_s):,.0f} s per step for the {slow}"
+    else:
+        yield (
+            f"algorithm.max_policy_age is 0, so the learner waits {forecast.generate_s:,.0f} s per step for the "
+            f"engines, and the engines {learner_s:,.0f} s for the learner"
+        )
+    if learner_memory(config, size, "cuda").total_bytes > gpu.memory_bytes:
+        yield (
+            "a learner rank does not fit on this GPU: raise learner.zero_stage or learner.ranks, or lower "
+            "learner.micro_batch_tokens"
+        )
+    if _sequences_at_once(config, size, gpu) < 1:
+        yield "an engine has no room for one sequence at full length: raise rollout.tensor_parallel"
+    ways = splits(config, size, gpu, lengths)
+    if not ways:
+        yield "no division of these GPUs between learner and engines fits into their memory"
+        return
+    best = ways[0]
+    settings = f"learner.ranks={best.ranks} rollout.workers={best.workers}"
+    if not fits(config, size, gpu):
+        yield f"{settings} fits on the same number of GPUs, at {best.forecast.step_s:,.0f} s per step"
+    elif best.forecast.step_s < 0.95 * forecast.step_s:
+        yield f"{settings} takes {best.forecast.step_s:,.0f} s per step on the same number of GPUs"
+
+
+def _update_s(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> float:
+    algorithm, responses = config.algorithm, config.rollout.prompts_per_step * config.rollout.group_size
+    tokens = lengths.prompt_tokens + lengths.response_tokens
+    # In forwards of the whole batch; a backward costs two.
+    forwards = 3.0 + (1.0 if config.learner.gradient_checkpointing else 0.0)
+    if algorithm.old_logprobs == "recompute":
+        forwards += 1.0 - 1.0 / algorithm.mini_batches
+    if algorithm.kl.coefficient > 0:
+        forwards += 1.0
+    operations = responses * tokens * _forward_operations(size, tokens) * forwards
+    return operations / (config.learner.ranks * gpu.flops * _TRAINING_SHARE)
+
+
+def _generate_s(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> float:
+    """Prefill, then decoding with all places taken, then the longest response alone."""
+    rollout, parallel = config.rollout, config.rollout.tensor_parallel
+    per_engine = math.ceil(rollout.prompts_per_step * rollout.group_size / rollout.first_workers)
+    at_once = min(per_engine, max(1, _sequences_at_once(config, size, gpu)))
+    weights, traffic = weight_width(config.model) * size.parameters, parallel * gpu.bytes_per_s * _TRAFFIC_SHARE
+    # On average a running response is half done.
+    context = lengths.prompt_tokens + lengths.response_tokens // 2
+    kept = at_once * context * size.key_value_elements * weight_width(config.model)
+    arithmetic_s = at_once * 2 * size.parameters / (parallel * gpu.flops * _PREFILL_SHARE)
+    token_s = max((weights + kept) / traffic, arithmetic_s) + _DECODING_OVERHEAD_S
+    full_s = per_engine * lengths.response_tokens / at_once * token_s
+    tail_s = (rollout.max_response_tokens - lengths.response_tokens) * (weights / traffic + _DECODING_OVERHEAD_S)
+    # The responses of a group share the keys and values of their prompt.
+    prefill = per_engine / rollout.group_size * lengths.prompt_tokens * _forward_operations(size, lengths.prompt_tokens)
+    return prefill / (parallel * gpu.flops * _PREFILL_SHARE) + full_s + tail_s
+
+
+def _sequences_at_once(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> int:
+    """Responses that an engine decodes together: vLLM's limit, or the room for keys and values at full length."""
+    rollout = config.rollout
+    limit = int(
+        rollout.engine.get("max_num_seqs", _MANY_SEQUENCES if gpu.memory_bytes >= _LARGE_GPU_BYTES else _FEW_SEQUENCES)
+    )
+    share = float(rollout.engine.get("gpu_memory_utilization", _ENGINE_SHARE))
+    room = rollout.tensor_parallel * gpu.memory_bytes * share - weight_width(config.model) * size.parameters
+    tokens = config.data.max_prompt_tokens + rollout.max_response_tokens
+    return min(limit, int(room / (tokens * size.key_value_elements * weight_width(config.model))))
+
+
+def _forward_operations(size: ModelSize, tokens: int) -> float:
+    """Operations per token of one forward of a causal sequence of `tokens`: two per weight, and the attention."""
+    return 2.0 * size.parameters + 2.0 * size.layers * size.hidden * tokens

@@ -1,0 +1,165 @@
+"""What `maspo-dist plan` forecasts and advises."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from maspo_dist.config import TrainConfig, load_config
+from maspo_dist.errors import UserError
+from maspo_dist.models.size import KNOWN_SIZES
+from maspo_dist.planning.accelerators import ACCELERATORS
+from maspo_dist.planning.forecast import Lengths, advice, forecast_step, splits
+from maspo_dist.planning.placement import learner_memory, plan_bundles
+from maspo_dist.planning.plan import assumed_lengths, print_plan
+
+GPUS = {gpu.name: gpu for gpu in ACCELERATORS}
+SIZE = KNOWN_SIZES["deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"]
+LENGTHS = Lengths(prompt_tokens=1024, response_tokens=4096)
+
+
+def recipe(*overrides: str) -> TrainConfig:
+    return load_config(Path("configs/r1_distill_qwen_7b_maspo.yaml"), overrides)
+
+
+def test_the_update_is_the_arithmetic_of_its_forwards() -> None:
+    forecast = forecast_step(recipe(), SIZE, GPUS["H100"], LENGTHS)
+    # 8192 responses of 5120 tokens; two operations per weight, and per layer, width and half of the tokens twice two.
+    per_forward = 8192 * 5120 * (2 * 7_615_616_512 + 28 * 3584 * 2 * 5120)
+    # Forward, backward (two), checkpointing, and old logprobs of three of four mini-batches, on 8 GPUs at 40 %.
+    assert forecast.update_s == pytest.approx(per_forward * 4.75 / (8 * 989e12 * 0.4))
+    assert forecast.tokens == 8192 * 5120
+
+
+@pytest.mark.parametrize(
+    ("overrides", "share"),
+    [
+        (["learner.ranks=16"], 0.5),
+        (["algorithm.old_logprobs=rollout"], 4 / 4.75),
+        (["learner.gradient_checkpointing=false"], 3.75 / 4.75),
+        (["algorithm.kl.coefficient=0.1"], 5.75 / 4.75),
+    ],
+)
+def test_the_update_follows_what_is_computed(overrides: list[str], share: float) -> None:
+    whole = forecast_step(recipe(), SIZE, GPUS["H100"], LENGTHS).update_s
+    assert forecast_step(recipe(*overrides), SIZE, GPUS["H100"], LENGTHS).update_s == pytest.approx(share * whole)
+
+
+def test_generation_is_faster_with_more_workers_and_with_faster_memory() -> None:
+    def generate_s(gpu: str, workers: int) -> float:
+        config = recipe(f"rollout.workers={workers}")
+        return forecast_step(config, SIZE, GPUS[gpu], LENGTHS).generate_s
+
+    assert generate_s("H100", 8) < 0.6 * generate_s("H100", 4)
+    assert generate_s("H200", 4) < generate_s("H100", 4) < generate_s("L40S", 4)
+
+
+def test_generation_takes_at_least_the_time_of_the_longest_response_alone() -> None:
+    config = recipe("rollout.prompts_per_step=2", "rollout.group_size=2", "algorithm.mini_batches=2")
+    alone_s = 8192 * 2 * SIZE.parameters / (2 * 3.35e12)
+    assert alone_s < forecast_step(config, SIZE, GPUS["H100"], LENGTHS).generate_s < 3 * alone_s
+
+
+def test_an_overlapped_step_takes_as_long_as_its_slower_side() -> None:
+    apart = forecast_step(recipe(), SIZE, GPUS["H100"], LENGTHS)
+    overlapped = forecast_step(recipe("algorithm.max_policy_age=1"), SIZE, GPUS["H100"], LENGTHS)
+    assert apart.step_s == apart.generate_s + apart.update_s + apart.publish_s
+    assert overlapped.step_s == max(apart.generate_s, apart.update_s + apart.publish_s)
+
+
+def test_the_fastest_division_of_the_gpus_stands_first() -> None:
+    ways = splits(recipe(), SIZE, GPUS["H100"], LENGTHS)
+    assert {(way.ranks, way.workers) for way in ways} >= {(8, 4), (10, 3), (6, 5)}
+    assert all(way.ranks + 2 * way.workers == 16 for way in ways)
+    assert [way.forecast.step_s for way in ways] == sorted(way.forecast.step_s for way in ways)
+
+
+def test_the_parts_of_the_memory_add_up_to_what_check_prints() -> None:
+    memory = learner_memory(recipe(), SIZE, "cuda")
+    assert memory.total_bytes == plan_bundles(recipe(), SIZE, "cuda")[0].memory_bytes
+    # Weights, float32 gradients, and moments with a master copy, over 8 ranks.
+    assert memory.weights_bytes == 2 * SIZE.parameters // 8
+    assert memory.gradients_bytes == 4 * SIZE.parameters // 8
+    assert memory.optimizer_bytes == 12 * SIZE.parameters // 8
+
+
+@pytest.mark.parametrize(
+    ("gpu", "overrides", "sentence"),
+    [
+        (
+            "H100",
+            [],
+            "algorithm.max_policy_age is 0, so the learner waits 555 s per step for the engines, and the engines "
+            "1,049 s for the learner",
+        ),
+        ("H100", ["algorithm.max_policy_age=1"], "the engines wait 494 s per step for the learner"),
+        (
+            "H100",
+            ["algorithm.max_policy_age=1", "learner.ranks=64"],
+            "the learner waits 402 s per step for the engines",
+        ),
+        (
+            "RTX 4090",
+            [],
+            "a learner rank does not fit on this GPU: raise learner.zero_stage or learner.ranks, or lower "
+            "learner.micro_batch_tokens",
+        ),
+        (
+            "RTX 4090",
+            ["algorithm.max_policy_age=1"],
+            "learner.ranks=12 rollout.workers=2 fits on the same number of GPUs, at 7,187 s per step",
+        ),
+        (
+            "RTX 4090",
+            ["rollout.tensor_parallel=1", "rollout.max_response_tokens=100000"],
+            "an engine has no room for one sequence at full length: raise rollout.tensor_parallel",
+        ),
+        (
+            "RTX 4090",
+            ["rollout.tensor_parallel=1"],
+            "no division of these GPUs between learner and engines fits into their memory",
+        ),
+        (
+            "H100",
+            ["learner.ranks=4", "rollout.workers=6"],
+            "learner.ranks=10 rollout.workers=3 takes 1,578 s per step on the same number of GPUs",
+        ),
+    ],
+)
+def test_advice_is_given_where_its_rule_holds(gpu: str, overrides: list[str], sentence: str) -> None:
+    assert sentence in list(advice(recipe(*overrides), SIZE, GPUS[gpu], LENGTHS))
+
+
+def test_a_plan_is_printed_without_the_model_or_the_data() -> None:
+    text = StringIO()
+    config = recipe()
+    print_plan(config, "h100", assumed_lengths(config, None, None), Console(file=text, width=120))
+    assert "16 × H100: 8 for the learner, 4 × 2 for engines" in text.getvalue()
+    assert "110.1 hours for run.max_steps=247, evaluations aside" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "overrides", "sentence"),
+    [
+        ("TPU", [], "there is no GPU 'TPU' in the table: choose one of H100 PCIe, H100, H200"),
+        ("H100", ["model.device=cpu"], "model.device is cpu, but a plan is for GPUs: add model.device=cuda"),
+        (
+            "H100",
+            ["model.dtype=float32"],
+            "model.dtype is float32, but a plan is for bfloat16: add model.dtype=bfloat16",
+        ),
+    ],
+)
+def test_what_no_plan_is_made_for_is_refused(gpu: str, overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        print_plan(recipe(*overrides), gpu, LENGTHS, Console(file=StringIO()))
+
+
+def test_a_mean_above_the_longest_response_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"^--response-tokens is 9000, but rollout.max_response_tokens is 8192: lower it"
+    ):
+        assumed_lengths(recipe(), None, 9000)

@@ -55,6 +55,7 @@ BENCHES = (
     "verifier",
     "math",
     "reasoning-gym",
+    "gpu",
 )
 
 
@@ -252,12 +253,24 @@ def replay(
 
 
 @app.command()
-def bench(name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}.")]) -> None:
-    """Measure NAME on this machine; prints one JSON object per line."""
-    from actors.bench.lines import BenchLine
-
+def bench(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}.")],
+    only: Annotated[Texts, typer.Option(help="Of gpu: a check to run, such as attention; may be repeated.")] = None,
+    device: Annotated[str, typer.Option(help="Of gpu: cuda, or cpu together with --tiny.")] = "cuda",
+    tiny: Annotated[bool, typer.Option(help="Of gpu: tiny models, to try the checks themselves.")] = False,
+) -> None:
+    """Measure NAME on this machine; prints one JSON object per line. `gpu` exits with 1 if a check fails."""
     if name not in BENCHES:
         raise UserError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
+    if name == "gpu":
+        from actors.bench.gpu.run import run_checks
+        from actors.bench.gpu.setting import make_setting
+
+        if not run_checks(only or (), make_setting(device, is_tiny=tiny), lambda line: print(line, flush=True)):
+            raise typer.Exit(1)
+        return
+    from actors.bench.lines import BenchLine
+
     lines: Iterator[BenchLine] = import_module(f"actors.bench.{name.replace('-', '_')}").run()
     for line in lines:
         print(line.to_json(), flush=True)

@@ -1,0 +1,97 @@
+"""What the checks of one process share: a device, a folder, a model and, from the first use on, engine and learner."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from actors.bench.gpu.setting import Setting
+from maspo_dist.config import TrainConfig
+from maspo_dist.errors import PlacementError
+
+if TYPE_CHECKING:
+    from actors.bench.gpu.pair import Pair
+
+#: Large enough that one step changes weights in bfloat16.
+_LR = 1e-4
+
+
+class Workplace:
+    """Of one process; `close` ends the engine."""
+
+    def __init__(self, setting: Setting, folder: Path) -> None:
+        self.setting = setting
+        self.folder = folder
+        self._pair: Pair | None = None
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Raises PlacementError where torch sees no GPU and the checks are to run on it."""
+        if self.setting.device == "cpu":
+            return torch.device("cpu")
+        if not torch.cuda.is_available():
+            raise PlacementError(
+                f"torch {torch.__version__} sees no GPU: install '.[gpu]' and a driver for CUDA {torch.version.cuda}"
+            )
+        return torch.device("cuda", 0)
+
+    @property
+    def device_name(self) -> str:
+        """As the driver calls it."""
+        return "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+
+    @cached_property
+    def model(self) -> Path:
+        """A model folder: a Qwen2 of the scale's shape."""
+        return self.make_model("model", self.setting.scale.shape.layers)
+
+    def make_model(self, name: str, layers: int) -> Path:
+        """Saves a model of the scale's shape with `layers` layers."""
+        from actors.bench.gpu.model import save_random_qwen2  # takes seconds, which not every check needs
+
+        save_random_qwen2(self.folder / name, self.setting.scale.shape, layers, self.setting.dtype)
+        return self.folder / name
+
+    def config(
+        self, model: Path, *, ranks: int = 1, zero_stage: int = 2, lr: float = _LR, eps: float = 1e-8
+    ) -> TrainConfig:
+        """A run of the scale's sizes with one optimizer step per batch."""
+        scale, setting = self.setting.scale, self.setting
+        sequence = scale.micro_batch_tokens // 4
+        return TrainConfig.model_validate(
+            {
+                "run": {"name": "bench", "max_steps": 100},
+                "model": {"path": str(model), "dtype": setting.dtype, "device": setting.device},
+                "data": {"train": ["none"], "max_prompt_tokens": sequence // 8},
+                "rollout": {
+                    "prompts_per_step": scale.sequences // 4,
+                    "group_size": 4,
+                    "max_response_tokens": sequence - sequence // 8,
+                },
+                "algorithm": {"mini_batches": 1, "allow_inert_trust_region": True},
+                "learner": {
+                    "ranks": ranks,
+                    "zero_stage": zero_stage,
+                    "lr": lr,
+                    "eps": eps,
+                    "micro_batch_tokens": scale.micro_batch_tokens,
+                    "gradient_checkpointing": True,
+                    "threads": 1 if setting.device == "cpu" else None,
+                },
+            }
+        )
+
+    def pair(self) -> Pair:
+        """Engine and learner of `model` on this device, started at the first call."""
+        from actors.bench.gpu.pair import Pair  # imports vLLM and DeepSpeed
+
+        if self._pair is None:
+            self._pair = Pair(self, tensor_parallel=1)
+        return self._pair
+
+    def close(self) -> None:
+        if self._pair is not None:
+            self._pair.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +61,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def training(folder: Path) -> dict[str, Any]:
+@cache
+def smoke() -> dict[str, Any]:
     tree: dict[str, Any] = yaml.safe_load((ROOT / "configs/local_smoke.yaml").read_text(encoding="utf-8"))
+    return tree
+
+
+def training(folder: Path) -> dict[str, Any]:
+    tree = copy.deepcopy(smoke())
     tree["run"] |= {"dir": str(folder / "runs")}
     tree["model"] |= {"path": str(folder / "model")}
     tree["data"] |= {"train": [str(folder / "train.jsonl")], "eval": {"held": str(folder / "train.jsonl")}}
@@ -71,7 +79,9 @@ def evaluation(folder: Path) -> dict[str, Any]:
     return {"model": {"path": str(folder / "model")}, "data": {"sets": {"held": str(folder / "train.jsonl")}}}
 
 
-def every_key(tree: dict[str, Any], root: type[TrainConfig] | type[EvaluationConfig]) -> list[str]:
+@cache
+def every_key(folder: Path, root: type[TrainConfig] | type[EvaluationConfig]) -> list[str]:
+    tree = training(folder) if root is TrainConfig else evaluation(folder)
     return [key for key, _ in flatten(build_config(root, tree).model_dump(mode="json"))]
 
 
@@ -114,7 +124,7 @@ def fuzz(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
 @given(st.data())
 def test_a_changed_configuration(folder: Path, data: st.DataObject) -> None:
     tree = training(folder)
-    keys = every_key(tree, TrainConfig)
+    keys = every_key(folder, TrainConfig)
     for _ in range(data.draw(st.integers(1, 3))):
         change(tree, data.draw(st.sampled_from(keys) | st.text("abc.", min_size=1, max_size=5)), data.draw(values))
     written, is_check = yaml.safe_dump(tree, allow_unicode=True), data.draw(st.booleans())
@@ -130,7 +140,7 @@ def test_a_changed_text_and_overrides(folder: Path, data: st.DataObject) -> None
     end = data.draw(st.integers(start, min(len(written), start + 9)))
     inserted = data.draw(st.text("{}[]:,-&*!|>'\"#%@`~ \n\t1eN\0\x85", max_size=6))
     changed = written[:start] + inserted + written[end:]
-    keys = st.sampled_from(every_key(tree, TrainConfig))
+    keys = st.sampled_from(every_key(folder, TrainConfig))
     overrides = data.draw(st.lists(st.builds("{}={}".format, keys, text) | st.text(max_size=9), max_size=2))
     is_check = data.draw(st.booleans())
     is_prepared_or_refused(lambda: prepare_run(folder, changed, overrides, is_check=is_check))
@@ -141,7 +151,7 @@ def test_a_changed_text_and_overrides(folder: Path, data: st.DataObject) -> None
 def test_a_changed_evaluation(folder: Path, data: st.DataObject) -> None:
     tree = evaluation(folder)
     for _ in range(data.draw(st.integers(1, 2))):
-        change(tree, data.draw(st.sampled_from(every_key(evaluation(folder), EvaluationConfig))), data.draw(values))
+        change(tree, data.draw(st.sampled_from(every_key(folder, EvaluationConfig))), data.draw(values))
     is_prepared_or_refused(lambda: preflight.prepare_evaluation(build_config(EvaluationConfig, tree)))
 
 

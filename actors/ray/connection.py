@@ -155,6 +155,8 @@ def _remedy(error: Exception, cause: str) -> str:
     if "AF_UNIX path" in cause:
         # Sockets lie in the temporary folder, and the path of a socket has at most 107 bytes.
         return "; set RAY_TMPDIR to a shorter folder, such as /tmp"
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES) and ".ray" in cause:
+    if not isinstance(error, OSError) or error.errno not in (errno.EROFS, errno.EACCES):
+        return ""
+    if ".ray" in cause:
         return "; Ray keeps its token there: set HOME to a folder that can be written"
-    return ""
+    return "; set RAY_TMPDIR to a short folder that can be written"

@@ -236,17 +236,24 @@ def test_a_long_temporary_folder_is_refused_with_its_remedy(
     assert "set RAY_TMPDIR to a shorter folder, such as /tmp" in sentence
 
 
-def test_a_home_folder_that_cannot_be_written_is_refused_with_its_remedy(
-    given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("place", "remedy"),
+    [
+        ("/home/me/.ray", "Ray keeps its token there: set HOME to a folder that can be written"),
+        ("/nowhere", "set RAY_TMPDIR to a short folder that can be written"),
+    ],
+)
+def test_a_home_or_temporary_folder_that_cannot_be_written_is_refused_with_its_remedy(
+    place: str, remedy: str, given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(**settings: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/home/me/.ray")
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), place)
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", fail)
     assert call(monkeypatch, "train", str(given.folder / "config.yaml")) == 2
     sentence = capsys.readouterr().err.splitlines()[-1]
-    assert "Read-only file system: '/home/me/.ray'; Ray keeps its token there: set HOME to a folder" in sentence
+    assert f"Read-only file system: '{place}'; {remedy}" in sentence
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])

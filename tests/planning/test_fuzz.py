@@ -28,7 +28,14 @@ from maspo_dist.planning import check, preflight
 
 ROOT = Path(__file__).parents[2]
 ROWS = [{"problem": "1+1", "answer": "2"}, {"problem": [{"role": "user", "content": "1+2"}], "answer": 3}]
-MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors")
+MODEL_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "model.safetensors",
+    "generation_config.json",
+)
 
 text = st.one_of(
     st.text(max_size=20),

@@ -1,4 +1,4 @@
-"""What the rollout engine asks of vLLM when weights change while requests are in flight."""
+"""What the rollout engine asks of vLLM, and what vLLM's worker does, when weights change."""
 
 from __future__ import annotations
 
@@ -83,8 +83,37 @@ asyncio.run(main())
 def test_kept_keys_and_values_are_met_by_requests_of_their_version_alone(
     in_flight_kv: str, asked: list[object]
 ) -> None:
+    assert printed(SCRIPT, in_flight_kv) == asked
+
+
+#: The same for the engine that receives weights in a worker process of vLLM.
+RECEIVER = """
+import json, sys
+
+import torch
+
+from actors.engines.vllm.weights import SharedMemoryEngine
+
+done = []
+engine = object.__new__(SharedMemoryEngine)
+engine.device = torch.device(sys.argv[1])
+engine.parse_update_info = lambda info: info
+engine.receive_weights = lambda info: done.append("receive")
+torch.cuda.synchronize = lambda device: done.append(f"wait for {device}")
+engine.update_weights({})
+print(json.dumps(done))
+"""
+
+
+@pytest.mark.parametrize(("device", "done"), [("cuda:1", ["receive", "wait for cuda:1"]), ("cpu", ["receive"])])
+def test_a_load_ends_when_the_gpu_has_copied_the_weights(device: str, done: list[str]) -> None:
+    assert printed(RECEIVER, device) == done
+
+
+def printed(script: str, argument: str) -> object:
+    """What `script` prints last, as JSON."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, in_flight_kv],
+        [sys.executable, "-c", script, argument],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
@@ -92,4 +121,4 @@ def test_kept_keys_and_values_are_met_by_requests_of_their_version_alone(
         timeout=240,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == asked
+    return json.loads(done.stdout.splitlines()[-1])

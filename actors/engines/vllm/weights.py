@@ -58,6 +58,9 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInit, SharedMemoryUpda
 
     def update_weights(self, update_info: dict[str, object]) -> None:
         self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type == "cuda":
+            # The copies must have read the shared memory before the worker writes the next weights there.
+            torch.cuda.synchronize(self.device)
 
     def receive_weights(self, update_info: SharedMemoryUpdate) -> None:
         file = MappedFile(path=update_info.path, size_bytes=update_info.size_bytes)

@@ -139,7 +139,10 @@ class RolloutEngine(Protocol):
     """
 
     def __init__(self, settings: EngineSettings, device: Device) -> None:
-        """Starts the engine with the weights of `settings.model`; may block for a minute."""
+        """Starts the engine with the weights of `settings.model`; may block for a minute.
+
+        Raises ConfigError, before it loads anything, when this process cannot use `device`.
+        """
 
     async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
         """One response to the prompt `token_ids`. Its logprobs are of the distribution that was sampled.

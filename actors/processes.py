@@ -205,7 +205,7 @@ class RunCluster:
             ray.remote(free_address).options(**beside_rank_0).remote(config.cluster.learner_port),
         )
         learners = [
-            actor_class(self.classes.learner).options(**of_rank).remote(config, rank, ranks, self._logs)
+            actor_class(self.classes.learner).options(**of_rank).remote(config, rank, ranks, self.device, self._logs)
             for rank, of_rank in enumerate(options)
         ]
         token = await asyncio.to_thread(write_token, self._logs)

@@ -141,7 +141,7 @@ def _engines(folder: Path, model: PreTrainedModel) -> Callable[[int], DeepSpeedE
             "rollout": {"prompts_per_step": _DEMO_PROMPTS, "max_response_tokens": 64},
             "learner": {"lr": 1e-4, "threads": 1, "micro_batch_tokens": 1024, "zero_stage": zero_stage},
         }
-        return DeepSpeedEngine(TrainConfig.model_validate(tree), 0, 1, address)
+        return DeepSpeedEngine(TrainConfig.model_validate(tree), "cpu", 0, 1, address)
 
     return make
 

@@ -175,7 +175,7 @@ def _engine_cost(case: _Case, model: Path, budget: int) -> _Cost:
         "rollout": {"prompts_per_step": len(case.responses) // case.samples, "max_response_tokens": 8192},
         "learner": {"lr": _LR, "micro_batch_tokens": budget},
     }
-    engine = DeepSpeedEngine(TrainConfig.model_validate(tree), 0, 1, f"tcp://127.0.0.1:{free_port()}")
+    engine = DeepSpeedEngine(TrainConfig.model_validate(tree), "cpu", 0, 1, f"tcp://127.0.0.1:{free_port()}")
     groups = _groups(case)
     scored = [
         make_scored(

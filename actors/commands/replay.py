@@ -72,7 +72,7 @@ def replay_step(run: Path, step: int) -> list[ReplayedNumber]:
     config = load_config(records.path(step) / CONFIG_FILE, _ON_ONE_CPU)
     if config.model.attention == "flash_attention_2":
         config = config.model_copy(update={"model": config.model.model_copy(update={"attention": "auto"})})
-    engine = DeepSpeedEngine(config, 0, 1, f"tcp://127.0.0.1:{free_port()}")
+    engine = DeepSpeedEngine(config, "cpu", 0, 1, f"tcp://127.0.0.1:{free_port()}")
     try:
         engine.load(records.path(step) / LEARNER_FOLDER)
         metrics = engine.update(

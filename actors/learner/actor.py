@@ -14,6 +14,7 @@ from actors.ray.actor_options import health_call
 from actors.ray.on_node import require_shared
 from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
+from maspo_dist.planning.placement import Device
 from maspo_dist.runs.logs import configure_logging, redirect_output
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
@@ -55,13 +56,14 @@ class Engine(Protocol):
 class Learner:
     """Rank `rank` of `ranks`. Methods are collective unless they say otherwise: call them on all ranks at once."""
 
-    def __init__(self, config: TrainConfig, rank: int, ranks: int, logs_path: Path) -> None:
-        """Does no work yet; see `start`."""
+    def __init__(self, config: TrainConfig, rank: int, ranks: int, device: Device, logs_path: Path) -> None:
+        """Does no work yet; see `start`. `device` is what the driver decided on for the whole run."""
         redirect_output(configure_logging(f"learner-{rank}", logs_path))
         self._config = config
         self._logs_path = logs_path
         self._rank = rank
         self._ranks = ranks
+        self._device = device
         self._transport = weight_transport(config.sync.transport)()
         self._running: Engine | None = None
         self._groups: dict[int, RolloutGroup] = {}
@@ -125,7 +127,7 @@ class Learner:
     def _start_engine(self, init_address: str) -> Engine:
         from actors.engines.deepspeed.engine import DeepSpeedEngine  # takes seconds, which count as part of the start
 
-        return DeepSpeedEngine(self._config, self._rank, self._ranks, init_address)
+        return DeepSpeedEngine(self._config, self._device, self._rank, self._ranks, init_address)
 
     @property
     def _engine(self) -> Engine:

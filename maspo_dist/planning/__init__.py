@@ -1,6 +1,7 @@
 """What is decided and checked before any process starts.
 
 preflight.py   model, tokenizer and data of a run; raises every mistake that is visible without a process
+devices.py     whether a node can run on the device of the run
 placement.py   the processes of a run, their CPUs, GPUs and memory
 check.py       `maspo-dist check`: prints what would run and starts nothing
 forecast.py    seconds per phase of a step on GPUs, from the shape of the model

@@ -13,9 +13,10 @@ from maspo_dist.algorithm import check_loss
 from maspo_dist.config import EvaluationConfig, TrainConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.data.reasoning import mark_open_reasoning
-from maspo_dist.errors import ConfigError, ModelError
+from maspo_dist.errors import ConfigError, ModelError, PlacementError
 from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.models.size import ModelSize
+from maspo_dist.planning.devices import require_torch
 from maspo_dist.planning.placement import pick_device, plan_bundles, require_fit
 from maspo_dist.reward.registry import check_rewards
 from maspo_dist.runs.metrics import require_sinks
@@ -40,7 +41,11 @@ def prepare(config: TrainConfig) -> Prepared:
         # The cluster will be this machine alone, so its resources are known before it starts.
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
         device = pick_device(config.model.device, has_gpu=here["GPU"] > 0)
-        require_fit(plan_bundles(config, model.size, device), here)
+        try:
+            require_fit(plan_bundles(config, model.size, device), here)
+        except PlacementError as error:
+            raise PlacementError(f"{error}; without RAY_ADDRESS the cluster is this machine alone") from None
+        require_torch(device)
     return Prepared(
         model=model,
         train=load_data(config, config.data.train, model),

@@ -60,7 +60,7 @@ def train_and_export(rank: int, world_size: int, address: str, folder: Path) -> 
                 export_run(folder / "untied", folder / "exported")
             _meet()
         config = run_config(folder, model, name, world_size, zero_stage, dtype)
-        engine = DeepSpeedEngine(config, rank, world_size, address)
+        engine = DeepSpeedEngine(config, "cpu", rank, world_size, address)
         for _ in range(batches):
             engine.update(batch.shards[rank], batch.loss_tokens, batch.loss_sequences, {g.group_id: g for g in groups})
         store = CheckpointStore(folder / name / "checkpoints")

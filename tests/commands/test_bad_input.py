@@ -148,7 +148,10 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
     ),
     "more processes than this machine can place": (
         lambda given: given.but("rollout.workers=1000"),
-        ("the run needs", "where the cluster has", "1000 × rollout", "lower learner.ranks or rollout.workers"),
+        (
+            *("the run needs", "where the cluster has", "1000 × rollout", "lower learner.ranks or rollout.workers"),
+            "without RAY_ADDRESS the cluster is this machine alone",
+        ),
     ),
     "run folder exists": (
         used_folder,

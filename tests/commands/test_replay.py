@@ -35,7 +35,7 @@ def _record_the_second_batch(rank: int, world_size: int, address: str, folder: P
     from actors.engines.deepspeed.engine import DeepSpeedEngine
 
     config = _config(folder)
-    engine = DeepSpeedEngine(config, rank, world_size, address)
+    engine = DeepSpeedEngine(config, "cpu", rank, world_size, address)
     records = StepRecords(folder / "run" / "steps", config.logging.recorded_steps)
     for step in (1, 2):
         groups = make_groups(seed=step)

@@ -1,4 +1,4 @@
-"""A real engine: a straggler is cut where it stands, and an engine that dies says so by name."""
+"""A real engine refuses a device that it cannot use, cuts a straggler where it stands, and reports its own death."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from maspo_dist.demo import DemoFiles
 REACHED_ITS_END = 42
 SCRIPT = """
 import asyncio, os, signal, sys
+from unittest import mock
 import numpy as np, psutil
 from actors.interfaces import EngineSettings
+from actors.engines.vllm import engine as vllm_engine
 from actors.engines.vllm.engine import VllmEngine
 from maspo_dist.config import ModelConfig
-from maspo_dist.errors import ActorDiedError
+from maspo_dist.errors import ActorDiedError, ConfigError
 from maspo_dist.types import Sampling
 
 PROMPT = np.asarray([3, 20, 21, 4], np.int32)
@@ -29,6 +31,14 @@ async def main() -> None:
     settings = EngineSettings(
         model=model, max_model_len=256, tensor_parallel=1, seed=0, keeps_kv=False, arguments={}
     )
+    for device, platform in (("cuda", "cuda"), ("cpu", "cuda")):
+        with mock.patch.object(vllm_engine, "vllm_platform", lambda: platform):
+            try:
+                VllmEngine(settings, device)
+            except ConfigError as error:
+                print(error)
+            else:
+                raise AssertionError(f"an engine started on {device}")
     engine = VllmEngine(settings, "cpu")
     await engine.ping()
     whole = await engine.generate(PROMPT, Sampling(temperature=1.0, max_response_tokens=4), 7, None)

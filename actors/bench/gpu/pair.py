@@ -76,7 +76,7 @@ class Pair:
     @cached_property
     def learner(self) -> DeepSpeedEngine:
         """One rank, started at the first use."""
-        return DeepSpeedEngine(self.config, 0, 1, f"tcp://127.0.0.1:{free_port()}")
+        return DeepSpeedEngine(self.config, self.place.setting.device, 0, 1, f"tcp://127.0.0.1:{free_port()}")
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(work)

@@ -31,7 +31,7 @@ def measure(place: Workplace) -> Measured:
     os.environ.update(learner_environment(setting.device, threads=1))
     config = place.config(place.model)
     peak = watch_peak()
-    engine = DeepSpeedEngine(config, 0, 1, f"tcp://127.0.0.1:{free_port()}")
+    engine = DeepSpeedEngine(config, setting.device, 0, 1, f"tcp://127.0.0.1:{free_port()}")
     groups = random_groups(config, scale.shape.vocabulary)
     batch = lay_out(config, groups)
     bodies = {group.group_id: group for group in groups}

@@ -54,7 +54,8 @@ from maspo_dist.algorithm.schedule import learning_rate
 from maspo_dist.config import AlgorithmConfig, BapoLoss, TrainConfig
 from maspo_dist.data.packing import pack_micro_batch, pack_sequences
 from maspo_dist.errors import ConfigError, MaspoError
-from maspo_dist.planning.placement import pick_device
+from maspo_dist.planning.devices import require_torch
+from maspo_dist.planning.placement import Device
 from maspo_dist.runs.logs import LogStream
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
@@ -66,15 +67,16 @@ _GATHERED_ELEMENTS = 1 << 28
 class DeepSpeedEngine:
     """One rank: process group, model, optimizer and, if the configuration has a KL penalty, the reference model."""
 
-    def __init__(self, config: TrainConfig, rank: int, world_size: int, init_address: str) -> None:
+    def __init__(self, config: TrainConfig, device: Device, rank: int, world_size: int, init_address: str) -> None:
         """Joins the group at `init_address` ("tcp://host:port" of rank 0); blocks until all ranks have joined.
 
-        Raises ModelError if the model does not load.
+        Raises ConfigError before it joins if torch cannot use `device` here, ModelError if the model does not load.
         """
+        require_torch(device)
         self._config = config
         self._rank = rank
         self._world_size = world_size
-        self._device = _device(config)
+        self._device = torch.device("cuda", 0) if device == "cuda" else torch.device("cpu")
         self._batches = 0
         #: Micro-batches computed so far, counted once per forward without gradient and once per backward.
         self.micro_batches = 0
@@ -374,8 +376,3 @@ class DeepSpeedEngine:
             "dtype": self._config.model.dtype,
             "zero_optimization": deepspeed_config(self._config)["zero_optimization"],
         }
-
-
-def _device(config: TrainConfig) -> torch.device:
-    device = pick_device(config.model.device, has_gpu=torch.cuda.is_available())
-    return torch.device("cuda", 0) if device == "cuda" else torch.device("cpu")

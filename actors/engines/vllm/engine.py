@@ -25,10 +25,12 @@ from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from actors.engines.vllm.platform import vllm_platform
 from actors.engines.vllm.weights import BACKEND
 from actors.interfaces import AS_LOADED, EngineSettings, StagedWeights
 from actors.weights.shared_memory import mapped_file
 from maspo_dist.errors import ActorDiedError
+from maspo_dist.planning.devices import require_platform, require_torch
 from maspo_dist.planning.placement import Device
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
 
@@ -47,7 +49,12 @@ class VllmEngine:
     """Implements `interfaces.RolloutEngine`; the contract of each method is there."""
 
     def __init__(self, settings: EngineSettings, device: Device) -> None:
-        """Starts the engine's processes and loads the model; takes 7 to 60 s."""
+        """Starts the engine's processes and loads the model; takes 7 to 60 s.
+
+        Raises ConfigError, before it loads anything, when torch or vLLM cannot use `device` here.
+        """
+        require_torch(device)
+        require_platform(device, vllm_platform())
         arguments: dict[str, Any] = {
             "max_model_len": settings.max_model_len,
             "disable_log_stats": True,

@@ -67,7 +67,7 @@ def _work(
 
     for layout in layouts:
         if layout.ranks == world_size:
-            engine = DeepSpeedEngine(layout_config(folder, layout), rank, world_size, address)
+            engine = DeepSpeedEngine(layout_config(folder, layout), "cpu", rank, world_size, address)
             _update(engine, rank, world_size)
             engine.save(folder / layout.name)
             weights_at_save = _weights(engine)
@@ -79,7 +79,7 @@ def _work(
     barrier.wait(DEADLINE_S)
     for saved, other in resumes:
         if other.ranks == world_size:
-            engine = DeepSpeedEngine(layout_config(folder, other), rank, world_size, address)
+            engine = DeepSpeedEngine(layout_config(folder, other), "cpu", rank, world_size, address)
             engine.load(folder / saved.name)
             assert engine.policy_version == 1
             drawn = torch.rand(1).item()

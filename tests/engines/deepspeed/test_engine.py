@@ -51,7 +51,7 @@ def _save_and_go_on_twice(rank: int, world_size: int, address: str, folder: Path
     for zero_stage, dtype in CASES:
         case = folder / f"{zero_stage}-{dtype}"
         config = _config(folder / "model", zero_stage, dtype)
-        first = DeepSpeedEngine(config, rank, world_size, address)
+        first = DeepSpeedEngine(config, "cpu", rank, world_size, address)
         at_start = first.logprobs(probes())
         first.update(batch.shards[rank], batch.loss_tokens, batch.loss_sequences, bodies)
         # Each micro-batch is trained; all but those of the first optimizer step have a forward before it.
@@ -59,7 +59,7 @@ def _save_and_go_on_twice(rank: int, world_size: int, address: str, folder: Path
         assert first.micro_batches == sum(micro_batches) + sum(micro_batches[1:])
         first.save(case)
         drawn_after_saving = torch.rand(3)
-        second = DeepSpeedEngine(config, rank, world_size, address)
+        second = DeepSpeedEngine(config, "cpu", rank, world_size, address)
         second.load(case)
         assert second.policy_version == 1
         assert torch.equal(torch.rand(3), drawn_after_saving)

@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 the run failed, 2 the input cannot run, 130 interrupted (C
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from rich.console import Console
 
 from maspo_dist import __version__
 from maspo_dist.errors import MaspoError, UserError
+from maspo_dist.planning.remedies import REMEDIES
 
 app = typer.Typer(
     add_completion=False,
@@ -34,14 +34,6 @@ ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration, such as co
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/local_smoke.")]
 Overrides = Annotated[Texts, typer.Argument(help="Any number of dotted.key=value.")]
 
-#: What to do about failures of the machine, by error number.
-_REMEDIES = {
-    errno.ENOSPC: "free space there, or set run.dir or TMPDIR to another disk",
-    errno.EDQUOT: "free space there, or set run.dir or TMPDIR to another disk",
-    errno.EROFS: "set run.dir or TMPDIR to a folder that can be written",
-    errno.EMFILE: "raise the limit on open files, such as `ulimit -n 65536`",
-    errno.ENFILE: "close other programs, or raise the system's limit on open files (fs.file-max)",
-}
 #: Each is a module of actors.bench, imported on demand; its `run()` yields the lines.
 BENCHES = (
     "controller",
@@ -125,6 +117,28 @@ def plan(
 
     loaded = load_config(config, overrides or ())
     print_plan(loaded, gpu, assumed_lengths(loaded, prompt_tokens, response_tokens), Console(soft_wrap=True))
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="A YAML configuration that is to run.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say what is wrong with this machine, or with each node of the cluster at RAY_ADDRESS, and how to fix it.
+
+    Exit code 1 if something prevents a run (of CONFIG).
+    """
+    from actors.ray.token import present_token
+
+    if "RAY_ADDRESS" in os.environ:
+        present_token()
+    from maspo_dist.config import load_config
+
+    loaded = None if config is None else load_config(config, overrides or ())
+    from actors.commands.doctor import doctor as examine
+
+    if not examine(loaded, Console(soft_wrap=True)):
+        raise typer.Exit(1)
 
 
 @app.command("eval")
@@ -347,10 +361,10 @@ def main() -> None:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        if error.errno not in _REMEDIES:
+        if error.errno not in REMEDIES:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror}{where}: {_REMEDIES[error.errno]}", file=sys.stderr)
+        print(f"error: {error.strerror}{where}: {REMEDIES[error.errno]}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -5,4 +5,5 @@ evaluation  a standalone evaluation
 export      a checkpoint as a Hugging Face folder
 replay      one recorded step, computed again
 scaling     another number of rollout workers for a live run
+doctor      what is wrong with this machine, or with each node of a cluster; node_facts gathers what it judges
 """

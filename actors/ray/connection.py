@@ -18,6 +18,7 @@ import ray
 from actors.ray.control import NAMESPACE
 from maspo_dist.errors import PlacementError
 from maspo_dist.planning.placement import Device, pick_device
+from maspo_dist.planning.remedies import SHORTER_RAY_FOLDER
 
 _ANSWER_S = 5.0
 _SHARED_MEMORY = "/dev/shm"
@@ -154,7 +155,7 @@ def _init(address: str, failure: str, store_bytes: int | None = None) -> None:
 def _remedy(error: Exception, cause: str) -> str:
     if "AF_UNIX path" in cause:
         # Sockets lie in the temporary folder, and the path of a socket has at most 107 bytes.
-        return "; set RAY_TMPDIR to a shorter folder, such as /tmp"
+        return f"; {SHORTER_RAY_FOLDER}"
     if not isinstance(error, OSError) or error.errno not in (errno.EROFS, errno.EACCES):
         return ""
     if ".ray" in cause:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import ray
@@ -18,6 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.interfaces import ActorProcess
 from maspo_dist.errors import PlacementError
+
+T = TypeVar("T")
 
 #: How long the system may hold a port after its last use.
 _RELEASE_S = 5.0
@@ -31,8 +34,13 @@ _SEGMENTS = ("psm_", "sem.mp-", "vllm_dist_")
 
 def run_beside(process: ActorProcess, task: Callable[..., object], *arguments: object) -> Awaitable[object]:
     """Runs `task` with `arguments` on the node of `process`. The result raises RayError when that node is lost."""
-    node = NodeAffinitySchedulingStrategy(process.node_id, soft=False)
-    result: Awaitable[object] = (
+    return run_on(process.node_id, task, *arguments)
+
+
+def run_on(node_id: str, task: Callable[..., T], *arguments: object) -> Awaitable[T]:
+    """Runs `task` with `arguments` on a node. The result raises RayError when that node is lost."""
+    node = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    result: Awaitable[T] = (
         ray.remote(task).options(num_cpus=0, max_retries=0, scheduling_strategy=node).remote(*arguments)
     )
     return result

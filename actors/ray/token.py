@@ -10,11 +10,21 @@ import os
 from pathlib import Path
 
 _MODE = "RAY_AUTH_MODE"
-_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+#: The variables that hold the token, and the path of its file.
+TOKEN, _TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+
+
+def token_path() -> Path:
+    """The file in which Ray looks for this user's token, unless RAY_AUTH_TOKEN holds the token itself."""
+    return Path(os.environ.get(_TOKEN_PATH) or Path.home() / ".ray" / "auth_token")
+
+
+def has_token() -> bool:
+    """Whether this user has a token."""
+    return TOKEN in os.environ or _TOKEN_PATH in os.environ or token_path().is_file()
 
 
 def present_token() -> None:
     """Selects token authentication if this user has a token, unless a mode is set. Call before importing Ray."""
-    has_token = any(name in os.environ for name in _TOKENS) or (Path.home() / ".ray" / "auth_token").is_file()
-    if _MODE not in os.environ and has_token:
+    if _MODE not in os.environ and has_token():
         os.environ[_MODE] = "token"

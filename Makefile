@@ -7,6 +7,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# What the packages of $(VENV) are for: `make setup-gpu` leaves this file.
+GPU    := $(VENV)/.gpu
+KIND   := $(if $(wildcard $(GPU)),gpu,cpu)
 CONFIG ?= configs/local_smoke.yaml
 SEED   ?= 0
 STORIES ?= 0-9999
@@ -18,13 +21,19 @@ ENGINES := tests/commands tests/e2e tests/engines
 # Measures seconds against deadlines, so nothing else may run beside it.
 DEADLINES := tests/reward/pool/test_torture.py
 
-.PHONY: setup test test-engines test-others stories endurance lint local-smoke gpu-smoke smollm2-smoke submit clean
+.PHONY: setup setup-gpu test test-engines test-others stories endurance lint local-smoke gpu-smoke smollm2-smoke submit clean
 
 setup: $(READY)
 
-$(READY): pyproject.toml deploy/setup.sh deploy/requirements-cpu.txt
-	@bash deploy/setup.sh "$(PYTHON)" "$(VENV)"
+$(READY): pyproject.toml deploy/setup.sh deploy/requirements-$(KIND).txt
+	@bash deploy/setup.sh "$(PYTHON)" "$(VENV)" $(KIND)
 	@touch $(READY)
+
+# The same on a machine with NVIDIA GPUs; a set-up without GPUs is removed first.
+setup-gpu:
+	@[ -e $(GPU) ] || rm -rf $(VENV)
+	@bash deploy/setup.sh "$(PYTHON)" "$(VENV)" gpu
+	@touch $(GPU) $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .

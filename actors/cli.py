@@ -46,6 +46,7 @@ BENCHES = (
     "step",
     "verifier",
     "math",
+    "data",
     "reasoning-gym",
     "gpu",
 )

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from maspo_dist.types import IntArray, Prompt
 _CHUNK_ROWS = 4096
 #: Seconds between two lines of progress.
 _PROGRESS_S = 5.0
+#: In place of the index of a prompt that is being tokenized.
+_PENDING = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,15 +87,16 @@ def load_prompts(
             f"data.template is chat, but the tokenizer {tokenizer.name_or_path} has no chat template; "
             "set data.template to none, or to text with {problem}"
         )
-    loading = _Loading(config, tokenizer, limit)
     rows = itertools.chain.from_iterable(read_rows(data_set, config) for data_set in data_sets)
     next_line = time.monotonic() + _PROGRESS_S
-    with _no_collections():
+    with _no_collections(), ThreadPoolExecutor(1, "tokenizer") as thread:
+        loading = _Loading(config, tokenizer, limit, thread)
         while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
             loading.add(chunk)
             if time.monotonic() > next_line:
                 print(f"{chunk[-1].where}: {loading.rows:,} rows are loaded", file=sys.stderr, flush=True)
                 next_line = time.monotonic() + _PROGRESS_S
+        loading.finish()
     if not loading.prompts:
         raise DataError(
             f"{', '.join(data_sets)}: all {loading.rows} prompts are too long; raise data.max_prompt_tokens "
@@ -119,22 +123,34 @@ def _no_collections() -> Iterator[None]:
 
 
 class _Loading:
-    """The prompts loaded so far. A problem that repeats is rendered and tokenized once."""
+    """The prompts loaded so far. A problem that repeats is rendered and tokenized once.
 
-    def __init__(self, config: PromptConfig, tokenizer: PreTrainedTokenizerBase, limit: ContextLimit | None) -> None:
+    The tokenizer runs outside the interpreter's lock: `thread` tokenizes a chunk while the next chunk is read.
+    """
+
+    def __init__(
+        self,
+        config: PromptConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        limit: ContextLimit | None,
+        thread: ThreadPoolExecutor,
+    ) -> None:
         self._config = config
         self._tokenizer = tokenizer
         self._renderer = Renderer(config, tokenizer)
         self._limit = limit
+        self._thread = thread
+        self._pending: tuple[Sequence[Row], list[bytes], list[bytes], Future[list[IntArray]]] | None = None
         self.rows = 0
         self.prompts: list[Prompt] = []
-        #: By problem: the index of its first prompt, or None if the problem is too long.
+        #: By problem: the index of its first prompt, None if the problem is too long, or `_PENDING`.
         self._first: dict[bytes, int | None] = {}
         self._first_rows: dict[str, tuple[Row, Prompt]] = {}
         self._sources: Counter[str] = Counter()
         self._ids: set[str] = set()
         self._next_suffix: dict[str, int] = {}
         self._own_system = 0
+        self._from_text = 0
         self._contradicting: dict[bytes, str] = {}
 
     def add(self, rows: Sequence[Row]) -> None:
@@ -143,16 +159,27 @@ class _Loading:
         fresh: dict[bytes, Row] = {}
         for key, row in zip(keys, rows, strict=True):
             if key not in self._first:
-                fresh.setdefault(key, row)
-        tokens = dict(zip(fresh, self._tokenize(list(fresh.values())), strict=True))
-        for key, row in zip(keys, rows, strict=True):
-            self._add_row(key, row, tokens)
+                self._first[key] = _PENDING
+                fresh[key] = row
+        texts = self._renderer.texts(list(fresh.values()))
+        tokens = self._thread.submit(self._tokenize, list(fresh.values()), texts)
+        self.finish()
+        self._pending = rows, keys, list(fresh), tokens
+
+    def finish(self) -> None:
+        """Adds the rows whose tokens are pending."""
+        if self._pending is not None:
+            rows, keys, fresh_keys, tokens = self._pending
+            fresh = dict(zip(fresh_keys, tokens.result(), strict=True))
+            for key, row in zip(keys, rows, strict=True):
+                self._add_row(key, row, fresh)
 
     def _add_row(self, key: bytes, row: Row, fresh: dict[bytes, IntArray]) -> None:
         if not isinstance(row.problem, str):
             self._own_system += any(role in SYSTEM_ROLES for role, _ in row.problem)
+            self._from_text += row.from_text
         prompt_id = self._distinct_id(row.row_id)
-        if key not in self._first:
+        if self._first[key] == _PENDING:
             self._first[key] = len(self.prompts) if self._fits(row, fresh[key].size) else None
         first = self._first[key]
         if first is None:
@@ -183,6 +210,11 @@ class _Loading:
                 f"{self._own_system:,} of {self.rows:,} rows have a system message of their own, which is used instead "
                 "of data.system_prompt"
             )
+        if self._from_text:
+            yield (
+                f"{self._from_text:,} of {self.rows:,} rows keep their messages as JSON text in "
+                f"{self._config.problem_field}; they are read as messages"
+            )
 
     def examples(self) -> Iterator[Example]:
         for source, (row, prompt) in self._first_rows.items():
@@ -195,18 +227,20 @@ class _Loading:
                 notes=tuple(self._renderer.notes(row, ids)),
             )
 
-    def _tokenize(self, rows: Sequence[Row]) -> Iterator[IntArray]:
-        if not rows:
-            return
-        texts = self._renderer.texts(rows)
+    def _tokenize(self, rows: Sequence[Row], texts: list[str]) -> list[IntArray]:
+        """The token ids of `texts`, the prompts of `rows`."""
+        if not texts:
+            return []
         # A chat template writes its own special tokens; the tokenizer adds them to other text.
         special = self._config.template != "chat"
         wanted = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-        encoded = self._tokenizer(texts, add_special_tokens=special, **wanted)
-        for row, ids in zip(rows, encoded["input_ids"], strict=True):
-            if not ids:
-                raise DataError(f"{row.where}: the prompt has no tokens")
-            yield np.asarray(ids, dtype=np.int32)
+        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=special, **wanted)["input_ids"]
+        ends = np.cumsum([len(row_ids) for row_ids in ids]).tolist()
+        if not all(ids):
+            empty = next(row for row, row_ids in zip(rows, ids, strict=True) if not row_ids)
+            raise DataError(f"{empty.where}: the prompt has no tokens")
+        flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32, count=ends[-1])
+        return [flat[start:end] for start, end in itertools.pairwise([0, *ends])]
 
     def _fits(self, row: Row, tokens: int) -> bool:
         """Whether a prompt of `row` is short enough. Raises DataError if it is not and long prompts are refused."""

@@ -25,14 +25,16 @@ def mark_open_reasoning(
     ends with an opening tag: a tag within a problem is part of the problem.
     """
     start = open_reasoning(_generation_prompt(tokenizer), tags) if config.template == "chat" else ""
-    ends = {tag.rstrip()[-1:] for tag in tags}
-    last_texts: dict[int, str] = {}
+    names = [tag.strip().casefold() for tag in tags]
+    may_end_tag: dict[int, bool] = {}
 
     def response_start(token_ids: IntArray) -> str:
         last = int(token_ids[-1])
-        if last not in last_texts:
-            last_texts[last] = str(tokenizer.decode([last]))
-        if (last_texts[last].rstrip() or ">")[-1] not in ends:
+        if last not in may_end_tag:
+            # White space may follow a tag, and a token may hold a part of a tag, or of a character.
+            text = str(tokenizer.decode([last])).strip().casefold()
+            may_end_tag[last] = "\ufffd" in text or any(tag.endswith(text) or text.endswith(tag) for tag in names)
+        if not may_end_tag[last]:
             return ""
         return final_reasoning_tag(str(tokenizer.decode(token_ids[-_TAIL_TOKENS:].tolist())), tags)
 

@@ -38,7 +38,7 @@ class Row:
     """A checked row. `where` names file and line for error messages.
 
     `problem` is text, or chat messages of which the last is the user's or a tool's. At most one of them is a system
-    message, and only this message can be blank.
+    message, and only this message can be blank. `from_text` says that the data hold these messages as JSON text.
     """
 
     where: str
@@ -46,6 +46,7 @@ class Row:
     problem: str | tuple[Message, ...]
     answer: str
     source: str
+    from_text: bool = False
 
 
 def read_rows(data_set: str, config: PromptConfig) -> Iterator[Row]:
@@ -106,12 +107,15 @@ def _hub_records(data_set: str, hub_name: str, split: str) -> Iterator[Record]:
 
 def _row(where: str, number: int, name: str, record: Mapping[str, Any], config: PromptConfig) -> Row:
     problem, answer, source = config.problem_field, config.answer_field, config.source_field
+    value = _required(where, "data.problem_field", problem, record)
+    from_text = isinstance(value, str) and _CHAT_AS_TEXT.match(value) is not None
     return Row(
         where,
         _optional_text(where, "id", record.get("id")) or f"{name}-{number}",
-        _problem(where, problem, _required(where, "data.problem_field", problem, record)),
+        _problem(where, problem, _parsed_chat(where, problem, value) if from_text else value),
         _answer(where, answer, _required(where, "data.answer_field", answer, record)),
         _optional_text(where, source, _lookup(record, source)) or name,
+        from_text,
     )
 
 
@@ -157,8 +161,6 @@ def _names(record: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _problem(where: str, field: str, value: Any) -> str | tuple[Message, ...]:
-    if isinstance(value, str) and _CHAT_AS_TEXT.match(value):
-        value = _parsed_chat(where, field, value)
     if isinstance(value, _TEXTS) or not isinstance(value, Sequence):
         return _text(where, field, value)
     messages = tuple(_message(where, field, message) for message in value)

@@ -61,10 +61,23 @@ class Renderer:
             for message in chat:
                 if message["content"].strip() not in text:
                     yield f"the chat template leaves out the {message['role']} message, or changes its text"
+            if chat[0]["role"] in SYSTEM_ROLES and self._system_messages(chat) > 1:
+                yield (
+                    "the prompt has two system messages: the chat template adds its own to the row's, or to "
+                    "data.system_prompt"
+                )
         if tokenizer.bos_token_id is not None and list(token_ids[:2]) == [tokenizer.bos_token_id] * 2:
             yield f"the prompt begins with two {tokenizer.bos_token}; write {tokenizer.bos_token} in one place only"
         if tokenizer.unk_token_id is not None and (unknown := list(token_ids).count(tokenizer.unk_token_id)):
             yield f"the tokenizer does not know {unknown} parts of the prompt and writes {tokenizer.unk_token} for them"
+
+    def _system_messages(self, chat: Chat) -> int:
+        """How often the template writes what stands before the first message of `chat`, from the role's name on."""
+        text = "\n" + _apply(self._tokenizer, [{**message, "content": "Mark"} for message in chat])
+        before = text.partition("Mark")[0]
+        named = before.casefold().rfind(chat[0]["role"])
+        # The character before the name tells an opening tag from a closing one: [SYSTEM], [/SYSTEM].
+        return text.count(before[named - 1 :]) if named > 0 else 1
 
     def _chat(self, problem: str | tuple[tuple[str, str], ...]) -> Chat:
         *before, (role, content) = (("user", problem),) if isinstance(problem, str) else problem

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from maspo_dist.algorithm import check_loss
@@ -20,6 +21,9 @@ from maspo_dist.planning.devices import require_torch
 from maspo_dist.planning.placement import pick_device, plan_bundles, require_fit
 from maspo_dist.reward.registry import check_rewards
 from maspo_dist.runs.metrics import require_sinks
+
+#: Prompts whose token ids are compared in one call.
+_BATCH_PROMPTS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +129,11 @@ def _load(
 
 def require_known_ids(prompts: PromptSet, model: ModelFacts, path: str) -> None:
     """Raises ModelError when a prompt holds a token for which the model has no embedding."""
-    for prompt in prompts.prompts:
-        largest = int(prompt.token_ids.max())
-        if largest >= model.embeddings:
+    for start in range(0, len(prompts.prompts), _BATCH_PROMPTS):
+        batch = prompts.prompts[start : start + _BATCH_PROMPTS]
+        if int(np.concatenate([prompt.token_ids for prompt in batch]).max()) >= model.embeddings:
+            prompt = next(prompt for prompt in batch if int(prompt.token_ids.max()) >= model.embeddings)
+            largest = int(prompt.token_ids.max())
             token = model.tokenizer.convert_ids_to_tokens(largest)
             raise ModelError(
                 f"model.path {path}: prompt {prompt.prompt_id} holds the token {token!r} with id {largest}, but the "

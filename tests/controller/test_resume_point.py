@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from doubles.loop import make_config
+from doubles.loop import FakePool, make_config, make_prompt
 
-from actors.commands.training import _compare_config
+from actors.commands.training import Run, _compare_config
 from maspo_dist.config import dump_config
-from maspo_dist.data.cursor import CursorState
+from maspo_dist.data.cursor import REFERENCES_CHANGED, CursorState, PromptCursor
+from maspo_dist.data.prompts import PromptSet
+from maspo_dist.demo.model import make_tokenizer
 from maspo_dist.errors import ConfigError
+from maspo_dist.models.facts import ModelFacts
+from maspo_dist.models.size import KNOWN_SIZES
+from maspo_dist.planning.preflight import Prepared
 from maspo_dist.runs.checkpoint import CheckpointStore, RunState, StreamState
 from maspo_dist.runs.folder import RunFolder
+from maspo_dist.types import Prompt
+from maspo_dist.views.console import open_console
 
 
 def save(folder: RunFolder, config_yaml: str) -> Path:
@@ -56,3 +64,25 @@ def test_changes_that_do_not_affect_training_need_no_permission(folder: RunFolde
 def test_the_same_configuration_is_no_event(folder: RunFolder) -> None:
     _compare_config(make_config(), save(folder, dump_config(make_config())), folder, allow_config_change=False)
     assert list(folder.read_events()) == []
+
+
+def test_references_that_changed_since_the_checkpoint_are_an_event_of_the_resumed_run(folder: RunFolder) -> None:
+    config = make_config()
+    prompts = tuple(map(make_prompt, range(4)))
+    cursor = PromptCursor(prompts, config.run.seed).state
+    state = RunState(step=1, policy_version=1, stream=StreamState(next_group=0, cursor=cursor))
+    tokenizer = make_tokenizer()
+    size = next(iter(KNOWN_SIZES.values()))
+    model = ModelFacts(tokenizer=tokenizer, size=size, embeddings=len(tokenizer), training_obstacle=None)
+
+    def events_of_resume(now: tuple[Prompt, ...]) -> list[tuple[str, str]]:
+        prepared = Prepared(model=model, train=PromptSet(prompts=now, dropped_overlong=0), evaluation={})
+        before = len(list(folder.read_events()))
+        with open_console("run", 2) as console:
+            run = Run(config, prepared, folder, console, None)
+            run._session(FakePool(), state, ()).metrics.close()
+        return [(event["kind"], event["message"]) for event in [*folder.read_events()][before:]]
+
+    corrected = tuple(replace(prompt, reference="another") for prompt in prompts)
+    assert events_of_resume(corrected) == [("resumed", "after step 1"), ("references_changed", REFERENCES_CHANGED)]
+    assert events_of_resume(prompts) == [("resumed", "after step 1")]

@@ -206,7 +206,9 @@ def test_messages_may_be_kept_as_json_text_and_their_content_in_parts(write: Wri
     chat = [{"role": "user", "content": "17+25"}]
     parts = [{"role": "user", "content": [{"type": "text", "text": "17"}, {"type": "text", "text": "+25"}]}]
     path = write({"problem": json.dumps(chat), "answer": "42"}, {"problem": parts, "answer": "42"})
-    assert [text(prompt.token_ids) for prompt in load(path).prompts] == ["<|user|>17+25<|assistant|>"] * 2
+    loaded = load(path)
+    assert [text(prompt.token_ids) for prompt in loaded.prompts] == ["<|user|>17+25<|assistant|>"] * 2
+    assert loaded.notes[1:] == ("1 of 2 rows keep their messages as JSON text in problem; they are read as messages",)
     path = write({"problem": str(chat), "answer": "42"})
     with pytest.raises(DataError, match="holds chat messages as text that is not JSON; store them as a list"):
         load(path)
@@ -277,6 +279,44 @@ def test_a_note_says_what_the_template_did(write: WriteLines, template: str, pro
     assert note in example.notes[0]
 
 
+_CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{{ add_generation_prompt }}"
+)
+_DEFAULT = "<|im_start|>system\nYou are helpful.<|im_end|>\n"
+_TAGGED = (
+    "{% for m in messages %}[{{ m.role | upper }}]{{ m.content }}[/{{ m.role | upper }}]{% endfor %}"
+    "{{ add_generation_prompt }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "settings", "doubled"),
+    [
+        (_DEFAULT + _CHATML, {}, True),
+        (_DEFAULT + _CHATML, {"system_prompt": "In digits."}, True),
+        ("{% if messages[0].role != 'system' %}" + _DEFAULT + "{% endif %}" + _CHATML, {}, False),
+        ("System: Add.\n{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n{% endfor %}"
+         "{{ add_generation_prompt }}", {}, True),
+        ("[SYSTEM]Add.[/SYSTEM]" + _TAGGED, {}, True),
+        (_TAGGED, {}, False),
+        # A text of the template's own in the same message.
+        ("<|im_start|>system\nToday is Monday.\n{{ messages[0].content }}<|im_end|>{{ messages[1].content }}"
+         "{{ add_generation_prompt }}", {}, False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("own", ["In words. A system\nof rules.", ""])
+def test_a_system_message_that_the_template_adds_to_the_rows_is_said(
+    write: WriteLines, template: str, settings: dict[str, object], doubled: bool, own: str
+) -> None:
+    user = {"role": "user", "content": "1+2"}
+    path = write({"problem": [user] if settings else [{"role": "system", "content": own}, user], "answer": "3"})
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    [example] = load_prompts([path], DataConfig.model_validate({"train": [path], **settings}), tokenizer).examples
+    assert any("the prompt has two system messages" in note for note in example.notes) == doubled, example.text
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -314,6 +354,26 @@ def test_many_rows_of_one_id_load_in_linear_time(write: WriteLines) -> None:
     # Quadratic time would be minutes.
     assert time.process_time() - started < 30
     assert (prompts[-1].prompt_id, len({prompt.prompt_id for prompt in prompts})) == ("0~20000", 20_000)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+def test_prompts_are_the_same_however_the_file_is_cut_into_chunks(
+    write: WriteLines, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    problems = ["1", "2", "1", "1" * 30, "3", "2", "1" * 30, "4", "1", "5"]
+    path = write(*({"id": "same", "problem": problem, "answer": str(i)} for i, problem in enumerate(problems)))
+
+    def loaded() -> tuple[list[tuple[str, str, list[int]]], tuple[str, ...], int]:
+        found = load(path, max_prompt_tokens=20, overlong_prompts="drop")
+        prompts = [(prompt.prompt_id, prompt.reference, prompt.token_ids.tolist()) for prompt in found.prompts]
+        return prompts, found.notes, found.dropped_overlong
+
+    whole = loaded()
+    assert [text(np.array(ids)) for _, _, ids in whole[0]] == [
+        f"<|user|>{problem}<|assistant|>" for problem in problems if len(problem) == 1
+    ]
+    monkeypatch.setattr("maspo_dist.data.prompts._CHUNK_ROWS", chunk)
+    assert loaded() == whole
 
 
 def test_a_long_load_shows_its_progress(

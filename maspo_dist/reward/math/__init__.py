@@ -12,3 +12,7 @@ evaluate    values in floats, which tell most different answers apart
 guard       what is not handed to algebra because it could run without end
 symbolic    equivalence by sympy, with math-verify's parser; imported when first needed
 """
+
+from maspo_dist.reward.math.verifier import verify_math
+
+__all__ = ["verify_math"]

@@ -14,7 +14,8 @@ _SIGNS = str.maketrans(
         "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/",
         "±": r"\pm ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ",
         "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "°": r"^\circ ", "′": "'", "ℝ": r"\mathbb{R}",
-        "√": " sqrt ", "≈": r"\approx ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ",
+        "√": " sqrt ", "∛": " cbrt ", "≈": r"\approx ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
+        "λ": r"\lambda ",
         "“": '"', "”": '"', "‘": "'", "’": "'", "，": ",", "（": "(", "）": ")", "：": ":", "。": ".", "％": "%",
         "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "\n": " ", "\t": " ", "\r": " ",
     }
@@ -22,9 +23,14 @@ _SIGNS = str.maketrans(
 _INVISIBLE = {"Cf", "Cc", "Cs", "Co"}
 
 #: Functions that people write without a backslash.
-_NAMES = r"(?:arc)?(?:sin|cos|tan|cot|csc)h?|arcsec|sec(?=\s?[(^])|ln|lg|log|exp|sqrt"
+_NAMES = (
+    r"(?:arc)?(?:sin|cos|tan|cot|csc)h?|arcsec|sec(?=\s?[(^]|\s(?:[t-z]|\\[a-z]{2,6})(?![A-Za-z]))|ln|lg|log|exp|sqrt|"
+    r"(?:max|min|gcd|lcm|det)(?=\s?\()"
+)
 #: Not inside a word; behind one letter only before a bracket: xcos(x).
 _START = r"(?:(?<![\\A-Za-z])|(?<=(?<![\\A-Za-z])[b-zB-Z])(?=[a-z]+\s?\())"
+#: Spreadsheets and some languages begin a function with a capital.
+_CAPITALISED = re.compile(r"(?<![\\A-Za-z])(?:Ln|Log|Exp|Sin|Cos|Tan|Sqrt)(?=\s?[({])")
 
 #: (pattern, replacement), applied in this order; each is linear.
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -74,12 +80,15 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (rf"\\text\s?\{{\s?({_NAMES})\s?\}}", r"\\\1 "),
         (r"(?<![\\A-Za-z])a(sin|cos|tan)(?=h?\s?\()", r"\\arc\1"),
         (r"(?<![\\A-Za-z])cbrt(?=\s?\()", r"\\sqrt[3]"),
+        (r"(?<![\\A-Za-z])cbrt\s?(\d+(?:\.\d+)?)", r"\\sqrt[3]{\1}"),
         (rf"{_START}sqrt\s?(\d+(?:\.\d+)?)", r"\\sqrt{\1}"),
         (rf"{_START}log(\d+)(?=\s?\()", r"\\log_{\1}"),
         (rf"{_START}(ln|log|sin|cos|tan)\s?(\d+(?:\.\d+)?)(?![\d.A-Za-z^\\({{])", r"\\\1(\2)"),
         (r"(?<![\\A-Za-z{])(theta|phi|lambda)(?![A-Za-z])", r"\\\1 "),
         (rf"{_START}({_NAMES})(?:(?![A-Za-z])|(?=[xy](?![A-Za-z])))", r"\\\1 "),
         (r"\\lg(?![A-Za-z])", r"\\log_{10} "),
+        (r"\\log\s?_\s?(?:e|\{\s?e\s?\})(?![A-Za-z])", r"\\ln "),
+        (r"\^\s?(?:\{\s?(-?\d*)\.(\d)\s?\}|(-?\d*)\.(\d)(?![\dA-Za-z.{]))", r"^{\\frac{\1\2\3\4}{10}}"),
         (r"\\frac\s?([0-9a-zA-Z])\s?([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\s?(\\pi|\\theta)\s?([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\s?([0-9a-zA-Z])\s?\{", r"\\frac{\1}{"),
@@ -107,7 +116,7 @@ _MATRIX_END = re.compile(r"\\end\{(?:array|matrix|[pb]matrix|smallmatrix)\}[)\]]
 def normalise(text: str) -> str:
     """The answer in one spelling, white space kept single. Never fails; takes time linear in the text."""
     text = _plain_signs(text).strip()
-    text = _unwrap(text)
+    text = _CAPITALISED.sub(lambda name: name[0].lower(), _unwrap(text))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _round_to_curly(text) if "(" in text else text

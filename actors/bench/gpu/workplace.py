@@ -10,7 +10,7 @@ import torch
 
 from actors.bench.gpu.setting import Setting
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import PlacementError
+from maspo_dist.planning.devices import require_torch
 
 if TYPE_CHECKING:
     from actors.bench.gpu.pair import Pair
@@ -29,14 +29,9 @@ class Workplace:
 
     @cached_property
     def device(self) -> torch.device:
-        """Raises PlacementError where torch sees no GPU and the checks are to run on it."""
-        if self.setting.device == "cpu":
-            return torch.device("cpu")
-        if not torch.cuda.is_available():
-            raise PlacementError(
-                f"torch {torch.__version__} sees no GPU: install '.[gpu]' and a driver for CUDA {torch.version.cuda}"
-            )
-        return torch.device("cuda", 0)
+        """Raises ConfigError when the checks are to run on a GPU and torch cannot use any."""
+        require_torch(self.setting.device)
+        return torch.device("cuda", 0) if self.setting.device == "cuda" else torch.device("cpu")
 
     @property
     def device_name(self) -> str:

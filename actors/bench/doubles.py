@@ -165,12 +165,14 @@ def make_snapshot(version: int, weight: float) -> WeightSnapshot:
 
 def make_update(version: int, weight: float = 1.0) -> WeightUpdate:
     """A publish of `make_snapshot` without probes."""
-    return WeightUpdate(snapshot=make_snapshot(version, weight), probes=(), expected=())
+    return WeightUpdate(snapshot=make_snapshot(version, weight), probes=(), expected=(), max_mean_gap=1e-3)
 
 
 def make_publish_report(update: WeightUpdate) -> PublishReport:
     """A publish of `update` that took no time."""
-    return PublishReport(version=update.version, max_logprob_gap=1e-6, transfer_s=0.0, pause_s=0.0)
+    return PublishReport(
+        version=update.version, mean_logprob_gap=1e-7, max_logprob_gap=1e-6, transfer_s=0.0, pause_s=0.0
+    )
 
 
 class FakePrompts:

@@ -168,6 +168,7 @@ class ElasticRolloutPool:
             self._condition.notify()
         return PublishReport(
             version=update.version,
+            mean_logprob_gap=max(part.mean_logprob_gap for part in parts),
             max_logprob_gap=max(part.max_logprob_gap for part in parts),
             transfer_s=max(part.transfer_s for part in parts),
             pause_s=max(part.pause_s for part in parts),

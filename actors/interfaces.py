@@ -243,8 +243,18 @@ class RolloutWorkerHandle(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def node_id(self) -> str:
+        """The node on which the worker started."""
+
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
-    async def publish(self, update: WeightUpdate) -> PublishReport: ...
+
+    async def stage(self, update: WeightUpdate) -> StagedWeights:
+        """Receives the weights of `update` into memory that all workers of its node can map."""
+
+    async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
+        """Loads and proves `update`, from `staged` if it is given and its worker lives."""
 
     async def ping(self) -> int:
         """See `RolloutEngine.ping`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.interfaces import Body, PublishReport, WeightSnapshot, WeightUpdate
+from actors.interfaces import Body, PublishReport, StagedWeights, WeightSnapshot, WeightUpdate
 from actors.weights.fingerprint import combine, fingerprint
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.cursor import CursorState
@@ -215,7 +215,14 @@ class FakeWorker:
         verdicts = [make_verdict(float(sample % 2)) for sample in range(samples)]
         return make_result(request, version, [_TOKENS] * samples, verdicts)
 
-    async def publish(self, update: WeightUpdate) -> PublishReport:
+    @property
+    def node_id(self) -> str:
+        return f"node {self.index}"
+
+    async def stage(self, update: WeightUpdate) -> StagedWeights:
+        return StagedWeights(version=update.version, entries=(), source=self.name)
+
+    async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
         self.version = update.version
         return make_publish_report(update)
 

@@ -13,7 +13,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +23,20 @@ from ray.actor import ActorHandle
 
 from actors.engines.registry import rollout_engine
 from actors.engines.settings import training_engine
-from actors.interfaces import ActorProcess, Body, PublishReport, RolloutEngine, WeightUpdate
+from actors.interfaces import (
+    ActorProcess,
+    Body,
+    MappedFile,
+    PublishReport,
+    RolloutEngine,
+    StagedWeights,
+    WeightUpdate,
+)
 from actors.ray.actor_options import answered_by, health_call
 from actors.ray.errors import translate_ray_errors
 from actors.ray.on_node import mapped_segments
 from actors.rollout.proof import logprob_gaps, require_proven
+from actors.weights.shared_memory import NeighbourMemory
 from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, MaspoError, WeightSyncError
@@ -55,6 +64,7 @@ class RolloutActor:
         self._scorer = scorer
         self._logs_path = logs_path
         self._transport = weight_transport(config.sync.transport)()
+        self._neighbour = NeighbourMemory()
         self._running: RolloutEngine | None = None
         self._proven = asyncio.Event()
         self._was_published_to = False
@@ -102,18 +112,22 @@ class RolloutActor:
         )
         return report, group
 
-    async def publish(self, update: WeightUpdate) -> PublishReport:
-        """Loads the weights of `update` and proves them.
+    async def stage(self, update: WeightUpdate) -> StagedWeights:
+        """Receives the weights of `update` for all workers of this node; raises as the transport's `receive` does."""
+        try:
+            return await self._transport.receive(update.snapshot)
+        except WeightSyncError as error:
+            raise WeightSyncError(f"{self._name} {error}") from None
+
+    async def publish(self, update: WeightUpdate, staged: StagedWeights | None = None) -> PublishReport:
+        """Loads the weights of `update`, which a worker of this node has `staged`, or else receives them; proves them.
 
         Raises WeightSyncError when the proof fails, and what the transport's `receive` raises. After a failure no
         result leaves the worker until a later publish succeeds.
         """
         engine = self._engine
         started_s = time.perf_counter()
-        try:
-            weights = await self._transport.receive(update.snapshot)
-        except WeightSyncError as error:
-            raise WeightSyncError(f"{self._name} {error}") from None
+        weights = self._opened(staged) or await self.stage(update)
         received_s = time.perf_counter()
         self._proven.clear()
         await engine.pause()
@@ -150,6 +164,17 @@ class RolloutActor:
             self._running.close()
             self._running = None
             self._transport.close()
+            self._neighbour.close()
+
+    def _opened(self, staged: StagedWeights | None) -> StagedWeights | None:
+        """`staged` as this process reads it; None when there is nothing to share, or its process has died."""
+        if staged is None or not isinstance(staged.source, MappedFile):
+            return None
+        try:
+            return replace(staged, source=self._neighbour.open(staged.source))
+        except OSError as error:
+            logger.warning("weights that another worker staged are gone: %s", error)
+            return None
 
     async def _make_engine(self) -> RolloutEngine:
         return rollout_engine(self._config.rollout.backend)(training_engine(self._config), self._device)
@@ -204,9 +229,18 @@ class RayRolloutWorker:
             raise
         return report, body
 
-    async def publish(self, update: WeightUpdate) -> PublishReport:
+    @property
+    def node_id(self) -> str:
+        return self._node_id
+
+    async def stage(self, update: WeightUpdate) -> StagedWeights:
         with translate_ray_errors(self.name):
-            report: PublishReport = await self.handle.publish.remote(update)
+            staged: StagedWeights = await self.handle.stage.remote(update)
+        return staged
+
+    async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
+        with translate_ray_errors(self.name):
+            report: PublishReport = await self.handle.publish.remote(update, staged)
         return report
 
     async def ping(self) -> int:

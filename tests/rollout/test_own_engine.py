@@ -29,6 +29,7 @@ class LocalWorker(RolloutActor):
     """A rollout actor in this process, as its own handle."""
 
     name = "rollout worker"
+    node_id = "here"
 
     async def ping(self) -> int:
         return await self._engine.ping()

@@ -108,6 +108,22 @@ async def test_parameters_that_the_first_publish_does_not_reach_are_named() -> N
     await publish(worker, 1, 0.75)
 
 
+async def test_a_worker_loads_what_another_worker_of_its_node_received() -> None:
+    first, second = await make_worker(FakeEngine()), await make_worker(FakeEngine())
+    for version, weight in enumerate((0.5, 0.75)):
+        good = update(make_snapshot(version, weight), weight)
+        staged = await first.stage(good)
+        # The second worker could not receive this version itself.
+        unreadable = replace(good, snapshot=replace(good.snapshot, payload=()))
+        for worker in (second, first):
+            assert (await worker.publish(unreadable, staged)).version == version
+    await first.stop()
+    # The memory went with the first worker: the second worker receives the weights itself.
+    last = update(make_snapshot(2, 1.0), 1.0)
+    assert (await second.publish(last, staged)).max_logprob_gap == 0.0
+    await second.stop()
+
+
 async def test_bytes_that_changed_on_the_way_are_noticed_before_they_are_loaded() -> None:
     engine = FakeEngine()
     worker = await make_worker(engine)

@@ -69,17 +69,13 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """State of a run after `step`.
-
-    start_gap   mean gap between the logprobs of engines and learner at policy version 0; None where it is not known
-    """
+    """State of a run after `step`."""
 
     __pydantic_config__ = _STRICT
 
     step: int
     policy_version: int
     stream: StreamState
-    start_gap: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,3 +28,4 @@ def test_every_check_passes_on_the_cpu_with_tiny_models() -> None:
     by_name = {line["check"]: line for line in lines}
     assert by_name["publish"]["parameters_seen"] > 0
     assert by_name["publish"]["responses_over_versions"] > 0
+    assert by_name["zero"]["resumed_differences"] == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,8 +18,7 @@ class FakeEngine:
         self.version = -1
         self.weight = 0.0
         self.stale = False
-        self.unreached: Sequence[str] = ()
-        self.stale_names: Sequence[str] = ()
+        self.head_gap = 0.0
         self.closed = False
         self.gate = asyncio.Event()
         self.gate.set()
@@ -55,12 +53,8 @@ class FakeEngine:
         await self.gate.wait()
         return 0
 
-    async def load_by_detour(self, weights: StagedWeights) -> Sequence[str]:
-        await self.load(weights)
-        return self.unreached
-
-    async def stale_parameters(self, weights: StagedWeights) -> Sequence[str]:
-        return self.stale_names
+    async def lm_head_gap(self, weights: StagedWeights) -> float:
+        return self.head_gap
 
     def close(self) -> None:
         self.closed = True

@@ -18,4 +18,5 @@ step             an update of the learner against the GPU's peak and the planned
 engine           tokens per second of an engine
 logprobs         engine against learner, on sampled responses
 publish          weights from learner to engine, with requests in flight
+zero             ZeRO 2 and 3 on two ranks against one rank
 """

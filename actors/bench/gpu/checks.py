@@ -29,6 +29,7 @@ GROUPS = (
         Check(name="logprobs", target="actors.bench.gpu.logprobs:measure", deadline_s=1800),
         Check(name="publish", target="actors.bench.gpu.publish:measure", deadline_s=1200),
     ),
+    (Check(name="zero", target="actors.bench.gpu.zero:measure", deadline_s=1800, gpus=2),),
 )
 CHECKS = {check.name: check for group in GROUPS for check in group}
 

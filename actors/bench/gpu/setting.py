@@ -35,6 +35,7 @@ class Scale:
     sequences            responses of a batch, four to a micro-batch, prompt included as long as a quarter of it
     requests             to the engine at once, of `request_tokens` each
     responses            compared between engine and learner, of `response_tokens` each
+    sharded_layers       of the model whose checkpoint the ranks write: its optimizer state fits on most disks
     """
 
     shape: Shape
@@ -45,6 +46,7 @@ class Scale:
     request_tokens: int
     responses: int
     response_tokens: int
+    sharded_layers: int
 
 
 #: The shape of Qwen2 1.5B, with separate input and output embeddings as in DeepSeek-R1-Distill-Qwen-1.5B.
@@ -65,6 +67,7 @@ FULL = Scale(
     request_tokens=1024,
     responses=64,
     response_tokens=4096,
+    sharded_layers=4,
 )
 #: Enough to run every line of a check within seconds.
 TINY = Scale(
@@ -76,6 +79,7 @@ TINY = Scale(
     request_tokens=16,
     responses=4,
     response_tokens=256,
+    sharded_layers=2,
 )
 
 

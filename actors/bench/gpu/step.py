@@ -11,7 +11,6 @@ from actors.bench.gpu.responses import lay_out, random_groups
 from actors.bench.gpu.result import Figure, Limit, Measured
 from actors.bench.gpu.setting import Scale
 from actors.bench.gpu.workplace import Workplace
-from actors.bench.memory import watch_peak
 from actors.engines.deepspeed.engine import DeepSpeedEngine
 from actors.engines.settings import learner_environment
 from actors.ray.on_node import free_port
@@ -30,7 +29,6 @@ def measure(place: Workplace) -> Measured:
     # Read at the first allocation on the GPU.
     os.environ.update(learner_environment(setting.device, threads=1))
     config = place.config(place.model)
-    peak = watch_peak()
     engine = DeepSpeedEngine(config, setting.device, 0, 1, f"tcp://127.0.0.1:{free_port()}")
     groups = random_groups(config, scale.shape.vocabulary)
     batch = lay_out(config, groups)
@@ -43,7 +41,7 @@ def measure(place: Workplace) -> Measured:
 
     cost = cost_of(update, place.device, repeats=2)
     # The whole of it: `cost_of` has reset the allocator's record, and weights and optimizer state are there by then.
-    peak_bytes = torch.cuda.max_memory_allocated(place.device) if place.device.type == "cuda" else peak()
+    peak_bytes = torch.cuda.max_memory_allocated(place.device) if place.device.type == "cuda" else cost.peak_bytes
     size = read_model_facts(config.model).size
     planned = plan_bundles(config, size, setting.device)[0].memory_bytes
     tokens = scale.sequences * scale.micro_batch_tokens // 4

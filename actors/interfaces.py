@@ -79,13 +79,15 @@ class StagedWeights:
 class WeightUpdate:
     """What a publish brings to a worker: weights, and what proves that its engine holds them.
 
-    probes     token ids i32[L] of each probe
-    expected   the learner's logprobs f32[L−1] of tokens 1 to L−1 of each probe, raw, temperature 1
+    probes         token ids i32[L] of each probe
+    expected       the learner's logprobs f32[L−1] of tokens 1 to L−1 of each probe, raw, temperature 1
+    max_mean_gap   largest accepted mean |logprob(engine) − logprob(learner)| over all probes
     """
 
     snapshot: WeightSnapshot
     probes: Sequence[IntArray]
     expected: Sequence[FloatArray]
+    max_mean_gap: float
 
     @property
     def version(self) -> int:
@@ -100,9 +102,19 @@ class PublishReport:
     """
 
     version: int
+    mean_logprob_gap: float
     max_logprob_gap: float
     transfer_s: float
     pause_s: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {
+            "sync/mean_logprob_gap": self.mean_logprob_gap,
+            "sync/max_logprob_gap": self.max_logprob_gap,
+            "sync/transfer_s": self.transfer_s,
+            "sync/pause_s": self.pause_s,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,12 +177,18 @@ class RolloutEngine(Protocol):
         `weights` stay readable until the next `load`. Raises ConfigError for a `source` that the engine cannot read.
         """
 
+    async def load_by_detour(self, weights: StagedWeights) -> Sequence[str]:
+        """As `load`, but loads other weights in between: the names of the parameters that did not follow.
+
+        A worker calls it once, for its first weights. Empty where the engine has no way to tell.
+        """
+
     async def resume(self) -> None: ...
 
-    async def lm_head_gap(self, weights: StagedWeights) -> float:
-        """Largest error of the LM head's logits against `weights`, as a share of the largest logit.
+    async def stale_parameters(self, weights: StagedWeights) -> Sequence[str]:
+        """The names of the parameters that the engine computes from, but whose values are not those of `weights`.
 
-        Called after a failed proof, to name the stale part. 0 where the head computes from its weight directly.
+        Called after each load. It may look at a sample of the values, and must never name a parameter that is right.
         """
 
     async def ping(self) -> int:
@@ -225,8 +243,18 @@ class RolloutWorkerHandle(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def node_id(self) -> str:
+        """The node on which the worker started."""
+
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]: ...
-    async def publish(self, update: WeightUpdate) -> PublishReport: ...
+
+    async def stage(self, update: WeightUpdate) -> StagedWeights:
+        """Receives the weights of `update` into memory that all workers of its node can map."""
+
+    async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
+        """Loads and proves `update`, from `staged` if it is given and its worker lives."""
 
     async def ping(self) -> int:
         """See `RolloutEngine.ping`."""

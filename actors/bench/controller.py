@@ -16,6 +16,7 @@ from actors.bench.lines import BenchLine, compare
 from actors.controller.controller import Controller, Session
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
+from actors.controller.publisher import Publisher
 from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.config import TrainConfig
 from maspo_dist.flow.ledger import Ledger
@@ -107,16 +108,16 @@ async def _train(
         return Session(stream=stream, ledger=ledger, metrics=MetricFanout([sink], record.write_event))
 
     with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:  # noqa: ASYNC230 (opened once)
-        checkpoints = CheckpointStore(Path(folder))
+        checkpoints, learners = CheckpointStore(Path(folder)), FakeLearners(update_s)
         controller = Controller(
             config=config,
             pool=pool,
-            learners=FakeLearners(update_s),
+            learners=learners,
             sessions=session,
             evaluator=Evaluator(config, pool, {}, lambda _: None),
             checkpoints=checkpoints,
             writer=CheckpointWriter(checkpoints, config.checkpoint, "", _checkpoint_failed),
-            probes=[],
+            publisher=Publisher(config=config, pool=pool, learners=learners, prompts=(), tokens=0),
             hidden=128,
             decode=fake_decode,
             record=record,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.interfaces import Body, PublishReport, WeightSnapshot, WeightUpdate
+from actors.interfaces import Body, PublishReport, StagedWeights, WeightSnapshot, WeightUpdate
 from actors.weights.fingerprint import combine, fingerprint
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.cursor import CursorState
@@ -165,12 +165,14 @@ def make_snapshot(version: int, weight: float) -> WeightSnapshot:
 
 def make_update(version: int, weight: float = 1.0) -> WeightUpdate:
     """A publish of `make_snapshot` without probes."""
-    return WeightUpdate(snapshot=make_snapshot(version, weight), probes=(), expected=())
+    return WeightUpdate(snapshot=make_snapshot(version, weight), probes=(), expected=(), max_mean_gap=1e-3)
 
 
 def make_publish_report(update: WeightUpdate) -> PublishReport:
     """A publish of `update` that took no time."""
-    return PublishReport(version=update.version, max_logprob_gap=1e-6, transfer_s=0.0, pause_s=0.0)
+    return PublishReport(
+        version=update.version, mean_logprob_gap=1e-7, max_logprob_gap=1e-6, transfer_s=0.0, pause_s=0.0
+    )
 
 
 class FakePrompts:
@@ -213,7 +215,14 @@ class FakeWorker:
         verdicts = [make_verdict(float(sample % 2)) for sample in range(samples)]
         return make_result(request, version, [_TOKENS] * samples, verdicts)
 
-    async def publish(self, update: WeightUpdate) -> PublishReport:
+    @property
+    def node_id(self) -> str:
+        return f"node {self.index}"
+
+    async def stage(self, update: WeightUpdate) -> StagedWeights:
+        return StagedWeights(version=update.version, entries=(), source=self.name)
+
+    async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
         self.version = update.version
         return make_publish_report(update)
 

@@ -18,13 +18,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from actors.bench.doubles import make_report, make_scored
 from actors.bench.lines import BenchLine, compare
 from actors.bench.memory import watch_peak
-from actors.bench.models import random_qwen3
+from actors.bench.models import random_qwen3, random_smollm2
 from actors.engines.deepspeed.config import import_deepspeed
 from actors.engines.deepspeed.engine import DeepSpeedEngine
 from actors.ray.on_node import free_port
@@ -70,21 +70,6 @@ def _demo() -> PreTrainedModel:
     return make_model(make_tokenizer(), 0)
 
 
-def _smollm2() -> PreTrainedModel:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=49_152,
-            hidden_size=576,
-            intermediate_size=1536,
-            num_hidden_layers=30,
-            num_attention_heads=9,
-            num_key_value_heads=3,
-            tie_word_embeddings=True,
-        )
-    )
-
-
 def _long_tailed() -> PreTrainedModel:
     return random_qwen3(8192, layers=6, width=1024)
 
@@ -107,7 +92,7 @@ _CASES = (
     _DEMO,
     _Case(
         name="SmolLM2-135M's shape",
-        model=_smollm2,
+        model=random_smollm2,
         prompt_tokens=70,
         responses=_uniform(16, 70, 128),
         samples=4,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 _HEAD_DIM = 64
 
@@ -22,5 +22,21 @@ def random_qwen3(vocabulary: int, layers: int, width: int) -> Qwen3ForCausalLM:
             num_key_value_heads=heads // 2,
             head_dim=_HEAD_DIM,
             tie_word_embeddings=False,
+        )
+    )
+
+
+def random_smollm2() -> LlamaForCausalLM:
+    """A model of the shape of SmolLM2-135M in float32, the same at each call."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=49_152,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            tie_word_embeddings=True,
         )
     )

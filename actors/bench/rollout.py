@@ -23,8 +23,9 @@ from actors.bench.lines import BenchLine, compare
 from actors.bench.models import random_qwen3
 from actors.bench.vllm_direct import DirectEngine
 from actors.controller.group_stream import GroupStream
+from actors.controller.publisher import Publisher
 from actors.engines.settings import engine_environment
-from actors.interfaces import RolloutPool, WeightUpdate
+from actors.interfaces import RolloutPool
 from actors.processes import RunCluster
 from actors.ray.connection import connect, disconnect
 from actors.weights.probes import probe_sequences
@@ -109,9 +110,8 @@ async def _measure(model: Path, folder: Path) -> list[tuple[float, float]]:
     try:
         await cluster.start()
         probes = probe_sequences([[1, 2, 3, 4, 5]], 1, 5)
-        expected = await cluster.learners.probe(probes)
-        snapshot = await cluster.learners.export_weights(0)
-        await cluster.rollout.publish(WeightUpdate(snapshot=snapshot, probes=probes, expected=expected))
+        publisher = Publisher(config=config, pool=cluster.rollout, learners=cluster.learners, prompts=probes, tokens=0)
+        await publisher.publish(0)
         return [await _turn_about(_config(model, case), cluster.rollout, direct) for case in _CASES]
     finally:
         direct.close()

@@ -81,8 +81,12 @@ class CopyingEngine:
     async def ping(self) -> int:
         return 0
 
-    async def lm_head_gap(self, weights: StagedWeights) -> float:
-        return 0.0
+    async def load_by_detour(self, weights: StagedWeights) -> Sequence[str]:
+        await self.load(weights)
+        return ()
+
+    async def stale_parameters(self, weights: StagedWeights) -> Sequence[str]:
+        return ()
 
     def close(self) -> None:
         pass
@@ -140,6 +144,6 @@ def _publish(weights: Sequence[torch.Tensor], workers: Sequence[ActorHandle[Any]
 
 def _hand_over(snapshot: WeightSnapshot, workers: Sequence[ActorHandle[Any]]) -> list[PublishReport]:
     probes, expected = (np.arange(4, dtype=np.int32),), (np.zeros(3, np.float32),)
-    update = WeightUpdate(snapshot=snapshot, probes=probes, expected=expected)
+    update = WeightUpdate(snapshot=snapshot, probes=probes, expected=expected, max_mean_gap=1e-3)
     reports: list[PublishReport] = ray.get([worker.publish.remote(update) for worker in workers], timeout=_PUBLISH_S)
     return reports

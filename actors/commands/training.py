@@ -15,6 +15,7 @@ from actors.commands.extensions import require_extensions
 from actors.controller.controller import Controller, Session
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
+from actors.controller.publisher import Publisher
 from actors.controller.recording import StepRecorder
 from actors.controller.run_services import beside, follow_requests, watch, write_live
 from actors.interfaces import RolloutPool
@@ -22,7 +23,7 @@ from actors.processes import REAL_CLASSES, ActorClasses, RunCluster, publish_byt
 from actors.ray.connection import cluster_address, connect, disconnect, own_store
 from actors.ray.control import open_control
 from actors.ray.model_on_nodes import path_for_actors
-from actors.weights.probes import probe_sequences
+from actors.weights.probes import probe_sequences, probe_tokens
 from maspo_dist.config import TrainConfig, dump_config, resume_changes
 from maspo_dist.data.cursor import REFERENCES_CHANGED, PromptCursor
 from maspo_dist.errors import ConfigError, MaspoError
@@ -42,6 +43,7 @@ from maspo_dist.views.report import write_report
 
 logger = logging.getLogger(__name__)
 
+#: Longest probe that is made of prompts.
 _PROBE_TOKENS = 64
 
 
@@ -187,11 +189,6 @@ class Run:
     def _make_controller(self, cluster: RunCluster) -> Controller:
         config, prepared, folder = self.config, self.prepared, self.folder
         held_out = {name: prompts.prompts for name, prompts in prepared.evaluation.items()}
-        probes = probe_sequences(
-            [prompt.token_ids.tolist() for prompt in prepared.train.prompts[:256]],
-            config.sync.probe_prompts,
-            _PROBE_TOKENS,
-        )
         checkpoints = CheckpointStore(folder.checkpoints_path)
         return Controller(
             config=config,
@@ -202,12 +199,25 @@ class Run:
             evaluator=Evaluator(config, cluster.rollout, held_out, self._event),
             checkpoints=checkpoints,
             writer=CheckpointWriter(checkpoints, config.checkpoint, dump_config(config), self._checkpoint_failed),
-            probes=probes,
+            publisher=self._publisher(cluster),
             hidden=prepared.model.size.hidden,
             decode=prepared.model.tokenizer.decode,
             record=folder,
             console=self.console,
             clock=time.time,
+        )
+
+    def _publisher(self, cluster: RunCluster) -> Publisher:
+        config = self.config
+        tokens = probe_tokens(config.sync.probe_tokens, cluster.device)
+        length = min(_PROBE_TOKENS, config.data.max_prompt_tokens + config.rollout.max_response_tokens)
+        prompts = [prompt.token_ids.tolist() for prompt in self.prepared.train.prompts[:256]]
+        return Publisher(
+            config=config,
+            pool=cluster.rollout,
+            learners=cluster.learners,
+            prompts=probe_sequences(prompts, -(-tokens // length), length),
+            tokens=tokens,
         )
 
     def _recorder(self, cluster: RunCluster) -> StepRecorder | None:

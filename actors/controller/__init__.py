@@ -2,6 +2,7 @@
 
 controller     the loop: take a batch, update, publish, evaluate, save
 group_stream   sends groups to the rollout pool and hands over batches
+publisher      publishes the learner's weights to the workers
 open_groups    the set of groups that no batch has taken
 evaluator      scores on held-out problems, concurrent with training
 recording      records steps for `maspo-dist replay`

@@ -27,9 +27,10 @@ from typing import TypeVar
 
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import Batch, GroupStream
+from actors.controller.publisher import Publisher
 from actors.controller.recording import StepRecorder
 from actors.controller.step_rows import batch_metrics, generation_times, sample_rows
-from actors.interfaces import Body, LearnerGroup, PublishReport, RolloutPool, WeightUpdate
+from actors.interfaces import Body, LearnerGroup, RolloutPool
 from actors.ray.waits import unless_set, within
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.batching import lay_out_batch
@@ -47,7 +48,7 @@ from maspo_dist.runs.checkpoint import (
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import Standing
 from maspo_dist.runs.metrics import MetricFanout
-from maspo_dist.types import Event, EventKind, FinishedGroup, IntArray, RolloutGroup
+from maspo_dist.types import Event, EventKind, FinishedGroup, RolloutGroup
 from maspo_dist.views.console import RunConsole
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class Controller:
     """Drives one run. Owns no process; the run that made the pools ends them.
 
     recorder   records the updates; None records none
+    publisher  publishes the weights
     sessions   makes a session from the state of a checkpoint (None: the start) and its finished groups
     hidden     hidden size of the model
     decode     turns token ids into text
@@ -86,7 +88,7 @@ class Controller:
     evaluator: Evaluator
     checkpoints: CheckpointStore
     writer: CheckpointWriter
-    probes: Sequence[IntArray]
+    publisher: Publisher
     hidden: int
     decode: Callable[[Sequence[int]], str]
     record: RunFolder
@@ -171,8 +173,9 @@ class Controller:
         self._step = self._saved_step or 0
         self._version = state.policy_version if state else 0
         session = self._session = self.sessions(state, finished)
+        self.publisher.start_gap = state.start_gap if state else None
         self._enter("publish")
-        await self._publish()
+        await self.publisher.publish(self._version)
         session.stream.resend(self._version)
         if self._evaluation_is_due(self._step) and not self.record.is_scored(self._step):
             self.evaluator.start(self._version)
@@ -273,12 +276,8 @@ class Controller:
             self._event("evaluation_given_up", f"of step {step - 1}: the run is asked to stop", step=step - 1)
         if self._version > consumed_version:
             self._enter("publish")
-            published = await self._publish()
-            metrics |= {
-                "sync/max_logprob_gap": published.max_logprob_gap,
-                "sync/transfer_s": published.transfer_s,
-                "sync/pause_s": published.pause_s,
-            }
+            published = await self.publisher.publish(self._version, [group.body for group in batch.training])
+            metrics |= published.metrics
         published_s = self.clock()
         session.stream.pump(self._version)
         metrics |= {
@@ -354,12 +353,6 @@ class Controller:
                 f"behind the learner's {self._version}; algorithm.max_policy_age is {bound}"
             )
 
-    async def _publish(self) -> PublishReport:
-        """Publishes the learner's weights to every engine and proves them; see `RolloutActor.publish`."""
-        expected = await self.learners.probe(self.probes)
-        snapshot = await self.learners.export_weights(self._version)
-        return await self.pool.publish(WeightUpdate(snapshot=snapshot, probes=self.probes, expected=expected))
-
     async def _save(self) -> None:
         """Saves the state between two steps; the checkpoint is completed while training continues."""
         self._enter("checkpoint")
@@ -367,7 +360,12 @@ class Controller:
         stream = self._current.stream
         self.record.sync()
         stream_state, finished = await stream.snapshot()
-        state = RunState(step=self._step, policy_version=self._version, stream=stream_state)
+        state = RunState(
+            step=self._step,
+            policy_version=self._version,
+            stream=stream_state,
+            start_gap=self.publisher.start_gap,
+        )
         self._late["time/checkpoint_s"] = await self.writer.save(state, finished, self.learners.save)
         self._saved_step = self._step
 

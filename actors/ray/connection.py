@@ -52,6 +52,8 @@ def connect(wanted: Device | Literal["auto"], store_bytes: int | None = None) ->
     else:
         # By default Ray lowers the priority of its workers to 15, below any other work of the machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # By default Ray starts a Python process per core, which the actors do not use: each has its own environment.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         # Without an address Ray would join any cluster that was started on this machine.
         _init("local", "Ray does not start on this machine", store_bytes or own_store()[0])
     return pick_device(wanted, has_gpu=ray.cluster_resources().get("GPU", 0) > 0)

@@ -3,4 +3,5 @@
 pool         dispatches requests, publishes weights, opens and closes slots
 worker_slot  one slot: starts its worker, watches it, and replaces it when it is lost
 actor        one worker: its engine, the scoring of responses, the proof of weights; and its handle
+proof        what the proof compares, when, and what it says when it fails
 """

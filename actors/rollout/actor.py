@@ -12,8 +12,8 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,10 +23,20 @@ from ray.actor import ActorHandle
 
 from actors.engines.registry import rollout_engine
 from actors.engines.settings import training_engine
-from actors.interfaces import ActorProcess, Body, PublishReport, RolloutEngine, StagedWeights, WeightUpdate
+from actors.interfaces import (
+    ActorProcess,
+    Body,
+    MappedFile,
+    PublishReport,
+    RolloutEngine,
+    StagedWeights,
+    WeightUpdate,
+)
 from actors.ray.actor_options import answered_by, health_call
 from actors.ray.errors import translate_ray_errors
 from actors.ray.on_node import mapped_segments
+from actors.rollout.proof import logprob_gaps, require_proven
+from actors.weights.shared_memory import NeighbourMemory
 from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, MaspoError, WeightSyncError
@@ -35,11 +45,6 @@ from maspo_dist.runs.logs import configure_logging, redirect_output
 from maspo_dist.types import GroupReport, Rollout, RolloutGroup, RolloutRequest, Verdict
 
 logger = logging.getLogger(__name__)
-
-#: Largest accepted logprob gap between engine and learner, by dtype.
-DEFAULT_MAX_LOGPROB_GAP = {"float32": 1e-3, "bfloat16": 0.5}
-#: Largest rounding error of the LM head, as a share of its largest logit; a head that is one step old is far above it.
-_HEAD_ROUNDING: Mapping[str, float] = {"float32": 1e-5, "bfloat16": 0.02}
 
 
 class Scorer(Protocol):
@@ -58,10 +63,11 @@ class RolloutActor:
         self._device = device
         self._scorer = scorer
         self._logs_path = logs_path
-        self._max_logprob_gap = config.sync.max_logprob_gap or DEFAULT_MAX_LOGPROB_GAP[config.model.dtype]
         self._transport = weight_transport(config.sync.transport)()
+        self._neighbour = NeighbourMemory()
         self._running: RolloutEngine | None = None
         self._proven = asyncio.Event()
+        self._was_published_to = False
         self._serving = asyncio.get_running_loop()
 
     async def start(self) -> ActorProcess:
@@ -106,29 +112,43 @@ class RolloutActor:
         )
         return report, group
 
-    async def publish(self, update: WeightUpdate) -> PublishReport:
-        """Loads the weights of `update` and proves them.
+    async def stage(self, update: WeightUpdate) -> StagedWeights:
+        """Receives the weights of `update` for all workers of this node; raises as the transport's `receive` does."""
+        try:
+            return await self._transport.receive(update.snapshot)
+        except WeightSyncError as error:
+            raise WeightSyncError(f"{self._name} {error}") from None
+
+    async def publish(self, update: WeightUpdate, staged: StagedWeights | None = None) -> PublishReport:
+        """Loads the weights of `update`, which a worker of this node has `staged`, or else receives them; proves them.
 
         Raises WeightSyncError when the proof fails, and what the transport's `receive` raises. After a failure no
         result leaves the worker until a later publish succeeds.
         """
         engine = self._engine
         started_s = time.perf_counter()
-        try:
-            weights = await self._transport.receive(update.snapshot)
-        except WeightSyncError as error:
-            raise WeightSyncError(f"{self._name} {error}") from None
+        weights = self._opened(staged) or await self.stage(update)
         received_s = time.perf_counter()
         self._proven.clear()
         await engine.pause()
-        await engine.load(weights)
+        unreached: Sequence[str] = ()
+        if self._was_published_to:
+            await engine.load(weights)
+        else:
+            unreached = await engine.load_by_detour(weights)
         loaded_s = time.perf_counter()
         await engine.resume()
-        gap = await self._prove(update, weights)
+        stale, logprobs = await asyncio.gather(
+            engine.stale_parameters(weights), asyncio.gather(*map(engine.prompt_logprobs, update.probes))
+        )
+        gaps = logprob_gaps(logprobs, update.expected)
+        require_proven(self._name, update.version, unreached, stale, gaps, update.max_mean_gap)
+        self._was_published_to = True
         self._proven.set()
         return PublishReport(
             version=update.version,
-            max_logprob_gap=gap,
+            mean_logprob_gap=gaps.mean,
+            max_logprob_gap=gaps.largest,
             transfer_s=received_s - started_s,
             pause_s=loaded_s - received_s,
         )
@@ -144,6 +164,17 @@ class RolloutActor:
             self._running.close()
             self._running = None
             self._transport.close()
+            self._neighbour.close()
+
+    def _opened(self, staged: StagedWeights | None) -> StagedWeights | None:
+        """`staged` as this process reads it; None when there is nothing to share, or its process has died."""
+        if staged is None or not isinstance(staged.source, MappedFile):
+            return None
+        try:
+            return replace(staged, source=self._neighbour.open(staged.source))
+        except OSError as error:
+            logger.warning("weights that another worker staged are gone: %s", error)
+            return None
 
     async def _make_engine(self) -> RolloutEngine:
         return rollout_engine(self._config.rollout.backend)(training_engine(self._config), self._device)
@@ -162,23 +193,6 @@ class RolloutActor:
         prompt = request.prompt
         verdict = await self._scorer.score(prompt.response_start + rollout.text, prompt.reference, prompt.source)
         return rollout, verdict, ended_s
-
-    async def _prove(self, update: WeightUpdate, weights: StagedWeights) -> float:
-        got = await asyncio.gather(*map(self._engine.prompt_logprobs, update.probes))
-        gap = max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(got, update.expected, strict=True))
-        if gap <= self._max_logprob_gap:
-            return gap
-        head_gap = await self._engine.lm_head_gap(weights)
-        _, dtype, *_ = weights.entries[0]
-        culprit = (
-            f"its LM head computes from a stale copy of lm_head.weight (logits off by {head_gap:.1%})"
-            if head_gap > _HEAD_ROUNDING[dtype]
-            else "its LM head is right, so a layer below it kept old weights"
-        )
-        raise WeightSyncError(
-            f"{self._name} does not hold policy version {update.version}: logprobs differ from the learner's by "
-            f"{gap:.3g} (sync.max_logprob_gap is {self._max_logprob_gap:g}); {culprit}"
-        )
 
 
 @dataclass(eq=False)
@@ -215,9 +229,18 @@ class RayRolloutWorker:
             raise
         return report, body
 
-    async def publish(self, update: WeightUpdate) -> PublishReport:
+    @property
+    def node_id(self) -> str:
+        return self._node_id
+
+    async def stage(self, update: WeightUpdate) -> StagedWeights:
         with translate_ray_errors(self.name):
-            report: PublishReport = await self.handle.publish.remote(update)
+            staged: StagedWeights = await self.handle.stage.remote(update)
+        return staged
+
+    async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
+        with translate_ray_errors(self.name):
+            report: PublishReport = await self.handle.publish.remote(update, staged)
         return report
 
     async def ping(self) -> int:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from operator import attrgetter
 
-from actors.interfaces import Body, PublishReport, WeightUpdate, WorkerFactory
+from actors.interfaces import Body, PublishReport, StagedWeights, WeightUpdate, WorkerFactory
 from actors.ray.waits import BreakableCondition, cancel_all, within
 from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot
+from actors.weights.transport import SHARED_ON_A_NODE
 from maspo_dist.config import TrainConfig, WorkerRange
 from maspo_dist.errors import (
     ActorDiedError,
@@ -49,6 +51,7 @@ class ElasticRolloutPool:
     def __init__(self, config: TrainConfig, factory: WorkerFactory, on_event: Callable[[Event], None]) -> None:
         self._rollout = config.rollout
         self._cluster = config.cluster
+        self._is_shared_on_a_node = config.sync.transport in SHARED_ON_A_NODE
         self._slots: dict[int, WorkerSlot] = {}
         self._next_index = 0
         self._condition = BreakableCondition("rollout pool", self._describe)
@@ -152,9 +155,11 @@ class ElasticRolloutPool:
         try:
             self._state.weights = update
             self._condition.notify()
-            done = await asyncio.gather(
-                *(self._publish_to(worker, update) for worker in self._serving()), return_exceptions=True
-            )
+            nodes: dict[str, list[RunningWorker]] = {}
+            for worker in self._serving():
+                nodes.setdefault(worker.handle.node_id, []).append(worker)
+            of_nodes = await asyncio.gather(*(self._publish_on_node(workers, update) for workers in nodes.values()))
+            done = [outcome for of_node in of_nodes for outcome in of_node]
             for failure in done:
                 if isinstance(failure, BaseException):
                     raise failure
@@ -168,6 +173,7 @@ class ElasticRolloutPool:
             self._condition.notify()
         return PublishReport(
             version=update.version,
+            mean_logprob_gap=max(part.mean_logprob_gap for part in parts),
             max_logprob_gap=max(part.max_logprob_gap for part in parts),
             transfer_s=max(part.transfer_s for part in parts),
             pause_s=max(part.pause_s for part in parts),
@@ -278,10 +284,29 @@ class ElasticRolloutPool:
             raise
         return not worker.ended.done()
 
-    async def _publish_to(self, worker: RunningWorker, update: WeightUpdate) -> PublishReport | None:
+    async def _publish_on_node(
+        self, workers: Sequence[RunningWorker], update: WeightUpdate
+    ) -> list[PublishReport | BaseException | None]:
+        """What each of the workers of a node reports or raises. The first worker receives the weights for all."""
+        started_s = asyncio.get_running_loop().time()
+        staged = await workers[0].stage(update) if self._is_shared_on_a_node and len(workers) > 1 else None
+        staging_s = asyncio.get_running_loop().time() - started_s
+        done = await asyncio.gather(
+            *(self._publish_to(worker, update, staged) for worker in workers), return_exceptions=True
+        )
+        return [
+            replace(part, transfer_s=part.transfer_s + staging_s) if isinstance(part, PublishReport) else part
+            for part in done
+        ]
+
+    async def _publish_to(
+        self, worker: RunningWorker, update: WeightUpdate, staged: StagedWeights | None
+    ) -> PublishReport | None:
         """None when `worker` was lost or left during the publish."""
+        if worker.ended.done():
+            return None
         try:
-            return await worker.publish(update)
+            return await worker.publish(update, staged)
         except Exception as error:
             if isinstance(error, ActorDiedError | DeadlineError):
                 worker.end(error)

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from actors.interfaces import Body, PublishReport, RolloutWorkerHandle, WeightUpdate, WorkerFactory
+from actors.interfaces import Body, PublishReport, RolloutWorkerHandle, StagedWeights, WeightUpdate, WorkerFactory
 from actors.ray.waits import BreakableCondition, within
 from maspo_dist.config import ClusterConfig, TrainConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, LearnerLostError, MaspoError, PlacementError
 from maspo_dist.flow.failures import RestartBudget
 from maspo_dist.types import Event, EventKind, GroupReport
+
+logger = logging.getLogger(__name__)
 
 SlotState = Literal["starting", "joining", "serving", "leaving", "lost", "waiting"]
 
@@ -73,12 +76,24 @@ class RunningWorker:
         for call in list(self.calls):
             call.cancel()
 
-    async def publish(self, update: WeightUpdate) -> PublishReport:
+    async def stage(self, update: WeightUpdate) -> StagedWeights | None:
+        """Receives the weights for all workers of its node. After a failure, None: each receives them for itself."""
+        what = f"{self.handle.name}: receipt of policy version {update.version}"
+        try:
+            return await within(self.config.publish_timeout_s, what, self.handle.stage(update))
+        except Exception as error:
+            # Each worker that receives them for itself raises what is wrong, if anything is.
+            logger.warning("%s: %s", what, error)
+            if isinstance(error, ActorDiedError | DeadlineError):
+                self.end(error)
+        return None
+
+    async def publish(self, update: WeightUpdate, staged: StagedWeights | None = None) -> PublishReport:
         """Loads and proves the weights. Raises DeadlineError, ActorDiedError, WeightSyncError when the proof fails, and
         LearnerLostError when the weights were lost with their learner.
         """
         what = f"{self.handle.name}: publish of policy version {update.version}"
-        self.published = await within(self.config.publish_timeout_s, what, self.handle.publish(update))
+        self.published = await within(self.config.publish_timeout_s, what, self.handle.publish(update, staged))
         self.version = update.version
         return self.published
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from maspo_dist.types import IntArray
+from maspo_dist.planning.placement import Device
+from maspo_dist.types import IntArray, RolloutGroup
+
+#: Tokens of all probes of a publish.
+_TOKENS: Mapping[Device, int] = {"cpu": 256, "cuda": 4096}
+#: Longest probe, in tokens, of a response with its prompt.
+_LONGEST = 512
+
+
+def probe_tokens(configured: int | None, device: Device) -> int:
+    """Tokens of all probes of a publish: `sync.probe_tokens`, or what takes `device` less time than the publish."""
+    return configured or _TOKENS[device]
 
 
 def probe_sequences(prompts: Sequence[Sequence[int]], count: int, tokens: int) -> list[IntArray]:
@@ -16,3 +27,21 @@ def probe_sequences(prompts: Sequence[Sequence[int]], count: int, tokens: int) -
         np.asarray(ids[start : start + tokens], np.int32)
         for start in range(0, min(len(ids) - 1, count * tokens), tokens)
     ]
+
+
+def response_probes(groups: Sequence[RolloutGroup], tokens: int) -> list[IntArray]:
+    """Prompts with their responses, one of each group first: `tokens` ids in all, or fewer. A last response is cut."""
+    probes: list[IntArray] = []
+    for sequence in _responses(groups):
+        if tokens < 2:
+            break
+        probes.append(sequence[: min(tokens, _LONGEST)])
+        tokens -= probes[-1].size
+    return probes
+
+
+def _responses(groups: Sequence[RolloutGroup]) -> Iterator[IntArray]:
+    for sample in range(max((len(group.rollouts) for group in groups), default=0)):
+        for group in groups:
+            if sample < len(group.rollouts):
+                yield np.concatenate([group.prompt.token_ids, group.rollouts[sample].response_ids])

@@ -61,6 +61,26 @@ class SharedMemory:
         os.close(self._descriptor)
 
 
+class NeighbourMemory:
+    """Memory that another process of this node and user has staged. It outlives that process."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+
+    def open(self, file: MappedFile) -> MappedFile:
+        """`file` under a path of this process, the same path for the same memory. Raises OSError when it is gone."""
+        if self._descriptor is None or not os.path.samestat(Path(file.path).stat(), os.fstat(self._descriptor)):
+            descriptor = os.open(file.path, os.O_RDWR | os.O_CLOEXEC)
+            self.close()
+            self._descriptor = descriptor
+        return MappedFile(path=f"/proc/{os.getpid()}/fd/{self._descriptor}", size_bytes=file.size_bytes)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
 def mapped_file(weights: StagedWeights) -> MappedFile:
     """The file that holds `weights`. Raises ConfigError when their transport left them elsewhere."""
     if not isinstance(weights.source, MappedFile):

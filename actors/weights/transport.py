@@ -9,6 +9,10 @@ _OBJECT_STORE = "python:actors.weights.object_store:ObjectStoreTransport"
 _TRANSPORTS = {"auto": _OBJECT_STORE, "object_store": _OBJECT_STORE}
 
 
+#: Transports that leave weights where every process of the node can map them.
+SHARED_ON_A_NODE = frozenset(_TRANSPORTS)
+
+
 def weight_transport(name: str) -> type[WeightTransport]:
     """The class of `name`. Raises ConfigError when it cannot be imported or lacks a method of WeightTransport."""
     return load_class(_TRANSPORTS.get(name, name), "sync.transport", WeightTransport)

@@ -140,7 +140,9 @@ class SyncConfig(Section):
     #: How weights travel: object_store (Ray's, then shared memory of each node), auto (the same), or a class of your
     #: own as python:module:Name.
     transport: Annotated[str, AfterValidator(one_of("auto", "object_store"))] = "auto"
-    #: Largest accepted |logprob(engine) − logprob(learner)| on the probes; null: 1e-3 in float32, 0.5 in bfloat16.
-    max_logprob_gap: float | None = Field(None, gt=0)
-    #: Probe sequences to compare after each publish, made of the first held-out or training prompts.
-    probe_prompts: int = Field(4, ge=1)
+    #: Largest accepted mean |logprob(engine) − logprob(learner)| after a publish; null: twice the mean at the start,
+    #: when both hold the weights of model.path, but at least 1e-4 in float32 and 0.02 in bfloat16.
+    max_mean_logprob_gap: float | None = Field(None, gt=0)
+    #: Tokens whose logprobs are compared after each publish, of responses of the last batch or else of prompts; null:
+    #: 4096 on a GPU, 256 on a CPU, where a forward of more would take longer than the publish.
+    probe_tokens: int | None = Field(None, ge=16)

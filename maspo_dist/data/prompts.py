@@ -8,13 +8,13 @@ import itertools
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from maspo_dist.config import PromptConfig
 from maspo_dist.data.rows import SYSTEM_ROLES, Row, read_rows
@@ -26,6 +26,8 @@ from maspo_dist.types import IntArray, Prompt
 _CHUNK_ROWS = 4096
 #: Seconds between two lines of progress.
 _PROGRESS_S = 5.0
+#: Methods that a call of a tokenizer goes through.
+_CALLED = ("__call__", "_encode_plus", "_convert_encoding")
 #: In place of the index of a prompt that is being tokenized.
 _PENDING = -1
 
@@ -122,6 +124,27 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
+def _encoder(tokenizer: PreTrainedTokenizerBase, *, special: bool) -> Callable[[list[str]], list[list[int]]]:
+    """What makes token ids of texts as `tokenizer` does, with or without its special tokens.
+
+    A call of a fast tokenizer takes most of its time in Python, after the library behind it is done. So that library is
+    called, unless the tokenizer's class has a way of its own.
+    """
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        wanted = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        ids: list[list[int]] = tokenizer(texts, add_special_tokens=special, **wanted)["input_ids"]
+        return ids
+
+    kind = type(tokenizer)
+    if not all(getattr(kind, name, None) is getattr(PreTrainedTokenizerFast, name) for name in _CALLED):
+        return encode
+    # The first call puts away the truncation and the padding of the tokenizer's file.
+    encode(["1"])
+    backend = tokenizer.backend_tokenizer
+    return lambda texts: [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=special)]
+
+
 class _Loading:
     """The prompts loaded so far. A problem that repeats is rendered and tokenized once.
 
@@ -138,6 +161,8 @@ class _Loading:
         self._config = config
         self._tokenizer = tokenizer
         self._renderer = Renderer(config, tokenizer)
+        # A chat template writes its own special tokens; the tokenizer adds them to other text.
+        self._encode = _encoder(tokenizer, special=config.template != "chat")
         self._limit = limit
         self._thread = thread
         self._pending: tuple[Sequence[Row], list[bytes], list[bytes], Future[list[IntArray]]] | None = None
@@ -231,10 +256,7 @@ class _Loading:
         """The token ids of `texts`, the prompts of `rows`."""
         if not texts:
             return []
-        # A chat template writes its own special tokens; the tokenizer adds them to other text.
-        special = self._config.template != "chat"
-        wanted = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=special, **wanted)["input_ids"]
+        ids = self._encode(texts)
         ends = np.cumsum([len(row_ids) for row_ids in ids]).tolist()
         if not all(ids):
             empty = next(row for row, row_ids in zip(rows, ids, strict=True) if not row_ids)

@@ -69,13 +69,17 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """State of a run after `step`."""
+    """State of a run after `step`.
+
+    start_gap   mean gap between the logprobs of engines and learner at policy version 0; None where it is not known
+    """
 
     __pydantic_config__ = _STRICT
 
     step: int
     policy_version: int
     stream: StreamState
+    start_gap: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from actors.bench.doubles import Bucket
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState, StreamState
 
 
-def make_folder(folder: Path, *, tied: bool) -> Path:
-    """Model, tokenizer and generation config."""
-    # The smallest heads that vLLM has on CPU.
-    make_model(folder, tied=tied, head_dim=32)
+def make_folder(folder: Path) -> Path:
+    """A tied Qwen3 with its tokenizer and generation config."""
+    make_model(folder, tied=True)
     words = {f"w{number}": number for number in range(VOCABULARY)}
     tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", pad_token="w1").save_pretrained(folder)
@@ -31,6 +33,7 @@ def run_config(folder: Path, model: str, name: str, ranks: int, zero_stage: int,
         folder / model,
         run={"name": name, "dir": str(folder), "max_steps": 4},
         model={"path": str(folder / model), "dtype": dtype, "device": "cpu"},
+        data={"train": ["unused.jsonl"], "max_prompt_tokens": 64},
         learner={"lr": 1e-2, "threads": 1, "ranks": ranks, "zero_stage": zero_stage},
     )
 
@@ -41,18 +44,25 @@ def probes() -> list[np.ndarray]:
 
 
 def train_and_export(rank: int, world_size: int, address: str, folder: Path) -> None:
-    """Runs untied, tied and bf16 of one batch each; then `again`, of none, from untied's export."""
+    """Runs untied, tied and bf16 of one batch each; then `again`, of none, from untied's export.
+
+    Each run folder also gets the learner's logprobs of `probes` before and after the batch, and the snapshot of
+    its weights; probes.npz has the probes.
+    """
     from actors.commands.export import export_run
     from actors.engines.deepspeed.engine import DeepSpeedEngine
+    from actors.weights.object_store import ObjectStoreTransport
     from maspo_dist.data.batching import lay_out_batch
 
     groups = make_groups()
     batch = lay_out_batch(1, score(groups), mini_batches=4, ranks=world_size, micro_batch_tokens=256)
+    if rank == 0:
+        np.savez(folder / "probes.npz", *probes())
     engine: Any = None
     for name, model, zero_stage, dtype, batches in (
-        ("untied", "model", 2, "float32", 1),
-        ("tied", "tied-model", 3, "float32", 1),
-        ("bf16", "tied-model", 2, "bfloat16", 1),
+        ("untied", "windows", 2, "float32", 1),
+        ("tied", "mixed", 3, "float32", 1),
+        ("bf16", "qwen3", 2, "bfloat16", 1),
         ("again", "exported", 3, "float32", 0),
     ):
         if name == "again":
@@ -61,6 +71,7 @@ def train_and_export(rank: int, world_size: int, address: str, folder: Path) -> 
             _meet()
         config = run_config(folder, model, name, world_size, zero_stage, dtype)
         engine = DeepSpeedEngine(config, "cpu", rank, world_size, address)
+        loaded = engine.logprobs(probes())
         for _ in range(batches):
             engine.update(batch.shards[rank], batch.loss_tokens, batch.loss_sequences, {g.group_id: g for g in groups})
         store = CheckpointStore(folder / name / "checkpoints")
@@ -71,14 +82,21 @@ def train_and_export(rank: int, world_size: int, address: str, folder: Path) -> 
         engine.save(part / LEARNER_FOLDER)
         weights = {key: tensor.float().numpy().copy() for key, tensor in engine.named_weights()}
         logprobs = engine.logprobs(probes())
-        if rank == 0:
+        snapshot = ObjectStoreTransport(_copied).export(batches, engine.named_weights(), rank)
+        if snapshot is not None:
             cursor = CursorState(seed=0, epoch=0, position=0, data_digest="")
             state = RunState(step=batches, policy_version=batches, stream=StreamState(next_group=0, cursor=cursor))
             store.commit(part, state, (), 2, dump_config(config))
             (folder / name / "config.yaml").write_text(dump_config(config))
             np.savez(folder / name / "weights.npz", **weights)
             np.savez(folder / name / "logprobs.npz", *logprobs)
+            np.savez(folder / name / "loaded_logprobs.npz", *loaded)
+            (folder / name / "snapshot.pickle").write_bytes(pickle.dumps(snapshot))
     engine.close()
+
+
+def _copied(parts: Sequence[np.ndarray]) -> Bucket:
+    return Bucket([part.copy() for part in parts])
 
 
 def _meet() -> None:

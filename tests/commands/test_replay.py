@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from doubles.command_line import call
 from doubles.ranks import Ranks, join
 from doubles.tiny_learner import make_config, make_groups, make_model, score
 
@@ -56,6 +55,13 @@ def _record_the_second_batch(rank: int, world_size: int, address: str, folder: P
     engine.close()
 
 
+def _replay_the_second_step(rank: int, world_size: int, address: str, run: Path) -> None:
+    """`maspo-dist replay` as the only work of a process."""
+    result = call("replay", str(run), "--step", "2")
+    assert result.returncode == 0, result.stdout + result.stderr
+    (run / "replayed.txt").write_text(result.stdout)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("replay")
@@ -65,10 +71,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_step_of_two_ranks_replays_on_one_process_to_the_same_numbers(run: Path) -> None:
-    arguments = ["-m", "actors.cli", "replay", str(run), "--step", "2"]
-    result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=240)
-    assert result.returncode == 0, result.stdout + result.stderr
-    lines = result.stdout.splitlines()
+    join(Ranks(1, _replay_the_second_step, run))
+    lines = (run / "replayed.txt").read_text().splitlines()
     names = [line.split()[0] for line in lines[1:-1]]
     assert {"learner/grad_norm", "policy/kl_k3", "ratio/max", "gate/mean", "logprobs/old,", "logprobs/ref,"} <= {*names}
     assert "learner/tokens_per_s" not in names

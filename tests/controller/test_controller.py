@@ -110,6 +110,7 @@ async def test_a_checkpoint_holds_every_group_that_no_batch_consumed(tmp_path: P
     assert newest is not None
     assert newest.name == "step-000004"
     assert read_state(newest).stream.pending == ()
+    assert read_state(newest).start_gap == pytest.approx(1e-7)
     older = newest.with_name("step-000002")
     state = read_state(older)
     assert (state.step, state.policy_version) == (2, 2)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from maspo_dist.config import DataConfig, PromptConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
@@ -374,6 +375,36 @@ def test_prompts_are_the_same_however_the_file_is_cut_into_chunks(
     ]
     monkeypatch.setattr("maspo_dist.data.prompts._CHUNK_ROWS", chunk)
     assert loaded() == whole
+
+
+class OwnTokenizer(PreTrainedTokenizerFast):
+    """A tokenizer with a way of its own to encode."""
+
+    def _encode_plus(self, *texts: object, **settings: object) -> object:
+        encoded = super()._encode_plus(*texts, **settings)
+        encoded["input_ids"] = [[*ids, 7] for ids in encoded["input_ids"]]
+        return encoded
+
+
+@pytest.mark.parametrize("template", ["chat", "none"])
+@pytest.mark.parametrize("kind", [PreTrainedTokenizerFast, OwnTokenizer])
+def test_token_ids_are_those_of_the_tokenizer_whatever_it_was_set_to(
+    write: WriteLines, template: str, kind: type[PreTrainedTokenizerFast]
+) -> None:
+    problems = ["1+2", "é<|user|>3", "12345"]
+    path = write(*({"problem": problem, "answer": "3"} for problem in problems))
+    inner = make_tokenizer()
+    tokenizer = kind(
+        tokenizer_object=inner.backend_tokenizer, pad_token="<|pad|>", unk_token="<|unknown|>", eos_token="<|end|>"
+    )
+    tokenizer.chat_template = inner.chat_template
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    loaded = load_prompts([path], DataConfig(train=[path], template=template), tokenizer).prompts
+    texts = [f"<|user|>{problem}<|assistant|>" if template == "chat" else problem for problem in problems]
+    wanted = tokenizer(texts, add_special_tokens=template == "none")["input_ids"]
+    assert [prompt.token_ids.tolist() for prompt in loaded] == wanted
+    assert min(map(len, wanted)) > 2
 
 
 def test_a_long_load_shows_its_progress(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,7 +19,8 @@ class FakeEngine:
         self.version = -1
         self.weight = 0.0
         self.stale = False
-        self.head_gap = 0.0
+        self.unreached: Sequence[str] = ()
+        self.stale_names: Sequence[str] = ()
         self.closed = False
         self.gate = asyncio.Event()
         self.gate.set()
@@ -53,8 +55,12 @@ class FakeEngine:
         await self.gate.wait()
         return 0
 
-    async def lm_head_gap(self, weights: StagedWeights) -> float:
-        return self.head_gap
+    async def load_by_detour(self, weights: StagedWeights) -> Sequence[str]:
+        await self.load(weights)
+        return self.unreached
+
+    async def stale_parameters(self, weights: StagedWeights) -> Sequence[str]:
+        return self.stale_names
 
     def close(self) -> None:
         self.closed = True

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import hashlib
 import os
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from actors.rollout.actor import RolloutActor
 from doubles.engines import FakeEngine
 from doubles.fault_script import strikes
 from maspo_dist.errors import ActorDiedError
+from maspo_dist.reward.pool.lifetime import end_with_parent
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import (
     FloatArray,
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 #: driver, and nothing would be lost with it.
 _ON_LOST_NODE = "MASPO_TEST_NODE" in os.environ
 _LARGE = 200_000
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 
 
 class EchoEngine(FakeEngine):
@@ -56,11 +55,8 @@ class EchoEngine(FakeEngine):
 
     @classmethod
     async def start(cls) -> EchoEngine:
-        return cls(
-            await asyncio.create_subprocess_exec(
-                "cat", stdin=PIPE, stdout=PIPE, preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            )
-        )
+        end = partial(end_with_parent, os.getpid())
+        return cls(await asyncio.create_subprocess_exec("cat", stdin=PIPE, stdout=PIPE, preexec_fn=end))
 
     async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
         await self._round_trip()

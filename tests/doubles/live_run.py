@@ -136,9 +136,11 @@ class Launcher:
         self._started.append(run)
         return run
 
-    def train(self, name: str, *overrides: str, deadline_s: float = 400.0) -> LiveRun:
+    def train(
+        self, name: str, *overrides: str, deadline_s: float = 400.0, environment: Mapping[str, str] | None = None
+    ) -> LiveRun:
         """A run to its end, which must be a good one."""
-        run = self.start(name, *overrides)
+        run = self.start(name, *overrides, environment=environment)
         code = run.finish(deadline_s)
         assert code == 0, f"exit code {code}:\n{run.output}"
         return run

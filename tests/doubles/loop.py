@@ -20,6 +20,7 @@ from actors.bench.doubles import (
 from actors.controller.controller import Controller, Session
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
+from actors.controller.publisher import Publisher
 from actors.interfaces import (
     Body,
     LearnerGroup,
@@ -150,7 +151,9 @@ def make_controller(
         evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1001), make_prompt(1002)]}, kept.write_event),
         checkpoints=checkpoints,
         writer=CheckpointWriter(checkpoints, config.checkpoint, config_yaml or dump_config(config), failed),
-        probes=probe_sequences([[1, 2, 3]], 1, 3),
+        publisher=Publisher(
+            config=config, pool=pool, learners=learners, prompts=probe_sequences([[1, 2, 3]], 1, 3), tokens=64
+        ),
         hidden=128,
         decode=fake_decode,
         record=kept,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -54,8 +55,12 @@ class CountingEngine:
     async def resume(self) -> None:
         self._runs.set()
 
-    async def lm_head_gap(self, weights: StagedWeights) -> float:
-        return 0.0
+    async def load_by_detour(self, weights: StagedWeights) -> Sequence[str]:
+        await self.load(weights)
+        return ()
+
+    async def stale_parameters(self, weights: StagedWeights) -> Sequence[str]:
+        return ()
 
     async def ping(self) -> int:
         return self._tokens

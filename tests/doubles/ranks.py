@@ -2,6 +2,7 @@
 
 Importing torch, transformers and DeepSpeed takes a rank longer than most of its work. Hence a fork server imports them
 once, and each rank starts as a fork of it: a process of its own that has computed nothing yet.
+`printed_by_imports` is what the libraries printed meanwhile.
 """
 
 from __future__ import annotations
@@ -19,32 +20,24 @@ from collections.abc import Callable
 from contextlib import closing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 #: Upper bound on the life of a group, on a busy machine.
 DEADLINE_S = 420.0
 #: A failure shows that much of the end of what each rank printed.
 _SHOWN_CHARACTERS = 4000
 _TESTS = Path(__file__).parents[1]
+#: The fork server's standard output, a file in memory.
+_PRINTED = os.memfd_create("printed")
 
 
 class Ranks:
-    """`world_size` processes that each run `work(rank, world_size, address, *arguments)`.
+    """`world_size` processes that each run `work(rank, world_size, address, *arguments)`."""
 
-    With the start method `spawn` they are fresh: they import for themselves.
-    """
-
-    def __init__(
-        self,
-        world_size: int,
-        work: Callable[..., None],
-        *arguments: Any,
-        start_method: Literal["forkserver", "spawn"] = "forkserver",
-    ) -> None:
+    def __init__(self, world_size: int, work: Callable[..., None], *arguments: Any) -> None:
         address = f"tcp://127.0.0.1:{_free_port()}"
-        context = multiprocessing.get_context(start_method)
-        if start_method == "forkserver":
-            _start_fork_server()
+        context = multiprocessing.get_context("forkserver")
+        _start_fork_server()
         self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
         self._logs = [Path(self._folder.name) / f"rank{rank}.log" for rank in range(world_size)]
         self._processes: list[BaseProcess] = [
@@ -111,15 +104,24 @@ def _logged(log: Path, work: Callable[..., None], *arguments: Any) -> None:
         os._exit(code)
 
 
+def printed_by_imports() -> str:
+    """What the fork server has printed to standard output. Call it when a rank has run."""
+    return os.pread(_PRINTED, os.fstat(_PRINTED).st_size, 0).decode(errors="replace")
+
+
 def _start_fork_server() -> None:
     """Does nothing if the server runs. It ends with this process."""
     multiprocessing.set_forkserver_preload(["doubles.learner_imports"])
     inherited = os.environ.get("PYTHONPATH")
+    stdout = os.dup(1)
     try:
         # The server looks for modules there, not in this process's sys.path.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_TESTS.parent), str(_TESTS), inherited]))
+        os.dup2(_PRINTED, 1)
         multiprocessing.forkserver.ensure_running()
     finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
         if inherited is None:
             del os.environ["PYTHONPATH"]
         else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from actors.bench.doubles import FakeWorker, make_result, make_verdict
-from actors.interfaces import Body, PublishReport, WeightUpdate
+from actors.interfaces import Body, PublishReport, StagedWeights, WeightUpdate
 from maspo_dist.errors import ActorDiedError
 from maspo_dist.types import GroupReport, RolloutGroup, RolloutRequest
 
@@ -46,10 +46,19 @@ class ScriptedWorker(FakeWorker):
         assert result is request
         return draw_result(request, self.version)
 
-    async def publish(self, update: WeightUpdate) -> PublishReport:
+    @property
+    def node_id(self) -> str:
+        return self.factory.nodes.get(self.index, super().node_id)
+
+    async def stage(self, update: WeightUpdate) -> StagedWeights:
+        await self._alive("stage", update)
+        return await super().stage(update)
+
+    async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
         await self._alive("publish", update)
         self.factory.published.append((self.index, update.version))
-        return await super().publish(update)
+        self.factory.staged_by.append(staged.source if staged else None)
+        return await super().publish(update, staged)
 
     async def ping(self) -> int:
         await self._alive("ping", None)
@@ -94,6 +103,10 @@ class ScriptedFactory:
     started: list[ScriptedWorker] = field(default_factory=list)
     requests: list[tuple[int, RolloutRequest]] = field(default_factory=list)
     published: list[tuple[int, int]] = field(default_factory=list)
+    #: Workers that share a node, by index; any other worker has a node of its own.
+    nodes: dict[int, str] = field(default_factory=dict)
+    #: Who received the weights of each of `published`; None for the worker itself.
+    staged_by: list[object] = field(default_factory=list)
     #: Indices of workers whose nodes the cluster knows to be lost.
     lost_nodes: set[int] = field(default_factory=set)
 

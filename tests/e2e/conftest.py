@@ -47,9 +47,14 @@ def launcher(tiny_config: Path, tmp_path: Path) -> Iterator[Launcher]:
 
 @pytest.fixture(scope="session")
 def whole_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> LiveRun:
-    """`tiny_config` from its start to a good end, once for all tests that look at such a run."""
-    with contextmanager(_launcher)(tiny_config, tmp_path_factory.mktemp("whole")) as launcher:
-        return launcher.train("whole")
+    """`tiny_config` from its start to a good end, once for all tests that look at such a run.
+
+    The environment is that of some containers: no name of a user, and a temporary folder that does not exist.
+    """
+    folder = tmp_path_factory.mktemp("whole")
+    bare = {"USER": "", "LOGNAME": "", "TMPDIR": str(folder / "none"), "RAY_TMPDIR": "/tmp"}
+    with contextmanager(_launcher)(tiny_config, folder) as launcher:
+        return launcher.train("whole", environment=bare)
 
 
 def _launcher(config: Path, folder: Path) -> Iterator[Launcher]:

@@ -1,4 +1,4 @@
-"""A real engine refuses a device that it cannot use, cuts a straggler where it stands, and reports its own death."""
+"""A real engine refuses a device that it cannot use, and reports stale parameters, a straggler and its own death."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ SCRIPT = """
 import asyncio, os, signal, sys
 from unittest import mock
 import numpy as np, psutil
+from transformers import AutoModelForCausalLM
+from actors.bench.doubles import make_config
 from actors.interfaces import EngineSettings
 from actors.engines.vllm import engine as vllm_engine
 from actors.engines.vllm.engine import VllmEngine
+from doubles.forgetful_engine import ForgetfulEngine
+from doubles.proof_trial import trial
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import ActorDiedError, ConfigError
 from maspo_dist.types import Sampling
@@ -39,8 +43,20 @@ async def main() -> None:
                 print(error)
             else:
                 raise AssertionError(f"an engine started on {device}")
-    engine = VllmEngine(settings, "cpu")
+    engine = ForgetfulEngine(settings, "cpu")
     await engine.ping()
+    learner = AutoModelForCausalLM.from_pretrained(model.path)
+    found = await trial(engine, make_config(model=model.model_dump()), learner, 3)
+    print(found)
+    said = found["said"]
+    assert len(said) == 4, "a stale parameter was not seen"
+    assert all("worker 0 does not hold policy version 3: it computes from other" in words for words in said.values())
+    for case in ("a layer at the previous version", "a layer at the start version"):
+        assert "published values of model.layers.2." in said[case], said
+        assert "and 4 other parameters; logprobs differ from the learner's by" in said[case], said
+    assert "values of model.layers.2.self_attn.o_proj.weight; " in said["a matrix at the previous version"], said
+    assert "values of model.embed_tokens.weight; " in said["the embeddings at the previous version"], said
+    assert found["largest_gap"] < 1e-4
     whole = await engine.generate(PROMPT, Sampling(temperature=1.0, max_response_tokens=4), 7, None)
     assert 1 <= whole.response_ids.size <= 4
     # A repetition that no stop token ends: only the cut does.
@@ -70,10 +86,10 @@ sys.exit(REACHED_ITS_END)
 """
 
 
-def test_a_straggler_is_cut_and_a_dead_engine_is_named(tiny_demo: DemoFiles) -> None:
+def test_a_real_engine_names_what_is_stale_cuts_stragglers_and_names_its_death(tiny_demo: DemoFiles) -> None:
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
         **engine_environment("cpu", threads=2),
     }
     done = subprocess.run(

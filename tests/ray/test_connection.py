@@ -11,6 +11,7 @@ import ray
 from actors.ray.connection import connect
 
 NICENESS = "RAY_worker_niceness"
+PRESTART = "RAY_prestart_worker_first_driver"
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +37,10 @@ def test_a_niceness_that_the_user_set_is_kept(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv(NICENESS, "7")
     connect("cpu")
     assert os.environ[NICENESS] == "7"
+
+
+def test_an_own_cluster_starts_no_idle_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PRESTART, "")
+    monkeypatch.delenv(PRESTART)
+    connect("cpu")
+    assert os.environ[PRESTART] == "0"

@@ -29,6 +29,7 @@ class LocalWorker(RolloutActor):
     """A rollout actor in this process, as its own handle."""
 
     name = "rollout worker"
+    node_id = "here"
 
     async def ping(self) -> int:
         return await self._engine.ping()
@@ -67,7 +68,7 @@ def update(config: TrainConfig, version: int, weight: float, learner_weight: flo
     snapshot = weight_transport(config.sync.transport)().export(version, [("weight", torch.tensor([weight]))], 0)
     assert snapshot is not None
     expected = [np.full(4, -learner_weight, np.float32)]
-    return WeightUpdate(snapshot=snapshot, probes=[np.arange(5, dtype=np.int32)], expected=expected)
+    return WeightUpdate(snapshot=snapshot, probes=[np.arange(5, dtype=np.int32)], expected=expected, max_mean_gap=1e-3)
 
 
 def request(group_id: int) -> RolloutRequest:
@@ -102,7 +103,10 @@ async def test_an_own_engine_and_an_own_transport_serve_a_pool() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("own_engine:MuteEngine", "lacks prompt_logprobs, pause, load, resume, lm_head_gap, ping, close: "),
+        (
+            "own_engine:MuteEngine",
+            "lacks prompt_logprobs, pause, load, load_by_detour, resume, stale_parameters, ping, close: ",
+        ),
         ("own_engine:Other", "module doubles.own_engine has no Other"),
         ("no_engine:Other", "importing doubles.no_engine fails"),
         ("own_engine:AS_LOADED", "which is no class"),

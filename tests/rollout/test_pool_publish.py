@@ -60,6 +60,36 @@ async def test_a_worker_that_leaves_during_a_publish_does_not_stop_it() -> None:
         assert (await publish(pool, 1)).version == 1
 
 
+async def test_one_worker_of_a_node_receives_the_weights_for_all() -> None:
+    factory = ScriptedFactory(nodes={0: "a", 1: "b", 2: "a"})
+    async with running(factory, config(workers=3)) as (pool, _):
+        factory.published.clear()
+        factory.staged_by.clear()
+        await publish(pool, 1)
+    first = "rollout worker 0"
+    assert dict(zip(factory.published, factory.staged_by, strict=True)) == {(0, 1): first, (1, 1): None, (2, 1): first}
+
+
+@pytest.mark.parametrize("is_dead", [True, False])
+async def test_workers_receive_for_themselves_when_the_first_of_their_node_cannot(is_dead: bool) -> None:
+    factory = ScriptedFactory(nodes={0: "a", 1: "a"})
+    async with running(factory, config(workers=2)) as (pool, _):
+        factory.published.clear()
+        factory.staged_by.clear()
+
+        async def fail(worker: ScriptedWorker, subject: object) -> None:
+            if is_dead:
+                worker.kill()
+            else:
+                raise WeightSyncError("rollout worker 0 received other bytes than were exported for version 1")
+
+        factory.hooks["stage"] = fail
+        await publish(pool, 1)
+        assert factory.published[0] == ((1, 1) if is_dead else (0, 1))
+        assert (1, 1) in factory.published
+        assert set(factory.staged_by) == {None}
+
+
 async def test_a_worker_lost_during_a_publish_does_not_stop_it() -> None:
     factory = ScriptedFactory()
     async with running(factory) as (pool, _):

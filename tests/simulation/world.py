@@ -18,7 +18,7 @@ from doubles.loop import make_config, make_snapshot
 from doubles.workers import draw_result
 
 from actors.bench.doubles import make_publish_report
-from actors.interfaces import Body, PublishReport, WeightSnapshot, WeightUpdate
+from actors.interfaces import Body, PublishReport, StagedWeights, WeightSnapshot, WeightUpdate
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, BodyLostError, LearnerLostError, PlacementError
 from maspo_dist.types import (
@@ -192,7 +192,14 @@ class SimulatedWorker:
         self._answered += 1
         return draw_result(request, version)
 
-    async def publish(self, update: WeightUpdate) -> PublishReport:
+    @property
+    def node_id(self) -> str:
+        return self.name
+
+    async def stage(self, update: WeightUpdate) -> StagedWeights:
+        raise AssertionError("every simulated worker has a node of its own")
+
+    async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
         await self._work(self._world.rng.uniform(0.1, 2.0))
         if self._world.chance(self._world.story.faults.kill):
             self.kill()

@@ -47,7 +47,7 @@ def exported_by_all_ranks(version: int) -> WeightSnapshot:
 def update(snapshot: WeightSnapshot) -> WeightUpdate:
     """`snapshot` with the logprobs of a learner whose weight is 1."""
     expected = [np.full(4, -1.0, np.float32)]
-    return WeightUpdate(snapshot=snapshot, probes=[np.arange(5, dtype=np.int32)], expected=expected)
+    return WeightUpdate(snapshot=snapshot, probes=[np.arange(5, dtype=np.int32)], expected=expected, max_mean_gap=1e-3)
 
 
 async def test_an_own_transport_carries_weights_that_pass_the_proof() -> None:

@@ -1,6 +1,7 @@
 """The rollout engine on vLLM.
 
 engine   AsyncLLM as a RolloutEngine
-weights  runs in vLLM's worker processes: loads weights, answers the proof of the LM head
+weights  runs in vLLM's worker processes: loads weights
+proofs   runs in vLLM's worker processes: reads back what they compute with
 plugin   runs first in each of vLLM's processes: ends it with its parent
 """

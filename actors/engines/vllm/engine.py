@@ -7,9 +7,11 @@ the same tokens, whose logits are divided by the same temperature.
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,8 @@ from maspo_dist.planning.devices import require_platform, require_torch
 from maspo_dist.planning.placement import Device
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
 
+logger = logging.getLogger(__name__)
+
 #: Engine arguments on a machine without a GPU; rollout.engine overrides them. A chunked prefill rewinds the request's
 #: random generator, which torch cannot do on CPU, so that the engine would fail.
 _CPU_ARGUMENTS: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False}
@@ -43,6 +47,24 @@ _PARALLEL_ARGUMENTS: dict[str, Any] = {"distributed_executor_backend": "mp"}
 
 _SHUTDOWN_TIMEOUT_S = 10.0
 _AS_LOADED_LABEL = "default"
+
+#: The factor of the weights that are loaded in between; far above the rounding of bfloat16.
+_DETOUR = 1.02
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a parameter holds, as a hash, and whether it equals the published values as far as both are known."""
+
+    digest: str
+    matches: bool
+
+    def beside(self, digest: str, *, matches: bool) -> _Found:
+        """Together with another look at the parameter, or at its part in another process."""
+        return _Found(self.digest + digest, self.matches and matches)
+
+
+_NOTHING = _Found("", True)
 
 
 class VllmEngine:
@@ -71,7 +93,7 @@ class VllmEngine:
             trust_remote_code=settings.model.trust_remote_code,
             logprobs_mode="processed_logprobs",
             weight_transfer_config={"backend": BACKEND},
-            worker_extension_cls="actors.engines.vllm.weights.WeightProofs",
+            worker_extension_cls="actors.engines.vllm.proofs.WeightProofs",
             **arguments,
         )
         # Limits of offline generation: an H100 then takes 1024 sequences at once instead of 128.
@@ -80,6 +102,7 @@ class VllmEngine:
         self._receives_weights = False
         self._keeps_kv = settings.keeps_kv
         self._version = AS_LOADED
+        self._other_forms: set[str] = set()
         self._ended_tokens = 0
         # A full collection over everything that vLLM and torch have loaded would block the event loop for 0.3 s.
         freeze_gc_heap()
@@ -124,16 +147,25 @@ class VllmEngine:
             await self._engine.pause_generation(mode="keep", clear_cache=not self._keeps_kv)
 
     async def load(self, weights: StagedWeights) -> None:
-        file = mapped_file(weights)
-        update = {"path": file.path, "size_bytes": file.size_bytes, "entries": weights.entries}
-        with _engine_death():
-            if not self._receives_weights:
-                await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
-                self._receives_weights = True
-            await self._engine.start_weight_update()
-            await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
-            await self._engine.finish_weight_update(str(weights.version))
-        self._version = weights.version
+        await self._load(weights, 1.0)
+
+    async def load_by_detour(self, weights: StagedWeights) -> Sequence[str]:
+        """Loads the weights, then all of them times 1.02, then the weights again.
+
+        After each load it hashes all parameters that have elements, and reads back the others.
+        """
+        first, other, last = [await self._load_and_look(weights, factor) for factor in (1.0, _DETOUR, 1.0)]
+        unreached = [name for name in last if _is_equal(name, first, other) or last[name].digest != first[name].digest]
+        # A parameter that follows every load, but never equals what was published, holds it in another form.
+        self._other_forms = {name for name in last if not last[name].matches and name not in unreached}
+        if self._other_forms:
+            logger.warning("not compared with each publish: %s", ", ".join(sorted(self._other_forms)))
+        return unreached
+
+    async def stale_parameters(self, weights: StagedWeights) -> Sequence[str]:
+        """See `WeightProofs.read_back`."""
+        found = await self._read_back(weights, 1.0)
+        return [name for name, part in found.items() if not part.matches and name not in self._other_forms]
 
     async def resume(self) -> None:
         with _engine_death():
@@ -147,14 +179,40 @@ class VllmEngine:
         open_tokens: int = sum(state.detokenizer.num_output_tokens() for state in states if state.detokenizer)
         return self._ended_tokens + open_tokens
 
-    async def lm_head_gap(self, weights: StagedWeights) -> float:
-        """See `WeightProofs.lm_head_gap`."""
+    async def _load(self, weights: StagedWeights, factor: float) -> None:
         file = mapped_file(weights)
-        return max(await self._rpc("lm_head_gap", (file.path, file.size_bytes, weights.entries)))
-
-    async def _rpc(self, method: str, arguments: tuple[Any, ...]) -> Sequence[float]:
+        update = {"path": file.path, "size_bytes": file.size_bytes, "entries": weights.entries, "factor": factor}
         with _engine_death():
-            answers: Sequence[float] = await self._engine.collective_rpc(method, args=arguments)
+            if not self._receives_weights:
+                await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+                self._receives_weights = True
+            await self._engine.start_weight_update()
+            await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
+            await self._engine.finish_weight_update(str(weights.version))
+        self._version = weights.version
+
+    async def _load_and_look(self, weights: StagedWeights, factor: float) -> dict[str, _Found]:
+        await self._load(weights, factor)
+        found = await self._read_back(weights, factor)
+        for process in await self._rpc("parameter_hashes", ()):
+            for name, digest in process.items():
+                found[name] = found.get(name, _NOTHING).beside(digest, matches=True)
+        return found
+
+    async def _read_back(self, weights: StagedWeights, factor: float) -> dict[str, _Found]:
+        """See `WeightProofs.read_back`; over all vLLM worker processes."""
+        file = mapped_file(weights)
+        arguments = (file.path, file.size_bytes, weights.entries, factor, weights.version)
+        found: dict[str, _Found] = {}
+        for process in await self._rpc("read_back", arguments):
+            for name, (digest, matches) in process.items():
+                found[name] = found.get(name, _NOTHING).beside(digest, matches=matches)
+        return found
+
+    async def _rpc(self, method: str, arguments: tuple[Any, ...]) -> Sequence[Any]:
+        """The answers of all vLLM worker processes."""
+        with _engine_death():
+            answers: Sequence[Any] = await self._engine.collective_rpc(method, args=arguments)
         return answers
 
     def close(self) -> None:
@@ -211,6 +269,12 @@ def _engine_death() -> Iterator[None]:
         yield
     except EngineDeadError as error:
         raise ActorDiedError("the engine's process is dead") from error
+
+
+def _is_equal(name: str, one: Mapping[str, _Found], other: Mapping[str, _Found]) -> bool:
+    """Whether the parameter is the same; a quantized weight can be, while its scale is not."""
+    names = [name, f"{name}_scale"]
+    return all(one[found].digest == other[found].digest for found in names if found in one)
 
 
 def _logprobs(flat: object, tokens: int) -> FloatArray:

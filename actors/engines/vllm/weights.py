@@ -1,16 +1,16 @@
 """A weight transfer back end of vLLM that reads weights from shared memory.
 
-vLLM's worker processes import this module (by `worker_extension_cls`) before the model loads, so that the back end
-is registered when the worker looks it up.
+vLLM's worker processes import this module (by way of `worker_extension_cls`) before the model loads, so that the back
+end is registered when the worker looks it up.
 
     rollout worker                         vLLM worker process
     memory holding all tensors  ──path──►  mmap → model.load_weights (layer-wise reload)
-                                           → re-pack the LM head → answer the LM head proof
+                                           → re-pack the LM head
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,11 +37,15 @@ class SharedMemoryInit(WeightTransferInitInfo):
 
 @dataclass
 class SharedMemoryUpdate(WeightTransferUpdateInfo):
-    """The fields of a MappedFile and the tensors in it; plain values, as vLLM's messages need."""
+    """The fields of a MappedFile and the tensors in it; plain values, as vLLM's messages need.
+
+    factor   what each tensor is multiplied by, see `published_tensors`
+    """
 
     path: str
     size_bytes: int
     entries: Sequence[TensorSlice]
+    factor: float
 
 
 class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInit, SharedMemoryUpdate]):
@@ -63,8 +67,8 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInit, SharedMemoryUpda
             torch.cuda.synchronize(self.device)
 
     def receive_weights(self, update_info: SharedMemoryUpdate) -> None:
-        file = MappedFile(path=update_info.path, size_bytes=update_info.size_bytes)
-        self.model.load_weights(read_tensors(file, update_info.entries))
+        update = update_info
+        self.model.load_weights(published_tensors(update.path, update.size_bytes, update.entries, update.factor))
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -78,36 +82,18 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInit, SharedMemoryUpda
         """A mapping ends with the tensors that view it."""
 
 
-class WeightProofs:
-    """Worker extension: methods that the engine calls in each vLLM worker process."""
+def published_tensors(
+    path: str, size_bytes: int, entries: Sequence[TensorSlice], factor: float
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors (Hugging Face name, values) in the file at `path`, times `factor`.
 
-    def alive(self) -> float:
-        """Answers between two steps of the engine."""
-        return 0.0
-
-    def lm_head_gap(self, path: str, size_bytes: int, entries: Sequence[TensorSlice]) -> float:
-        """max |logits(engine) − h·Wᵀ| / max |h·Wᵀ| over a fixed random h, W the published LM head.
-
-        The LM head computes from a packed copy of its weight, which can be stale while the readable weight is right.
-        This runs the same code path as sampling. 0 on ranks without the head.
-        """
-        model = self.model_runner.get_model()  # type: ignore[attr-defined]
-        names = {name: (dtype, shape, offset) for name, dtype, shape, offset in entries}
-        head_name = "lm_head.weight" if "lm_head.weight" in names else "model.embed_tokens.weight"
-        if head_name not in names:
-            return 0.0
-        dtype, shape, offset = names[head_name]
-        [(_, weight)] = read_tensors(MappedFile(path=path, size_bytes=size_bytes), [(head_name, dtype, shape, offset)])
-        generator = torch.Generator().manual_seed(0)
-        hidden = torch.randn(4, weight.shape[1], generator=generator)
-        device = next(parameter.device for parameter in model.parameters() if parameter.numel())
-        with torch.inference_mode():
-            logits = model.compute_logits(hidden.to(device, weight.dtype))
-            if logits is None:
-                return 0.0
-            expected = hidden.to(weight.dtype).float() @ weight.float().T
-            gap = (logits[:, : expected.shape[1]].float().cpu() - expected).abs().max()
-        return float(gap / expected.abs().max())
+    With another factor than 1 every tensor differs from what is in the file: a tensor of zeros becomes ones.
+    """
+    for name, tensor in read_tensors(MappedFile(path=path, size_bytes=size_bytes), entries):
+        if factor == 1:
+            yield name, tensor
+        else:
+            yield name, tensor * factor if tensor.any() else torch.ones_like(tensor)
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryEngine)

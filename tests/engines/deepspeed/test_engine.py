@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from doubles.ranks import Ranks, join
+from doubles.ranks import Ranks, join, printed_by_imports
 from doubles.tiny_learner import VOCABULARY, make_config, make_groups, make_model, score
 from transformers import AutoModelForCausalLM
 
@@ -97,8 +97,7 @@ def _fill_the_disk_of_one_rank(engine: Any, rank: int, folder: Path) -> None:
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     make_model(folder / "model")
-    # Fresh processes: what the libraries print at their import counts too.
-    join(Ranks(2, _save_and_go_on_twice, folder, start_method="spawn"))
+    join(Ranks(2, _save_and_go_on_twice, folder))
     return folder
 
 
@@ -123,3 +122,4 @@ def test_probes_are_raw_logprobs_of_the_plain_model(resumed: Path, zero_stage: i
 
 def test_libraries_print_nothing(resumed: Path) -> None:
     assert [(resumed / f"printed-{rank}.txt").read_text() for rank in range(2)] == ["", ""]
+    assert printed_by_imports() == ""

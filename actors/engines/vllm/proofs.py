@@ -1,0 +1,156 @@
+"""What a vLLM worker process computes with, read back to be compared with the published weights.
+
+On the CPU vLLM packs the weight of a linear layer into a form of its own and leaves an empty parameter behind; with
+tied embeddings it packs a copy for the LM head. Such a copy can be stale while everything readable is right. A layer
+that is given a row of the identity matrix answers with a column of the weight that it computes with, exact to the last
+bit: 1 · w plus zeros. Elsewhere the parameter itself is read.
+
+Columns are compared row by row, in any order, so that it does not matter how vLLM fuses, orders or shards rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.model_executor.layers.linear import RowParallelLinear, UnquantizedLinearMethod
+from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod, VocabParallelEmbedding
+
+# Registers the weight transfer back end in the worker.
+from actors.engines.vllm.weights import published_tensors
+from actors.interfaces import TensorSlice
+
+#: What a read-back calls the copy of the embeddings that the LM head of a CPU computes from.
+PACKED_HEAD = "lm_head.weight (the LM head's packed copy)"
+
+#: How layers compute from weights that are not quantized.
+_PLAIN = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)
+#: Columns of each matrix that are read; which, depends on the policy version.
+_COLUMNS = 8
+#: Odd, so that a change of any single value changes a row's hash.
+_ROW_WEIGHTS = torch.randint(0, 1 << 62, (_COLUMNS,), generator=torch.Generator().manual_seed(0)) * 2 + 1
+
+_PIECE_WORDS = 1 << 20
+_STEP = 0x9E3779B97F4A7C15
+
+#: Hash of what was read, and whether it is what was published.
+Reading = tuple[str, bool]
+
+
+class WeightProofs:
+    """Worker extension: methods that the engine calls in each vLLM worker process."""
+
+    def alive(self) -> float:
+        """Answers between two steps of the engine."""
+        return 0.0
+
+    def parameter_hashes(self) -> dict[str, str]:
+        """A hash of every parameter of this process that has elements; vLLM's own checksums go through the host."""
+        model: nn.Module = self.model_runner.get_model()  # type: ignore[attr-defined]
+        with torch.inference_mode():
+            return {name: f"{_hash(weight):016x}" for name, weight in model.named_parameters() if weight.numel()}
+
+    def read_back(
+        self, path: str, size_bytes: int, entries: Sequence[TensorSlice], factor: float, version: int
+    ) -> dict[str, Reading]:
+        """A reading per parameter of this process that can be compared with the published tensors times `factor`.
+
+        Left out are parameters that have no counterpart among the tensors, such as fused experts, and those that do
+        not hold the published values as they are, such as quantized weights.
+        """
+        model: nn.Module = self.model_runner.get_model()  # type: ignore[attr-defined]
+        with torch.inference_mode():
+            return read_back(model, published_tensors(path, size_bytes, entries, factor), version)
+
+
+def read_back(model: nn.Module, tensors: Iterator[tuple[str, Tensor]], version: int) -> dict[str, Reading]:
+    """See `WeightProofs.read_back`."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    head = modules.get("lm_head")
+    readings: dict[str, Reading] = {}
+    for name, parts in _by_parameter(model, tensors).items():
+        path, _, attribute = name.rpartition(".")
+        parameter = getattr(modules.get(path), attribute, None)
+        if not isinstance(parameter, Tensor):
+            continue
+        if parts[0].ndim == 1:
+            if parameter.ndim == 1:
+                readings[name] = _reading(_rows(parameter[:, None]), _rows(torch.cat(parts)[:, None]))
+        elif parts[0].ndim == 2 and parameter.dtype == parts[0].dtype:
+            # Tied embeddings are two modules with one parameter, and a packed copy each.
+            module = head if getattr(head, "weight", None) is parameter else modules[path]
+            draw = random.Random(f"{name} {version}")
+            readings |= _read_matrix(module, name, parameter, parts, draw, is_head=module is head)
+    return readings
+
+
+def _by_parameter(model: nn.Module, tensors: Iterator[tuple[str, Tensor]]) -> Mapping[str, list[Tensor]]:
+    """The published tensors by the name of the parameter into which vLLM loads them."""
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    parts: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors:
+        if (parameter := name if mapper is None else mapper.map_name(name)) is not None:
+            parts.setdefault(parameter, []).append(tensor)
+    return parts
+
+
+def _read_matrix(
+    module: Any, name: str, weight: Tensor, parts: Sequence[Tensor], draw: random.Random, *, is_head: bool
+) -> Iterator[tuple[str, Reading]]:
+    """Readings of the weight itself and of the packed copy that the module computes from, where they exist."""
+    width = parts[0].shape[1]
+    own_width = weight.shape[1] if weight.numel() else getattr(module, "input_size_per_partition", width)
+    is_row_parallel = isinstance(module, RowParallelLinear)
+    if own_width != width and not is_row_parallel:
+        return
+    columns = min(_COLUMNS, own_width)
+    start = draw.randrange(own_width - columns + 1)
+    offset = start + (module.tp_rank * own_width if is_row_parallel else 0)
+    published = _rows(torch.cat([part[:, offset : offset + columns] for part in parts]))
+    if weight.numel():
+        yield name, _reading(_rows(weight[:, start : start + columns]), published)
+    is_plain = isinstance(module.quant_method, _PLAIN) if hasattr(module, "quant_method") else False
+    # An embedding looks up rows of its parameter and does not use its packed copy.
+    if is_plain and hasattr(module, "cpu_linear") and (is_head or not isinstance(module, VocabParallelEmbedding)):
+        identity = torch.zeros(columns, own_width, dtype=weight.dtype)
+        identity[torch.arange(columns), torch.arange(start, start + columns)] = 1
+        answer = module.quant_method.apply(module, identity).T
+        yield PACKED_HEAD if is_head else name, _reading(_rows(answer), published)
+
+
+def _hash(values: Tensor) -> int:
+    """64-bit hash of a tensor's bytes, computed on its device, sensitive to order.
+
+    With w the 32-bit words (zero-padded) in pieces of 2^20 and c fixed odd weights: h ← h · φ + Σ_i c_i·w_i mod 2^64.
+    """
+    data = values.detach().contiguous().view(-1).view(torch.uint8)
+    words = nn.functional.pad(data, (0, -data.numel() % 4)).view(torch.int32)
+    weights = _word_weights(words.device)
+    value = 0
+    for piece in torch.split(words, _PIECE_WORDS):
+        value = (value * _STEP + int((piece * weights[: piece.numel()]).sum())) % (1 << 64)
+    return value
+
+
+@functools.cache
+def _word_weights(device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return (torch.randint(0, 1 << 62, (_PIECE_WORDS,), generator=generator) * 2 + 1).to(device)
+
+
+def _rows(values: Tensor) -> Tensor:
+    """A hash i64[N] of each row of values [N, C], exact in their bits; 0 for a row of zeros, such as padding."""
+    exact = values.float().cpu()
+    # A multiplication by 1 may flush what is not a normal number, and loses the sign of 0.
+    exact = torch.where(exact.abs() < torch.finfo(torch.float32).tiny, 0.0, exact)
+    return (exact.contiguous().view(torch.int32) * _ROW_WEIGHTS[: values.shape[1]]).sum(1)
+
+
+def _reading(own: Tensor, published: Tensor) -> Reading:
+    matches = torch.equal(own, published) or bool(torch.isin(own[own != 0], published).all())
+    return hashlib.sha256(own.numpy().tobytes()).hexdigest(), matches

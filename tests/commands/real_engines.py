@@ -1,0 +1,95 @@
+"""python real_engines.py RUNS EXPORT: what vLLM engines do with the runs of exported_runs.py; prints JSON.
+
+The engines run in this process: with processes of their own, each would import vLLM again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from vllm import LLM, SamplingParams
+
+from actors.engines.vllm.weights import BACKEND
+from actors.interfaces import StagedWeights
+from actors.weights.object_store import ObjectStoreTransport
+from actors.weights.shared_memory import mapped_file
+
+TEXT = "xy + 12 = x, xxy"
+
+
+def main(runs: Path, export: Path) -> dict[str, Any]:
+    """The gap of an export to the learner, and for each run's model what `publish` finds."""
+    # All are kept: an engine that ends would take the process groups of the others with it.
+    windows, mixed, exported = (start(model) for model in (runs / "windows", runs / "mixed", export))
+    return {
+        "untied": publish(windows, runs / "untied"),
+        "tied": publish(mixed, runs / "tied"),
+        "export": gap(exported, runs / "tied" / "logprobs.npz", runs / "probes.npz"),
+    }
+
+
+def start(model: Path) -> LLM:
+    """An engine with the arguments that a rollout worker gives it, and little room for keys and values."""
+    return LLM(
+        str(model),
+        dtype="float32",
+        max_model_len=129,
+        num_gpu_blocks_override=64,
+        enforce_eager=True,
+        enable_chunked_prefill=False,
+        logprobs_mode="processed_logprobs",
+        weight_transfer_config={"backend": BACKEND},
+        worker_extension_cls="actors.engines.vllm.weights.WeightProofs",
+    )
+
+
+def publish(engine: LLM, run: Path) -> dict[str, Any]:
+    """Gaps to the learner with the weights of the model folder and with those of the learner, and what is served."""
+    probes = run.parent / "probes.npz"
+    loaded = gap(engine, run / "loaded_logprobs.npz", probes)
+    transport = ObjectStoreTransport()
+    weights = asyncio.run(transport.receive(pickle.loads((run / "snapshot.pickle").read_bytes())))
+    load(engine, weights)
+    [answer] = engine.generate([TEXT], SamplingParams(temperature=0.0, max_tokens=16), use_tqdm=False)
+    return {
+        "loaded": loaded,
+        "published": gap(engine, run / "logprobs.npz", probes),
+        "prompt": list(answer.prompt_token_ids),
+        "response": list(answer.outputs[0].token_ids),
+        "text": answer.outputs[0].text,
+    }
+
+
+def load(engine: LLM, weights: StagedWeights) -> None:
+    file = mapped_file(weights)
+    update = {"path": file.path, "size_bytes": file.size_bytes, "entries": weights.entries}
+    engine.reset_prefix_cache()
+    engine.init_weight_transfer_engine({"init_info": {}})
+    engine.start_weight_update()
+    engine.update_weights({"update_info": update})
+    engine.finish_weight_update()
+
+
+def gap(engine: LLM, logprobs: Path, probes: Path) -> float:
+    """Largest difference between the engine's logprobs of `probes` and the learner's."""
+    with np.load(logprobs) as answers, np.load(probes) as sequences:
+        wanted, prompts = list(answers.values()), [sequence.tolist() for sequence in sequences.values()]
+    parameters = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+    outputs = engine.generate([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
+    gaps = []
+    for output, ids, logprobs_of in zip(outputs, prompts, wanted, strict=True):
+        assert output.prompt_logprobs is not None
+        following = zip(output.prompt_logprobs[1:], ids[1:], strict=True)
+        got = np.array([position[token].logprob for position, token in following if position is not None], np.float32)
+        gaps.append(float(np.abs(got - logprobs_of).max()))
+    return max(gaps)
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]))))

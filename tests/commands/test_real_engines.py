@@ -1,0 +1,66 @@
+"""Real vLLM engines load the kinds of models that users bring, and prove what is published to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from doubles.live_run import ROOT
+from transformers import AutoTokenizer
+
+from actors.commands.export import export_run
+from actors.engines.settings import engine_environment
+from maspo_dist.config import ModelConfig
+from maspo_dist.models.facts import read_model_facts
+
+#: run → its model: each combines some of windows, tied weights, shards, `.bin` files, tokenizers of other files.
+MODELS = {"untied": "windows", "tied": "mixed"}
+#: Engine and learner both compute in float32.
+LARGEST_GAP = 1e-4
+
+
+@pytest.fixture(scope="module")
+def engines(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What real_engines.py found."""
+    export = tmp_path_factory.mktemp("engines") / "out"
+    export_run(folder / "tied", export)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("real_engines.py")), str(folder), str(export)],
+        cwd=ROOT,
+        env={**os.environ, **engine_environment("cpu", threads=2), "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("run", MODELS)
+def test_learner_and_engine_load_the_same_model(folder: Path, engines: dict[str, Any], run: str) -> None:
+    facts = read_model_facts(ModelConfig(path=str(folder / MODELS[run])))
+    assert (facts.training_obstacle, facts.size.context_tokens, facts.embeddings) == (None, 512, 96)
+    assert engines[run]["loaded"] < LARGEST_GAP
+
+
+@pytest.mark.parametrize("run", MODELS)
+def test_a_publish_is_proven_and_served(folder: Path, engines: dict[str, Any], run: str) -> None:
+    found = engines[run]
+    with np.load(folder / run / "loaded_logprobs.npz") as before, np.load(folder / run / "logprobs.npz") as after:
+        assert max(np.abs(before[name] - after[name]).max() for name in before.files) > 100 * LARGEST_GAP
+    assert found["published"] < LARGEST_GAP
+    tokenizer = AutoTokenizer.from_pretrained(folder / MODELS[run])
+    assert found["prompt"] == tokenizer("xy + 12 = x, xxy")["input_ids"]
+    assert found["text"] == tokenizer.decode(found["response"], skip_special_tokens=True)
+
+
+def test_a_fresh_vllm_process_gives_the_learners_logprobs_of_an_export(engines: dict[str, Any]) -> None:
+    assert engines["export"] < LARGEST_GAP

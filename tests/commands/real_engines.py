@@ -45,7 +45,7 @@ def start(model: Path) -> LLM:
         enable_chunked_prefill=False,
         logprobs_mode="processed_logprobs",
         weight_transfer_config={"backend": BACKEND},
-        worker_extension_cls="actors.engines.vllm.weights.WeightProofs",
+        worker_extension_cls="actors.engines.vllm.proofs.WeightProofs",
     )
 
 
@@ -68,7 +68,7 @@ def publish(engine: LLM, run: Path) -> dict[str, Any]:
 
 def load(engine: LLM, weights: StagedWeights) -> None:
     file = mapped_file(weights)
-    update = {"path": file.path, "size_bytes": file.size_bytes, "entries": weights.entries}
+    update = {"path": file.path, "size_bytes": file.size_bytes, "entries": weights.entries, "factor": 1.0}
     engine.reset_prefix_cache()
     engine.init_weight_transfer_engine({"init_info": {}})
     engine.start_weight_update()

@@ -32,6 +32,8 @@ from maspo_dist.types import FloatArray, IntArray
 
 #: Standard deviation of a step of a weight: in bfloat16, about one weight in fifty changes.
 _STEP = 2e-6
+#: Of each of four probes; a CPU without arithmetic in bfloat16 takes seconds for more.
+_PROBE_TOKENS = 16
 
 
 class WanderingLearner(FakeLearners):
@@ -101,7 +103,7 @@ async def trial(engine: ForgetfulEngine, config: TrainConfig, model: PreTrainedM
     learner, worker = WanderingLearner(model), OneWorker(config, engine)
     await worker.start_engine()
     rng = np.random.default_rng(0)
-    prompts = [rng.integers(0, model.config.vocab_size, 64, dtype=np.int32) for _ in range(4)]
+    prompts = [rng.integers(0, model.config.vocab_size, _PROBE_TOKENS, dtype=np.int32) for _ in range(4)]
     publisher = Publisher(config=config, pool=OneWorkerPool(worker), learners=learner, prompts=prompts, tokens=0)
     layers = model.config.num_hidden_layers
     middle = f"model.layers.{layers // 2}."

@@ -84,8 +84,8 @@ def checked(path: Path, *overrides: str) -> str:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_check_accepts_it_where_model_and_data_are_not(path: Path, bare_clone: Path) -> None:
     said = checked(path)
-    assert "the configuration is valid; to train, this machine still lacks" in said
-    assert f"model {load_config(path).model.path}" in said
+    _, lacking = said.split("the configuration is valid; to train, this machine still lacks")
+    assert load_config(path).model.path in lacking
 
 
 @pytest.mark.parametrize(("size", "learner_memory"), [("1.5b", "16.27 GiB"), ("7b", "27.18 GiB")])

@@ -157,7 +157,8 @@ def _names(record: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping) and value:
             yield from _names(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            whole = f"{prefix}{name}"
+            yield whole if whole.isprintable() else repr(whole)
 
 
 def _problem(where: str, field: str, value: Any) -> str | tuple[Message, ...]:

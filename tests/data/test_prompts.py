@@ -142,6 +142,10 @@ REFUSED_LINES = [
         '{"question": "1+2", "answer": "3"}',
         "line 2: no field 'problem'; the row has question, answer: set data.problem_field",
     ),
+    (
+        r'{"prob\nlem": "1+2", "answer": "3"}',
+        r"line 2: no field 'problem'; the row has 'prob\\nlem', answer: set data.problem_field",
+    ),
     ('{"problem": "1+2", "answer": null}', "line 2: field 'answer' is null instead of text or a number"),
     ('{"problem": "1+2", "answer": true}', "line 2: field 'answer' is true instead"),
     ('{"problem": "1+2", "answer": []}', "line 2: field 'answer' is an empty list"),

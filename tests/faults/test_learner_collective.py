@@ -40,7 +40,7 @@ class Ranks:
 
     async def make(self) -> list[ActorHandle[Any]]:
         actor = actor_class(MeetingLearner).options(num_cpus=0)
-        learners = [actor.remote(self.config, rank, RANKS, self._logs) for rank in range(RANKS)]
+        learners = [actor.remote(self.config, rank, RANKS, "cpu", self._logs) for rank in range(RANKS)]
         address = free_address(None)
         token = write_token(self._logs)
         self.processes = await by_rank([learner.start.remote(address, token) for learner in learners], "start", 60)

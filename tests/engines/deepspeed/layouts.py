@@ -134,7 +134,7 @@ def _train(rank: int, world_size: int, address: str, folder: Path, layouts: list
     for layout in layouts:
         fused.clear()
         config = layout_config(folder, layout)
-        engine = (OldBeforehand if layout.old_beforehand else DeepSpeedEngine)(config, rank, world_size, address)
+        engine = (OldBeforehand if layout.old_beforehand else DeepSpeedEngine)(config, "cpu", rank, world_size, address)
         scored = score(groups)
         batch = lay_out_batch(
             0,

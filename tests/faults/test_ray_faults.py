@@ -66,7 +66,7 @@ def test_the_run_reaches_its_end_with_every_prompt_trained_once(faulty: Outcome)
     assert set(faulty.ledger.values()) == {"trained"}
 
 
-def test_every_number_is_as_without_a_fault(faulty: Outcome, undisturbed: Outcome) -> None:
+def test_faults_change_no_number_of_the_run(faulty: Outcome, undisturbed: Outcome) -> None:
     assert undisturbed.error is None
     assert not undisturbed.told("worker_lost") + undisturbed.told("learner_lost") + undisturbed.told("verifier_lost")
     assert len(undisturbed.metrics) == PROMPTS // 4
@@ -95,25 +95,20 @@ def test_lost_learners_are_reported_and_restarted(faulty: Outcome) -> None:
     assert len(faulty.told("learner_recovered")) == 2
 
 
-def test_a_prompt_that_kills_its_worker_is_set_aside_and_named(scene: Scene) -> None:
-    script = write_script(scene.folder / "poison", 8, ["poison"], once=False)
-    outcome = play(faulty_config(scene, "poison", script, 8, rollout={"max_attempts": 2}))
-    assert outcome.error is None
-    [(poison, fate)] = [(prompt, fate) for prompt, fate in outcome.ledger.items() if fate != "trained"]
-    assert fate == "dropped"
-    assert len(outcome.ledger) == 8
-    assert any(poison in message for message in outcome.told("prompt_set_aside"))
-
-
 def test_a_response_on_which_the_verifier_freezes_is_scored_by_the_next_one(scene: Scene) -> None:
     verdict, events = asyncio.run(score_while_watched(scene, f"freeze_verifier:{scene.folder / 'frozen'}"))
     assert verdict.reward == 1
     assert [event.kind for event in events] == ["verifier_lost", "verifier_recovered"]
 
 
-def test_too_many_losses_of_the_learner_end_the_run_with_the_cause(scene: Scene) -> None:
-    script = write_script(scene.folder / "hopeless", 8, ["kill_learner"], once=False)
-    outcome = play(faulty_config(scene, "hopeless", script, 8, cluster={"max_learner_restarts": 1}))
+def test_a_prompt_that_kills_its_worker_is_dropped_and_one_that_kills_the_learner_ends_the_run(scene: Scene) -> None:
+    """The first step has the prompt that kills its worker, the second the prompt that kills the learner."""
+    script = write_script(scene.folder / "deadly", 8, ["poison", "kill_learner"], once=False)
+    limits = {"rollout": {"max_attempts": 2}, "cluster": {"max_learner_restarts": 1}, "checkpoint": {"every": 1}}
+    outcome = play(faulty_config(scene, "deadly", script, 8, **limits))
+    assert sorted(outcome.ledger.values()) == ["dropped", *["pending"] * 4, *["trained"] * 3]
+    [poison] = [prompt for prompt, fate in outcome.ledger.items() if fate == "dropped"]
+    assert any(poison in message for message in outcome.told("prompt_set_aside"))
     assert "learner rank" in str(outcome.error)
     assert outcome.told("run_failed") == [str(outcome.error)]
 

@@ -1,7 +1,7 @@
 """A demo small enough for a run of seconds, and real runs of it.
 
 `launcher.start(name, *overrides)` and `launcher.train(name, *overrides)` call the command line with real Ray,
-vLLM and DeepSpeed; `tiny_config` is what they run: 2 steps, one rollout worker, one learner rank.
+vLLM and DeepSpeed; `tiny_config` is what they run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 import yaml
 from doubles.live_run import ROOT, Launcher, LiveRun, subreaper
 from job_cluster import clone, cluster  # noqa: F401 (fixtures)
-from tiny_recipe import TINY
+from tiny_recipe import TINY, TINY_RUN
 
 from maspo_dist.demo import DemoFiles, make_demo
 
@@ -28,13 +28,10 @@ def tiny_demo(tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
 def tiny_config(tiny_demo: DemoFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke's configuration with the tiny demo, cut down to the least that is a whole run."""
     tree = yaml.safe_load((ROOT / "configs/local_smoke.yaml").read_text(encoding="utf-8"))
-    tree["run"] |= {"max_steps": 2}
     tree["model"] |= {"path": str(tiny_demo.model)}
     tree["data"] |= {"train": [str(tiny_demo.train)], "eval": {"addition": str(tiny_demo.heldout)}}
-    tree["rollout"] |= {"workers": 1, "prompts_per_step": 16, "group_size": 8, "max_response_tokens": 20}
-    tree["algorithm"] |= {"mini_batches": 2}
-    tree["learner"] |= {"ranks": 1, "lr": 1e-3}
-    tree["evaluation"] |= {"every": 1}
+    for section, values in TINY_RUN.items():
+        tree[section] |= values
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return path

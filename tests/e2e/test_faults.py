@@ -37,6 +37,7 @@ def test_killed_and_frozen_processes_cost_no_step_of_a_run_with_its_own_loss_and
     until(run, lambda: bool(events(run, "learner_recovered")), "the learner group's return")
     assert "learner rank" in events(run, "learner_lost")[0]
     last = finish_whole(run)
+    assert "Traceback" not in run.output
     newest, _ = CheckpointStore(run.folder.checkpoints_path).newest()
     assert newest is not None
     assert read_state(newest).step == last

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from doubles.live_run import LiveRun, comparable
 from job_cluster import run_on
+from tiny_recipe import TINY_RUN
+
+from maspo_dist.runs.folder import RunFolder
 
 
-def test_a_job_takes_the_demo_along_and_can_be_followed(clone: Path, cluster: Mapping[str, str]) -> None:
-    overrides = ["run.max_steps=1", "rollout.workers=1", "learner.ranks=1", "rollout.prompts_per_step=8"]
+def test_a_job_takes_the_demo_along_and_gives_the_metrics_of_a_local_run_of_its_seed(
+    clone: Path, cluster: Mapping[str, str], whole_run: LiveRun
+) -> None:
+    overrides = [f"{section}.{key}={value}" for section, values in TINY_RUN.items() for key, value in values.items()]
     # Submission copies only what is not ignored, the demo apart; hence a relative model path works.
     command = ["ray", "job", "submit", "--submission-id=smoke", "--working-dir", ".", "--"]
     command += ["maspo-dist", "train", "configs/local_smoke.yaml", *overrides]
@@ -18,17 +24,15 @@ def test_a_job_takes_the_demo_along_and_can_be_followed(clone: Path, cluster: Ma
 
     logs = run_on(["ray", "job", "logs", "smoke"], clone, cluster)
     for line in (
-        "run local-smoke: 1 steps",
+        "run local-smoke: 2 steps",
         "held-out before training: addition",
-        " 1/1 ",
-        "run_finished: 1 steps done",
+        " 2/2 ",
+        "run_finished: 2 steps done",
     ):
         assert line in logs.stdout
-    unpacked = _unpacked(Path(cluster["RAY_TMPDIR"]))
-    assert "model.safetensors" in unpacked
-    assert "large" not in unpacked
-
-
-def _unpacked(session: Path) -> set[str]:
-    """Names of what the cluster unpacked of the job's folder."""
-    return {path.name for path in session.glob("session_latest/runtime_resources/working_dir_files/*/**/*")}
+    [unpacked] = Path(cluster["RAY_TMPDIR"]).glob("session_latest/runtime_resources/working_dir_files/*/")
+    names = {path.name for path in unpacked.glob("**/*")}
+    assert "model.safetensors" in names
+    assert "large" not in names
+    metrics = list(RunFolder(unpacked / "runs" / "local-smoke").read_metrics())
+    assert comparable(metrics) == comparable(whole_run.metrics)

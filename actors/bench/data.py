@@ -1,7 +1,7 @@
 """How fast a data set becomes prompts: rows of JSON Lines, each problem another, read, tokenized and checked.
 
-They are held against what nothing could leave out, on the first tenth of the rows: the JSON of each line, and the
-tokenizer on batches, one after the other.
+The speed is compared with the least work that loading needs, on the first tenth of the rows: each line is parsed as
+JSON, and then the tokenizer takes batches.
 """
 
 from __future__ import annotations

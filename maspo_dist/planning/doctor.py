@@ -85,7 +85,7 @@ class NodeFacts:
     smi              a GPU per entry, as nvidia-smi lists them; None if it does not answer
     vllm             vLLM's name for its kind of device, "" where it finds none; None if it does not load
     spaces           shared memory, Ray's temporary folder, then the run folder if there is a configuration
-    busy_ports       of those that Ray's head and the learners would take
+    busy_ports       ports in use that Ray's head or the learners would take
     token            None where this user has none
     refused          sentences of checks that `train` makes on a node
     ray_gpus         that Ray offers there; None outside of a cluster
@@ -297,7 +297,7 @@ def describe(node: NodeFacts) -> list[tuple[str, str]]:
             f"{_count(limits.open_files)} open files, {locked} locked, {_count(limits.processes)} processes",
         ),
         ("name", f"{node.host}, resolves to {node.address or 'nothing'}"),
-        ("ports", f"in use: {', '.join(map(str, node.busy_ports)) or 'none of those that a run asks for'}"),
+        ("ports", f"in use: {', '.join(map(str, node.busy_ports)) or 'no port that a run asks for'}"),
         ("Ray token", node.token.path if node.token else "none"),
     ]
 

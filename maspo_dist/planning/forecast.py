@@ -4,7 +4,8 @@
     update     arithmetic: forwards, backwards and recomputation of all tokens
     publish    one copy of the weights from learner to engines
 
-A forecast is right within a factor of about two: it knows no network, and lengths of responses are assumptions.
+No forecast has been compared with a run on GPUs yet. It leaves out the network, and lengths of responses are
+assumptions.
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepForecast:
-    """Seconds per phase of one step; `tokens` counts prompts and responses, `is_overlapped` says that the learner
-    updates while engines generate the next batch."""
+    """Seconds per phase of one step.
+
+    tokens          of prompts and responses
+    is_overlapped   the learner updates while engines generate the next batch
+    """
 
     tokens: int
     generate_s: float

@@ -251,6 +251,6 @@ def test_every_fact_is_printed() -> None:
         ),
         ("limits", "65536 open files, unlimited locked, unlimited processes"),
         ("name", "gpu-1, resolves to 10.0.0.1"),
-        ("ports", "in use: none of those that a run asks for"),
+        ("ports", "in use: no port that a run asks for"),
         ("Ray token", "/home/me/.ray/auth_token"),
     ]

@@ -43,7 +43,7 @@ def test_a_node_whose_store_is_too_small_is_named_with_what_ray_needs() -> None:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
-    """Sets the bytes of memory, and those that /dev/shm has left."""
+    """Sets the bytes of memory and the free bytes of /dev/shm."""
 
     def set_up(memory: int, shared: int) -> None:
         monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": memory}.__getitem__)

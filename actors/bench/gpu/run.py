@@ -33,7 +33,7 @@ _LOG_CHARACTERS = 4000
 
 
 def run_checks(only: Sequence[str], setting: Setting, write: Callable[[str], None]) -> bool:
-    """Writes a line of JSON per check and one that sums up; returns whether all checks passed.
+    """Writes a line of JSON per check, then a line with the sum; returns whether all checks passed.
 
     Raises UserError for an unknown check.
     """

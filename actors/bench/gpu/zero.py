@@ -76,7 +76,7 @@ def _train_rank(rank: int, address: str, setting: Setting, folder: Path, model: 
 
 
 def _show_only_gpu(rank: int) -> None:
-    """Leaves this process, which has not used CUDA yet, GPU `rank` of those that it was given."""
+    """Of the GPUs that this process sees, leaves it GPU `rank`; the process has not used CUDA yet."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = given.split(",")[rank] if given else str(rank)
 

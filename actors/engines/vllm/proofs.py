@@ -60,8 +60,8 @@ class WeightProofs:
     ) -> dict[str, Reading]:
         """A reading per parameter of this process that can be compared with the published tensors times `factor`.
 
-        Left out are parameters that have no counterpart among the tensors, such as fused experts, and those that do
-        not hold the published values as they are, such as quantized weights.
+        It leaves out parameters without a counterpart among the tensors, such as fused experts, and parameters that
+        hold the published values in another form, such as quantized weights.
         """
         model: nn.Module = self.model_runner.get_model()  # type: ignore[attr-defined]
         with torch.inference_mode():

@@ -9,6 +9,7 @@
     │   └── PlacementError     the cluster cannot hold what was asked for
     ├── WeightSyncError        an engine does not hold the learner's weights
     ├── PolicyAgeError         a token older than max_policy_age reached the learner
+    ├── EnvironmentFailedError an environment that gave no answer: it costs its own trajectory
     ├── DeadlineError          a named wait ran past its deadline
     ├── ActorDiedError         a process that the run needs has died
     │   └── BodyLostError      an object was lost with its node
@@ -22,9 +23,12 @@
 Anything else that escapes is a bug and keeps its traceback.
 """
 
-__all__ = ["ActorDiedError", "BodyLostError", "ConfigError", "DataError", "DeadlineError", "HubUnreachableError"]
-__all__ += ["LearnerLostError", "MaspoError", "ModelError", "PlacementError", "PoisonPromptError", "PolicyAgeError"]
-__all__ += ["RunsFailedError", "StallError", "StragglerError", "UserError", "VerifierError", "WeightSyncError"]
+from typing import Literal
+
+__all__ = ["ActorDiedError", "BodyLostError", "ConfigError", "DataError", "DeadlineError", "EnvironmentFailedError"]
+__all__ += ["HubUnreachableError", "LearnerLostError", "MaspoError", "ModelError", "PlacementError"]
+__all__ += ["PoisonPromptError", "PolicyAgeError", "RunsFailedError", "StallError", "StragglerError", "UserError"]
+__all__ += ["VerifierError", "WeightSyncError"]
 
 
 class MaspoError(Exception):
@@ -61,6 +65,15 @@ class WeightSyncError(MaspoError):
 
 class PolicyAgeError(MaspoError):
     """The hard check at consumption found a token beyond the age bound."""
+
+
+class EnvironmentFailedError(MaspoError):
+    """An environment gave no answer. `status` is what its trajectory counts as, `reason` one line for people."""
+
+    def __init__(self, status: Literal["timeout", "error"], reason: str) -> None:
+        super().__init__(reason)
+        self.status: Literal["timeout", "error"] = status
+        self.reason = reason
 
 
 class DeadlineError(MaspoError):

@@ -15,6 +15,7 @@ LIBRARY = (
     ("errors", "types"),
     ("config", "flow"),
     ("algorithm", "data", "models", "reward"),
+    ("environments",),
     ("demo", "runs"),
     ("evaluation", "planning", "views"),
     ("compare",),

@@ -9,6 +9,7 @@ model.py       section model
 data.py        section data
 rollout.py     sections rollout, sync
 verifier.py    section reward
+environment.py section environment
 algorithm.py   section algorithm: advantages, corrections, regularisers
 losses.py      the losses of section algorithm
 learner.py     section learner
@@ -22,6 +23,7 @@ from maspo_dist.config.algorithm import AggregateMode, AlgorithmConfig, Correcti
 from maspo_dist.config.cluster import ClusterConfig
 from maspo_dist.config.compare import CompareConfig, parse_seeds
 from maspo_dist.config.data import DataConfig, PromptConfig
+from maspo_dist.config.environment import EnvironmentConfig
 from maspo_dist.config.evaluation import EvaluationConfig
 from maspo_dist.config.keys import resume_changes
 from maspo_dist.config.learner import LearnerConfig
@@ -36,6 +38,6 @@ from maspo_dist.config.verifier import VerifierConfig
 __all__ = ["CompareConfig", "EvaluationConfig", "TrainConfig"]
 __all__ += ["build_config", "dump_config", "load_config", "parse_seeds", "read_tree", "resume_changes"]
 __all__ += ["AggregateMode", "AlgorithmConfig", "CheckpointConfig", "ClusterConfig", "CorrectionConfig", "DataConfig"]
-__all__ += ["EntropyAdvantage", "LearnerConfig", "LoggingConfig", "ModelConfig", "PromptConfig", "VerifierConfig"]
-__all__ += ["WandbConfig", "WorkerRange"]
+__all__ += ["EntropyAdvantage", "EnvironmentConfig", "LearnerConfig", "LoggingConfig", "ModelConfig", "PromptConfig"]
+__all__ += ["VerifierConfig", "WandbConfig", "WorkerRange"]
 __all__ += ["BapoLoss", "CispoLoss", "ClipLoss", "DacLoss", "GspoLoss", "LossConfig", "MaspoLoss", "SapoLoss"]

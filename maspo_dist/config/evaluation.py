@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from maspo_dist.config.cluster import ClusterConfig
 from maspo_dist.config.data import PromptConfig
+from maspo_dist.config.environment import EnvironmentConfig
 from maspo_dist.config.model import ModelConfig
 from maspo_dist.config.rollout import EnginesConfig
 from maspo_dist.config.section import Capacity, Execution, Location, Meaning, Name, Operation, PathText, Section
@@ -78,5 +79,7 @@ class EvaluationConfig(Section):
     data: Meaning[EvaluationDataConfig]
     sampling: Meaning[EvaluationSamplingConfig] = EvaluationSamplingConfig()
     rollout: EvaluationEnginesConfig = EvaluationEnginesConfig()
+    #: Tools or an environment; null: a response is one turn.
+    environment: Meaning[EnvironmentConfig | None] = None
     reward: Execution[VerifierConfig] = VerifierConfig()
     cluster: Operation[ClusterConfig] = ClusterConfig()

@@ -7,6 +7,7 @@ from pydantic import model_validator
 from maspo_dist.config.algorithm import AlgorithmConfig
 from maspo_dist.config.cluster import ClusterConfig
 from maspo_dist.config.data import DataConfig
+from maspo_dist.config.environment import EnvironmentConfig
 from maspo_dist.config.evaluation import HeldOutConfig
 from maspo_dist.config.learner import LearnerConfig
 from maspo_dist.config.model import ModelConfig
@@ -23,6 +24,8 @@ class TrainConfig(Section):
     model: ModelConfig
     data: Meaning[DataConfig]
     rollout: RolloutConfig
+    #: Tools or an environment; null: a response is one turn.
+    environment: Meaning[EnvironmentConfig | None] = None
     reward: Execution[VerifierConfig] = VerifierConfig()
     algorithm: Meaning[AlgorithmConfig] = AlgorithmConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -64,4 +67,20 @@ class TrainConfig(Section):
                 f"algorithm.overlong.buffer_tokens ({overlong}) is more than rollout.max_response_tokens "
                 f"({self.rollout.max_response_tokens})"
             )
+        self._environment_fits()
         return self
+
+    def _environment_fits(self) -> None:
+        if self.environment is None:
+            return
+        turn, whole = self.environment.max_turn_tokens, self.rollout.max_response_tokens
+        if turn is not None and turn > whole:
+            raise ValueError(
+                f"environment.max_turn_tokens ({turn}) is more than rollout.max_response_tokens ({whole}), which "
+                "bounds all turns together: lower it, or set it to null"
+            )
+        if self.rollout.engine.get("enable_prefix_caching") is False:
+            raise ValueError(
+                "rollout.engine.enable_prefix_caching is false, but an environment is set: each turn would compute all "
+                "turns before it again; remove the key"
+            )

@@ -51,6 +51,7 @@ def test_few_keys_may_differ_in_a_comparison_or_an_evaluation() -> None:
     }
     assert {key for key in unscored if not key.startswith("cluster.")} == {
         "model.path", "data.sets", "rollout.workers", "rollout.samples_in_flight", "reward.workers",
+        "environment.processes",
     }  # fmt: skip
 
 

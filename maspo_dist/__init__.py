@@ -4,8 +4,8 @@ The public face of the library. Every name but the errors is imported when it is
 `import maspo_dist` is quick and loads no torch.
 
 configuration   TrainConfig, EvaluationConfig, CompareConfig, VerifierConfig, load_config
-losses          MaspoLoss, ClipLoss, SapoLoss, GspoLoss, CispoLoss, DacLoss, BapoLoss: parameters of a loss;
-                LossConfig, OwnLoss, TokenTerms for a loss of your own
+losses          MaspoLoss, ClipLoss, SapoLoss, GspoLoss, CispoLoss, DacLoss, BapoLoss, DppoLoss: parameters
+                of a loss; LossConfig, OwnLoss, TokenTerms for a loss of your own
 algorithm       policy_loss on padded tensors; token_loss and aggregate on packed tokens, TokenLoss;
                 group_advantages, token_logprobs
 verifiers       verify_math, VerifierPool
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         ClipLoss,
         CompareConfig,
         DacLoss,
+        DppoLoss,
         EvaluationConfig,
         GspoLoss,
         LossConfig,
@@ -73,7 +74,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["CompareConfig", "EvaluationConfig", "TrainConfig", "VerifierConfig", "__version__", "load_config"]
-__all__ += ["BapoLoss", "CispoLoss", "ClipLoss", "DacLoss", "GspoLoss", "LossConfig", "MaspoLoss", "SapoLoss"]
+__all__ += ["BapoLoss", "CispoLoss", "ClipLoss", "DacLoss", "DppoLoss", "GspoLoss", "LossConfig", "MaspoLoss"]
+__all__ += ["SapoLoss"]
 __all__ += ["OwnLoss", "TokenLoss", "TokenTerms", "aggregate", "group_advantages", "policy_loss"]
 __all__ += ["VerifierPool", "token_logprobs", "token_loss", "verify_math"]
 __all__ += ["Event", "FinishedGroup", "GroupReport", "LedgerRow", "Prompt", "Rollout", "RolloutGroup", "RolloutRequest"]

@@ -28,7 +28,17 @@ from maspo_dist.config.evaluation import EvaluationConfig
 from maspo_dist.config.keys import resume_changes
 from maspo_dist.config.learner import LearnerConfig
 from maspo_dist.config.loading import build_config, dump_config, load_config, read_tree
-from maspo_dist.config.losses import BapoLoss, CispoLoss, ClipLoss, DacLoss, GspoLoss, LossConfig, MaspoLoss, SapoLoss
+from maspo_dist.config.losses import (
+    BapoLoss,
+    CispoLoss,
+    ClipLoss,
+    DacLoss,
+    DppoLoss,
+    GspoLoss,
+    LossConfig,
+    MaspoLoss,
+    SapoLoss,
+)
 from maspo_dist.config.model import ModelConfig
 from maspo_dist.config.rollout import WorkerRange
 from maspo_dist.config.run import CheckpointConfig, LoggingConfig, WandbConfig
@@ -40,4 +50,5 @@ __all__ += ["build_config", "dump_config", "load_config", "parse_seeds", "read_t
 __all__ += ["AggregateMode", "AlgorithmConfig", "CheckpointConfig", "ClusterConfig", "CorrectionConfig", "DataConfig"]
 __all__ += ["EntropyAdvantage", "EnvironmentConfig", "LearnerConfig", "LoggingConfig", "ModelConfig", "PromptConfig"]
 __all__ += ["VerifierConfig", "WandbConfig", "WorkerRange"]
-__all__ += ["BapoLoss", "CispoLoss", "ClipLoss", "DacLoss", "GspoLoss", "LossConfig", "MaspoLoss", "SapoLoss"]
+__all__ += ["BapoLoss", "CispoLoss", "ClipLoss", "DacLoss", "DppoLoss", "GspoLoss", "LossConfig", "MaspoLoss"]
+__all__ += ["SapoLoss"]

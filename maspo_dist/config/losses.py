@@ -53,6 +53,8 @@ class MaspoLoss(LossConfig):
     risk_max: float = Field(10.0, gt=0)
     #: Let gradients flow through the gate (research; the sign can flip at large ratios).
     differentiate_gate: bool = False
+    #: Where A < 0: maspo is the paper's gate; clip is PPO's clip at ρ = 0.8, which the paper does not have.
+    negative: Literal["maspo", "clip"] = "maspo"
     #: Cap on the ratio where A < 0 and ρ > 1, which the paper leaves unbounded (dual clip).
     negative_ratio_cap: float | None = Field(None, gt=1)
 
@@ -145,9 +147,22 @@ class BapoLoss(LossConfig):
         return self
 
 
+class DppoLoss(LossConfig):
+    """DPPO (arXiv 2602.04879): a token is masked once its probability has changed by more than a threshold."""
+
+    kind: Literal["dppo"] = "dppo"
+    is_separable: ClassVar[bool] = True
+    #: Largest fall of the probability where A < 0.
+    threshold_low: float = Field(0.2, ge=0)
+    #: Largest rise of the probability where A > 0.
+    threshold_high: float = Field(0.2, ge=0)
+    #: Weight of the squared log-ratio, which pulls every token with A ≠ 0 back to its old probability.
+    penalty: float = Field(1e-3, ge=0)
+
+
 _BUILT_IN: Mapping[str, type[LossConfig]] = {
     loss.model_fields["kind"].default: loss
-    for loss in (MaspoLoss, ClipLoss, SapoLoss, GspoLoss, CispoLoss, DacLoss, BapoLoss)
+    for loss in (MaspoLoss, ClipLoss, SapoLoss, GspoLoss, CispoLoss, DacLoss, BapoLoss, DppoLoss)
 }
 
 
@@ -164,7 +179,8 @@ def loss_class(section: Mapping[str, object]) -> type[LossConfig]:
         )
     if isinstance(kind, str) and kind in _BUILT_IN:
         return _BUILT_IN[kind]
-    near = difflib.get_close_matches(str(kind), _BUILT_IN, n=1)
+    # "ppo" is the beginner's name of clip, and no misspelt "dppo".
+    near = difflib.get_close_matches(str(kind), [name for name in _BUILT_IN if str(kind) not in name], n=1)
     known = f"known losses: {', '.join(map(repr, _BUILT_IN))} and python:module:Name"
     hint = f"did you mean {near[0]}?" if near else known
     raise ConfigError(f"algorithm.loss.kind: no such loss (value {kind!r}); {hint}")

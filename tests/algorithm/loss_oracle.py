@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from maspo_dist.config import CispoLoss, ClipLoss, DacLoss, GspoLoss, MaspoLoss, SapoLoss
+from maspo_dist.config import CispoLoss, ClipLoss, DacLoss, DppoLoss, GspoLoss, MaspoLoss, SapoLoss
 
 Token = tuple[float, float, float]
 
@@ -30,6 +30,8 @@ def width(c: MaspoLoss, old: float, a: float) -> float:
 
 def maspo(c: MaspoLoss, logprob: float, old: float, a: float) -> Token:
     rho = ratio(logprob, old)
+    if a < 0 and rho < 1 and c.negative == "clip":
+        return _ppo(rho, a, 0.8, math.inf, _flows(logprob, old))
     if (a > 0 and rho > 1) or (a < 0 and rho < 1):
         sigma = width(c, old, a)
         distance = min(abs(rho - 1) / sigma, 1e3)
@@ -64,6 +66,18 @@ def dac(c: DacLoss, logprob: float, old: float, a: float) -> Token:
     low = 0.5 + 0.5 * math.sqrt(max(1 - 4 * c.epsilon_low / q, 0))
     high = 0.5 + 0.5 * math.sqrt(1 + 4 * c.epsilon_high / q)
     return _ppo(ratio(logprob, old), a, low, high, _flows(logprob, old))
+
+
+def dppo(c: DppoLoss, logprob: float, old: float, a: float) -> Token:
+    rho, change = ratio(logprob, old), math.exp(logprob) - math.exp(old)
+    gate = 0.0 if (a > 0 and change > c.threshold_high) or (a < 0 and change < -c.threshold_low) else 1.0
+    log_rho = min(max(logprob - old, -20.0), 20.0) if a else 0.0
+    flows = _flows(logprob, old)
+    return (
+        -a * gate * rho + c.penalty * log_rho**2,
+        (-a * gate * rho + 2 * c.penalty * log_rho) * flows,
+        gate,
+    )
 
 
 def _sigmoid(x: float) -> float:

@@ -15,6 +15,7 @@ from maspo_dist.config import (
     CispoLoss,
     ClipLoss,
     DacLoss,
+    DppoLoss,
     GspoLoss,
     LossConfig,
     MaspoLoss,
@@ -24,12 +25,14 @@ from maspo_dist.config import (
 CONFIGS: list[LossConfig] = [
     MaspoLoss(),
     MaspoLoss(differentiate_gate=True, negative_ratio_cap=3.0),
+    MaspoLoss(negative="clip"),
     ClipLoss(dual_clip=3.0),
     SapoLoss(),
     GspoLoss(),
     CispoLoss(),
     DacLoss(),
     BapoLoss(),
+    DppoLoss(),
 ]
 MODES: list[AggregateMode] = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]
 

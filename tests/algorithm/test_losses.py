@@ -14,6 +14,7 @@ from maspo_dist.config import (
     CispoLoss,
     ClipLoss,
     DacLoss,
+    DppoLoss,
     GspoLoss,
     LossConfig,
     MaspoLoss,
@@ -25,6 +26,8 @@ CONFIGS: list[LossConfig] = [
     MaspoLoss(alpha=0.7, sigma_base=0.2, sigma_max=0.9, beta_pos=0.4, beta_neg=0.6, risk_min=0.7, risk_max=1.3),
     MaspoLoss(differentiate_gate=True),
     MaspoLoss(negative_ratio_cap=3.0),
+    MaspoLoss(negative="clip"),
+    MaspoLoss(negative="clip", negative_ratio_cap=3.0, differentiate_gate=True),
     ClipLoss(),
     ClipLoss(epsilon_high=0.28, dual_clip=3.0),
     SapoLoss(),
@@ -35,6 +38,8 @@ CONFIGS: list[LossConfig] = [
     CispoLoss(epsilon_low=1.0, epsilon_high=3.0),
     DacLoss(),
     BapoLoss(),
+    DppoLoss(),
+    DppoLoss(threshold_low=0.05, threshold_high=0.3, penalty=0.5),
 ]
 IDS = [f"{config.kind}-{number}" for number, config in enumerate(CONFIGS)]
 
@@ -73,6 +78,8 @@ def _by_oracle(config: LossConfig, x: list[float], old: list[float], a: list[flo
                 tokens.append(oracle.cispo(config, *row))
             case DacLoss():
                 tokens.append(oracle.dac(config, *row))
+            case DppoLoss():
+                tokens.append(oracle.dppo(config, *row))
             case BapoLoss():
                 tokens.append(oracle.bapo(config.lower_start, config.upper_start, *row))
     return torch.tensor(tokens, dtype=torch.float64)
@@ -155,6 +162,23 @@ BASELINE_ROWS = [
     (DacLoss(), -1.0, 0.1, 0.4, 0.5, 0.0),
     (BapoLoss(), 1.0, 0.5, 1.3, -1.2, 0.0),
     (BapoLoss(), -1.0, 0.5, 0.7, 0.8, 0.0),
+    # The probability rises by .1 and by .25, and falls by .1 and by .25; past .2 only the penalty is left.
+    (DppoLoss(penalty=0), 1.0, 0.5, 1.2, -1.2, -1.2),
+    (DppoLoss(penalty=0), 1.0, 0.5, 1.5, 0.0, 0.0),
+    (DppoLoss(penalty=0), -1.0, 0.5, 0.8, 0.8, 0.8),
+    (DppoLoss(penalty=0), -1.0, 0.5, 0.5, 0.0, 0.0),
+    (DppoLoss(penalty=0.1), -1.0, 0.5, 0.5, 0.1 * math.log(2) ** 2, -0.2 * math.log(2)),
+    (DppoLoss(penalty=0.1), 1.0, 0.5, 1.5, 0.1 * math.log(1.5) ** 2, 0.2 * math.log(1.5)),
+    # A rare token may grow nineteenfold, from .01 to .19; twenty-two-fold is too far.
+    (DppoLoss(penalty=0), 1.0, 0.01, 19.0, -19.0, -19.0),
+    (DppoLoss(penalty=0), 1.0, 0.01, 22.0, 0.0, 0.0),
+    (DppoLoss(threshold_high=0.05, penalty=0), 1.0, 0.5, 1.2, 0.0, 0.0),
+    (DppoLoss(threshold_low=0.05, penalty=0), -1.0, 0.5, 0.8, 0.0, 0.0),
+    # Moves against the advantage are never masked.
+    (DppoLoss(penalty=0), -1.0, 0.1, 9.0, 9.0, 9.0),
+    (DppoLoss(penalty=0), 1.0, 0.9, 0.1, -0.1, -0.1),
+    (DppoLoss(penalty=1), 1.0, 0.5, 1.0, -1.0, -1.0),
+    (DppoLoss(penalty=1), 0.0, 0.5, 1.5, 0.0, 0.0),
 ]
 
 
@@ -240,10 +264,14 @@ def test_dac_without_slack_clips_at_1_however_small_the_probability() -> None:
         (BapoLoss, {"upper_stop": 1.1}, "upper_stop must be at least upper_start (1.2)"),
         (BapoLoss, {"lower_step": 0}, "greater than"),
         (BapoLoss, {"target": 0}, "greater than 0"),
+        (DppoLoss, {"threshold_low": -0.1}, "greater than or equal to 0"),
+        (DppoLoss, {"threshold_high": -0.1}, "greater than or equal to 0"),
+        (DppoLoss, {"penalty": -1}, "greater than or equal to 0"),
+        (MaspoLoss, {"negative": "cut"}, "'maspo' or 'clip'"),
     ],
 )
 def test_impossible_settings_are_refused_with_their_range(
-    section: type[LossConfig], settings: dict[str, float], says: str
+    section: type[LossConfig], settings: dict[str, float | str], says: str
 ) -> None:
     with pytest.raises(ValidationError, match=re.escape(says)):
         section(**settings)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maspo_dist.algorithm import TokenLoss, token_loss
-from maspo_dist.config import MaspoLoss
+from maspo_dist.config import ClipLoss, MaspoLoss
 
 # Settings under which every clamp is within easy reach: p^−α is 1/√p.
 SETTINGS = MaspoLoss(sigma_base=1.0, alpha=0.5, sigma_max=2.0, beta_pos=0.5, beta_neg=0.25, risk_min=0.5, risk_max=1.5)
@@ -93,6 +93,58 @@ def test_negative_ratio_cap_bounds_only_negative_tokens(
 ) -> None:
     loss, got = one_token(CAPPED, advantage, 0.0, math.log(rho))
     assert (loss.values.item(), got, loss.gate.item()) == pytest.approx((value, gradient, gate), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("advantage", "rho", "value", "gradient", "gate"),
+    [
+        (-1.0, 0.9, 0.9, 0.9, 1.0),
+        (-1.0, 0.5, 0.8, 0.0, 0.0),
+        (-2.0, 0.5, 1.6, 0.0, 0.0),
+        (-1.0, 4.0, 4.0, 4.0, 1.0),
+        (1.0, 0.5, -0.5, -0.5, 1.0),
+        (1.0, 4.0, -4.0 * TWO, -4.0 * TWO, TWO),  # σ = 1 · 1.5
+        (0.0, 0.5, 0.0, 0.0, 1.0),
+    ],
+)
+def test_the_negative_side_can_clip_as_ppo_does(
+    advantage: float, rho: float, value: float, gradient: float, gate: float
+) -> None:
+    loss, got = one_token(SETTINGS.model_copy(update={"negative": "clip"}), advantage, 0.0, math.log(rho))
+    assert (loss.values.item(), got, loss.gate.item()) == pytest.approx((value, gradient, gate), rel=1e-12)
+
+
+def test_a_clipped_negative_side_is_ppo_there_and_maspo_elsewhere_to_the_last_bit() -> None:
+    generator = torch.Generator().manual_seed(5)
+    old = -6 * torch.rand(500, generator=generator)
+    advantages = torch.randn(500, generator=generator)
+    advantages[::7] = 0
+    moved = old + 0.5 * torch.randn(500, generator=generator)
+
+    def computed(config: MaspoLoss | ClipLoss) -> list[torch.Tensor]:
+        logprobs = moved.clone().requires_grad_()
+        loss = token_loss(config, logprobs, old, advantages, torch.arange(500))
+        return [loss.values.detach(), loss.gate, *torch.autograd.grad(loss.values.sum(), logprobs)]
+
+    both = computed(MaspoLoss(negative="clip"))
+    for got, maspo, clip in zip(both, computed(MaspoLoss()), computed(ClipLoss()), strict=True):
+        assert torch.equal(got, torch.where(advantages < 0, clip, maspo))
+
+
+def test_the_default_is_the_paper_s_loss_to_the_last_bit() -> None:
+    assert MaspoLoss().negative == "maspo"
+    generator = torch.Generator().manual_seed(6)
+    old = -6 * torch.rand(500, generator=generator)
+    advantages = torch.randn(500, generator=generator)
+    logprobs = old + 0.5 * torch.randn(500, generator=generator)
+    ratio = (logprobs - old).exp()
+    mass = (-0.3 * old).clamp(0.0, math.log(10.0)).exp()
+    risk = torch.where(advantages > 0, 1 + 0.03 * advantages, 1 / (1 - 0.03 * advantages))
+    gated = ((advantages > 0) & (ratio > 1)) | ((advantages < 0) & (ratio < 1))
+    gate = torch.where(gated, (-(((ratio - 1) / (mass * risk)) ** 2) / 2).exp(), 1.0)
+    loss = token_loss(MaspoLoss(), logprobs, old, advantages, torch.arange(500))
+    assert torch.equal(loss.gate, gate)
+    assert torch.equal(loss.values, -advantages * gate * ratio)
 
 
 def test_gradient_still_flows_at_the_cap_itself() -> None:

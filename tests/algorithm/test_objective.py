@@ -115,7 +115,7 @@ def test_micro_batches_add_up_to_the_whole() -> None:
 
 
 PARTS = (slice(0, 2), slice(2, 7), slice(7, 8))
-LOSSES = ("maspo", "clip", "sapo", "gspo", "cispo", "dac", "bapo")
+LOSSES = ("maspo", "clip", "sapo", "gspo", "cispo", "dac", "bapo", "dppo")
 EVERYTHING = {
     "correction": {"kind": "icepop", "level": "sequence", "lower": 0.0, "upper": 50.0},
     "kl": {"coefficient": 0.1},

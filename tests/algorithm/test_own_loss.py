@@ -25,6 +25,7 @@ from maspo_dist.config import (
     CispoLoss,
     ClipLoss,
     DacLoss,
+    DppoLoss,
     GspoLoss,
     LossConfig,
     MaspoLoss,
@@ -137,12 +138,14 @@ def test_its_trust_region_is_measured() -> None:
         CauchyLoss(),
         PlainLoss(),
         MaspoLoss(),
+        MaspoLoss(negative="clip"),
         ClipLoss(dual_clip=3.0),
         SapoLoss(),
         GspoLoss(),
         CispoLoss(),
         DacLoss(),
         BapoLoss(),
+        DppoLoss(),
     ],
 )
 def test_losses_that_keep_the_contract_pass_the_check(loss: LossConfig) -> None:

@@ -14,13 +14,15 @@ from maspo_dist.config import (
     CispoLoss,
     ClipLoss,
     DacLoss,
+    DppoLoss,
     GspoLoss,
     LossConfig,
     MaspoLoss,
     SapoLoss,
 )
 
-LOSSES = [MaspoLoss(), ClipLoss(dual_clip=3.0), SapoLoss(), GspoLoss(), CispoLoss(), DacLoss(), BapoLoss()]
+LOSSES = [MaspoLoss(), MaspoLoss(negative="clip"), ClipLoss(dual_clip=3.0), SapoLoss(), GspoLoss(), CispoLoss()]
+LOSSES += [DacLoss(), BapoLoss(), DppoLoss()]
 MODES: list[AggregateMode] = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]
 
 

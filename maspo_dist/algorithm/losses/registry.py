@@ -12,11 +12,22 @@ from maspo_dist.algorithm.losses.bapo import bapo_loss
 from maspo_dist.algorithm.losses.cispo import cispo_loss
 from maspo_dist.algorithm.losses.clip import clip_loss
 from maspo_dist.algorithm.losses.dac import dac_loss
+from maspo_dist.algorithm.losses.dppo import dppo_loss
 from maspo_dist.algorithm.losses.gspo import gspo_loss
 from maspo_dist.algorithm.losses.maspo import maspo_loss
 from maspo_dist.algorithm.losses.sapo import sapo_loss
 from maspo_dist.algorithm.losses.terms import TokenLoss, TokenTerms, token_terms
-from maspo_dist.config import BapoLoss, CispoLoss, ClipLoss, DacLoss, GspoLoss, LossConfig, MaspoLoss, SapoLoss
+from maspo_dist.config import (
+    BapoLoss,
+    CispoLoss,
+    ClipLoss,
+    DacLoss,
+    DppoLoss,
+    GspoLoss,
+    LossConfig,
+    MaspoLoss,
+    SapoLoss,
+)
 from maspo_dist.errors import ConfigError
 
 LossFunction = Callable[[Any, TokenTerms], TokenLoss]
@@ -30,6 +41,7 @@ LOSSES: Mapping[type[LossConfig], LossFunction] = {
     CispoLoss: cispo_loss,
     DacLoss: dac_loss,
     BapoLoss: bapo_loss,
+    DppoLoss: dppo_loss,
 }
 
 

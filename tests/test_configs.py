@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from maspo_dist.algorithm.logprobs import CHUNK_ELEMENTS
-from maspo_dist.config import PromptConfig, TrainConfig, load_config
+from maspo_dist.config import ClipLoss, PromptConfig, TrainConfig, load_config
 from maspo_dist.data.rows import read_rows
 from maspo_dist.errors import DataError, HubUnreachableError, ModelError
 from maspo_dist.models.facts import hub_is_reachable
@@ -46,11 +46,13 @@ def test_the_papers_recipes_differ_in_nothing_but_the_loss(size: str) -> None:
 @pytest.mark.parametrize("size", ["1.5b", "7b"])
 def test_the_papers_recipes_hold_the_authors_values(size: str) -> None:
     config = load_config(CONFIGS / f"r1_distill_qwen_{size}_maspo.yaml")
-    assert config.rollout.prompts_per_step == 1024
-    assert config.rollout.prompts_per_step // config.algorithm.mini_batches == 256
+    assert config.rollout.prompts_per_step == 512
+    assert config.rollout.prompts_per_step // config.algorithm.mini_batches == 32
     assert config.learner.lr == pytest.approx(4.63e-7)
     assert config.algorithm.kl.coefficient == 0
     assert set(config.data.eval) == HELD_OUT
+    grpo = load_config(CONFIGS / f"r1_distill_qwen_{size}_grpo.yaml").algorithm.loss
+    assert grpo == ClipLoss(epsilon_low=0.2, epsilon_high=0.2, dual_clip=3.0)
 
 
 def test_the_excerpts_are_whole_and_disjoint() -> None:

@@ -22,7 +22,8 @@ LENGTHS = Lengths(prompt_tokens=1024, response_tokens=4096)
 
 
 def recipe(*overrides: str) -> TrainConfig:
-    return load_config(Path("configs/r1_distill_qwen_7b_maspo.yaml"), overrides)
+    batch = ("run.max_steps=247", "rollout.prompts_per_step=1024", "algorithm.mini_batches=4")
+    return load_config(Path("configs/r1_distill_qwen_7b_maspo.yaml"), (*batch, *overrides))
 
 
 def test_the_update_is_the_arithmetic_of_its_forwards() -> None:

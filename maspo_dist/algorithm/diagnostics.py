@@ -21,6 +21,8 @@ from maspo_dist.config import LossConfig, MaspoLoss
 BUCKETS = ("1e-4", "1e-2", "0.1", "0.5", "0.9", "1")
 #: Signs of the advantage. A third sign, zero, is counted but has no buckets of its own.
 SIGNS = ("pos", "neg")
+#: Buckets of rare tokens: π_old ≤ 0.1.
+_RARE = BUCKETS[:3]
 #: ε of the plain PPO clipping that is reported for comparison.
 PPO_EPSILON = 0.2
 
@@ -149,6 +151,10 @@ def trust_region_metrics(config: LossConfig, totals: Totals) -> dict[str, float]
     metrics = {"ratio/max": math.exp(highest), "ratio/min": math.exp(-lowest)}
     metrics |= {name: _share(whole, part, of) for name, _, part, of in shares}
     metrics["gradient/weight_lost"] = _weight_lost(whole)
+    # Rows of the sign pos come first.
+    rare = [math.fsum(column) for column in zip(*rows[: len(_RARE)], strict=True)]
+    kept = _share(rare, _C.WEIGHT_KEPT_BY_PPO, _C.WEIGHT)
+    metrics["gradient/rare_positive_cut_by_ppo_clip"] = 1 - kept if rare[_C.WEIGHT] else 0.0
     for number, row in enumerate(rows[: len(SIGNS) * len(BUCKETS)]):
         sign, bucket = divmod(number, len(BUCKETS))
         prefix = f"trust_region/{SIGNS[sign]}/{BUCKETS[bucket]}"

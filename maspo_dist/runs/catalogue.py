@@ -97,6 +97,11 @@ METRICS = (
     Metric("gradient/weight_lost", _KEPT, "gradient weight that the loss takes away"),
     Metric("gradient/weight_kept_by_ppo_clip", _KEPT, "gradient weight that PPO clipping would let pass"),
     Metric("gradient/share_cut_by_ppo_clip", "share of tokens", "tokens whose gradient PPO clipping at 0.2 would cut"),
+    Metric(
+        "gradient/rare_positive_cut_by_ppo_clip",
+        "share of Σ|A|·ρ of rare tokens",
+        "gradient weight that PPO clipping would cut from tokens with A > 0 and π_old ≤ 0.1",
+    ),
     Metric(f"{_BUCKET}/token_share", "share of tokens", "tokens with this sign and in this bucket, of all tokens"),
     Metric(f"{_BUCKET}/ratio_mean", "π / π_old", "mean ratio ρ in the bucket"),
     Metric(f"{_BUCKET}/gate_mean", "weight, 1 is ungated", "mean gate in the bucket"),

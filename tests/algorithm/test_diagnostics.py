@@ -14,7 +14,7 @@ from maspo_dist.algorithm import (
     trust_region_metrics,
     trust_region_totals,
 )
-from maspo_dist.config import CispoLoss, ClipLoss, GspoLoss, LossConfig, MaspoLoss
+from maspo_dist.config import CispoLoss, ClipLoss, DppoLoss, GspoLoss, LossConfig, MaspoLoss
 
 EDGES = {"1e-4": 1e-4, "1e-2": 1e-2, "0.1": 0.1, "0.5": 0.5, "0.9": 0.9, "1": 1.0}
 TIGHT = MaspoLoss(
@@ -44,7 +44,9 @@ def _mean(values: list[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-@pytest.mark.parametrize("config", [TIGHT, ClipLoss(), CispoLoss(), GspoLoss(epsilon_low=0.1, epsilon_high=0.1)])
+@pytest.mark.parametrize(
+    "config", [TIGHT, ClipLoss(), CispoLoss(), GspoLoss(epsilon_low=0.1, epsilon_high=0.1), DppoLoss()]
+)
 def test_global_numbers_agree_with_a_token_by_token_count(config: LossConfig) -> None:
     batch = _batch()
     logprobs, old, advantages, entropy, ids = batch
@@ -55,6 +57,7 @@ def test_global_numbers_agree_with_a_token_by_token_count(config: LossConfig) ->
     kept = [w * g * (abs(d) < 20) for w, g, d in zip(weight, gate, delta, strict=True)]
     cut = [(x > 0 and r > 1.2) or (x < 0 and r < 0.8) for x, r in zip(a, rho, strict=True)]
     kept_by_ppo = [w * (not c) * (abs(d) < 20) for w, c, d in zip(weight, cut, delta, strict=True)]
+    rare = [(w, c) for w, c, x, p in zip(weight, cut, a, old.exp().tolist(), strict=True) if x > 0 and p <= 0.1]
     metrics = trust_region_metrics(config, _totals(config, batch))
     want = {
         "ratio/max": max(rho),
@@ -69,6 +72,7 @@ def test_global_numbers_agree_with_a_token_by_token_count(config: LossConfig) ->
         "gradient/weight_lost": 1 - sum(kept) / sum(weight),
         "gradient/weight_kept_by_ppo_clip": sum(kept_by_ppo) / sum(weight),
         "gradient/share_cut_by_ppo_clip": _mean(cut),
+        "gradient/rare_positive_cut_by_ppo_clip": sum(w for w, c in rare if c) / sum(w for w, _ in rare),
         "policy/kl_k1": _mean([-d for d in delta]),
         "policy/kl_k3": _mean([r - 1 - d for r, d in zip(rho, delta, strict=True)]),
         "policy/entropy": _mean(entropy.tolist()),
@@ -161,6 +165,17 @@ def test_tokens_that_did_not_move_are_not_gated() -> None:
     assert metrics["gate/share_gated"] == 0
 
 
+def test_only_the_positive_side_is_gated_where_the_negative_side_clips() -> None:
+    config = TIGHT.model_copy(update={"negative": "clip"})
+    rows = [(1.0, 1.5), (1.0, 0.5), (-1.0, 0.9), (-1.0, 0.5), (-1.0, 1.5)]
+    advantages, rho = torch.tensor(rows, dtype=torch.float64).unbind(dim=1)
+    zero = torch.zeros_like(rho)
+    metrics = trust_region_metrics(config, _totals(config, (rho.log(), zero, advantages, zero, torch.arange(5))))
+    assert metrics["gate/share_gated"] == 1 / 5
+    assert metrics["gate/share_mass_at_sigma_base"] == 1
+    assert metrics["trust_region/neg/1/weight_kept"] == pytest.approx((0.9 + 1.5) / (0.9 + 0.5 + 1.5))
+
+
 def test_the_cap_is_counted_for_negative_tokens_beyond_it() -> None:
     rows = [(-1.0, 2.5), (-1.0, 3.0), (-1.0, 1.5), (-1.0, 0.9), (0.2, 2.5), (0.0, 2.5), (1.0, 3.0)]
     advantages, rho = torch.tensor(rows, dtype=torch.float64).unbind(dim=1)
@@ -173,6 +188,7 @@ def test_without_any_advantage_no_weight_is_kept_or_lost() -> None:
     zero = torch.zeros(3, dtype=torch.float64)
     metrics = trust_region_metrics(TIGHT, _totals(TIGHT, (zero, zero, zero, zero, torch.arange(3))))
     assert metrics["gradient/weight_kept"] == metrics["gradient/weight_lost"] == 0
+    assert metrics["gradient/rare_positive_cut_by_ppo_clip"] == 0
     assert metrics["gate/share_risk_at_max"] == metrics["gate/share_gated"] == 0
 
 

@@ -142,6 +142,25 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+def submit(
+    config: ConfigPath,
+    overrides: Annotated[Texts, typer.Argument(help="dotted.key=value; slurm.key=value is of the cluster.")] = None,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Submit to Slurm.")] = False,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the job.")] = 1,
+    cluster: Annotated[
+        Path | None, typer.Option(help="Describes the cluster; default slurm.yaml beside CONFIG.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script; write and submit nothing.")] = False,
+) -> None:
+    """Check CONFIG and submit it as a job that saves before its time limit and goes on in a next job."""
+    if not slurm:
+        raise UserError("submit needs --slurm; to a running Ray cluster, submit with `ray job submit` (make submit)")
+    from actors.commands.submit import submit_to_slurm
+
+    submit_to_slurm(config, overrides or (), cluster, nodes, is_dry=dry_run)
+
+
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Option(help="Folder of the model (or a hub name).")],
@@ -186,12 +205,13 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of data, initial weights and warm start.")] = 0,
 ) -> None:
     """Make the demo: a small model that adds a little, and problems it has not seen."""
-    from maspo_dist.demo import make_demo
+    from maspo_dist.demo import make_demo, write_config
 
     files = make_demo(folder, seed)
     print(f"model {files.model}, greedy held-out accuracy {files.start_accuracy:.3f}")
     print(f"train {files.train}")
     print(f"held out {files.heldout}")
+    print(f"configuration {write_config(files)}")
 
 
 @app.command()

@@ -14,6 +14,7 @@ algorithm.py   section algorithm: advantages, corrections, regularisers
 losses.py      the losses of section algorithm
 learner.py     section learner
 cluster.py     section cluster
+slurm.py       SlurmConfig, of `maspo-dist submit --slurm`
 loading.py     YAML and dotted overrides → a validated configuration
 keys.py        dotted keys, their effects, and what changed since a checkpoint
 extension.py   `python:module:Name`: parts of the user's own

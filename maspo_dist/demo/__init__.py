@@ -4,11 +4,14 @@ task.py        addition written out column by column
 model.py       a Qwen3 of about a million parameters and its character tokenizer
 warm_start.py  the supervised phase before reinforcement learning
 files.py       the folder with model, training and held-out problems
+config.py      the configuration that trains it
 smollm2.py     a small pretrained model from a Python package, for recipes of real text
 """
 
+from maspo_dist.demo.config import write_config
 from maspo_dist.demo.files import DEFAULT_FOLDER, DemoFiles, DemoRecipe, make_demo
 from maspo_dist.demo.task import Addition, draw_problems
 from maspo_dist.demo.warm_start import WarmStart
 
 __all__ = ["DEFAULT_FOLDER", "Addition", "DemoFiles", "DemoRecipe", "WarmStart", "draw_problems", "make_demo"]
+__all__ += ["write_config"]

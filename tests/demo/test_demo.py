@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from maspo_dist.config import DataConfig
+from maspo_dist.config import DataConfig, load_config
 from maspo_dist.data.prompts import load_prompts
-from maspo_dist.demo import Addition, DemoRecipe, WarmStart, draw_problems, make_demo
+from maspo_dist.demo import Addition, DemoRecipe, WarmStart, draw_problems, make_demo, write_config
 from maspo_dist.demo.model import make_model, make_tokenizer
 from maspo_dist.demo.warm_start import warm_start
 from maspo_dist.errors import ModelError
@@ -131,3 +131,14 @@ def test_the_manifest_says_where_training_starts(tmp_path: Path) -> None:
     manifest = json.loads((files.model.parent / "manifest.json").read_text())
     assert manifest["seed"] == 5
     assert manifest["start_accuracy"] == files.start_accuracy
+
+
+def test_the_demo_brings_the_configuration_of_the_smoke(tmp_path: Path) -> None:
+    demo = make_demo(tmp_path / 'a "demo"', 0, RECIPE)
+    config = load_config(write_config(demo))
+    folder = demo.model.parent.absolute()
+    assert (config.model.path, config.data.train) == (str(folder / "model"), [str(folder / "train.jsonl")])
+    smoke = load_config(Path(__file__).parents[2] / "configs/local_smoke.yaml")
+    of_place = {"run": {"name"}, "model": {"path"}, "data": {"train", "eval"}}
+    assert config.model_dump(exclude=of_place) == smoke.model_dump(exclude=of_place)
+    assert config.data.eval == {"addition": str(folder / "heldout.jsonl")}

@@ -1,0 +1,135 @@
+"""`maspo-dist submit --slurm`: the script that it writes, what it hands to sbatch, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from doubles.command_line import call
+from doubles.untrained_demo import save_untrained_demo
+
+from maspo_dist.config import build_config, load_config, read_tree
+from maspo_dist.config.slurm import SlurmConfig
+from maspo_dist.runs.folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "deploy/slurm/cluster.yaml"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "model"
+    save_untrained_demo(folder)
+    return folder
+
+
+@pytest.fixture
+def config(model: Path, tmp_path: Path) -> Path:
+    """A configuration that can run, with slurm.yaml beside it."""
+    data = tmp_path / "train.jsonl"
+    data.write_text('{"problem": "1+2=", "answer": "3"}\n')
+    tree = yaml.safe_load((ROOT / "configs/local_smoke.yaml").read_text())
+    tree["run"] |= {"name": "one", "dir": str(tmp_path / "runs")}
+    tree["model"]["path"] = str(model)
+    tree["data"] |= {"train": [str(data)], "eval": {}}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    (tmp_path / "slurm.yaml").write_text("{cpus_per_node: 8, time: 24:00:00, sbatch: {qos: long, exclusive: true}}\n")
+    return path
+
+
+def test_a_dry_run_prints_the_script_and_writes_nothing(config: Path, tmp_path: Path) -> None:
+    done = call("submit", "--slurm", str(config), "--nodes", "3", "--dry-run", "slurm.partition=low", "run.name=two")
+    assert done.returncode == 0, done.stderr
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", done.stdout, re.MULTILINE))
+    assert options == {
+        "job-name": "two",
+        "nodes": "3",
+        "ntasks-per-node": "1",
+        "cpus-per-task": "8",
+        "partition": "low",
+        "time": "24:00:00",
+        "signal": "B:TERM@300",
+        "requeue": "",
+        "open-mode": "append",
+        "output": f'"{tmp_path}/runs/two/slurm/job-%j.log"',
+        "qos": "long",
+        "exclusive": "",
+    }
+    assert subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=False).returncode == 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_it_hands_sbatch_a_script_with_the_resolved_configuration_beside_it(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "sbatch").write_text(f'#!/bin/bash\necho "$@" > {tmp_path}/asked\necho "417;trial"\n')
+    (programs / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    done = call("submit", "--slurm", str(config), "run.max_steps=7")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs/one/slurm"
+    assert (tmp_path / "asked").read_text().split() == ["--parsable", str(folder / "train.sbatch")]
+    assert {path.name for path in folder.iterdir()} == {"train.sbatch", "node.sh", "config.yaml"}
+    assert load_config(folder / "config.yaml").run.max_steps == 7
+    assert str(folder / "train.sbatch") in done.stdout
+    assert "srun --overlap --jobid=417 --pty bash" in done.stdout
+
+    (programs / "sbatch").write_text("#!/bin/bash\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    refused = call("submit", "--slurm", str(config))
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert refused.stderr.endswith("sbatch: error: invalid partition\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["checkpoint.every=null"], ["checkpoint.every is null", "set it"]),
+        (["slurm.cpus_per_node=0"], ["slurm.yaml: cpus_per_node", "got 0"]),
+        (["slurm.partitoin=low"], ["partitoin", "did you mean partition?"]),
+        (["slurm.time=1 hour"], ["time must be MINUTES, HH:MM:SS or DAYS-HH:MM:SS", "1 hour"]),
+        (["slurm.memory_per_node=64 GB"], ["memory_per_node must be", "64 GB"]),
+        (["slurm.stop_before_limit_s=5"], ["stop_before_limit_s", "60", "got 5"]),
+        (["slurm.scratch=scratch"], ["scratch 'scratch' must be an absolute path of at most 22"]),
+        (["slurm.scratch=/a/folder/with/a/very/long/path"], ["Ray's sockets lie below it"]),
+        (["slurm.sbatch={nodes: 4}"], ["nodes is set by the job itself; set --nodes instead"]),
+        (["slurm.sbatch={open-mode: truncate}"], ["open-mode is set by the job itself; remove it"]),
+        (["slurm.sbatch={--qos: long}"], ["'--qos' is not the long name of an option"]),
+        (["slurm.sbatch={comment: two words}"], ["comment is 'two words'; write a value without spaces"]),
+        (["slurm.setup=[]", "--cluster", "nowhere.yaml"], ["nowhere.yaml does not exist", "deploy/slurm/cluster.yaml"]),
+        (["slurm.gpus_per_node=1", "model.device=auto"], ["the run needs 4 GPUs", "have 1", "raise --nodes"]),
+        (["rollout.wokers=1"], ["did you mean workers?"]),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: list[str], fragments: list[str], config: Path, tmp_path: Path) -> None:
+    refused = call("submit", "--slurm", str(config), *arguments)
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.count("\n") == 1
+    for fragment in fragments:
+        assert fragment in refused.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_is_there_is_refused_before_it_is_queued(config: Path, tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "runs" / "one") as folder:
+        folder.write_metrics(1, {"reward/mean": 0.5})
+    refused = call("submit", "--slurm", str(config))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "exists already: choose another run.name, or set checkpoint.resume=auto" in refused.stderr
+    assert call("submit", "--slurm", str(config), "--dry-run", "checkpoint.resume=auto").returncode == 0
+
+
+def test_without_slurm_it_names_the_other_way() -> None:
+    refused = call("submit", str(ROOT / "configs/local_smoke.yaml"))
+    assert refused.returncode == 2
+    assert "submit needs --slurm" in refused.stderr
+
+
+def test_the_example_loads() -> None:
+    assert build_config(SlurmConfig, read_tree(EXAMPLE)).gpus_per_node == 8

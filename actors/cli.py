@@ -13,13 +13,13 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from maspo_dist import __version__
-from maspo_dist.errors import MaspoError, UserError
+from maspo_dist.errors import ConfigError, MaspoError, UserError
 from maspo_dist.planning.remedies import REMEDIES
 
 app = typer.Typer(
@@ -203,12 +203,28 @@ def evaluate(
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the model and data go.")] = Path(".cache/demo"),
     seed: Annotated[int, typer.Option(help="Seed of data, initial weights and warm start.")] = 0,
+    task: Annotated[
+        Literal["addition", "route"], typer.Option(help="route: a rare first token opens the good route.")
+    ] = "addition",
+    initial: Annotated[
+        float | None, typer.Option(min=1e-4, max=0.5, help="With --task route: first probability of that token (0.02).")
+    ] = None,
 ) -> None:
     """Make the demo: a small model that adds a little, and problems it has not seen."""
-    from maspo_dist.demo import make_demo, write_config
+    from maspo_dist.demo import RouteRecipe, make_demo, write_config
 
-    files = make_demo(folder, seed)
+    if task == "addition" and initial is not None:
+        raise ConfigError("--initial is the probability of the rare route, so it needs --task route")
+    recipe = None
+    if task == "route":
+        recipe = RouteRecipe() if initial is None else RouteRecipe(initial_probability=initial)
+    files = make_demo(folder, seed, recipe)
     print(f"model {files.model}, greedy held-out accuracy {files.start_accuracy:.3f}")
+    if (start := files.route_start) is not None:
+        print(
+            f"good route: probability {start.opening_probability:.4f}, greedy accuracy {start.worked_accuracy:.3f}; "
+            f"accuracy of sampled responses {start.sampled_accuracy:.3f}"
+        )
     print(f"train {files.train}")
     print(f"held out {files.heldout}")
     print(f"configuration {write_config(files)}")

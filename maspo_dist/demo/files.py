@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from maspo_dist.demo.model import make_model, make_tokenizer
+from maspo_dist.demo.route import OPENING, RouteRecipe, RouteStart, route_warm_start
 from maspo_dist.demo.task import SOURCE, draw_problems
 from maspo_dist.demo.warm_start import WarmStart, warm_start
 from maspo_dist.models.folder import save_model_folder, whole_folder
@@ -41,16 +42,20 @@ class DemoFiles:
     heldout: Path
     #: Greedy accuracy of the model on the held-out problems.
     start_accuracy: float
+    #: Of the task with two routes; None for the other.
+    route_start: RouteStart | None = None
 
 
-def make_demo(folder: Path = DEFAULT_FOLDER, seed: int = 0, recipe: DemoRecipe | None = None) -> DemoFiles:
-    """Returns the demo of `seed` in `folder/seed-<seed>`; makes it unless it exists.
+def make_demo(
+    folder: Path = DEFAULT_FOLDER, seed: int = 0, recipe: DemoRecipe | RouteRecipe | None = None
+) -> DemoFiles:
+    """Returns the demo of `seed`; makes it unless it exists.
 
-    A folder of another recipe is replaced. The folder appears whole or not at all. Raises ModelError when the warm
-    start does not end.
+    It is in `folder/seed-<seed>`, or in `folder/route-seed-<seed>` for a RouteRecipe. A folder of another recipe is
+    replaced. The folder appears whole or not at all. Raises ModelError when the warm start does not end.
     """
     recipe = recipe or DemoRecipe()
-    target = folder / f"seed-{seed}"
+    target = folder / f"{'route-' if isinstance(recipe, RouteRecipe) else ''}seed-{seed}"
     content = json.dumps({"revision": _REVISION, "seed": seed, "recipe": asdict(recipe)}, sort_keys=True)
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
     if (made := _read(target, key)) is not None:
@@ -67,12 +72,18 @@ def make_demo(folder: Path = DEFAULT_FOLDER, seed: int = 0, recipe: DemoRecipe |
     return make_demo(folder, seed, recipe)
 
 
-def _write(draft: Path, recipe: DemoRecipe, seed: int, key: str) -> None:
+def _write(draft: Path, recipe: DemoRecipe | RouteRecipe, seed: int, key: str) -> None:
     rng = np.random.default_rng(seed)
     train, heldout = draw_problems(recipe.train_problems, recipe.heldout_problems, recipe.digits, rng)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, seed)
-    accuracy = warm_start(model, tokenizer, train, heldout, recipe.warm_start, rng)
+    route: dict[str, object] = {}
+    if isinstance(recipe, RouteRecipe):
+        start = route_warm_start(model, tokenizer, train, heldout, recipe, rng)
+        # The share of the rare route is that of the responses that start with this text.
+        accuracy, route = start.greedy_accuracy, {"rare_opening": OPENING, "start": asdict(start)}
+    else:
+        accuracy = warm_start(model, tokenizer, train, heldout, recipe.warm_start, rng)
     save_model_folder(draft / "model", model, tokenizer)
     for split, problems in (("train", train), ("heldout", heldout)):
         rows = [
@@ -80,7 +91,7 @@ def _write(draft: Path, recipe: DemoRecipe, seed: int, key: str) -> None:
             for i, problem in enumerate(problems)
         ]
         (draft / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    manifest = {"key": key, "seed": seed, "start_accuracy": accuracy, "recipe": asdict(recipe)}
+    manifest = {"key": key, "seed": seed, "start_accuracy": accuracy, "recipe": asdict(recipe)} | route
     (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
@@ -91,4 +102,10 @@ def _read(target: Path, key: str) -> DemoFiles | None:
     if manifest.get("key") != key:
         return None
     train, heldout = target / "train.jsonl", target / "heldout.jsonl"
-    return DemoFiles(model=target / "model", train=train, heldout=heldout, start_accuracy=manifest["start_accuracy"])
+    return DemoFiles(
+        model=target / "model",
+        train=train,
+        heldout=heldout,
+        start_accuracy=manifest["start_accuracy"],
+        route_start=RouteStart(**manifest["start"]) if "start" in manifest else None,
+    )

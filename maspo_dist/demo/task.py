@@ -32,6 +32,11 @@ class Addition:
         return str(self.left + self.right)
 
     @property
+    def bare_solution(self) -> str:
+        """The answer alone, in its box."""
+        return f"\\boxed{{{self.answer}}}"
+
+    @property
     def solution(self) -> str:
         """The worked response, as at the top of this module."""
         columns: list[str] = []
@@ -42,7 +47,7 @@ class Addition:
             columns.append(f"{'+'.join(map(str, digits))}={sum(digits)}")
             carry = sum(digits) // 10
             left, right = left // 10, right // 10
-        return f"{' '.join(columns)} \\boxed{{{self.answer}}}"
+        return f"{' '.join(columns)} {self.bare_solution}"
 
 
 def draw_problems(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -55,9 +55,25 @@ def warm_start(
 
     Raises ModelError when no check of `max_steps` steps is inside the band.
     """
+
+    def batch_loss() -> Tensor:
+        batch = [train[i] for i in rng.integers(len(train), size=settings.batch_size)]
+        inputs, labels = _tensors(tokenizer, batch)
+        return supervised_loss(model(inputs, use_cache=False).logits, labels)
+
+    return train_into_band(model, settings, batch_loss, lambda: greedy_accuracy(model, tokenizer, heldout))
+
+
+def train_into_band(
+    model: Qwen3ForCausalLM, settings: WarmStart, batch_loss: Callable[[], Tensor], accuracy_now: Callable[[], float]
+) -> float:
+    """Trains `model` in place on the scalar `batch_loss`, a new batch at each call; returns the last accuracy.
+
+    Raises ModelError when no check of `max_steps` steps is inside the band.
+    """
     low, high = settings.accuracy_band
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.0)
-    with _threads(settings.threads):
+    with torch_threads(settings.threads):
         check_every, scale = settings.check_every_steps, 1.0
         next_check = settings.first_check_step
         saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
@@ -65,11 +81,11 @@ def warm_start(
             ramp = min(1.0, step / settings.ramp_steps)
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * ramp * scale
-            batch = [train[i] for i in rng.integers(len(train), size=settings.batch_size)]
-            loss = _supervised_step(model, optimizer, *_tensors(tokenizer, batch))
+            model.train()
+            loss = _optimizer_step(model, optimizer, batch_loss())
             if step < next_check:
                 continue
-            accuracy = greedy_accuracy(model, tokenizer, heldout)
+            accuracy = accuracy_now()
             logger.info("warm start: step %d, loss %.3f, accuracy %.3f", step, loss, accuracy)
             if low <= accuracy <= high:
                 return accuracy
@@ -86,19 +102,39 @@ def warm_start(
     )
 
 
+def greedy_accuracy(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Addition], opening: str = ""
+) -> float:
+    """Share of `problems` whose greedy response ends with the right answer in a box; it starts with `opening`."""
+    return _accuracy(model, tokenizer, problems, opening, None)
+
+
+def sampled_accuracy(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Addition], seed: int
+) -> float:
+    """Share of `problems` whose response, sampled at temperature 1, ends with the right answer in a box."""
+    return _accuracy(model, tokenizer, problems, "", torch.Generator().manual_seed(seed))
+
+
 @torch.no_grad()
-def greedy_accuracy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Addition]) -> float:
-    """Share of `problems` whose greedy response ends with the right answer in a box."""
+def _accuracy(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: Sequence[Addition],
+    opening: str,
+    generator: torch.Generator | None,
+) -> float:
     model.eval()
+    forced = tokenizer.encode(opening, add_special_tokens=False)
     by_length: dict[int, list[tuple[Addition, list[int]]]] = {}
     for problem in problems:
-        ids = prompt_ids(tokenizer, problem)
+        ids = prompt_ids(tokenizer, problem) + forced
         by_length.setdefault(len(ids), []).append((problem, ids))
     correct = 0
     # Prompts of equal length need no padding and no mask.
     for group in by_length.values():
         limit = 2 + max(len(solution_ids(tokenizer, problem)) for problem, _ in group)
-        responses = _greedy(model, torch.tensor([ids for _, ids in group]), limit)
+        responses = _responses(model, torch.tensor([ids for _, ids in group]), limit, generator)
         for (problem, _), text in zip(group, tokenizer.batch_decode(responses), strict=True):
             correct += text.split("<|end|>")[0].endswith(f"\\boxed{{{problem.answer}}}")
     return correct / len(problems)
@@ -117,14 +153,21 @@ def solution_ids(tokenizer: PreTrainedTokenizerFast, problem: Addition) -> list[
     return [*tokenizer.encode(problem.solution, add_special_tokens=False), tokenizer.eos_token_id]
 
 
-def _greedy(model: Qwen3ForCausalLM, prompts: Tensor, limit: int) -> Tensor:
-    """Greedy responses i64[B, ≤ limit] to prompts i64[B, L]; tokens after an end of sequence mean nothing."""
+def _responses(model: Qwen3ForCausalLM, prompts: Tensor, limit: int, generator: torch.Generator | None) -> Tensor:
+    """Responses i64[B, ≤ limit] to prompts i64[B, L]: sampled by `generator`, or greedy without it.
+
+    Tokens after an end of sequence mean nothing.
+    """
     cache, tokens, responses = None, prompts, []
     ended = torch.zeros(len(prompts), dtype=torch.bool)
     for _ in range(limit):
         output = model(tokens, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
-        tokens = output.logits[:, -1:].argmax(-1)
+        logits = output.logits[:, -1]
+        if generator is None:
+            tokens = logits.argmax(-1, keepdim=True)
+        else:
+            tokens = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         responses.append(tokens)
         ended |= tokens[:, 0] == model.config.eos_token_id
         if ended.all():
@@ -134,19 +177,24 @@ def _greedy(model: Qwen3ForCausalLM, prompts: Tensor, limit: int) -> Tensor:
 
 def _tensors(tokenizer: PreTrainedTokenizerFast, batch: Sequence[Addition]) -> tuple[Tensor, Tensor]:
     """Inputs and labels, both i64[B, L], padded on the right; prompts and padding have no label."""
-    rows = [(prompt_ids(tokenizer, problem), solution_ids(tokenizer, problem)) for problem in batch]
+    return pad_rows(tokenizer, [(prompt_ids(tokenizer, one), solution_ids(tokenizer, one)) for one in batch])
+
+
+def pad_rows(tokenizer: PreTrainedTokenizerFast, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
+    """Inputs and labels, both i64[B, L], of (prompt, solution) `rows`; prompts and padding have no label."""
     inputs = [torch.tensor(prompt + solution) for prompt, solution in rows]
     labels = [torch.tensor([IGNORED_LABEL] * len(prompt) + solution) for prompt, solution in rows]
     pad = int(tokenizer.pad_token_id)
     return pad_sequence(inputs, True, pad), pad_sequence(labels, True, IGNORED_LABEL)
 
 
-def _supervised_step(
-    model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor
-) -> float:
-    model.train()
-    logits = model(inputs, use_cache=False).logits[:, :-1]
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL)
+def supervised_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy, a scalar, of `logits` [B, L, V] for the tokens that have a label in `labels` i64[B, L]."""
+    predicted, wanted = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    return torch.nn.functional.cross_entropy(predicted, wanted, ignore_index=IGNORED_LABEL)
+
+
+def _optimizer_step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -155,7 +203,7 @@ def _supervised_step(
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """Sets torch's threads inside the block: float32 sums depend on them, and the demo must be equal everywhere."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

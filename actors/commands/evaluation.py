@@ -38,7 +38,7 @@ from maspo_dist.evaluation.results import Outcome, SetResults, mean_over_sets, r
 from maspo_dist.models.facts import ModelFacts
 from maspo_dist.planning.placement import plan_evaluation
 from maspo_dist.planning.preflight import prepare_evaluation
-from maspo_dist.runs.interrupt import WatchSignals, until_signal
+from maspo_dist.runs.interrupt import Interruption, until_signal
 from maspo_dist.runs.logs import LogStream, configure_logging
 from maspo_dist.views.evaluation import EvaluationConsole
 
@@ -85,7 +85,7 @@ async def _drive(
     progress: EvaluationConsole,
     problems: Sequence[Problem],
     finished: Finished,
-    watch_signals: WatchSignals,
+    interruption: Interruption,
 ) -> None:
     """Samples the problems that are not in `finished`, and adds them; ends every process on any way out."""
     left = [problem for problem in problems if problem.key not in finished]
@@ -101,7 +101,7 @@ async def _drive(
     try:
         device = await asyncio.to_thread(connect, config.model.device)
         # Ray installs signal handlers of its own when it starts.
-        watch_signals()
+        interruption.watch_signals()
         bundles = plan_evaluation(config, facts.size, device, int(ray.cluster_resources().get("GPU", 0)))
         cluster = EvaluationCluster(config, bundles, device, folder.logs_path)
         try:

@@ -32,7 +32,7 @@ from maspo_dist.planning.check import data_notes
 from maspo_dist.planning.preflight import Prepared, prepare
 from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, CheckpointWriter, RunState, read_state
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.runs.interrupt import WatchSignals, until_signal
+from maspo_dist.runs.interrupt import Interruption, until_signal
 from maspo_dist.runs.logs import LogStream, configure_logging
 from maspo_dist.runs.metrics import open_metrics
 from maspo_dist.runs.step_folders import damage_of
@@ -130,14 +130,14 @@ class Run:
     classes: ActorClasses = REAL_CLASSES
     controller: Controller | None = None
 
-    def request_stop(self) -> bool:
-        """Asks the loop to save its state and end; False if the loop has not started."""
+    def request_stop(self) -> float:
+        """Asks the loop to save its state and end; returns the seconds it may take, 0 if it has not started."""
         if self.controller is None:
-            return False
+            return 0.0
         self.controller.request_stop()
-        return True
+        return self.config.checkpoint.stop_grace_s
 
-    async def drive(self, watch_signals: WatchSignals) -> None:
+    async def drive(self, interruption: Interruption) -> None:
         """Starts the processes, trains and writes the report. In the end, and on an error, it ends every process and
         leaves the cluster.
         """
@@ -149,7 +149,7 @@ class Run:
                 self._event(Event(kind="object_store_small", message=slow))
             device = await asyncio.to_thread(connect, config.model.device, store)
             # Ray installs signal handlers of its own when it starts.
-            watch_signals()
+            interruption.watch_signals()
             control = open_control(config.run.name)
             self.folder.write_address(cluster_address())
             cluster = RunCluster(

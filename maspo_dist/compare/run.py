@@ -31,7 +31,7 @@ from maspo_dist.compare.plan import Plan, PlannedRun, is_finished
 from maspo_dist.errors import ConfigError, RunsFailedError
 from maspo_dist.reward.pool.lifetime import end_with_parent
 from maspo_dist.runs.folder import LockedFolder
-from maspo_dist.runs.interrupt import WatchSignals, until_signal
+from maspo_dist.runs.interrupt import Interruption, until_signal
 from maspo_dist.runs.jsonl import replace_text
 from maspo_dist.views.format import format_duration
 
@@ -74,7 +74,7 @@ class _Runs:
         self._launcher = launcher
         self._console = console
 
-    async def drive(self, _: WatchSignals) -> None:
+    async def drive(self, _: Interruption) -> None:
         """Runs what is not in `finished`."""
         self.say(f"{len(self._plan.runs)} runs in {self._plan.folder}, {len(self.finished)} finished")
         left = [run for run in self._plan.runs if run not in self.finished]

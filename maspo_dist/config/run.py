@@ -37,6 +37,9 @@ class CheckpointConfig(Section):
     #: auto resumes from the newest good checkpoint of the run folder; never refuses a folder that holds a run;
     #: anything else is the path of a checkpoint to resume from.
     resume: PathText = "never"
+    #: Seconds that a run may take to save and end after SIGTERM or Ctrl-C; then it ends without that checkpoint. Many
+    #: clusters end a process 30 s after SIGTERM: a longer grace needs more from them too.
+    stop_grace_s: float = Field(20.0, gt=0)
 
 
 class WandbConfig(Section):

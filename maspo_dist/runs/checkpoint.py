@@ -14,6 +14,7 @@ next save, drain ──────── wait ◄──────────
 
 import asyncio
 import json
+import logging
 import math
 import pickle
 import shutil
@@ -32,6 +33,8 @@ from maspo_dist.runs.catalogue import held_out_score
 from maspo_dist.runs.jsonl import replace_text
 from maspo_dist.runs.step_folders import StepFolders, damage_of, sync
 from maspo_dist.types import DropReason, FinishedGroup, LossReason, RolloutGroup
+
+logger = logging.getLogger(__name__)
 
 #: The learners' part of a checkpoint.
 LEARNER_FOLDER = "learner"
@@ -219,6 +222,7 @@ class CheckpointWriter:
         self._config_yaml = config_yaml
         self._on_failure = on_failure
         self._committing: asyncio.Task[None] | None = None
+        self._is_slow = False
 
     async def save(
         self,
@@ -233,6 +237,7 @@ class CheckpointWriter:
         """
         started_s = time.perf_counter()
         await self.drain()
+        begun_s = time.perf_counter()
         part: Path | None = None
         try:
             part = await asyncio.to_thread(self._store.begin, state.step)
@@ -243,8 +248,7 @@ class CheckpointWriter:
                 await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
             self._on_failure(state.step, str(error))
         else:
-            content = (part, state, finished, self._config.keep, self._config_yaml)
-            self._committing = asyncio.create_task(self._attempt(state.step, self._store.commit, *content))
+            self._committing = asyncio.create_task(self._commit(begun_s, part, state, finished))
         return time.perf_counter() - started_s
 
     async def score(self, step: int, metrics: Mapping[str, float | None]) -> None:
@@ -258,6 +262,22 @@ class CheckpointWriter:
         if self._committing is not None:
             await asyncio.shield(self._committing)
             self._committing = None
+
+    async def _commit(
+        self, begun_s: float, part: Path, state: RunState, finished: Sequence[FinishedGroup[RolloutGroup]]
+    ) -> None:
+        """Warns once if a run that is asked to stop would not have had the time."""
+        content = (part, state, finished, self._config.keep, self._config_yaml)
+        await self._attempt(state.step, self._store.commit, *content)
+        took_s, grace_s = time.perf_counter() - begun_s, self._config.stop_grace_s
+        if took_s > grace_s and not self._is_slow:
+            self._is_slow = True
+            logger.warning(
+                "a checkpoint took %.0f s, but checkpoint.stop_grace_s is %g: a run that a signal ends would lose it; "
+                "raise the key, and the time that the cluster gives a process to end",
+                took_s,
+                grace_s,
+            )
 
     async def _attempt(self, step: int, write: Callable[..., object], *arguments: object) -> None:
         try:

@@ -29,6 +29,7 @@ import yaml
 from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.runs.jsonl import JsonLog, count_rows, read_rows, replace_text, tail_rows
 from maspo_dist.runs.progress import Progress, progress_of
+from maspo_dist.runs.step_folders import StepFolders
 from maspo_dist.types import Event, LedgerRow, SampleRow
 
 
@@ -132,11 +133,16 @@ class RunFolder(LockedFolder):
 
     @classmethod
     def resume(cls, path: Path) -> Self:
-        """Opens or makes the folder of a run; `rewind` then sets the step. Raises ConfigError as `lock` says."""
+        """Opens or makes the folder of a run; `rewind` then sets the step. Raises ConfigError as `lock` says.
+
+        What a killed run left half written in checkpoints/ and steps/ is removed.
+        """
         folder = cls(path)
         folder.lock("a running job: choose another run.name", "set run.dir")
         folder.checkpoints_path.mkdir(exist_ok=True)
         folder.tensorboard_path.mkdir(exist_ok=True)
+        for steps in (folder.checkpoints_path, folder.steps_path):
+            StepFolders(steps).remove_unfinished()
         return folder
 
     @classmethod

@@ -29,6 +29,7 @@ from maspo_dist.demo import DemoRecipe, WarmStart, make_demo
 from maspo_dist.planning.placement import CPU_SHARE
 from maspo_dist.planning.preflight import prepare
 from maspo_dist.runs.folder import RunFolder
+from maspo_dist.runs.interrupt import until_signal
 from maspo_dist.types import Event, Verdict
 from maspo_dist.views.console import open_console
 
@@ -210,7 +211,7 @@ def play(config: TrainConfig, meanwhile: Callable[[RunFolder], Awaitable[None]] 
 
             async def bounded() -> None:
                 async with asyncio.timeout(_DEADLINE_S):
-                    await beside(run.drive(lambda: None), stop_when_told())
+                    await beside(until_signal(run.drive), stop_when_told())
 
             try:
                 asyncio.run(bounded())

@@ -84,6 +84,17 @@ async def test_training_goes_on_while_a_checkpoint_is_completed(tmp_path: Path) 
     assert (store.path(2) / CONFIG_FILE).read_text() == "run: {}\n"
 
 
+async def test_a_checkpoint_slower_than_the_grace_of_a_stop_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for grace_s, warnings in ((60.0, 0), (1e-6, 1)):
+        writer = make_writer(CheckpointStore(tmp_path / str(warnings)), Failures(), stop_grace_s=grace_s)
+        for step in (1, 2):
+            await writer.save(state(step), (), write_learners)
+        await writer.drain()
+        assert len([one for one in caplog.messages if "checkpoint.stop_grace_s is" in one]) == warnings
+
+
 async def test_cancelling_the_wait_does_not_cancel_the_save(tmp_path: Path) -> None:
     store = HeldStore(tmp_path)
     writer = make_writer(store, Failures())

@@ -15,6 +15,7 @@ from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import JsonLog, read_rows, tail_rows
 from maspo_dist.runs.progress import progress_of
+from maspo_dist.runs.step_folders import StepFolders
 from maspo_dist.types import Event, LedgerRow, SampleRow
 
 
@@ -141,8 +142,10 @@ def test_a_folder_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
+        half = StepFolders(path / "checkpoints").begin(1)
         with pytest.raises(ConfigError, match="is in use by a running job"):
             RunFolder.resume(path)
+        assert half.exists()
         holder.kill()
     RunFolder.resume(path).close()
 
@@ -264,3 +267,14 @@ def test_the_configuration_is_read_back_as_plain_values(folder: RunFolder) -> No
         folder.read_config()
     folder.config_path.unlink()
     assert folder.read_config() == {}
+
+
+def test_the_next_start_clears_half_written_saves_of_a_killed_run(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run") as killed:
+        killed.write_metrics(1, {"reward/mean": 0.5})
+        for parent, step in ((killed.checkpoints_path, 2), (killed.steps_path, 3)):
+            (StepFolders(parent).begin(step) / "weights.bin").write_bytes(b"half")
+        halves = list(killed.path.rglob(".part-*"))
+        assert len(halves) == 2
+    with RunFolder.resume(killed.path):
+        assert not any(path.exists() for path in halves)

@@ -9,10 +9,10 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic_core import from_json
 
@@ -20,6 +20,9 @@ from maspo_dist.errors import DataError
 
 _TAIL_BYTES = 1 << 16
 _END_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 20
+#: Different ends of lines that are worth a search for each.
+_MOST_ENDS = 16
 
 
 class JsonLog:
@@ -116,11 +119,33 @@ def count_rows(path: Path, key: str) -> Iterator[tuple[dict[str, Any], int]]:
     if not path.exists():
         return
     start = f'"{key}": '.encode()
+    counts: Counter[bytes] = Counter()
     with path.open("rb") as file:
-        counts = Counter(line.partition(start)[2] or line for line in file)
+        for block in _blocks(file):
+            counts.update(_count_ends(block, start, [text for text, _ in counts.most_common(_MOST_ENDS)]))
     for text, count in counts.items():
-        if text.endswith(b"\n"):
-            yield _decode(b"{" + start + text, f"{path}, a line without {key}"), count
+        yield _decode(b"{" + text, f"{path}, a line without {key}"), count
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    """The whole lines of a file, many at a time."""
+    torn = b""
+    while data := file.read(_BLOCK_BYTES):
+        whole, newline, torn = (torn + data).rpartition(b"\n")
+        if newline:
+            yield whole + newline
+
+
+def _count_ends(block: bytes, start: bytes, known: Sequence[bytes]) -> Counter[bytes]:
+    """How often each end of a line occurs, from `start` on. If `known` are all of them, no line is looked at."""
+    lines, found = block.count(b"\n"), Counter[bytes]()
+    for text in known:
+        if text.rfind(start) == 0:
+            found[text] = block.count(text)
+            lines -= found[text]
+        if not lines:
+            return found
+    return Counter(start + line.partition(start)[2] + b"\n" for line in block.split(b"\n")[:-1])
 
 
 def tail_rows(path: Path, max_bytes: int = 1 << 22) -> list[dict[str, Any]]:

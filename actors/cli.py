@@ -48,6 +48,7 @@ BENCHES = (
     "math",
     "data",
     "reasoning-gym",
+    "run-folder",
     "gpu",
 )
 
@@ -267,8 +268,15 @@ def report(
 
 
 @app.command()
-def metrics() -> None:
-    """Explain every metric of metrics.jsonl and every kind of event of events.jsonl."""
+def metrics(
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Print a Grafana dashboard of them as JSON.")] = False,
+) -> None:
+    """Explain every metric of metrics.jsonl and of Prometheus, and every kind of event of events.jsonl."""
+    if dashboard:
+        from maspo_dist.views.dashboard import dashboard as make_dashboard
+
+        print(json.dumps(make_dashboard(), indent=1, ensure_ascii=False))
+        return
     from maspo_dist.views.catalogue import catalogue_tables
 
     Console().print(catalogue_tables())

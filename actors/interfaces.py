@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from maspo_dist.config import ModelConfig
 from maspo_dist.planning.placement import Device
-from maspo_dist.runs.live import WorkerStatus
+from maspo_dist.runs.live import EngineFigures, WorkerStatus
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import (
     FloatArray,
@@ -131,6 +131,7 @@ class EngineSettings:
     """`max_model_len` bounds prompt and response together, in tokens; `arguments` are `rollout.engine`.
 
     keeps_kv   whether responses in flight go on with the keys and values of the weights before a `load`
+    counts     whether the engine is to keep its `EngineFigures`
     """
 
     model: ModelConfig
@@ -139,6 +140,7 @@ class EngineSettings:
     seed: int
     keeps_kv: bool
     arguments: Mapping[str, Any]
+    counts: bool = False
 
 
 class RolloutEngine(Protocol):
@@ -200,6 +202,13 @@ class RolloutEngine(Protocol):
         """Ends the engine's processes."""
 
 
+@runtime_checkable
+class ReportingEngine(Protocol):
+    """A rollout engine that tells what it does; an engine need not."""
+
+    def figures(self) -> EngineFigures | None: ...
+
+
 class WeightTransport(Protocol):
     """Carries weights from the learner ranks to the engines; `sync.transport` names its class.
 
@@ -235,6 +244,10 @@ class RolloutPool(Protocol):
         """Event loop time at which a worker last reported new tokens; 0 before."""
 
     def scale(self, workers: int) -> None: ...
+
+    def leave_nodes(self, leaving: Mapping[str, float]) -> None:
+        """Moves the workers from nodes that leave the cluster; `leaving` holds the seconds left, by node id."""
+
     def status(self) -> tuple[WorkerStatus, ...]: ...
 
 
@@ -256,6 +269,10 @@ class RolloutWorkerHandle(Protocol):
     async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
         """Loads and proves `update`, from `staged` if it is given and its worker lives."""
 
+    @property
+    def figures(self) -> EngineFigures | None:
+        """Of its engine, by the last ping; None where the engine does not tell."""
+
     async def ping(self) -> int:
         """See `RolloutEngine.ping`."""
 
@@ -272,8 +289,8 @@ class RolloutWorkerHandle(Protocol):
 class WorkerFactory(Protocol):
     """What a rollout pool needs of the cluster: it starts workers, and reads and stores the bodies of groups."""
 
-    async def start_worker(self, index: int) -> RolloutWorkerHandle:
-        """Places and starts worker `index`. Raises PlacementError when the cluster has no room for it."""
+    async def start_worker(self, index: int, place_timeout_s: float) -> RolloutWorkerHandle:
+        """Places and starts worker `index`. Raises PlacementError when the cluster has no room for it in time."""
 
     async def room(self) -> int:
         """How many more workers the cluster could place now."""

@@ -118,6 +118,13 @@ class RunCluster:
         await all_ready(starts, self.waiting_for)
         self._is_started = True
 
+    def own_nodes(self) -> set[str]:
+        """Ids of the nodes without which the run cannot go on: those of the learners and of this process."""
+        assert self._base is not None
+        places = placement_group_table(self._base)["bundles_to_node_id"]
+        of_learners = {places[index] for index in range(self.config.learner.ranks)}
+        return {ray.get_runtime_context().get_node_id(), *of_learners}
+
     async def watch_verifier(self) -> None:
         """Runs until cancelled, once the cluster is started; see `VerifierProcess.watch`."""
         assert self._verifier is not None
@@ -141,12 +148,12 @@ class RunCluster:
 
     # Implements `interfaces.WorkerFactory` for the rollout pool.
 
-    async def start_worker(self, index: int) -> RolloutWorkerHandle:
-        """Places and starts rollout worker `index` and its engine."""
+    async def start_worker(self, index: int, place_timeout_s: float) -> RolloutWorkerHandle:
+        """Places and starts rollout worker `index` and its engine; until then its wait shows an autoscaler the need."""
         config, bundle = self.config, self._bundles["rollout"]
         # After the start, the pool reports that a worker waits.
         waiting_for = None if self._is_started else self.waiting_for
-        group = await reserve([replace(bundle, count=1)], config.cluster.place_timeout_s, waiting_for)
+        group = await reserve([replace(bundle, count=1)], place_timeout_s, waiting_for)
         processes = config.rollout.first_workers * config.rollout.tensor_parallel
         environment = engine_environment(self.device, config.rollout.threads or share_of_cores(processes))
         assert self._verifier is not None

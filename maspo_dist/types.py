@@ -309,6 +309,7 @@ EventKind = Literal[
     "learner_lost",
     "learner_recovered",
     "metric_not_finite",
+    "node_leaves",
     "object_store_small",
     "prompt_set_aside",
     "record_failed",
@@ -323,6 +324,7 @@ EventKind = Literal[
     "verifier_process_lost",
     "verifier_recovered",
     "worker_lost",
+    "worker_moves",
     "worker_recovered",
     "worker_waits",
 ]

@@ -10,6 +10,7 @@ learner_update  a whole update of the learner engine against a plain padded loop
 verifier        judged answers against bare math-verify
 math            the mathematics verifier against bare math-verify, layer by layer
 reasoning_gym   whether every task of reasoning_gym accepts right answers and refuses nonsense
+run_folder      status and report of a run of 20,000 steps: seconds and memory
 gpu             a package: proves each GPU path on this machine, `maspo-dist bench gpu`
 doubles         fakes for benches and tests
 lines           the record of a measurement

@@ -18,6 +18,7 @@ from actors.weights.fingerprint import combine, fingerprint
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.runs.folder import RunFolder
+from maspo_dist.runs.live import EngineFigures
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import (
     Event,
@@ -226,6 +227,8 @@ class FakeWorker:
         self.version = update.version
         return make_publish_report(update)
 
+    figures: EngineFigures | None = None
+
     async def ping(self) -> int:
         return 0
 
@@ -246,7 +249,7 @@ class FakeWorkers:
         self._seconds = seconds
         self._at_once = at_once
 
-    async def start_worker(self, index: int) -> FakeWorker:
+    async def start_worker(self, index: int, place_timeout_s: float) -> FakeWorker:
         return FakeWorker(index, self._seconds, self._at_once)
 
     async def room(self) -> int:

@@ -17,12 +17,13 @@ from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
 from actors.controller.publisher import Publisher
 from actors.controller.recording import StepRecorder
-from actors.controller.run_services import beside, follow_requests, watch, write_live
+from actors.controller.run_services import beside, follow_drains, follow_requests, watch, write_live
 from actors.interfaces import RolloutPool
 from actors.processes import REAL_CLASSES, ActorClasses, RunCluster, publish_bytes
 from actors.ray.connection import cluster_address, connect, disconnect, own_store
 from actors.ray.control import open_control
 from actors.ray.model_on_nodes import path_for_actors
+from actors.ray.nodes import leaving_nodes
 from actors.weights.probes import probe_sequences, probe_tokens
 from maspo_dist.config import TrainConfig, dump_config, resume_changes
 from maspo_dist.data.cursor import REFERENCES_CHANGED, PromptCursor
@@ -31,6 +32,7 @@ from maspo_dist.flow.ledger import Ledger
 from maspo_dist.planning.check import data_notes
 from maspo_dist.planning.preflight import Prepared, prepare
 from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, CheckpointWriter, RunState, read_state
+from maspo_dist.runs.exporter import Exporter, open_exporter
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.interrupt import Interruption, until_signal
 from maspo_dist.runs.logs import LogStream, configure_logging
@@ -72,8 +74,10 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
             logger.warning("checkpoint set aside: %s is newer than the step that this run resumes from", name)
         console = open_console(config.run.name, config.run.max_steps, folder.read_progress())
         # Ray prints its errors whatever its settings say. Only the console may write to the screen.
-        with console, redirect_stdout(LogStream()):
-            run = Run(config, prepared, folder, console, resume)
+        with open_exporter(folder, config) as exporter, console, redirect_stdout(LogStream()):
+            if exporter is not None:
+                console.served_at(str(exporter.url))
+            run = Run(config, prepared, folder, console, resume, exporter=exporter)
             interrupted = asyncio.run(until_signal(run.drive, run.request_stop))
     if interrupted is not None:
         raise SystemExit(128 + interrupted)
@@ -128,6 +132,7 @@ class Run:
     console: RunConsole
     resume: Path | None
     classes: ActorClasses = REAL_CLASSES
+    exporter: Exporter | None = None
     controller: Controller | None = None
 
     def request_stop(self) -> float:
@@ -167,8 +172,9 @@ class Run:
                 finished = await beside(
                     controller.run(self.resume),
                     watch(config.cluster, lambda: controller.progress, cluster.dump_stacks, self._event),
-                    write_live(self.folder.live_path, lambda: controller.standing, cluster.rollout),
+                    write_live(self.folder.live_path, lambda: controller.standing, cluster.rollout, self.exporter),
                     follow_requests(control, cluster.rollout),
+                    follow_drains(leaving_nodes, cluster.own_nodes, cluster.rollout, interruption, self._event),
                     cluster.watch_verifier(),
                     cluster.learners.watch(),
                 )
@@ -249,7 +255,8 @@ class Run:
             finished=finished,
         )
         first_step = state.step + 1 if state else 0
-        metrics = open_metrics(self.folder, config.logging, config.model_dump(mode="json"), first_step)
+        more = [self.exporter] if self.exporter else []
+        metrics = open_metrics(self.folder, config.logging, config.model_dump(mode="json"), first_step, more)
         return Session(stream=stream, ledger=ledger, metrics=metrics)
 
     def _checkpoint_failed(self, step: int, reason: str) -> None:

@@ -158,6 +158,7 @@ class Controller:
             groups_in_flight=session.stream.groups.in_flight if session else 0,
             groups_finished=session.stream.groups.finished if session else 0,
             outcomes=tuple(sorted(session.ledger.counts.items())) if session else (),
+            saved_step=self.writer.saved_step,
         )
 
     # Sessions.
@@ -170,6 +171,7 @@ class Controller:
             await self.learners.load((resume / LEARNER_FOLDER).resolve())
             finished = await asyncio.to_thread(read_finished, resume)
         self._saved_step = state.step if state else None
+        self.writer.saved_step = self._saved_step
         self._step = self._saved_step or 0
         self._version = state.policy_version if state else 0
         session = self._session = self.sessions(state, finished)

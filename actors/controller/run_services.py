@@ -3,14 +3,16 @@
 watch             the watchdog: detects a stall and acts on it
 write_live        the live status
 follow_requests   requests to scale from other shells
+follow_drains     nodes that leave the cluster
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +23,8 @@ from actors.ray.waits import cancel_all, open_waits, within
 from maspo_dist.config import ClusterConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, StallError
 from maspo_dist.flow.failures import after_stall
+from maspo_dist.runs.exporter import Exporter
+from maspo_dist.runs.interrupt import Interruption
 from maspo_dist.runs.live import LiveStatus, Standing
 from maspo_dist.types import Event
 
@@ -33,6 +37,8 @@ _LOOKS = 10
 _LIVE_S = 1.0
 _CONTROL_S = 1.0
 _CONTROL_DEADLINE_S = 30.0
+#: Seconds that are kept for the clean-up when a node leaves, but at most a quarter of what is left.
+_CLEAN_UP_S = 5.0
 
 
 async def beside(work: Coroutine[Any, Any, T], *services: Coroutine[Any, Any, None]) -> T:
@@ -92,17 +98,63 @@ async def watch(
         since_s = loop.time()
 
 
-async def write_live(path: Path, standing: Callable[[], Standing], pool: RolloutPool) -> None:
-    """Keeps live.json up to date. The run goes on when the disk is full."""
+async def write_live(
+    path: Path, standing: Callable[[], Standing], pool: RolloutPool, exporter: Exporter | None = None
+) -> None:
+    """Keeps live.json and the exporter up to date. The run goes on when the disk is full."""
     loop = asyncio.get_running_loop()
     while True:
         waits = tuple((wait.what, loop.time() - wait.since_s) for wait in open_waits()[:8])
-        live = LiveStatus(time=time.time(), standing=standing(), workers=pool.status(), waits=waits)
+        live = LiveStatus(
+            time=time.time(),
+            standing=standing(),
+            workers=pool.status(),
+            waits=waits,
+            metrics_url=exporter.url if exporter else None,
+        )
+        if exporter is not None:
+            exporter.observe(live)
         try:
             await asyncio.to_thread(live.write, path)
         except OSError as error:
             logger.warning("live status not written: %s", error)
         await asyncio.sleep(_LIVE_S)
+
+
+async def follow_drains(
+    leaving_nodes: Callable[[], Mapping[str, float]],
+    own_nodes: Callable[[], Set[str]],
+    pool: RolloutPool,
+    interruption: Interruption,
+    on_event: Callable[[Event], None],
+) -> None:
+    """Moves rollout workers from nodes that leave the cluster; ends the run in time when its own leave.
+
+    `leaving_nodes` returns the seconds left, by node id; `own_nodes` the nodes of the learners and the controller. Both
+    ask the cluster, in a thread.
+    """
+
+    def look() -> tuple[Mapping[str, float], list[float]]:
+        leaving = leaving_nodes()
+        return leaving, [leaving[node] for node in leaving.keys() & own_nodes()] if leaving else []
+
+    is_told = False
+    while True:
+        try:
+            leaving, own_left_s = await within(_CONTROL_DEADLINE_S, "cluster: its nodes", asyncio.to_thread(look))
+        except (ActorDiedError, DeadlineError) as error:
+            logger.warning("the cluster does not say which nodes leave: %s", error)
+            leaving, own_left_s = {}, []
+        pool.leave_nodes(leaving)
+        if own_left_s:
+            left_s = min(own_left_s)
+            if not is_told:
+                is_told = True
+                seconds = f"in {left_s:.0f} s" if left_s < math.inf else "soon"
+                message = f"a node of the learners or the controller leaves {seconds}; the run saves and ends"
+                on_event(Event(kind="node_leaves", message=message))
+            interruption.leave_within(left_s - min(_CLEAN_UP_S, left_s / 4))
+        await asyncio.sleep(_CONTROL_S)
 
 
 async def follow_requests(control: ActorHandle[Any], pool: RolloutPool) -> None:

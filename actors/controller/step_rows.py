@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from typing import get_args
 
 import numpy as np
 
 from actors.controller.group_stream import Batch
 from actors.interfaces import Body
 from maspo_dist.errors import BodyLostError
-from maspo_dist.types import FinishedGroup, RolloutGroup, SampleRow, ScoredGroup
+from maspo_dist.types import FinishedGroup, RolloutGroup, SampleRow, ScoredGroup, VerdictStatus
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def batch_metrics(batch: Batch, policy_version: int) -> dict[str, float]:
         return {}
     trained = [group.scored.report.response_tokens for group in batch.groups if group.dropped is None]
     verdicts = [verdict for group in groups for verdict in group.report.verdicts]
+    statuses = Counter(verdict.status for verdict in verdicts)
     verifiable = np.concatenate([[verdict.verifiable for verdict in group.report.verdicts] for group in groups])
     rewards = np.concatenate([group.rewards for group in groups])
     tokens = np.concatenate([group.report.response_tokens for group in groups])
@@ -40,7 +42,8 @@ def batch_metrics(batch: Batch, policy_version: int) -> dict[str, float]:
     metrics = {
         "reward/mean": float(rewards[verifiable].mean()) if verifiable.any() else 0.0,
         "reward/unverifiable_share": float(1.0 - verifiable.mean()),
-        "reward/unparsed_share": sum(verdict.status == "unparsed" for verdict in verdicts) / len(verdicts),
+        "reward/unparsed_share": statuses["unparsed"] / len(verdicts),
+        **{f"verdicts/{status}": float(statuses[status]) for status in get_args(VerdictStatus)},
         "rollout/response_tokens_mean": float(tokens.mean()),
         "rollout/response_tokens_max": float(tokens.max()),
         "rollout/trained_tokens_mean": float(np.concatenate(trained).mean()) if trained else 0.0,

@@ -45,6 +45,7 @@ def training_engine(config: TrainConfig) -> EngineSettings:
         seed=config.run.seed,
         keeps_kv=config.rollout.in_flight_kv == "keep",
         arguments=config.rollout.engine,
+        counts=config.logging.prometheus_port is not None,
     )
 
 

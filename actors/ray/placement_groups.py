@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
+from actors.ray.nodes import free_resources
 from maspo_dist.errors import PlacementError
 from maspo_dist.planning.placement import Bundle
 
@@ -30,7 +31,8 @@ async def reserve(
     Reports to `waiting_for` when this takes seconds. Raises PlacementError after `timeout_s` seconds.
     """
     resources = [_resources_of(bundle) for bundle in bundles for _ in range(bundle.count)]
-    group = placement_group(resources, strategy="PACK")
+    labels = [dict(bundle.labels) for bundle in bundles for _ in range(bundle.count)]
+    group = placement_group(resources, strategy="PACK", bundle_label_selector=labels if any(labels) else None)
     deadline_s = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
     try:
@@ -41,7 +43,7 @@ async def reserve(
             if time.monotonic() > deadline_s:
                 raise PlacementError(
                     f"{len(resources)} processes found no room within {timeout_s:g} s "
-                    f"({await asyncio.to_thread(_free)}): the cluster is busy with other jobs, or a node is gone"
+                    f"({await asyncio.to_thread(_free)}): {_reason(labels)}"
                 )
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -63,9 +65,15 @@ def bundles_by_node(nodes: Mapping[int, str], count: int) -> list[int]:
 def room_for(bundle: Bundle) -> int:
     """How many more processes of `bundle` fit into the free resources. Counted per node: no process spans two."""
     needs = _resources_of(bundle).items()
-    # Ray has no public call for free resources per node; vLLM uses this call too.
-    nodes = ray._private.state.available_resources_per_node().values()
+    nodes = free_resources(bundle.labels)
     return sum(int(min(free.get(name, 0.0) // need for name, need in needs)) for free in nodes)
+
+
+def _reason(labels: Sequence[Mapping[str, str]]) -> str:
+    reason = "the cluster is busy with other jobs, or a node is gone"
+    if wanted := sorted({f"{key}={value}" for of_one in labels for key, value in of_one.items()}):
+        return f"{reason}, or too few nodes have the labels {', '.join(wanted)} of cluster.labels"
+    return reason
 
 
 def _free() -> str:

@@ -1,6 +1,7 @@
 """Rollout workers and the pool that dispatches groups to them.
 
 pool         dispatches requests, publishes weights, opens and closes slots
+growth       opens slots where the number of workers is a range
 worker_slot  one slot: starts its worker, watches it, and replaces it when it is lost
 actor        one worker: its engine, the scoring of responses, the proof of weights; and its handle
 proof        what the proof compares, when, and what it says when it fails

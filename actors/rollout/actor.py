@@ -28,6 +28,7 @@ from actors.interfaces import (
     Body,
     MappedFile,
     PublishReport,
+    ReportingEngine,
     RolloutEngine,
     StagedWeights,
     WeightUpdate,
@@ -41,6 +42,7 @@ from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, MaspoError, WeightSyncError
 from maspo_dist.planning.placement import Device
+from maspo_dist.runs.live import EngineFigures
 from maspo_dist.runs.logs import configure_logging, redirect_output
 from maspo_dist.types import GroupReport, Rollout, RolloutGroup, RolloutRequest, Verdict
 
@@ -154,9 +156,11 @@ class RolloutActor:
         )
 
     @health_call
-    async def ping(self) -> int:
-        """See `RolloutEngine.ping`."""
-        return await answered_by(self._serving, self._engine.ping())
+    async def ping(self) -> tuple[int, EngineFigures | None]:
+        """See `RolloutEngine.ping` and `ReportingEngine`."""
+        engine = self._engine
+        tokens = await answered_by(self._serving, engine.ping())
+        return tokens, engine.figures() if isinstance(engine, ReportingEngine) else None
 
     async def stop(self) -> None:
         """Ends the engine's processes."""
@@ -205,6 +209,7 @@ class RayRolloutWorker:
     name: str
     handle: ActorHandle[Any]
     release: Callable[[], None]
+    figures: EngineFigures | None = field(init=False, default=None)
     _node_id: str = field(init=False, default="")
 
     async def start(self) -> ActorProcess:
@@ -245,7 +250,8 @@ class RayRolloutWorker:
 
     async def ping(self) -> int:
         with translate_ray_errors(self.name):
-            tokens: int = await self.handle.ping.remote()
+            tokens: int
+            tokens, self.figures = await self.handle.ping.remote()
         return tokens
 
     async def is_gone_with_its_node(self) -> bool:

@@ -8,12 +8,14 @@ and are replaced during training, see `worker_slot`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
 from actors.interfaces import Body, PublishReport, StagedWeights, WeightUpdate, WorkerFactory
 from actors.ray.waits import BreakableCondition, cancel_all, within
+from actors.rollout.growth import Growth
 from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot
 from actors.weights.transport import SHARED_ON_A_NODE
 from maspo_dist.config import TrainConfig, WorkerRange
@@ -30,8 +32,6 @@ from maspo_dist.flow.failures import after_loss
 from maspo_dist.runs.live import WorkerStatus
 from maspo_dist.types import Event, GroupReport, RolloutGroup, RolloutRequest
 
-#: Seconds between two looks for room in the cluster, where `rollout.workers` is a range.
-_FOLLOW_S = 5.0
 _A_WORKER = "a worker that serves"
 _LOAD = attrgetter("load")
 
@@ -59,6 +59,7 @@ class ElasticRolloutPool:
         #: While true, no request is dispatched: the weights change when the requests in flight have ended.
         self._held = False
         self._answers = 0
+        self._growth: Growth | None = None
         self._follower: asyncio.Task[None] | None = None
         self._fewest = config.rollout.first_workers
 
@@ -76,8 +77,10 @@ class ElasticRolloutPool:
             "the first workers",
         )
         if isinstance(self._rollout.workers, WorkerRange):
-            self._fewest = self._rollout.workers.min
-            self._follower = asyncio.create_task(self._follow_cluster(self._rollout.workers), name="pool: follow")
+            bounds = self._rollout.workers
+            self._fewest = bounds.min
+            self._growth = Growth(bounds, self._state, self._slots, self._resize, self._open_slot)
+            self._follower = asyncio.create_task(self._growth.follow(), name="pool: follow")
 
     async def stop(self) -> None:
         """Ends every worker; engines end their own processes first."""
@@ -95,6 +98,18 @@ class ElasticRolloutPool:
             self._follower = None
         self._resize(workers)
 
+    def leave_nodes(self, leaving: Mapping[str, float]) -> None:
+        """Ends the workers on these nodes; each starts again elsewhere."""
+        for slot in self._slots.values():
+            worker = slot.worker
+            if worker is None or worker.ended.done() or worker.handle.node_id not in leaving:
+                continue
+            left = f"in {leaving[worker.handle.node_id]:.0f} s" if leaving[worker.handle.node_id] < math.inf else "soon"
+            message = f"{slot.name}: its node leaves {left}; its groups in flight ({len(worker.calls)}) go to others"
+            self._state.on_event(Event(kind="worker_moves", message=message, details=(("worker", slot.name),)))
+            worker.end(None)
+        self._condition.notify()
+
     def status(self) -> tuple[WorkerStatus, ...]:
         """One entry per slot, in order."""
         return tuple(
@@ -104,6 +119,7 @@ class ElasticRolloutPool:
                 version=slot.worker.version if slot.worker else -1,
                 groups_in_flight=len(slot.worker.calls) if slot.worker else 0,
                 restarts=slot.restarts,
+                engine=slot.worker.handle.figures if slot.worker else None,
             )
             for slot in self._slots.values()
         )
@@ -332,8 +348,8 @@ class ElasticRolloutPool:
 
     # Slots.
 
-    def _open_slot(self) -> WorkerSlot:
-        slot = WorkerSlot(self._next_index, self._state, self._has_spare_slots)
+    def _open_slot(self, node_timeout_s: float | None = None) -> WorkerSlot:
+        slot = WorkerSlot(self._next_index, self._state, self._has_spare_slots, node_timeout_s)
         self._next_index += 1
         self._slots[slot.index] = slot
         slot.task.add_done_callback(lambda _: self._slot_closed(slot))
@@ -341,6 +357,8 @@ class ElasticRolloutPool:
 
     def _slot_closed(self, slot: WorkerSlot) -> None:
         self._slots.pop(slot.index, None)
+        if slot.refusal is not None and self._growth is not None:
+            self._growth.refused(slot.refusal)
         error = None if slot.task.cancelled() else slot.task.exception()
         is_loss = isinstance(error, ActorDiedError | DeadlineError | PlacementError)
         # Before the first publish nothing has been trained: a worker that cannot start then ends the run.
@@ -362,18 +380,6 @@ class ElasticRolloutPool:
         for slot in sorted(staying, key=lambda s: (s.state == "serving", -s.index))[: max(0, len(staying) - workers)]:
             slot.close()
         self._condition.notify()
-
-    async def _follow_cluster(self, bounds: WorkerRange) -> None:
-        """Opens slots as the cluster gains room; slots whose nodes are lost close by themselves."""
-        try:
-            while True:
-                await asyncio.sleep(_FOLLOW_S)
-                wanted = bounds.max - len(self._slots)
-                room = min(wanted, await self._state.factory.room()) if wanted > 0 else 0
-                if room > 0:
-                    self._resize(len(self._slots) + room)
-        except Exception as error:
-            self._condition.fail(error)
 
     def _describe(self) -> str:
         states = ", ".join(f"{slot.index} {slot.state}" for slot in self._slots.values())

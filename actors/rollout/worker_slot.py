@@ -1,10 +1,11 @@
 """One slot of the rollout pool: it keeps a worker running, and replaces a lost worker.
 
 starting ──► joining ──────► serving ──► leaving ──► closed
-   ▲         (weights loaded    │
-   │          and proven)       ▼
-   └──── pause, doubled ◄──── lost           waiting: the cluster has no room
-         with each loss
+   ▲         (weights loaded    │           │
+   │          and proven)       ▼           │
+   ├──── pause, doubled ◄──── lost          │    waiting: the cluster has no room
+   │     with each loss                     │
+   └──── its node leaves the cluster ◄──────┘
 """
 
 from __future__ import annotations
@@ -14,18 +15,16 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from actors.interfaces import Body, PublishReport, RolloutWorkerHandle, StagedWeights, WeightUpdate, WorkerFactory
 from actors.ray.waits import BreakableCondition, within
 from maspo_dist.config import ClusterConfig, TrainConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, LearnerLostError, MaspoError, PlacementError
 from maspo_dist.flow.failures import RestartBudget
+from maspo_dist.runs.live import WorkerState
 from maspo_dist.types import Event, EventKind, GroupReport
 
 logger = logging.getLogger(__name__)
-
-SlotState = Literal["starting", "joining", "serving", "leaving", "lost", "waiting"]
 
 _STOP_S = 30.0
 
@@ -46,7 +45,7 @@ class PoolState:
 class RunningWorker:
     """One started worker and its calls in flight.
 
-    ended      set once: None when the worker leaves, else why it was lost
+    ended      set once: None when the worker leaves, on request or with its node, else why it was lost
     serves     requests go to the worker, unless it is `reserved` for a single request
     calls      one call per group in flight; `load` counts their responses
     tokens     sampled so far, by the last ping; they last grew before `last_token_s`, an event loop time
@@ -125,17 +124,26 @@ class RunningWorker:
 
 
 class WorkerSlot:
-    """`worker` is the worker that runs in the slot, or None; `closing` is set once the slot is to close."""
+    """`worker` is the worker that runs in the slot, or None; `closing` is set once the slot is to close.
 
-    def __init__(self, index: int, pool: PoolState, is_spare: Callable[[], bool]) -> None:
-        """`is_spare` says whether the slot may close when the cluster has no room for its worker."""
+    refusal   set when no node came for the first worker of a slot that waited for one
+    """
+
+    def __init__(
+        self, index: int, pool: PoolState, is_spare: Callable[[], bool], node_timeout_s: float | None = None
+    ) -> None:
+        """`is_spare` says whether the slot may close when the cluster has no room for its worker.
+
+        With `node_timeout_s`, its first worker waits as long for a node that the cluster may add.
+        """
         cluster = pool.config.cluster
         self.index = index
         self.name = f"rollout worker {index}"
-        self.state: SlotState = "starting"
+        self.state: WorkerState = "starting"
         self.worker: RunningWorker | None = None
         self.restarts = 0
         self.closing = asyncio.Event()
+        self.refusal: PlacementError | None = None
         self.budget = RestartBudget(
             cluster.max_worker_restarts,
             cluster.restart_window_s,
@@ -144,6 +152,9 @@ class WorkerSlot:
         )
         self._pool = pool
         self._is_spare = is_spare
+        self._node_timeout_s = node_timeout_s
+        if node_timeout_s is not None:
+            self.state = "waiting"
         #: Runs while the slot is open. Raises why its last worker was lost when no restart is left.
         self.task = asyncio.create_task(self._run(), name=self.name)
 
@@ -164,8 +175,10 @@ class WorkerSlot:
             worker: RunningWorker | None = None
             cause: MaspoError | None
             try:
-                start = within(cluster.start_timeout_s, f"{self.name}: start", pool.factory.start_worker(self.index))
-                worker = RunningWorker(self.index, await start, cluster)
+                place_s, node_s = cluster.place_timeout_s, self._node_timeout_s
+                start = pool.factory.start_worker(self.index, place_s if node_s is None else node_s)
+                handle = await within(cluster.start_timeout_s + (node_s or 0.0), f"{self.name}: start", start)
+                worker, self._node_timeout_s = RunningWorker(self.index, handle, cluster), None
                 async with self._running(worker):
                     await self._join(worker)
                     if not worker.ended.done():
@@ -182,6 +195,7 @@ class WorkerSlot:
                 if pool.weights is None:
                     raise
                 if self._is_spare():
+                    self.refusal = error if self._node_timeout_s is not None else None
                     return
                 if self.state != "waiting":
                     self._event("worker_waits", str(error))
@@ -189,10 +203,13 @@ class WorkerSlot:
                 await self._pause(cluster.restart_backoff_max_s)
                 continue
             pool.condition.notify()
-            if cause is None or self.closing.is_set():
+            if self.closing.is_set():
                 return
             now_s = clock()
             lost_s = now_s if lost_s is None else lost_s
+            if cause is None:
+                # Its node leaves, and takes no new worker: the next one starts elsewhere.
+                continue
             pause_s = self.budget.lost(now_s)
             if pool.weights is None:
                 raise cause

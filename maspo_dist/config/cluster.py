@@ -15,6 +15,9 @@ EnvironmentValue = Annotated[str, BeforeValidator(lambda value: str(value) if ty
 class ClusterConfig(Section):
     """Deadlines and restarts of the processes on Ray."""
 
+    #: Labels that a node must have for a process of a role to be placed there, such as {rollout: {pool: spot}}. Ray's
+    #: nodes get labels from `ray start --labels`. A role that is not named may be placed anywhere.
+    labels: dict[Literal["learner", "rollout", "verifier"], dict[str, str]] = Field(default_factory=dict)
     #: Port on the node of rank 0 where learner ranks meet; null takes a free port.
     learner_port: int | None = Field(None, ge=1, le=65535)
     #: Environment variables of every actor, by name; the driver's NCCL_* and HF_* are handed on without it.
@@ -23,6 +26,9 @@ class ClusterConfig(Section):
     start_timeout_s: float = Field(600.0, gt=0)
     #: Seconds to wait for room in the cluster for one more rollout worker.
     place_timeout_s: float = Field(60.0, gt=0)
+    #: Seconds for the cluster to add a node for one more rollout worker, where rollout.workers is a range. After that
+    #: the worker is not asked for until as many seconds later.
+    node_timeout_s: float = Field(1200.0, gt=0)
     #: Seconds without a token of any response of a rollout worker after which its groups in flight are lost.
     generate_timeout_s: float = Field(1800.0, gt=0)
     #: Seconds for one batch on the learners.

@@ -41,7 +41,7 @@ class EnginesConfig(Section):
 
 
 class WorkerRange(Section):
-    """As many rollout workers as the cluster has room for, within bounds."""
+    """As many rollout workers as the cluster has room for, within bounds. It is asked for room, so it may add nodes."""
 
     #: The run starts with this many workers.
     min: int = Field(ge=1)

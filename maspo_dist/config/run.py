@@ -60,6 +60,10 @@ class LoggingConfig(Section):
     tensorboard: bool = True
     #: Send the metrics to Weights & Biases too; null sends none.
     wandb: WandbConfig | None = None
+    #: Port on the node of the controller where Prometheus reads /metrics: 0 takes any free port, null serves none.
+    prometheus_port: int | None = Field(None, ge=0, le=65535)
+    #: Address to serve at; 0.0.0.0 lets other machines read the metrics too.
+    prometheus_host: str = Field("127.0.0.1", min_length=1)
     #: Groups per step whose responses go to samples.jsonl; null writes all.
     sample_groups: int | None = Field(8, ge=0)
     #: Steps recorded under steps/ for `maspo-dist replay`: none, all, or last:K. Each takes the space of a

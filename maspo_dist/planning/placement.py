@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from maspo_dist.config import EvaluationConfig, ModelConfig, TrainConfig, VerifierConfig
+from maspo_dist.config import ClusterConfig, EvaluationConfig, ModelConfig, TrainConfig, VerifierConfig
 from maspo_dist.config.rollout import EnginesConfig
 from maspo_dist.errors import PlacementError
 from maspo_dist.models.size import ModelSize
@@ -30,7 +30,7 @@ def pick_device(wanted: Device | Literal["auto"], *, has_gpu: bool) -> Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """`count` processes of one role, each with these resources on one node."""
+    """`count` processes of one role, each with these resources on one node that has `labels`."""
 
     role: Role
     count: int
@@ -38,13 +38,14 @@ class Bundle:
     gpus: int
     memory_bytes: int
     what: str
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_bundles(config: TrainConfig, size: ModelSize, device: Device) -> tuple[Bundle, ...]:
     """The processes of a run, learners first, as they are placed."""
     on_gpu = device == "cuda"
     rollout, learner = config.rollout, config.learner
-    return (
+    bundles = (
         Bundle(
             role="learner",
             count=learner.ranks,
@@ -56,16 +57,22 @@ def plan_bundles(config: TrainConfig, size: ModelSize, device: Device) -> tuple[
         _engine_bundle(rollout, rollout.first_workers, engine_memory(config, size).total_bytes, device),
         _verifier_bundle(config.reward, device),
     )
+    return _labelled(bundles, config.cluster)
 
 
 def plan_evaluation(config: EvaluationConfig, size: ModelSize, device: Device, gpus: int) -> tuple[Bundle, ...]:
     """The processes of a standalone evaluation, engines first; `gpus` is how many the cluster has."""
     rollout = config.rollout
     workers = rollout.workers or (max(1, gpus // rollout.tensor_parallel) if device == "cuda" else 1)
-    return (
+    bundles = (
         _engine_bundle(rollout, workers, weight_width(config.model) * size.parameters, device),
         _verifier_bundle(config.reward, device),
     )
+    return _labelled(bundles, config.cluster)
+
+
+def _labelled(bundles: tuple[Bundle, ...], cluster: ClusterConfig) -> tuple[Bundle, ...]:
+    return tuple(replace(bundle, labels=cluster.labels.get(bundle.role, {})) for bundle in bundles)
 
 
 def _engine_bundle(rollout: EnginesConfig, count: int, memory_bytes: int, device: Device) -> Bundle:

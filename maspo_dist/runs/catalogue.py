@@ -1,4 +1,4 @@
-"""Every metric of metrics.jsonl and every kind of event of events.jsonl, with its meaning."""
+"""Every metric of metrics.jsonl and of the endpoint for Prometheus, and every kind of event, with its meaning."""
 
 import re
 from collections.abc import Mapping
@@ -16,6 +16,10 @@ PLACEHOLDERS: Mapping[str, str] = {
     "<end>": "max or min: the token with the largest or the smallest ratio",
     "<sign>": "pos or neg: sign of the token's advantage",
     "<bucket>": "upper bound of the token's probability under π_old: 1e-4, 1e-2, 0.1, 0.5, 0.9 or 1",
+    "<status>": "correct, wrong, unparsed, timeout or error",
+    "<worker>": "name of a rollout worker",
+    "<state>": "starting, joining, serving, leaving, lost or waiting",
+    "<kind>": "kind of an event",
 }
 
 
@@ -30,6 +34,18 @@ class Metric:
     unit: str
     meaning: str
     type: Literal["gauge", "counter"] = "gauge"
+
+    @property
+    def prometheus(self) -> str:
+        """Its name for Prometheus: without placeholders, which become labels, and with units spelled out."""
+        words = re.sub(r"\W+", "_", re.sub(r"<\w+>", "", self.name)).strip("_").replace("__", "_")
+        words = re.sub("_s$", "_second" if words.endswith("_per_s") else "_seconds", words)
+        return f"maspo_{words}" + ("_total" if self.type == "counter" else "")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that its placeholders become."""
+        return tuple(re.findall(r"<(\w+)>", self.name))
 
 
 _BUCKET = "trust_region/<sign>/<bucket>"
@@ -52,6 +68,7 @@ METRICS = (
     Metric("reward/unverifiable_share", _RESPONSES, "responses whose verifier failed or ran out of time"),
     Metric("reward/unparsed_share", _RESPONSES, "responses without an answer that the verifier can read"),
     Metric("reward/component/<part>", "reward", "mean of one part of a weighted reward"),
+    Metric("verdicts/<status>", "responses", "sampled responses by the status of their verdict", "counter"),
     Metric("eval/<set>/avg@<k>", "share solved", "share of right responses, each problem weighing the same"),
     Metric("eval/<set>/pass@<k>", "share solved", "share of problems with a right response among k"),
     Metric("eval/<set>/unverifiable_share", _RESPONSES, "responses whose verifier failed or ran out of time"),
@@ -147,6 +164,29 @@ METRICS = (
     Metric("time/checkpoint_s", "seconds", "the training stood still for the last checkpoint"),
 )
 
+#: What the endpoint for Prometheus serves besides METRICS: the state of the run now.
+LIVE_METRICS = (
+    Metric("run/step", "steps", "last finished step"),
+    Metric("run/max_steps", "steps", "steps after which the run ends"),
+    Metric("last_step/timestamp_s", "seconds since 1970", "end of the last step"),
+    Metric("checkpoint/step", "steps", "step of the newest checkpoint"),
+    Metric("checkpoint/every", "steps", "checkpoint.every; absent where no checkpoints are saved"),
+    Metric("disk/free_bytes", "bytes", "free space where the run folder is"),
+    Metric("policy/age_bound", "policy versions", "algorithm.max_policy_age"),
+    Metric("groups/in_flight", "groups", "admitted groups without a result"),
+    Metric("groups/finished", "groups", "scored groups that are in no batch yet"),
+    Metric("workers/<state>", "workers", "rollout workers by state"),
+    Metric("worker/<worker>/policy_version", "policy versions", "version that the worker serves, −1 before the first"),
+    Metric("worker/<worker>/groups_in_flight", "groups", "groups in flight on the worker"),
+    Metric("worker/<worker>/restarts", "restarts", "restarts of the worker since this process started", "counter"),
+    Metric("engine/<worker>/requests_running", "requests", "requests that the engine computes"),
+    Metric("engine/<worker>/requests_waiting", "requests", "requests that wait in the engine"),
+    Metric("engine/<worker>/kv_cache_share", "share", "share of the engine's key-value cache that is in use"),
+    Metric("engine/<worker>/generated_tokens", "tokens", "tokens generated since the engine started", "counter"),
+    Metric("engine/<worker>/preemptions", "requests", "requests preempted since the engine started", "counter"),
+    Metric("events/<kind>", "events", "events by kind", "counter"),
+)
+
 EVENTS: Mapping[EventKind, str] = {
     "batch_taken_back": "a batch was lost with its node; its groups are sampled again",
     "checkpoint_damaged": "a checkpoint is incomplete or damaged; the run resumes from an older one",
@@ -157,6 +197,7 @@ EVENTS: Mapping[EventKind, str] = {
     "learner_lost": "a learner process failed; the learner group restarts from a checkpoint",
     "learner_recovered": "the learner group trains again",
     "metric_not_finite": "a metric was NaN or infinite; metrics.jsonl holds null",
+    "node_leaves": "the node of a learner or of the controller leaves the cluster; the run saves and ends",
     "object_store_small": "a node's object store holds less than a publish needs",
     "prompt_set_aside": "a prompt made several workers fail; it is not sampled again",
     "record_failed": "the record of a step for replay could not be written",
@@ -171,6 +212,7 @@ EVENTS: Mapping[EventKind, str] = {
     "verifier_process_lost": "a process of the verifier pool died; another process replaces it",
     "verifier_recovered": "the verifier answers again",
     "worker_lost": "a rollout worker failed; its groups go to other workers",
+    "worker_moves": "the node of a rollout worker leaves the cluster; the worker starts again elsewhere",
     "worker_recovered": "a rollout worker serves again in the place of the lost one",
     "worker_waits": "the cluster has no room for a rollout worker; the run waits for room",
 }
@@ -179,17 +221,30 @@ EVENTS: Mapping[EventKind, str] = {
 @cache
 def find_metric(name: str) -> Metric | None:
     """The entry of the metric that is written as `name`; None for a name outside of the catalogue."""
-    return _BY_NAME.get(name) or next((metric for metric, pattern in _PATTERNS if pattern.fullmatch(name)), None)
+    return (found := _find(name)) and found[0]
+
+
+@cache
+def labelled(name: str) -> tuple[Metric, tuple[str, ...]]:
+    """The entry of `name` and the values of its labels. A name outside of the catalogue is an entry of its own."""
+    return _find(name) or (Metric(name, "", "not in the catalogue"), ())
+
+
+def _find(name: str) -> tuple[Metric, tuple[str, ...]] | None:
+    if metric := _BY_NAME.get(name):
+        return metric, ()
+    matches = ((metric, pattern.fullmatch(name)) for metric, pattern in _PATTERNS)
+    return next(((metric, match.groups()) for metric, match in matches if match), None)
 
 
 def _pattern(name: str) -> re.Pattern[str]:
     """`<k>` stands for digits, any other placeholder for text without a slash."""
-    escaped = re.escape(name).replace("<k>", r"\d+")
-    return re.compile(re.sub(r"<\w+>", "[^/]+", escaped))
+    escaped = re.escape(name).replace("<k>", r"(\d+)")
+    return re.compile(re.sub(r"<\w+>", "([^/]+)", escaped))
 
 
-_BY_NAME = {metric.name: metric for metric in METRICS}
-_PATTERNS = tuple((metric, _pattern(metric.name)) for metric in METRICS if "<" in metric.name)
+_BY_NAME = {metric.name: metric for metric in (*METRICS, *LIVE_METRICS)}
+_PATTERNS = tuple((metric, _pattern(name)) for name, metric in _BY_NAME.items() if metric.labels)
 
 
 class HeldOutScore(NamedTuple):

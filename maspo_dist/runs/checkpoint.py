@@ -212,6 +212,8 @@ class CheckpointWriter:
     """Writes the checkpoints of a run, at most one at a time. All methods belong to one event loop.
 
     A failed write (a full disk) loses that checkpoint, not the run: `on_failure(step, what happened)` is called.
+
+    saved_step   step of the newest checkpoint; None before the first
     """
 
     def __init__(
@@ -223,6 +225,7 @@ class CheckpointWriter:
         self._on_failure = on_failure
         self._committing: asyncio.Task[None] | None = None
         self._is_slow = False
+        self.saved_step: int | None = None
 
     async def save(
         self,
@@ -268,7 +271,9 @@ class CheckpointWriter:
     ) -> None:
         """Warns once if a run that is asked to stop would not have had the time."""
         content = (part, state, finished, self._config.keep, self._config_yaml)
-        await self._attempt(state.step, self._store.commit, *content)
+        if not await self._attempt(state.step, self._store.commit, *content):
+            return
+        self.saved_step = state.step
         took_s, grace_s = time.perf_counter() - begun_s, self._config.stop_grace_s
         if took_s > grace_s and not self._is_slow:
             self._is_slow = True
@@ -279,11 +284,14 @@ class CheckpointWriter:
                 grace_s,
             )
 
-    async def _attempt(self, step: int, write: Callable[..., object], *arguments: object) -> None:
+    async def _attempt(self, step: int, write: Callable[..., object], *arguments: object) -> bool:
+        """False if the disk refuses it."""
         try:
             await asyncio.to_thread(write, *arguments)
         except OSError as error:
             self._on_failure(step, str(error))
+            return False
+        return True
 
 
 def read_state(path: Path) -> RunState:

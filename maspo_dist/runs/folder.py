@@ -8,6 +8,8 @@ runs/<name>/
     events.jsonl      faults, restarts, scaling
     live.json         what the run does at this moment
     ray_address       the cluster that it is on
+    exported.json     what the endpoint for Prometheus goes on from at a resume
+    prometheus.json   where that endpoint is, for Prometheus' file discovery; only while it is served
     checkpoints/      step-000040/ …
     steps/            recorded steps, for replay
     tensorboard/      event files
@@ -109,12 +111,16 @@ class RunFolder(LockedFolder):
         self.steps_path = path / "steps"
         self.tensorboard_path = path / "tensorboard"
         self.report_path = path / "report.html"
+        self.exported_path = path / "exported.json"
+        self.discovery_path = path / "prometheus.json"
         self._metrics = JsonLog(self.metrics_path)
         self._ledger = JsonLog(self.ledger_path)
         self._samples = JsonLog(self.samples_path)
         self._events = JsonLog(self.events_path)
         self._logs = [self._metrics, self._ledger, self._samples, self._events]
         self._newest: Mapping[str, Any] | None = None
+        #: By kind, what this object has written.
+        self.events_written: Counter[str] = Counter()
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -127,8 +133,8 @@ class RunFolder(LockedFolder):
             fix = "choose another run.name, or set checkpoint.resume=auto to resume it"
             raise ConfigError(f"run folder {path} exists already: {fix}")
         folder = cls.resume(path)
-        for log in (folder._metrics, folder._ledger, folder._samples):
-            log.path.unlink(missing_ok=True)
+        for path in (folder.metrics_path, folder.ledger_path, folder.samples_path, folder.exported_path):
+            path.unlink(missing_ok=True)
         return folder
 
     @classmethod
@@ -194,6 +200,7 @@ class RunFolder(LockedFolder):
 
     def write_event(self, event: Event) -> None:
         self._events.append([event.row()])
+        self.events_written[event.kind] += 1
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """One row per step: all lines of a step are merged."""

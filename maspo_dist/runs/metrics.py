@@ -133,15 +133,19 @@ def require_sinks(settings: LoggingConfig) -> None:
 
 
 def open_metrics(
-    folder: RunFolder, settings: LoggingConfig, config: Mapping[str, object], first_step: int = 0
+    folder: RunFolder,
+    settings: LoggingConfig,
+    config: Mapping[str, object],
+    first_step: int = 0,
+    more: Sequence[MetricSink] = (),
 ) -> MetricFanout:
-    """The sinks of `settings`; this process writes `first_step` and later steps. Raises as `require_sinks`."""
+    """The sinks of `settings` and `more`; this process writes from `first_step` on. Raises as `require_sinks`."""
     sinks: list[MetricSink] = [JsonlSink(folder)]
     if settings.tensorboard:
         sinks.append(TensorBoardSink(folder.tensorboard_path, first_step))
     if settings.wandb is not None:
         sinks.append(WandbSink(settings.wandb, folder, config))
-    return MetricFanout(sinks, folder.write_event)
+    return MetricFanout([*sinks, *more], folder.write_event)
 
 
 def _require_wandb() -> ModuleType | Any:

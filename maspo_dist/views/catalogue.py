@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from maspo_dist.runs.catalogue import EVENTS, METRICS, PLACEHOLDERS, Metric
+from maspo_dist.runs.catalogue import EVENTS, LIVE_METRICS, METRICS, PLACEHOLDERS, Metric
 
 
 def catalogue_tables() -> Group:
@@ -17,6 +17,8 @@ def catalogue_tables() -> Group:
     for prefix, metrics in groupby(METRICS, _prefix):
         rows = [(one.name.removeprefix(f"{prefix}/"), one.type, one.unit, one.meaning) for one in metrics]
         tables.append(_table(f"{prefix}/…", rows))
+    live = [(one.name, one.type, one.unit, one.meaning) for one in LIVE_METRICS]
+    tables.append(_table("only for Prometheus", live))
     tables.append(_table("placeholders", list(PLACEHOLDERS.items())))
     tables.append(_table("events", list(EVENTS.items())))
     return Group(*tables)

@@ -64,6 +64,10 @@ class RunConsole(ABC):
         """The held-out scores after `step`; 0 is before training."""
         self._progress = self._progress.scored(scores)
 
+    def served_at(self, url: str) -> None:
+        """Where Prometheus reads the run's numbers."""
+        self._console.print(f"metrics: {url}", highlight=False, soft_wrap=True, markup=False)
+
     def finished(self, report: Path) -> None:
         """The table of before and after, and the path of the report."""
         self._console.print(outcome_table(self._progress))

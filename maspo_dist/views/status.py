@@ -54,6 +54,8 @@ def _standing(live: LiveStatus) -> Text:
     text = Text.assemble(("now ", "dim"), standing.phase, ("   policy version ", "dim"), str(standing.policy_version))
     text.append(f"\ngroups admitted by this process {admitted}: ", "dim")
     text.append(", ".join(f"{place} {groups}" for place, groups in places.items()))
+    if live.metrics_url:
+        text.append(f"\nmetrics {live.metrics_url}")
     if live.waits:
         what, seconds = live.waits[0]
         text.append(f"\nwaits {format_duration(seconds)} for {what}")

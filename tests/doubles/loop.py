@@ -36,7 +36,7 @@ from maspo_dist.flow.ledger import Ledger
 from maspo_dist.runs.checkpoint import CheckpointStore, CheckpointWriter, FinishedGroup, RunState
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import WorkerStatus
-from maspo_dist.runs.metrics import open_metrics
+from maspo_dist.runs.metrics import MetricSink, open_metrics
 from maspo_dist.types import (
     Event,
     GroupReport,
@@ -119,8 +119,12 @@ def make_controller(
     make_ledger: Callable[[], Ledger] = Ledger,
     config_yaml: str | None = None,
     clock: Callable[[], float] = time.time,
+    more: Sequence[MetricSink] = (),
 ) -> Controller:
-    """The real loop over doubles and a real run folder, which is also the record unless one is given."""
+    """The real loop over doubles and a real run folder, which is also the record unless one is given.
+
+    The metrics go to the sinks of `config`, and to `more`.
+    """
     kept = record or folder
 
     def session(state: RunState | None, finished: Sequence[FinishedGroup[RolloutGroup]]) -> Session:
@@ -136,7 +140,7 @@ def make_controller(
             restored=state.stream if state else None,
             finished=finished,
         )
-        return Session(stream=stream, ledger=ledger, metrics=open_metrics(folder, config.logging, {}))
+        return Session(stream=stream, ledger=ledger, metrics=open_metrics(folder, config.logging, {}, more=more))
 
     checkpoints = CheckpointStore(folder.checkpoints_path)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from actors.bench.doubles import FakeWorker, make_result, make_verdict
 from actors.interfaces import Body, PublishReport, StagedWeights, WeightUpdate
-from maspo_dist.errors import ActorDiedError
+from maspo_dist.errors import ActorDiedError, PlacementError
 from maspo_dist.types import GroupReport, RolloutGroup, RolloutRequest
 
 #: A step of a script: runs before the call of that name is answered.
@@ -92,7 +92,7 @@ class ScriptedWorker(FakeWorker):
 
 @dataclass(eq=False)
 class ScriptedFactory:
-    """Starts scripted workers, `free` at a time; keeps what they saw."""
+    """Starts scripted workers, `free` at a time, the others when there is room; keeps what they saw."""
 
     seconds: float = 0.0
     free: int = 1000
@@ -109,11 +109,21 @@ class ScriptedFactory:
     staged_by: list[object] = field(default_factory=list)
     #: Indices of workers whose nodes the cluster knows to be lost.
     lost_nodes: set[int] = field(default_factory=set)
+    #: How long each worker that was to start would have waited for room.
+    place_timeouts_s: list[float] = field(default_factory=list)
 
-    async def start_worker(self, index: int) -> ScriptedWorker:
+    async def start_worker(self, index: int, place_timeout_s: float) -> ScriptedWorker:
         await asyncio.sleep(self.start_s)
+        self.place_timeouts_s.append(place_timeout_s)
         if self.start_failures:
             raise self.start_failures.pop(0)
+        if len(self.living) >= self.free:
+            try:
+                async with asyncio.timeout(place_timeout_s):
+                    while len(self.living) >= self.free:  # noqa: ASYNC110 (a set, not an event)
+                        await asyncio.sleep(0.001)
+            except TimeoutError:
+                raise PlacementError(f"no room within {place_timeout_s:g} s (scripted)") from None
         worker = ScriptedWorker(index, self)
         self.living.add(worker)
         self.started.append(worker)

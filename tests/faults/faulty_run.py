@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from doubles.faulty_actors import CLASSES
 from doubles.live_run import comparable
 from doubles.loop import make_config, make_prompt
 from ray._private.node import Node as ClusterNode
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
 
 from actors.commands.training import Run
@@ -100,6 +103,15 @@ def extra_node(cluster: Cluster, **options: Any) -> Iterator[ClusterNode]:
         yield node
     finally:
         cluster.remove_node(node)
+
+
+async def drain(cluster: Cluster, node: ClusterNode, seconds: float) -> None:
+    """Tells the cluster that `node` leaves in that time."""
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline_ms = int((time.time() + seconds) * 1000)
+    client = GcsClient(address=cluster.address)
+    accepted, why_not = await asyncio.to_thread(client.drain_node, node.node_id, reason, "", deadline_ms)
+    assert accepted, why_not
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.interfaces import ActorProcess
+from actors.ray.nodes import leaving_nodes
 from actors.ray.placement_groups import reserve, room_for
 from actors.rollout.actor import RayRolloutWorker
-from faults.faulty_run import extra_node, until
-from maspo_dist.errors import ActorDiedError
+from faults.faulty_run import drain, extra_node, until
+from maspo_dist.errors import ActorDiedError, PlacementError
 from maspo_dist.planning.placement import Bundle
 
 #: Ray's own sockets and processes, in a process that joins a cluster again; they are closed when collected.
@@ -38,9 +40,16 @@ async def test_a_place_is_given_as_soon_as_there_is_room() -> None:
 
 async def test_room_is_counted_by_node(ray_cluster: Cluster) -> None:
     """Two of the three free cores are on one node. Ray needs a moment to know of all three."""
-    with extra_node(ray_cluster):
+    with extra_node(ray_cluster, labels={"pool": "spot"}) as node:
         async with asyncio.timeout(60):
             await until(lambda: [room_for(*processes(1, cpus)) for cpus in (1, 1.5, 2, 3)] == [3, 1, 1, 0])
+        spot = replace(*processes(1, cpus=1), labels={"pool": "spot"})
+        assert room_for(spot) == 1
+        place = await reserve([spot], 30, None)
+        assert ray.util.placement_group_table(place)["bundles_to_node_id"] == {0: node.node_id}
+        with pytest.raises(PlacementError, match=r"too few nodes have the labels pool=spot of cluster\.labels"):
+            await reserve([spot], 0.5, None)
+        ray.util.remove_placement_group(place)
 
 
 async def test_many_who_wait_for_a_place_leave_the_threads_to_others() -> None:
@@ -70,6 +79,22 @@ async def test_a_worker_that_was_killed_is_not_taken_for_one_whose_node_is_gone(
     with pytest.raises(ActorDiedError):
         await worker.ping()
     assert not await worker.is_gone_with_its_node()
+
+
+async def test_a_node_that_drains_is_known_and_takes_nothing_new(ray_cluster: Cluster) -> None:
+    """A process holds the node, which would leave at once otherwise."""
+    with extra_node(ray_cluster) as node:
+        worker, _ = await started_on(node.node_id)
+        async with asyncio.timeout(60):
+            await until(lambda: room_for(*processes(1, cpus=1)) == 3)
+        assert leaving_nodes() == {}
+        await drain(ray_cluster, node, 90)
+        async with asyncio.timeout(60):
+            await until(lambda: node.node_id in leaving_nodes())
+        [left_s] = leaving_nodes().values()
+        assert 0 < left_s <= 90
+        assert room_for(*processes(1, cpus=1)) == 2
+        worker.kill()
 
 
 async def test_a_worker_is_known_to_be_gone_with_its_node(ray_cluster: Cluster) -> None:

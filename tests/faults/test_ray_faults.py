@@ -10,6 +10,7 @@ import pytest
 from faults.faulty_run import (
     Outcome,
     Scene,
+    drain,
     extra_node,
     faulty_config,
     occupied,
@@ -126,9 +127,9 @@ def test_a_stall_leaves_the_stacks_of_every_process_in_the_logs(scene: Scene) ->
     assert any("no progress" in message for message in outcome.told("stalled"))
 
 
-def test_workers_of_a_lost_node_are_replaced_when_another_node_comes(scene: Scene) -> None:
+def test_workers_of_a_lost_node_are_replaced_when_another_node_comes_and_move_when_that_leaves(scene: Scene) -> None:
     """The first node has no room for all workers. The prompt of a later step kills the raylet of the second node, which
-    takes along the responses that lie there.
+    takes along the responses that lie there. Then the node that came leaves, and the workers go to one more.
     """
     script = write_script(scene.folder / "node", 40, ["none"] * 5 + ["kill_node"])
     config = faulty_config(
@@ -146,8 +147,17 @@ def test_workers_of_a_lost_node_are_replaced_when_another_node_comes(scene: Scen
 
         async def another_node_comes(folder: RunFolder) -> None:
             await until(lambda: bool(told(folder, "worker_waits")))
-            stack.enter_context(extra_node(scene.cluster))
+            other = stack.enter_context(extra_node(scene.cluster))
             await until(lambda: len(told(folder, "worker_recovered")) == len(told(folder, "worker_lost")))
+            stack.enter_context(extra_node(scene.cluster))
+            await drain(scene.cluster, other, 120)
+            ended = ("worker_lost", "worker_moves")
+            await until(
+                lambda: (
+                    bool(told(folder, "worker_moves"))
+                    and len(told(folder, "worker_recovered")) == sum(len(told(folder, kind)) for kind in ended)
+                )
+            )
 
         outcome = play(config, another_node_comes)
     assert outcome.error is None

@@ -30,8 +30,9 @@ class LocalWorker(RolloutActor):
 
     name = "rollout worker"
     node_id = "here"
+    figures = None
 
-    async def ping(self) -> int:
+    async def ping(self) -> int:  # type: ignore[override]
         return await self._engine.ping()
 
     async def is_gone_with_its_node(self) -> bool:
@@ -47,7 +48,7 @@ class LocalWorkers:
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
 
-    async def start_worker(self, index: int) -> LocalWorker:
+    async def start_worker(self, index: int, place_timeout_s: float) -> LocalWorker:
         worker = LocalWorker(self._config, index, "cpu", FakeScorer(), Path("logs"))
         await worker.start_engine()
         return worker

@@ -98,13 +98,31 @@ async def test_a_worker_that_dies_while_it_leaves_is_not_reported_as_lost() -> N
 
 
 async def test_a_pool_with_bounds_follows_the_room_in_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.rollout.pool._FOLLOW_S", 0.005)
+    monkeypatch.setattr("actors.rollout.growth._FOLLOW_S", 0.005)
     factory = ScriptedFactory(free=1)
     async with running(factory, config(workers={"min": 1, "max": 3})) as (pool, _):
         await asyncio.sleep(0.03)
-        assert len(pool.status()) == 1
+        assert [worker.state for worker in pool.status()] == ["serving", "waiting"], "one asks for room, no more"
         factory.free = 10
         await until_serving(pool, 3)
+
+
+async def test_a_pool_with_bounds_asks_for_one_node_at_a_time_and_tells_once_that_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actors.rollout.growth._FOLLOW_S", 0.005)
+    factory = ScriptedFactory(free=1)
+    settings = config(workers={"min": 1, "max": 4}, cluster={"node_timeout_s": 0.05})
+    async with running(factory, settings) as (pool, events):
+        async with asyncio.timeout(10):
+            while factory.place_timeouts_s.count(0.05) < 3:
+                assert len(pool.status()) <= 2
+                await asyncio.sleep(0.001)
+        assert [event.kind for event in events] == ["worker_waits"]
+        assert events[0].message == ("no room within 0.05 s (scripted); the cluster is asked again every 0.1 s")
+        factory.free = 4
+        await until_serving(pool, 4)
+    assert factory.place_timeouts_s[0] == settings.cluster.place_timeout_s
 
 
 async def test_a_fixed_pool_keeps_the_slot_of_a_lost_node_until_there_is_room_again() -> None:
@@ -123,7 +141,7 @@ async def test_a_fixed_pool_keeps_the_slot_of_a_lost_node_until_there_is_room_ag
 async def test_a_pool_with_bounds_closes_slots_of_lost_nodes_down_to_its_minimum(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("actors.rollout.pool._FOLLOW_S", 0.005)
+    monkeypatch.setattr("actors.rollout.growth._FOLLOW_S", 0.005)
     factory = ScriptedFactory(free=3)
     async with running(factory, config(workers={"min": 1, "max": 3})) as (pool, _):
         await until_serving(pool, 3)
@@ -131,11 +149,13 @@ async def test_a_pool_with_bounds_closes_slots_of_lost_nodes_down_to_its_minimum
         factory.start_failures = [PlacementError("no room")] * 2
         for worker in factory.started[1:]:
             worker.kill()
-        await until_serving(pool, 1)
+        async with asyncio.timeout(5):
+            while [worker.state for worker in pool.status()] != ["serving", "waiting"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
 
 
 async def test_a_pool_that_was_scaled_by_hand_keeps_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.rollout.pool._FOLLOW_S", 0.005)
+    monkeypatch.setattr("actors.rollout.growth._FOLLOW_S", 0.005)
     factory = ScriptedFactory(free=10)
     async with running(factory, config(workers={"min": 1, "max": 3})) as (pool, _):
         await until_serving(pool, 3)
@@ -143,3 +163,34 @@ async def test_a_pool_that_was_scaled_by_hand_keeps_its_size(monkeypatch: pytest
         await until_serving(pool, 1)
         await asyncio.sleep(0.03)
         assert len(pool.status()) == 1
+
+
+async def test_a_worker_whose_node_leaves_hands_its_requests_back_and_starts_elsewhere() -> None:
+    """No death is allowed here: neither the prompts nor the restarts of the slot count it."""
+    factory = ScriptedFactory()
+    settings = config(cluster={"max_worker_restarts": 0}, max_attempts=1)
+    async with running(factory, settings) as (pool, events):
+        busy, first = asyncio.Event(), factory.started[0]
+
+        async def hold(worker: ScriptedWorker, subject: object) -> None:
+            if worker is first:
+                busy.set()
+                await asyncio.Event().wait()
+
+        factory.hooks["generate"] = hold
+        generating = asyncio.create_task(generate(pool, range(4)))
+        await busy.wait()
+        in_flight = pool.status()[0].groups_in_flight
+        assert in_flight > 0
+        pool.leave_nodes({"node 0": 119.0, "node 7": 30.0})
+        factory.nodes[0] = "another node"
+        reports = await generating
+        await until_serving(pool, 2)
+        pool.leave_nodes({"node 0": 110.0})
+    assert sorted(report.group_id for report in reports) == [0, 1, 2, 3]
+    assert (first.stopped, first.answered) == (True, [])
+    assert [worker.index for worker in factory.started] == [0, 1, 0]
+    assert events[0].message == (
+        f"rollout worker 0: its node leaves in 119 s; its groups in flight ({in_flight}) go to others"
+    )
+    assert [event.kind for event in events] == ["worker_moves", "worker_recovered"]

@@ -1,5 +1,6 @@
 """Every metric and every kind of event is in the catalogue, once and explained."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import get_args
@@ -12,7 +13,7 @@ from doubles.run_folders import write_run
 from maspo_dist.algorithm import correction_metrics, correction_weights, trust_region_metrics, trust_region_totals
 from maspo_dist.algorithm.diagnostics import BUCKETS, SIGNS
 from maspo_dist.config import ClipLoss, CorrectionConfig, MaspoLoss
-from maspo_dist.runs.catalogue import EVENTS, METRICS, PLACEHOLDERS, find_metric
+from maspo_dist.runs.catalogue import EVENTS, LIVE_METRICS, METRICS, PLACEHOLDERS, find_metric, labelled
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.types import EventKind
 from maspo_dist.views.console import open_console
@@ -27,8 +28,10 @@ def names_in(folder: RunFolder) -> set[str]:
 
 
 def test_every_entry_stands_once_and_is_explained() -> None:
-    assert [name for name, count in Counter(metric.name for metric in METRICS).items() if count > 1] == []
-    assert all(metric.unit and metric.meaning for metric in METRICS)
+    metrics = (*METRICS, *LIVE_METRICS)
+    for names in ([metric.name for metric in metrics], [metric.prometheus for metric in metrics]):
+        assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert all(metric.unit and metric.meaning for metric in metrics)
     assert all(PLACEHOLDERS.values())
     assert all(EVENTS.values())
 
@@ -38,7 +41,7 @@ def test_every_kind_of_event_is_explained() -> None:
 
 
 def test_every_placeholder_is_explained_and_used() -> None:
-    used = {f"<{part.split('>')[0]}>" for metric in METRICS for part in metric.name.split("<")[1:]}
+    used = {f"<{part.split('>')[0]}>" for metric in (*METRICS, *LIVE_METRICS) for part in metric.name.split("<")[1:]}
     assert used == set(PLACEHOLDERS)
 
 
@@ -56,6 +59,33 @@ def test_every_placeholder_is_explained_and_used() -> None:
 def test_the_name_of_a_metric_is_found_in_the_catalogue(name: str, entry: str | None) -> None:
     found = find_metric(name)
     assert (found.name if found else None) == entry
+
+
+@pytest.mark.parametrize(
+    ("name", "exported", "labels"),
+    [
+        ("reward/mean", "maspo_reward_mean", ()),
+        ("time/step_s", "maspo_time_step_seconds", ()),
+        ("rollout/tokens_per_s", "maspo_rollout_tokens_per_second", ()),
+        ("rollout/tokens", "maspo_rollout_tokens_total", ()),
+        ("gate/share_below_0.99", "maspo_gate_share_below_0_99", ()),
+        ("eval/aime24/avg@16", "maspo_eval_avg", (("set", "aime24"), ("k", "16"))),
+        ("ratio/max_token/gate", "maspo_ratio_token_gate", (("end", "max"),)),
+        ("trust_region/neg/1e-4/kl_k3", "maspo_trust_region_kl_k3", (("sign", "neg"), ("bucket", "1e-4"))),
+        ("verdicts/timeout", "maspo_verdicts_total", (("status", "timeout"),)),
+        ("last_step/timestamp_s", "maspo_last_step_timestamp_seconds", ()),
+        ("engine/rollout worker 0/preemptions", "maspo_engine_preemptions_total", (("worker", "rollout worker 0"),)),
+        ("novelty/bonus", "maspo_novelty_bonus", ()),
+    ],
+)
+def test_what_a_metric_is_called_in_prometheus(name: str, exported: str, labels: tuple[tuple[str, str], ...]) -> None:
+    metric, values = labelled(name)
+    assert (metric.prometheus, tuple(zip(metric.labels, values, strict=True))) == (exported, labels)
+
+
+def test_every_name_in_prometheus_is_one_that_it_accepts() -> None:
+    names = [metric.prometheus for metric in (*METRICS, *LIVE_METRICS)]
+    assert [name for name in names if not re.fullmatch(r"maspo(_[a-z0-9]+)+", name)] == []
 
 
 async def test_a_run_of_the_loop_leaves_no_name_outside_the_catalogue(tmp_path: Path) -> None:

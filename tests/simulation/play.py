@@ -152,14 +152,17 @@ async def _no_stacks() -> None:
 
 
 async def _trouble(world: World, pool: ElasticRolloutPool, faults: Faults) -> None:
-    """Scaling and lost nodes, at random times."""
+    """Scaling, and nodes that are lost or leave, at random times."""
     bounds = world.story.config.rollout.workers
-    events = ["scale"] * faults.scalings + ["node"] * faults.node_losses
+    events = ["scale"] * faults.scalings + ["node"] * faults.node_losses + ["drain"] * faults.drains
     world.rng.shuffle(events)
     for event in events:
         await asyncio.sleep(world.rng.uniform(1, 300))
         if event == "scale" and isinstance(bounds, int):
             pool.scale(world.rng.randint(1, 4))
+        elif event == "drain":
+            leaving = sorted(worker.node_id for worker in world.living)[: world.rng.randint(1, 3)]
+            pool.leave_nodes(dict.fromkeys(leaving, 60.0))
         elif event == "node":
             for worker in sorted(world.living, key=lambda worker: worker.name)[: world.rng.randint(1, 3)]:
                 worker.lose_node(missed_in_s=world.rng.uniform(0, 60))

@@ -48,6 +48,7 @@ class Faults:
     start_failure: float = 0.0
     start_hang: float = 0.0
     body_loss: float = 0.0
+    drains: int = 0
     poison: frozenset[str] = frozenset()
     scalings: int = 0
     node_losses: int = 0
@@ -121,6 +122,7 @@ def make_story(seed: int) -> Story:
         stops=rng.choice([0, 0, 1, 2]),
         start_hang=rng.choice([0, 0, 0.1]),
         body_loss=rng.choice([0, 0, 0.05]),
+        drains=rng.choice([0, 0, 2]),
     )
     return Story(seed=seed, config=config, faults=faults)
 
@@ -156,6 +158,8 @@ class World:
 
 class SimulatedWorker:
     """Answers after some time, or fails as the story says."""
+
+    figures = None
 
     def __init__(self, world: World, index: int) -> None:
         self._world = world
@@ -250,7 +254,7 @@ class SimulatedWorkers:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def start_worker(self, index: int) -> SimulatedWorker:
+    async def start_worker(self, index: int, place_timeout_s: float) -> SimulatedWorker:
         world = self._world
         await asyncio.sleep(world.rng.uniform(5, 40))
         if len(world.living) >= world.capacity:

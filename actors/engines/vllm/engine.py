@@ -27,6 +27,7 @@ from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from actors.engines.vllm.figures import FiguresLogger
 from actors.engines.vllm.platform import vllm_platform
 from actors.engines.vllm.weights import BACKEND
 from actors.interfaces import AS_LOADED, EngineSettings, StagedWeights
@@ -34,6 +35,7 @@ from actors.weights.shared_memory import mapped_file
 from maspo_dist.errors import ActorDiedError
 from maspo_dist.planning.devices import require_platform, require_torch
 from maspo_dist.planning.placement import Device
+from maspo_dist.runs.live import EngineFigures
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
 
 logger = logging.getLogger(__name__)
@@ -97,7 +99,10 @@ class VllmEngine:
             **arguments,
         )
         # Limits of offline generation: an H100 then takes 1024 sequences at once instead of 128.
-        self._engine = AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
+        loggers = [FiguresLogger] if settings.counts else []
+        self._engine = AsyncLLM.from_engine_args(
+            engine_args, usage_context=UsageContext.LLM_CLASS, stat_loggers=loggers
+        )
         self._tokenizer = self._engine.get_tokenizer()
         self._receives_weights = False
         self._keeps_kv = settings.keeps_kv
@@ -178,6 +183,12 @@ class VllmEngine:
         states = self._engine.output_processor.request_states.values()
         open_tokens: int = sum(state.detokenizer.num_output_tokens() for state in states if state.detokenizer)
         return self._ended_tokens + open_tokens
+
+    def figures(self) -> EngineFigures | None:
+        """None unless `EngineSettings.counts`."""
+        manager = self._engine.logger_manager
+        loggers = manager.stat_loggers if manager else []
+        return next((one.figures for one in loggers if isinstance(one, FiguresLogger)), None)
 
     async def _load(self, weights: StagedWeights, factor: float) -> None:
         file = mapped_file(weights)

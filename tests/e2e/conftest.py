@@ -51,7 +51,8 @@ def whole_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Li
     folder = tmp_path_factory.mktemp("whole")
     bare = {"USER": "", "LOGNAME": "", "TMPDIR": str(folder / "none"), "RAY_TMPDIR": "/tmp"}
     with contextmanager(_launcher)(tiny_config, folder) as launcher:
-        return launcher.train("whole", environment=bare)
+        exported = ("logging.prometheus_port=0", "cluster.heartbeat_s=0.5")
+        return launcher.train("whole", *exported, environment=bare)
 
 
 def _launcher(config: Path, folder: Path) -> Iterator[Launcher]:

@@ -2,9 +2,10 @@
 
 Shapes
     L   tokens of a prompt
-    T   tokens of a response
+    T   tokens of a response: sampled, or heard from an environment between two turns
+    S   sampled tokens of a response; S = T where the response is one turn
     G   responses of a group (samples of one prompt)
-    N   response tokens of a micro-batch, laid end to end, no padding
+    N   sampled tokens of a micro-batch, laid end to end, no padding
 
 A worked example: two prompts, G = 2, two learner ranks, one mini-batch.
 
@@ -102,12 +103,16 @@ class RolloutRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """One sampled response.
+    """One response: a single turn, or the turns of a conversation with what was heard between them.
 
     response_ids       i32[T], T ≥ 1, end-of-sequence token included when `finish_reason` is stop
-    behavior_logprobs  f32[T], natural logarithms of the probabilities with which the tokens were sampled
-    token_versions     (policy_version, tokens) of each run of tokens of one version, oldest first; the counts add
-                       up to T
+    behavior_logprobs  f32[S], natural logarithms of the probabilities with which the tokens were sampled
+    text               the last turn
+    token_versions     (policy_version, tokens) of each run of sampled tokens of one version, in order; the counts add
+                       up to S
+    heard              [start, end) of each run of `response_ids` that was not sampled, in order; sampled tokens stand
+                       before, between and after the runs
+    turn_rewards       one per turn, 0 for a turn without a reward; empty where no environment gave any
     """
 
     response_ids: IntArray
@@ -115,19 +120,38 @@ class Rollout:
     text: str
     finish_reason: FinishReason
     token_versions: tuple[tuple[int, int], ...]
+    heard: tuple[tuple[int, int], ...] = ()
+    turn_rewards: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         tokens = self.response_ids.size
         _require(tokens > 0, "a rollout has at least one token")
         _require(self.response_ids.dtype == np.int32, "response_ids must be int32")
+        sampled = tokens
+        last = 0
+        for start, end in self.heard:
+            _require(last < start < end < tokens, "heard must be runs within response_ids, in order and apart")
+            sampled, last = sampled - (end - start), end
         _require(
-            self.behavior_logprobs.dtype == np.float32 and self.behavior_logprobs.shape == (tokens,),
-            "behavior_logprobs must be f32, one per response token",
+            self.behavior_logprobs.dtype == np.float32 and self.behavior_logprobs.shape == (sampled,),
+            "behavior_logprobs must be f32, one per sampled token",
         )
         _require(
-            sum(count for _, count in self.token_versions) == tokens,
-            "token_versions must cover every response token once",
+            sum(count for _, count in self.token_versions) == sampled,
+            "token_versions must cover every sampled token once",
         )
+        _require(
+            len(self.turn_rewards) in (0, len(self.heard) + 1),
+            "turn_rewards must be empty or have one reward per turn",
+        )
+
+    @property
+    def sampled(self) -> NDArray[np.int64]:
+        """i64[S], the indices of the sampled tokens in `response_ids`, ascending."""
+        was_sampled = np.ones(self.response_ids.size, np.bool_)
+        for start, end in self.heard:
+            was_sampled[start:end] = False
+        return np.flatnonzero(was_sampled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,13 +191,14 @@ class GroupReport:
     """What the controller needs to know of a finished group. It is small, so the worker sends it by value.
 
     prompt_tokens      length of the prompt
-    response_tokens    i32[G]: length of each response
+    response_tokens    i32[G]: sampled tokens of each response
     truncated          bool[G]: whether the token limit ended the response
-    oldest_version     i32[G]: policy version of the oldest token of each response
+    oldest_version     i32[G]: policy version of the oldest sampled token of each response
     version_tokens     (policy_version, tokens), summed over the group
     version_runs       i32[G]: number of runs of tokens of one version in each response
     generated_at_s     wall clock (time.time) of the end of the last response
     scored_at_s        wall clock (time.time) of the last verdict
+    heard_tokens       i32[G]: tokens of each response that were not sampled; empty where there are none
     """
 
     group_id: int
@@ -186,6 +211,7 @@ class GroupReport:
     verdicts: tuple[Verdict, ...]
     generated_at_s: float
     scored_at_s: float
+    heard_tokens: IntArray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def __post_init__(self) -> None:
         samples = len(self.verdicts)
@@ -198,6 +224,15 @@ class GroupReport:
             == (samples,),
             f"group {self.group_id}: every per-response field needs {samples} entries",
         )
+        _require(
+            self.heard_tokens.shape in ((0,), (samples,)),
+            f"group {self.group_id}: heard_tokens must be empty or have {samples} entries",
+        )
+
+    @property
+    def lengths(self) -> IntArray:
+        """i32[G], sampled and heard tokens of each response."""
+        return self.response_tokens + self.heard_tokens if self.heard_tokens.size else self.response_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +283,7 @@ class FinishedGroup(Generic[B]):
 
     @property
     def oldest_version(self) -> int:
-        """Policy version of the oldest token."""
+        """Policy version of the oldest sampled token."""
         return int(self.scored.report.oldest_version.min())
 
 
@@ -272,7 +307,8 @@ class TrainingBatch:
 
     shards[rank][mini_batch][micro_batch]   every rank has the same number of each; a micro-batch
                                             may be empty on a rank that has less work
-    loss_tokens, loss_sequences             per mini-batch, over all ranks: the loss denominators
+    loss_tokens, loss_sequences             sampled tokens and responses per mini-batch, over all ranks: the loss
+                                            denominators
     """
 
     step: int

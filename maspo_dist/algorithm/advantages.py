@@ -64,9 +64,8 @@ def score_group(report: GroupReport, algorithm: AlgorithmConfig, max_response_to
     overlong = algorithm.overlong
     rewards = np.asarray([verdict.reward for verdict in report.verdicts], np.float32)
     if overlong.buffer_tokens:
-        penalties = overlong_penalty(
-            report.response_tokens, max_response_tokens, overlong.buffer_tokens, overlong.penalty
-        )
+        # The limit is on sampled and heard tokens together.
+        penalties = overlong_penalty(report.lengths, max_response_tokens, overlong.buffer_tokens, overlong.penalty)
         rewards = rewards + penalties
         verdicts = tuple(
             replace(verdict, components=(*verdict.components, ("overlong", float(penalty))))

@@ -100,13 +100,13 @@ def partition(weights: Sequence[int], parts: int) -> list[list[int]]:
 
 def _trainable(group: ScoredGroup) -> list[_Response]:
     report = group.report
-    columns = report.response_tokens, group.rewards, group.advantages, group.trainable
+    columns = report.response_tokens, report.lengths, group.rewards, group.advantages, group.trainable
     rows = zip(*(column.tolist() for column in columns), strict=True)
     responses = []
-    for sample, (tokens, reward, advantage, trainable) in enumerate(rows):
+    for sample, (tokens, length, reward, advantage, trainable) in enumerate(rows):
         if trainable:
             ref = SampleRef(group_id=report.group_id, sample=sample, reward=reward, advantage=advantage)
-            responses.append(_Response(ref, tokens, report.prompt_tokens + tokens))
+            responses.append(_Response(ref, tokens, report.prompt_tokens + length))
     return responses
 
 

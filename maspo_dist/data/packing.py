@@ -34,14 +34,14 @@ class PackedTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedMicroBatch:
-    """A micro-batch of S responses with N response tokens, in the order of its SampleRefs.
+    """A micro-batch of R responses with N sampled tokens, in the order of its SampleRefs.
 
-    samples             the S references, in packing order
-    sequence_ids        i64[N] in [0, S), the response of a token, ascending
-    positions           i64[N], position within the response, from 0
+    samples             the R references, in packing order
+    sequence_ids        i64[N] in [0, R), the response of a token, ascending
+    positions           i64[N], position within the response, from 0; heard tokens count too
     behavior_logprobs   f32[N]
-    group_ids           i64[S]
-    advantages          f32[S], one per response
+    group_ids           i64[R]
+    advantages          f32[R], one per response
     """
 
     tokens: PackedTokens
@@ -53,8 +53,8 @@ class PackedMicroBatch:
     advantages: FloatArray
 
 
-def pack_sequences(sequences: Sequence[IntArray], first_targets: Sequence[int]) -> PackedTokens:
-    """Packs whole sequences. In sequence s, the tokens from index `first_targets[s]` ≥ 1 on are predicted.
+def pack_sequences(sequences: Sequence[IntArray], targets: Sequence[Index]) -> PackedTokens:
+    """Packs whole sequences. In sequence s, the tokens at the indices `targets[s]` are predicted: ascending, each ≥ 1.
 
     Without sequences the result is a single token and nothing to predict: the rank runs as many forwards as the others.
     """
@@ -64,8 +64,7 @@ def pack_sequences(sequences: Sequence[IntArray], first_targets: Sequence[int]) 
     lengths = [sequence.size for sequence in sequences]
     offsets = np.cumsum([0, *lengths[:-1]])
     input_ids = np.concatenate(sequences).astype(np.int64)
-    spans = zip(offsets + first_targets, offsets + lengths, strict=True)
-    where = np.concatenate([np.arange(start, end) for start, end in spans]).astype(np.int64)
+    where = np.concatenate([offset + indices for offset, indices in zip(offsets, targets, strict=True)])
     return PackedTokens(
         input_ids=input_ids,
         position_ids=np.concatenate([np.arange(length) for length in lengths]).astype(np.int64),
@@ -75,21 +74,21 @@ def pack_sequences(sequences: Sequence[IntArray], first_targets: Sequence[int]) 
 
 
 def pack_micro_batch(samples: MicroBatch, groups: Mapping[int, RolloutGroup]) -> PackedMicroBatch:
-    """Packs prompt and response of every sample; the response tokens are predicted.
+    """Packs prompt and response of every sample; the sampled tokens are predicted.
 
     Raises KeyError if a group of `samples` is not in `groups`.
     """
     rollouts = [groups[ref.group_id].rollouts[ref.sample] for ref in samples]
     prompts = [groups[ref.group_id].prompt.token_ids for ref in samples]
-    lengths = [rollout.response_ids.size for rollout in rollouts]
+    sampled = [rollout.sampled for rollout in rollouts]
     return PackedMicroBatch(
         tokens=pack_sequences(
             [np.concatenate((prompt, rollout.response_ids)) for prompt, rollout in zip(prompts, rollouts, strict=True)],
-            [prompt.size for prompt in prompts],
+            [prompt.size + indices for prompt, indices in zip(prompts, sampled, strict=True)],
         ),
         samples=samples,
-        sequence_ids=np.repeat(np.arange(len(samples), dtype=np.int64), lengths),
-        positions=np.concatenate([_NO_POSITIONS, *(np.arange(length) for length in lengths)]),
+        sequence_ids=np.repeat(np.arange(len(samples), dtype=np.int64), [indices.size for indices in sampled]),
+        positions=np.concatenate([_NO_POSITIONS, *sampled]),
         behavior_logprobs=np.concatenate([_NO_LOGPROBS, *(rollout.behavior_logprobs for rollout in rollouts)]),
         group_ids=np.array([ref.group_id for ref in samples], dtype=np.int64),
         advantages=np.array([ref.advantage for ref in samples], dtype=np.float32),

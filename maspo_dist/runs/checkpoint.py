@@ -31,6 +31,7 @@ from maspo_dist.data.cursor import CursorState
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.catalogue import held_out_score
 from maspo_dist.runs.jsonl import replace_text
+from maspo_dist.runs.record_shape import RecordShapeError, dump_records, load_records
 from maspo_dist.runs.step_folders import StepFolders, damage_of, sync
 from maspo_dist.types import DropReason, FinishedGroup, LossReason, RolloutGroup
 
@@ -129,7 +130,7 @@ class CheckpointStore(StepFolders):
         """
         files = {
             _STATE: json.dumps(asdict(state)).encode(),
-            _FINISHED: pickle.dumps(tuple(finished), protocol=pickle.HIGHEST_PROTOCOL),
+            _FINISHED: dump_records(tuple(finished)),
             CONFIG_FILE: config_yaml.encode(),
         }
         final = self.finish(part, state.step, files)
@@ -308,8 +309,8 @@ def read_state(path: Path) -> RunState:
 def read_finished(path: Path) -> tuple[FinishedGroup[RolloutGroup], ...]:
     """The finished groups in an undamaged checkpoint. Raises ConfigError if they cannot be read."""
     try:
-        groups: tuple[FinishedGroup[RolloutGroup], ...] = pickle.loads((path / _FINISHED).read_bytes())
-    except (TypeError, AttributeError, ImportError) as error:
+        groups: tuple[FinishedGroup[RolloutGroup], ...] = load_records((path / _FINISHED).read_bytes())
+    except (RecordShapeError, TypeError, AttributeError, ImportError) as error:
         raise _other_version(path, f"{_FINISHED}: {error}") from None
     except (OSError, ValueError, pickle.UnpicklingError) as error:
         raise ConfigError(f"checkpoint {path} cannot be read: {error}") from None

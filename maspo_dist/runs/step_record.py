@@ -5,7 +5,6 @@ steps/step-000012/   learner/      weights, optimizer state and schedule before 
                      config.yaml, manifest.json
 """
 
-import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.checkpoint import CONFIG_FILE
+from maspo_dist.runs.record_shape import RecordShapeError, dump_records, load_records
 from maspo_dist.runs.step_folders import StepFolders, damage_of
 from maspo_dist.types import FloatArray, RolloutGroup, TrainingBatch
 
@@ -21,7 +21,7 @@ _RECORD = "record.pickle"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseLogprobs:
-    """logπ_old f32[T] and, with a reference, logπ_ref f32[T] of a response, before the batch's first update."""
+    """logπ_old f32[S] and, with a reference, logπ_ref f32[S] of a response, before the batch's first update."""
 
     group_id: int
     sample: int
@@ -48,7 +48,7 @@ class StepRecords(StepFolders):
 
     def commit(self, part: Path, record: StepRecord, config_yaml: str) -> Path:
         """Completes what `begin` started; removes the oldest steps and later ones, which a resumed run trains again."""
-        content = pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL)
+        content = dump_records(record, StepRecord, ResponseLogprobs)
         for step in self.steps():
             if step >= record.batch.step:
                 shutil.rmtree(self.path(step))
@@ -59,11 +59,17 @@ class StepRecords(StepFolders):
         return final
 
     def read(self, step: int) -> StepRecord:
-        """Raises ConfigError where the step was not recorded, or its record is damaged."""
+        """Raises ConfigError where the step was not recorded, or its record is damaged or of another version."""
         if step not in (steps := self.steps()):
             recorded = f"recorded are {', '.join(map(str, steps))}" if steps else "none is"
             raise ConfigError(f"step {step} was not recorded, {recorded}: set logging.record_steps to all or last:K")
         if (damage := damage_of(self.path(step))) is not None:
             raise ConfigError(f"the record {self.path(step)} is damaged: {damage}")
-        record: StepRecord = pickle.loads((self.path(step) / _RECORD).read_bytes())
+        try:
+            record: StepRecord = load_records((self.path(step) / _RECORD).read_bytes(), StepRecord, ResponseLogprobs)
+        except RecordShapeError as error:
+            raise ConfigError(
+                f"the record {self.path(step)} was written by another version of maspo_dist ({error}): replay the step "
+                "with that version"
+            ) from None
         return record

@@ -13,6 +13,7 @@ from actors.controller.recording import StepRecorder
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.checkpoint import LEARNER_FOLDER
+from maspo_dist.runs.step_folders import write_manifest
 from maspo_dist.runs.step_record import ResponseLogprobs, StepRecords
 from maspo_dist.types import Event, RolloutGroup, RolloutRequest, Sampling, ScoredGroup, TrainingBatch
 
@@ -99,6 +100,17 @@ async def test_a_damaged_record_is_refused_with_the_damaged_file(tmp_path: Path)
     await learners.update(*await batch_of_one(1))
     (tmp_path / "steps" / "step-000001" / "record.pickle").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"step-000001 is damaged: record\.pickle has 0 bytes"):
+        StepRecords(tmp_path / "steps").read(1)
+
+
+async def test_a_record_from_before_heard_tokens_is_refused(tmp_path: Path) -> None:
+    learners = recording(tmp_path / "steps", Recordable(), None, [])
+    await learners.update(*await batch_of_one(1))
+    file = tmp_path / "steps" / "step-000001" / "record.pickle"
+    file.write_bytes(file.read_bytes().partition(b"\n")[2])
+    (file.parent / "manifest.json").unlink()
+    write_manifest(file.parent)
+    with pytest.raises(ConfigError, match=r"another version of maspo_dist \(its records have shape none, .* replay"):
         StepRecords(tmp_path / "steps").read(1)
 
 

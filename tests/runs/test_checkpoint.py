@@ -233,9 +233,19 @@ def test_a_state_of_another_version_is_refused_in_one_sentence(tmp_path: Path) -
 
 def test_finished_groups_of_another_version_are_refused_in_one_sentence(tmp_path: Path) -> None:
     path = save(CheckpointStore(tmp_path), 1)
-    (path / "finished_groups.pickle").write_bytes(b"cmaspo_dist.elsewhere\nFinishedGroup\n.")
-    with pytest.raises(ConfigError, match=r"another version of maspo_dist \(finished_groups\.pickle: No module named"):
-        read_finished(path)
+    moved = b"cmaspo_dist.elsewhere\nFinishedGroup\n."
+    head, _, groups = (path / "finished_groups.pickle").read_bytes().partition(b"\n")
+    for content, sentence in (
+        (head + b"\n" + moved, r"finished_groups\.pickle: No module named"),
+        (groups, r"finished_groups\.pickle: its records have shape none, this version reads shape \d+"),
+        (
+            head[:-1] + b"\n" + groups,
+            r"finished_groups\.pickle: its records have shape \d+, this version reads shape \d+",
+        ),
+    ):
+        (path / "finished_groups.pickle").write_bytes(content)
+        with pytest.raises(ConfigError, match=rf"another version of maspo_dist \({sentence}"):
+            read_finished(path)
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:

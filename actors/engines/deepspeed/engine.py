@@ -161,7 +161,7 @@ class DeepSpeedEngine:
         """
         if not sequences:
             return []
-        packed = pack_sequences(sequences, [1] * len(sequences))
+        packed = pack_sequences(sequences, [np.arange(1, sequence.size) for sequence in sequences])
         with torch.no_grad():
             logprobs, _, _ = self._engine(tokens=forward_tensors(packed, self._device), temperature=1.0)
         ends = np.cumsum([sequence.size - 1 for sequence in sequences])

@@ -64,7 +64,7 @@ def packed(kind: str = "short") -> tuple[list[np.ndarray], Tensor, Tensor, Seque
     """(sequences, input ids [1, P], positions [1, P], bounds)."""
     rng = np.random.default_rng(0)
     sequences = [rng.integers(3, VOCABULARY, length).astype(np.int32) for length in LENGTHS[kind]]
-    tokens = pack_sequences(sequences, [1] * len(sequences))
+    tokens = pack_sequences(sequences, [np.arange(1, sequence.size) for sequence in sequences])
     ids, positions = (torch.from_numpy(array)[None] for array in (tokens.input_ids, tokens.position_ids))
     return sequences, ids, positions, sequence_bounds(tokens.position_ids, torch.device("cpu"))
 
@@ -126,7 +126,12 @@ def test_flash_attention_gets_the_bounds_instead_of_reading_them_off_the_positio
     model.get_decoder().config._attn_implementation = name
     policy = Policy(model, LogprobHead(model.get_output_embeddings().weight))
     sequences, *_ = packed()
-    policy(forward_tensors(pack_sequences(sequences, [1] * len(sequences)), torch.device("cpu")), 1.0)
+    policy(
+        forward_tensors(
+            pack_sequences(sequences, [np.arange(1, sequence.size) for sequence in sequences]), torch.device("cpu")
+        ),
+        1.0,
+    )
     assert len(calls) == SHAPE["num_hidden_layers"]
     lengths = LENGTHS["short"]
     for call in calls:

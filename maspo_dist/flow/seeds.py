@@ -16,3 +16,8 @@ def problem_seed(seed: int, set_name: str, prompt_id: str) -> int:
     """Seed of the first response to a problem of a standalone evaluation; independent of its other problems."""
     digest = hashlib.sha256(f"{set_name}\0{prompt_id}".encode()).digest()
     return group_seed(seed, int.from_bytes(digest[:8], "big"))
+
+
+def turn_seed(sample_seed: int, turn: int) -> int:
+    """Seed of a turn of one response. Turn 0 has the response's own; with that again, turns would repeat its noise."""
+    return group_seed(sample_seed, turn) if turn else sample_seed

@@ -37,6 +37,7 @@ from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.interrupt import Interruption, until_signal
 from maspo_dist.runs.logs import LogStream, configure_logging
 from maspo_dist.runs.metrics import open_metrics
+from maspo_dist.runs.regime import regime_line
 from maspo_dist.runs.step_folders import damage_of
 from maspo_dist.runs.step_record import StepRecords
 from maspo_dist.types import Event, FinishedGroup, RolloutGroup
@@ -190,7 +191,8 @@ class Run:
             return
         self._event(Event(kind="run_finished", message=f"{config.run.max_steps} steps done"))
         write_report([self.folder.path], self.folder.report_path)
-        self.console.finished(self.folder.report_path)
+        regime = regime_line(self.folder.read_metrics(), config.algorithm.loss.kind)
+        self.console.finished(self.folder.report_path, regime)
 
     def _make_controller(self, cluster: RunCluster) -> Controller:
         config, prepared, folder = self.config, self.prepared, self.folder

@@ -153,8 +153,8 @@ def trust_region_metrics(config: LossConfig, totals: Totals) -> dict[str, float]
     metrics["gradient/weight_lost"] = _weight_lost(whole)
     # Rows of the sign pos come first.
     rare = [math.fsum(column) for column in zip(*rows[: len(_RARE)], strict=True)]
-    kept = _share(rare, _C.WEIGHT_KEPT_BY_PPO, _C.WEIGHT)
-    metrics["gradient/rare_positive_cut_by_ppo_clip"] = 1 - kept if rare[_C.WEIGHT] else 0.0
+    cut = rare[_C.WEIGHT] - rare[_C.WEIGHT_KEPT_BY_PPO]
+    metrics["gradient/rare_positive_cut_by_ppo_clip"] = cut / whole[_C.WEIGHT] if whole[_C.WEIGHT] else 0.0
     for number, row in enumerate(rows[: len(SIGNS) * len(BUCKETS)]):
         sign, bucket = divmod(number, len(BUCKETS))
         prefix = f"trust_region/{SIGNS[sign]}/{BUCKETS[bucket]}"

@@ -8,6 +8,7 @@ step_record.py         recorded steps, for `maspo-dist replay`
 catalogue.py           every metric and every kind of event, with unit and meaning
 metrics.py             metrics of a step → metrics.jsonl, TensorBoard, Weights & Biases
 progress.py            progress of a run, computed from its metrics
+regime.py              what the trust region had to do in a run, and what that suggests
 live.py                what a run does at this moment, for `maspo-dist status`
 logs.py                one log file per process
 interrupt.py           an end in order on SIGINT or SIGTERM

@@ -116,7 +116,7 @@ METRICS = (
     Metric("gradient/share_cut_by_ppo_clip", "share of tokens", "tokens whose gradient PPO clipping at 0.2 would cut"),
     Metric(
         "gradient/rare_positive_cut_by_ppo_clip",
-        "share of Σ|A|·ρ of rare tokens",
+        _KEPT,
         "gradient weight that PPO clipping would cut from tokens with A > 0 and π_old ≤ 0.1",
     ),
     Metric(f"{_BUCKET}/token_share", "share of tokens", "tokens with this sign and in this bucket, of all tokens"),

@@ -68,11 +68,13 @@ class RunConsole(ABC):
         """Where Prometheus reads the run's numbers."""
         self._console.print(f"metrics: {url}", highlight=False, soft_wrap=True, markup=False)
 
-    def finished(self, report: Path) -> None:
-        """The table of before and after, and the path of the report."""
+    def finished(self, report: Path, regime: str | None = None) -> None:
+        """The table of before and after, what the trust region had to do, and the path of the report."""
         self._console.print(outcome_table(self._progress))
         took = format_duration(self._elapsed_s)
         text = f"{self._progress.step} of {self._progress.max_steps} steps, {took}\nreport: {report}"
+        if regime is not None:
+            text = f"regime: {regime}\n{text}"
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def __enter__(self) -> Self:
@@ -159,9 +161,9 @@ class LiveConsole(RunConsole):
     def event(self, event: Event) -> None:
         self._console.print(Text.assemble((event.kind, "yellow"), f": {event.message}"))
 
-    def finished(self, report: Path) -> None:
+    def finished(self, report: Path, regime: str | None = None) -> None:
         self._live.stop()
-        super().finished(report)
+        super().finished(report, regime)
 
     def __enter__(self) -> Self:
         self._live.start(refresh=True)

@@ -57,7 +57,7 @@ def test_global_numbers_agree_with_a_token_by_token_count(config: LossConfig) ->
     kept = [w * g * (abs(d) < 20) for w, g, d in zip(weight, gate, delta, strict=True)]
     cut = [(x > 0 and r > 1.2) or (x < 0 and r < 0.8) for x, r in zip(a, rho, strict=True)]
     kept_by_ppo = [w * (not c) * (abs(d) < 20) for w, c, d in zip(weight, cut, delta, strict=True)]
-    rare = [(w, c) for w, c, x, p in zip(weight, cut, a, old.exp().tolist(), strict=True) if x > 0 and p <= 0.1]
+    rare = [w for w, c, x, p in zip(weight, cut, a, old.exp().tolist(), strict=True) if c and x > 0 and p <= 0.1]
     metrics = trust_region_metrics(config, _totals(config, batch))
     want = {
         "ratio/max": max(rho),
@@ -72,7 +72,7 @@ def test_global_numbers_agree_with_a_token_by_token_count(config: LossConfig) ->
         "gradient/weight_lost": 1 - sum(kept) / sum(weight),
         "gradient/weight_kept_by_ppo_clip": sum(kept_by_ppo) / sum(weight),
         "gradient/share_cut_by_ppo_clip": _mean(cut),
-        "gradient/rare_positive_cut_by_ppo_clip": sum(w for w, c in rare if c) / sum(w for w, _ in rare),
+        "gradient/rare_positive_cut_by_ppo_clip": sum(rare) / sum(weight),
         "policy/kl_k1": _mean([-d for d in delta]),
         "policy/kl_k3": _mean([r - 1 - d for r, d in zip(rho, delta, strict=True)]),
         "policy/entropy": _mean(entropy.tolist()),

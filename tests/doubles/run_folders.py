@@ -107,6 +107,8 @@ def step_metrics(rng: random.Random, step: int, steps: int, progress: float) -> 
         "gradient/weight_kept": 0.985 - 0.005 * rng.random(),
         "gradient/weight_kept_by_ppo_clip": 0.93 - 0.02 * rng.random(),
         "gradient/share_cut_by_ppo_clip": 0.04 + 0.02 * rng.random(),
+        "gradient/weight_lost": 0.0005,
+        "gradient/rare_positive_cut_by_ppo_clip": 0.015,
         "sync/max_logprob_gap": 1e-6 * math.exp(rng.gauss(0, 0.6)),
         "time/step_s": generate + verify + update + publish + 0.05,
         "time/generate_s": generate,

@@ -70,7 +70,7 @@ def test_a_job_log_reads_line_by_line() -> None:
             clock.now += 3
             tell(console, [row])
         console.event(Event(kind="worker_lost", message="rollout-1 was killed [137]"))
-        console.finished(Path("runs/demo/report.html"))
+        console.finished(Path("runs/demo/report.html"), "rare tokens grow here")
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     assert lines[:4] == [
         "run demo: 10 steps",
@@ -89,7 +89,7 @@ def test_a_job_log_reads_line_by_line() -> None:
     assert lines[8] == "worker_lost: rollout-1 was killed [137]"
     assert any("held-out add, avg@1" in line and "+0.139" in line for line in lines)
     assert any("training reward" in line and "+0.200" in line for line in lines)
-    assert lines[-2:] == ["2 of 10 steps, 44s", "report: runs/demo/report.html"]
+    assert lines[-3:] == ["regime: rare tokens grow here", "2 of 10 steps, 44s", "report: runs/demo/report.html"]
 
 
 def test_a_terminal_gets_the_panel_and_a_file_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,9 @@ def test_a_finished_run_shows_everything(tmp_path: Path, finished_run: FinishedR
         "rollout-1 was killed",
         "config.yaml of demo",
         "mean of 5 steps",
+        "The trust region did nothing in 100% of the batches",
+        "Rare tokens grow here that PPO clipping would stop: maspo may learn faster than clipping does.",
+        "… of rare tokens that should grow",
     ):
         assert part in page.text, part
     assert "NaN" not in page.text
@@ -193,6 +196,8 @@ def test_several_runs_are_compared(tmp_path: Path, finished_run: FinishedRun) ->
     assert "2 runs compared" in page.text
     assert "differs in" in page.text
     assert "Time: clip" in page.text
+    assert page.text.count("The trust region did nothing in 100% of the batches") == 2
+    assert "try algorithm.loss.kind=maspo, at a rate of its own." in page.text
     assert "solid avg@4, dashed pass@4" in page.text
     assert config_differences([read_run(maspo.path), read_run(clip.path)]) == [
         ["run.max_steps", 20, 10],
@@ -205,7 +210,7 @@ def test_a_long_run_makes_a_page_of_bounded_size(tmp_path: Path, folder: RunFold
     names = ("reward/mean", "policy/entropy", "gate/mean", "time/generate_s", "time/step_s")
     with closing(JsonLog(folder.metrics_path)) as log:
         log.append({"step": step, **{name: math.sin(step) for name in names}} for step in range(20_000))
-    report(folder)
+    assert "The trust region did nothing" not in report(folder).text
     assert folder.report_path.stat().st_size < 500_000
 
 

@@ -76,6 +76,7 @@ TRUST_REGION = (
         [1],
     ),
     Chart("Plain PPO clipping would cut", {"gradient/share_cut_by_ppo_clip": "tokens"}, [0]),
+    Chart("… of rare tokens that should grow", {"gradient/rare_positive_cut_by_ppo_clip": "gradient weight"}, [0]),
     Chart(
         "Mass clamps that bind",
         {"gate/share_mass_at_sigma_base": "at σ_base", "gate/share_mass_at_sigma_max": "at σ_max"},

@@ -15,7 +15,7 @@ from maspo_dist.runs.jsonl import replace_text
 from maspo_dist.views.format import format_change, format_duration, format_number, format_score
 from maspo_dist.views.report.curves import draw_sections
 from maspo_dist.views.report.runs import EMPTY, Run, config_differences, read_run
-from maspo_dist.views.report.trust_region import trust_region_of
+from maspo_dist.views.report.trust_region import regime_of, trust_region_of
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -36,6 +36,7 @@ def write_report(run_folders: Sequence[Path], out: Path) -> None:
         "facts": _facts(runs[0]),
         "sets": list(dict.fromkeys(name for run in runs for name in run.progress.scores)),
         "sections": draw_sections(runs),
+        "regime_of": regime_of,
         "trust_region_of": trust_region_of,
         "shown_samples": _shown_samples,
         "sample_facts": _sample_facts,

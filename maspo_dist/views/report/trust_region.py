@@ -9,6 +9,7 @@ from itertools import pairwise, product
 import numpy as np
 
 from maspo_dist.runs.catalogue import find_metric
+from maspo_dist.runs.regime import MEASURED, describe_regime, measure_regime, suggestions
 from maspo_dist.views.format import MISSING
 from maspo_dist.views.report.charts import heat_chart
 from maspo_dist.views.report.curves import Figure
@@ -102,6 +103,21 @@ def trust_region_of(run: Run) -> TrustRegion | None:
         if (svg := heat_chart(_strips(run, buckets, measure), unit))
     ]
     return TrustRegion(step=step, tables=[table for table in tables if table.rows], strips=strips)
+
+
+def regime_of(run: Run) -> list[str]:
+    """What the trust region had to do, then what that suggests, in sentences; empty if the run has no such metrics."""
+    rows: dict[int, dict[str, float]] = {}
+    for name in MEASURED:
+        series = run.series.get(name, EMPTY)
+        for step, value in zip(series.steps.tolist(), series.values.tolist(), strict=True):
+            if math.isfinite(value):
+                rows.setdefault(step, {})[name] = value
+    regime = measure_regime(rows.values())
+    if regime is None:
+        return []
+    sentences = [describe_regime(regime), *suggestions(regime, str(run.config.get("algorithm.loss.kind", "")))]
+    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences]
 
 
 def _table(

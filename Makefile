@@ -15,6 +15,7 @@ SEED   ?= 0
 STORIES ?= 0-9999
 DEMO   := .cache/demo/seed-$(SEED)
 SMOLLM2 := .cache/smollm2-135m-instruct
+LINTERS := .cache/linters
 
 # Folders of the tests that start real engines.
 ENGINES := tests/commands tests/e2e tests/engines
@@ -35,10 +36,17 @@ setup-gpu:
 	@bash deploy/setup.sh "$(PYTHON)" "$(VENV)" gpu
 	@touch $(GPU) $(READY)
 
-lint: $(READY)
+lint: $(READY) $(LINTERS)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(LINTERS)/bin/shellcheck deploy/*.sh deploy/*/*.sh maspo_dist/planning/slurm/*.sh
+	$(LINTERS)/bin/hadolint deploy/docker/Dockerfile
+
+$(LINTERS)/.ready: deploy/requirements-linters.txt | $(READY)
+	@$(BIN)/python -m venv --without-pip $(LINTERS)
+	@$(BIN)/python -m pip --disable-pip-version-check --python $(LINTERS) install -qq --no-deps -r $<
+	@touch $@
 
 # Two processes side by side: an engine that starts leaves a core idle half of the time. Ray would give its workers a
 # low priority, and then the other tests would starve them.

@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 #: Guides whose paths are checked.
 GUIDES = [
     str(path.relative_to(ROOT))
-    for path in (ROOT / "README.md", *ROOT.glob("CONTRIBUTING.md"), ROOT / "tests/README.md")
+    for path in (ROOT / "README.md", *ROOT.glob("CONTRIBUTING.md"), ROOT / "tests/README.md", ROOT / "deploy/README.md")
 ]
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 

@@ -91,6 +91,7 @@ def test_it_hands_sbatch_a_script_with_the_resolved_configuration_beside_it(
     ("arguments", "fragments"),
     [
         (["checkpoint.every=null"], ["checkpoint.every is null", "set it"]),
+        (["checkpoint.stop_grace_s=400"], ["checkpoint.stop_grace_s (400)", "stop_before_limit_s", "(300)", "raise"]),
         (["slurm.cpus_per_node=0"], ["slurm.yaml: cpus_per_node", "got 0"]),
         (["slurm.partitoin=low"], ["partitoin", "did you mean partition?"]),
         (["slurm.time=1 hour"], ["time must be MINUTES, HH:MM:SS or DAYS-HH:MM:SS", "1 hour"]),

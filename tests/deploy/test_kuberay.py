@@ -63,6 +63,10 @@ def test_the_pods_have_room_for_the_run_that_they_are_configured_for(folder: Pat
     assert sum(bundle.count * bundle.gpus for bundle in bundles) <= gpus
     assert sum(bundle.count * bundle.cpus for bundle in bundles) <= cpus
     assert config.checkpoint.every
+    [grace_s] = {group["template"]["spec"]["terminationGracePeriodSeconds"] for group in groups}
+    assert config.checkpoint.stop_grace_s < grace_s
+    labels = {group["groupName"]: group["labels"] for group in groups if "labels" in group}
+    assert config.cluster.labels == labels
 
 
 def test_the_cluster_is_that_of_the_job() -> None:

@@ -43,6 +43,11 @@ def require_submittable(config: TrainConfig, cluster: SlurmConfig, nodes: int) -
         raise ConfigError(
             "checkpoint.every is null, so that a job would save nothing at its time limit: set it, such as to 10"
         )
+    if config.checkpoint.stop_grace_s > cluster.stop_before_limit_s:
+        raise ConfigError(
+            f"checkpoint.stop_grace_s ({config.checkpoint.stop_grace_s:g}) is more than stop_before_limit_s of the "
+            f"cluster ({cluster.stop_before_limit_s}), so that the time limit would end the save: raise the latter"
+        )
     path = config.run.dir / config.run.name
     if config.checkpoint.resume == "never" and RunFolder(path).used:
         fix = "choose another run.name, or set checkpoint.resume=auto to resume it"

@@ -45,6 +45,7 @@ BENCHES = (
     "learner-update",
     "step",
     "verifier",
+    "environments",
     "math",
     "data",
     "reasoning-gym",

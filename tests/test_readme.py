@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from actors.cli import app
 from maspo_dist.compare.options import make_settings
 from maspo_dist.config import load_config
+from maspo_dist.environments.protocol import Step, Task
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -49,13 +51,23 @@ def test_the_paths_in_every_guide_exist(guide: str) -> None:
 
 
 def test_the_python_of_the_readme_runs() -> None:
-    [block] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    environment, loss = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     logprobs = torch.full((2, 3), -1.0, requires_grad=True)
-    names = {
+    names: dict[str, Any] = {
         "logprobs": logprobs,
         "old_logprobs": logprobs.detach(),
         "advantages": torch.tensor([1.0, -1.0]),
         "mask": torch.tensor([[True, True, True], [True, True, False]]),
     }
-    exec(block, names)
+    exec(loss, names)
     assert names["loss"].item() == pytest.approx(-1 / 5)
+
+    exec(environment, names)
+    game = names["HigherLower"]()
+    game.reset(Task(prompt_id="p", reference="7", source="", seed=1))
+    assert [game.step(guess).observation for guess in ("seven", "3", "9")] == [
+        "Answer with a number.",
+        "higher",
+        "lower",
+    ]
+    assert game.step(" 7") == Step(done=True, reward=1.0)

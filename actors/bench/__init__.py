@@ -8,6 +8,7 @@ learner         loss, packing, balance over ranks and log-probabilities against 
 learner_attention   attention of packed sequences against a dense mask
 learner_update  a whole update of the learner engine against a plain padded loop
 verifier        judged answers against bare math-verify
+environments    trajectories that wait for tools against an engine without tools
 math            the mathematics verifier against bare math-verify, layer by layer
 reasoning_gym   whether every task of reasoning_gym accepts right answers and refuses nonsense
 run_folder      status and report of a run of 20,000 steps: seconds and memory

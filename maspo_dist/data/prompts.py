@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from maspo_dist.config import PromptConfig
 from maspo_dist.data.rows import SYSTEM_ROLES, Row, read_rows
-from maspo_dist.data.template import Renderer
+from maspo_dist.data.template import Renderer, Tools
 from maspo_dist.errors import DataError, ModelError
 from maspo_dist.types import IntArray, Prompt
 
@@ -75,11 +75,12 @@ def load_prompts(
     config: PromptConfig,
     tokenizer: PreTrainedTokenizerBase,
     limit: ContextLimit | None = None,
+    tools: Tools = (),
 ) -> PromptSet:
     """Reads and tokenizes `data_sets` (paths or `hf:NAME[:SPLIT]`) in order; prints its progress if that takes long.
 
     A repeated id gets `~2`, `~3`, … in order of appearance. Rows that are longer than `config.max_prompt_tokens`, or
-    too long for `limit`, are refused or dropped as `config.overlong_prompts` says.
+    too long for `limit`, are refused or dropped as `config.overlong_prompts` says. A chat template is given `tools`.
 
     Raises DataError as `read_rows` does, for a row that is too long, and when no prompt is left; ModelError when the
     configuration asks for a chat template and the tokenizer has none.
@@ -92,7 +93,7 @@ def load_prompts(
     rows = itertools.chain.from_iterable(read_rows(data_set, config) for data_set in data_sets)
     next_line = time.monotonic() + _PROGRESS_S
     with _no_collections(), ThreadPoolExecutor(1, "tokenizer") as thread:
-        loading = _Loading(config, tokenizer, limit, thread)
+        loading = _Loading(config, Renderer(config, tokenizer, tools), tokenizer, limit, thread)
         while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
             loading.add(chunk)
             if time.monotonic() > next_line:
@@ -154,13 +155,14 @@ class _Loading:
     def __init__(
         self,
         config: PromptConfig,
+        renderer: Renderer,
         tokenizer: PreTrainedTokenizerBase,
         limit: ContextLimit | None,
         thread: ThreadPoolExecutor,
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
-        self._renderer = Renderer(config, tokenizer)
+        self._renderer = renderer
         # A chat template writes its own special tokens; the tokenizer adds them to other text.
         self._encode = _encoder(tokenizer, special=config.template != "chat")
         self._limit = limit

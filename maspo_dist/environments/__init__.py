@@ -2,4 +2,14 @@
 
 protocol      the contract: Task, Step, Environment; Session and EnvironmentHost, as the rollout worker sees them
 registry      from `environment.kind` to what makes an environment
+tools         the environment in which a turn calls tools; the tool `python`
+calls         the calls in the text of a turn
+schemas       what the model is told of its tools; what `maspo-dist check` asks of them
+play          plays an environment twice, for `maspo-dist check`
+
+host          sessions with processes, each call under a deadline
+server_link   the connection to the process that forks them
+fork_server   that process, and its keeper
+process       the process of one trajectory
+messages      between a session and its process
 """

@@ -19,10 +19,12 @@ from maspo_dist.algorithm import check_loss
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.data.rows import HUB_PREFIX, read_rows
+from maspo_dist.environments.schemas import require_environment
 from maspo_dist.errors import HubUnreachableError
 from maspo_dist.models.facts import ModelFacts, hub_is_reachable
 from maspo_dist.models.path import is_hub_name
 from maspo_dist.models.size import KNOWN_SIZES, ModelSize
+from maspo_dist.planning.environment import environment_notes
 from maspo_dist.planning.placement import Device, pick_device, plan_bundles
 from maspo_dist.planning.preflight import inspect_model, load_data, require_context
 from maspo_dist.reward.registry import check_rewards, reference_problems
@@ -43,6 +45,7 @@ def check_run(config: TrainConfig, console: Console) -> None:
     require_sinks(config.logging)
     check_loss(config.algorithm.loss)
     check_rewards(config.reward)
+    require_environment(config.environment)
     missing: list[str] = []
     model = _model_facts(config, missing)
     size = model.size if model else KNOWN_SIZES.get(config.model.path)
@@ -59,6 +62,9 @@ def check_run(config: TrainConfig, console: Console) -> None:
             answers = (f"data set {name}: {note}" for note in _answer_notes(config, prompts))
             for note in (*data_notes(config, name, prompts), *answers):
                 console.print(f"note: {note}", highlight=False, markup=False)
+    train = data["train"]
+    for note in environment_notes(config, train if isinstance(train, PromptSet) else None):
+        console.print(f"note: {note}", highlight=False, markup=False)
     if size is None:
         console.print(f"placement and memory: unknown until {config.model.path} can be read")
     else:

@@ -14,6 +14,7 @@ from maspo_dist.algorithm import check_loss
 from maspo_dist.config import EvaluationConfig, TrainConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.data.reasoning import mark_open_reasoning
+from maspo_dist.environments.schemas import require_environment, tool_schemas
 from maspo_dist.errors import ConfigError, ModelError, PlacementError
 from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.models.size import ModelSize
@@ -40,6 +41,7 @@ def prepare(config: TrainConfig) -> Prepared:
     require_sinks(config.logging)
     check_loss(config.algorithm.loss)
     check_rewards(config.reward)
+    require_environment(config.environment)
     model = inspect_model(config)
     if "RAY_ADDRESS" not in os.environ:
         # The cluster will be this machine alone, so its resources are known before it starts.
@@ -60,6 +62,7 @@ def prepare(config: TrainConfig) -> Prepared:
 def prepare_evaluation(config: EvaluationConfig) -> tuple[ModelFacts, dict[str, PromptSet]]:
     """The model's facts and the held-out sets by name. Raises every mistake that is visible before a process starts."""
     check_rewards(config.reward)
+    require_environment(config.environment)
     model, response_tokens = read_model_facts(config.model), config.sampling.max_response_tokens
     limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=response_tokens)
     sets = {name: _load(config, [data_set], model, limit) for name, data_set in config.data.sets.items()}
@@ -121,7 +124,7 @@ def load_data(config: TrainConfig, data_sets: Sequence[str], model: ModelFacts) 
 def _load(
     config: TrainConfig | EvaluationConfig, data_sets: Sequence[str], model: ModelFacts, limit: ContextLimit
 ) -> PromptSet:
-    prompts = load_prompts(data_sets, config.data, model.tokenizer, limit)
+    prompts = load_prompts(data_sets, config.data, model.tokenizer, limit, tool_schemas(config.environment))
     require_known_ids(prompts, model, config.model.path)
     marked = mark_open_reasoning(prompts.prompts, config.data, model.tokenizer, config.reward.reasoning_tags)
     return replace(prompts, prompts=marked)

@@ -42,16 +42,28 @@ def kill_tree(root: int) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(root)
         parent.suspend()
-        give_up = time.monotonic() + _GIVE_UP_S
-        while time.monotonic() < give_up:
-            living = [child for child in parent.children(recursive=True) if _is_alive(child)]
-            if not living:
-                break
-            for child in living:
-                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    child.kill()
+        _kill_descendants(parent)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(root, signal.SIGKILL)
+
+
+def kill_children() -> None:
+    """SIGKILLs all descendants of this process, as `kill_tree` does, and reaps them."""
+    _kill_descendants(psutil.Process())
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _kill_descendants(parent: psutil.Process) -> None:
+    give_up = time.monotonic() + _GIVE_UP_S
+    while time.monotonic() < give_up:
+        living = [child for child in parent.children(recursive=True) if _is_alive(child)]
+        if not living:
+            break
+        for child in living:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                child.kill()
 
 
 def _is_alive(process: psutil.Process) -> bool:

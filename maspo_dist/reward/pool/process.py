@@ -21,6 +21,11 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 _EXIT_WAIT_S = 0.3
 
 
+def process_environment() -> dict[str, str]:
+    """The environment of a new process that imports what this process can import, and computes on one core."""
+    return os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 class VerifierProcess:
     """A process of its own session, started by exec so that the process inherits no torch, no Ray, no locks.
 
@@ -38,7 +43,7 @@ class VerifierProcess:
             with theirs:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "maspo_dist.reward.pool.worker", str(theirs.fileno()), str(os.getpid())],
-                    env=os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    env=process_environment(),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

@@ -1,0 +1,29 @@
+"""From `environment.kind` to what makes the environment of a trajectory."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from maspo_dist.config.environment import EnvironmentConfig
+from maspo_dist.config.extension import load_class
+from maspo_dist.environments.protocol import Environment
+from maspo_dist.environments.tools import ToolEnvironment, load_tools
+from maspo_dist.errors import ConfigError
+
+
+def environment_maker(config: EnvironmentConfig) -> Callable[[], Any]:
+    """Imports what `config` names. Each call of the result makes the `Environment` of one trajectory.
+
+    Raises ConfigError naming the key, its value and what is missing.
+    """
+    if config.kind == "tools":
+        tools = load_tools(config)
+        return lambda: ToolEnvironment(config, tools)
+    found = load_class(config.kind, "environment.kind", Environment)
+    try:
+        inspect.signature(found).bind()
+    except TypeError:
+        raise ConfigError(f"environment.kind is {config.kind!r}, whose constructor must need no arguments") from None
+    return found

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
@@ -146,6 +146,10 @@ class Rollout:
         )
 
     @property
+    def heard_tokens(self) -> int:
+        return int(self.response_ids.size - self.behavior_logprobs.size)
+
+    @property
     def sampled(self) -> NDArray[np.int64]:
         """i64[S], the indices of the sampled tokens in `response_ids`, ascending."""
         was_sampled = np.ones(self.response_ids.size, np.bool_)
@@ -186,6 +190,27 @@ class Verdict:
         return self.status not in UNVERIFIABLE
 
 
+#: Why a conversation ended: the environment said so; another token than the turn end ended a turn; `max_turns`; no
+#: room for one more token; cut as a straggler; the environment failed.
+ConversationEnd = Literal["done", "other_end", "turns", "tokens", "cut", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """How a response of several turns went, without its tokens.
+
+    step_seconds    of each answer of the environment, waits included; one per turn that was answered
+    metrics         sums of the numbers that its steps reported, by name
+    broken_tokens   special tokens that observations spelled
+    """
+
+    turns: int
+    ended: ConversationEnd
+    step_seconds: tuple[float, ...]
+    metrics: tuple[tuple[str, float], ...] = ()
+    broken_tokens: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupReport:
     """What the controller needs to know of a finished group. It is small, so the worker sends it by value.
@@ -199,6 +224,7 @@ class GroupReport:
     generated_at_s     wall clock (time.time) of the end of the last response
     scored_at_s        wall clock (time.time) of the last verdict
     heard_tokens       i32[G]: tokens of each response that were not sampled; empty where there are none
+    conversations      of each response; empty without an environment
     """
 
     group_id: int
@@ -212,6 +238,7 @@ class GroupReport:
     generated_at_s: float
     scored_at_s: float
     heard_tokens: IntArray = field(default_factory=lambda: np.zeros(0, np.int32))
+    conversations: tuple[Conversation, ...] = ()
 
     def __post_init__(self) -> None:
         samples = len(self.verdicts)
@@ -227,6 +254,10 @@ class GroupReport:
         _require(
             self.heard_tokens.shape in ((0,), (samples,)),
             f"group {self.group_id}: heard_tokens must be empty or have {samples} entries",
+        )
+        _require(
+            len(self.conversations) in (0, samples),
+            f"group {self.group_id}: conversations must be empty or have {samples} entries",
         )
 
     @property
@@ -340,6 +371,7 @@ EventKind = Literal[
     "checkpoint_damaged",
     "checkpoint_failed",
     "config_changed",
+    "environment_failed",
     "evaluation_given_up",
     "group_lost",
     "learner_lost",
@@ -404,8 +436,26 @@ class LedgerRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRow:
+    """One turn of a response as text, special tokens included.
+
+    heard             what stands between this turn and the next; "" after the last
+    reward, seconds   of the environment's answer; None where there is none
+    """
+
+    said: str
+    heard: str
+    reward: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:
-    """One response, for people. `seconds` is the duration of its verdict, `components` the parts of its reward."""
+    """One response, for people. `seconds` is the duration of its verdict, `components` the parts of its reward.
+
+    response   the last turn
+    turns      all turns, where there are several
+    """
 
     step: int
     group_id: int
@@ -421,3 +471,4 @@ class SampleRow:
     reason: str
     finish_reason: str
     components: Mapping[str, float] = field(default_factory=dict)
+    turns: Sequence[TurnRow] = ()

@@ -9,8 +9,10 @@ from typing import get_args
 
 import numpy as np
 
+from actors.controller.conversation_rows import conversation_metrics
 from actors.controller.group_stream import Batch
 from actors.interfaces import Body
+from maspo_dist.data.trajectory import turn_rows
 from maspo_dist.errors import BodyLostError
 from maspo_dist.types import FinishedGroup, RolloutGroup, SampleRow, ScoredGroup, VerdictStatus
 
@@ -55,7 +57,7 @@ def batch_metrics(batch: Batch, policy_version: int) -> dict[str, float]:
         "policy/versions_per_response_mean": float(runs.mean()),
         "policy/versions_per_response_max": float(runs.max()),
     }
-    return metrics | _component_means(groups)
+    return metrics | _component_means(groups) | conversation_metrics([group.report for group in groups])
 
 
 def generation_times(batch: Batch, started_s: float, taken_s: float, last_taken_s: float | None) -> dict[str, float]:
@@ -107,6 +109,7 @@ async def sample_rows(
             logger.warning("step %d: the text of group %d is lost: %s", step, collected.group_id, error)
             continue
         scored = collected.scored
+        conversations = scored.report.conversations or (None,) * len(body.rollouts)
         prompt = decode(body.prompt.token_ids.tolist())
         rows += [
             SampleRow(
@@ -124,7 +127,10 @@ async def sample_rows(
                 reason=verdict.reason,
                 finish_reason=rollout.finish_reason,
                 components=dict(verdict.components),
+                turns=turn_rows(rollout, conversation, decode),
             )
-            for rollout, verdict, reward in zip(body.rollouts, scored.report.verdicts, scored.rewards, strict=True)
+            for rollout, verdict, reward, conversation in zip(
+                body.rollouts, scored.report.verdicts, scored.rewards, conversations, strict=True
+            )
         ]
     return rows

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from actors.engines.registry import rollout_engine
 from actors.interfaces import EngineSettings, RolloutEngine
+from actors.rollout.conversation import Partner, Response, partner_of, respond
 from actors.verifier.client import VerifierClient
+from maspo_dist.config import EvaluationConfig
 from maspo_dist.planning.placement import Device
 from maspo_dist.runs.logs import configure_logging, redirect_output
-from maspo_dist.types import Rollout, RolloutRequest, Verdict
+from maspo_dist.types import RolloutRequest
 
 
 class EvaluationActor:
@@ -21,7 +23,7 @@ class EvaluationActor:
 
     def __init__(
         self,
-        backend: str,
+        config: EvaluationConfig,
         settings: EngineSettings,
         index: int,
         device: Device,
@@ -30,31 +32,32 @@ class EvaluationActor:
     ) -> None:
         redirect_output(configure_logging(f"evaluation-{index}", logs_path))
         self._name = f"evaluation worker {index}"
-        self._backend = backend
+        self._config = config
         self._settings = settings
         self._device = device
         self._scorer = scorer
         self._engine: RolloutEngine | None = None
+        self._partner: Partner | None = None
 
     async def start(self) -> None:
         """Starts the engine, in 7 to 60 s; large models take longer."""
-        self._engine = rollout_engine(self._backend)(self._settings, self._device)
+        self._partner = await partner_of(self._config)
+        self._engine = rollout_engine(self._config.rollout.backend)(self._settings, self._device)
 
-    async def sample(self, request: RolloutRequest) -> tuple[tuple[Rollout, Verdict], ...]:
+    async def sample(self, request: RolloutRequest) -> tuple[Response, ...]:
         """All responses to one problem, each scored as soon as it ends."""
-        prompt, engine = request.prompt, self._engine
+        engine = self._engine
         if engine is None:
             raise RuntimeError(f"{self._name} was called before start()")
-
-        async def one(number: int) -> tuple[Rollout, Verdict]:
-            rollout = await engine.generate(prompt.token_ids, request.sampling, request.seed + number, None)
-            return rollout, await self._scorer.score(
-                prompt.response_start + rollout.text, prompt.reference, prompt.source
-            )
-
-        return tuple(await asyncio.gather(*map(one, range(request.num_samples))))
+        responses = await asyncio.gather(
+            *(respond(engine, self._scorer, self._partner, request, sample) for sample in range(request.num_samples))
+        )
+        return tuple(responses)
 
     async def stop(self) -> None:
+        if self._partner is not None:
+            await self._partner.host.aclose()
+            self._partner = None
         if self._engine is not None:
             self._engine.close()
             self._engine = None

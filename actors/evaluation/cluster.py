@@ -19,11 +19,12 @@ from actors.interfaces import EngineSettings
 from actors.ray.actor_options import CONCURRENT_CALLS, bundle_options, share_of_cores
 from actors.ray.placement_groups import reserve
 from actors.ray.waits import within
+from actors.rollout.conversation import Response
 from actors.verifier.client import VerifierClient
 from actors.verifier.process import VerifierProcess
 from maspo_dist.config import EvaluationConfig
 from maspo_dist.planning.placement import Bundle, Device, require_fit
-from maspo_dist.types import Rollout, RolloutRequest, Verdict
+from maspo_dist.types import RolloutRequest
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class EvaluationCluster:
         self._workers = [
             ray.remote(EvaluationActor)
             .options(**bundle_options(group, index, engine, configured, environment), max_concurrency=CONCURRENT_CALLS)
-            .remote(config.rollout.backend, settings, index, self._device, scorer, self._logs)
+            .remote(config, settings, index, self._device, scorer, self._logs)
             for index in range(engine.count)
         ]
         waiting_for(f"{engine.count} vLLM engine{'s' if engine.count > 1 else ''}")
@@ -77,14 +78,14 @@ class EvaluationCluster:
         """How many workers there are."""
         return len(self._workers)
 
-    async def sample(self, worker: int, request: RolloutRequest) -> Sequence[tuple[Rollout, Verdict]]:
+    async def sample(self, worker: int, request: RolloutRequest) -> Sequence[Response]:
         """All responses to one problem with their verdicts. Raises DeadlineError, ActorDiedError, VerifierError."""
-        samples: Sequence[tuple[Rollout, Verdict]] = await within(
+        responses: Sequence[Response] = await within(
             self._config.cluster.generate_timeout_s,
             f"evaluation worker {worker}: problem {request.prompt.prompt_id}",
             self._workers[worker].sample.remote(request),
         )
-        return samples
+        return responses
 
     async def watch_verifier(self) -> None:
         """Runs until cancelled, once the cluster is started; see `VerifierProcess.watch`."""

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from actors.ray.waits import cancel_all
+from actors.rollout.conversation import Response
 from maspo_dist.config import EvaluationConfig
 from maspo_dist.data.prompts import PromptSet
+from maspo_dist.data.trajectory import turn_rows
 from maspo_dist.evaluation.folder import EvaluatedSample, ProblemKey
 from maspo_dist.flow.seeds import problem_seed
-from maspo_dist.types import Prompt, Rollout, RolloutRequest, Sampling, Verdict
+from maspo_dist.types import Prompt, RolloutRequest, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class EvaluationPool(Protocol):
     @property
     def size(self) -> int: ...
 
-    async def sample(self, worker: int, request: RolloutRequest) -> Sequence[tuple[Rollout, Verdict]]: ...
+    async def sample(self, worker: int, request: RolloutRequest) -> Sequence[Response]: ...
 
 
 def list_problems(sets: Mapping[str, PromptSet], seed: int) -> list[Problem]:
@@ -55,10 +57,12 @@ async def sample_problems(
     config: EvaluationConfig,
     pool: EvaluationPool,
     on_ended: Callable[[Problem, Sequence[EvaluatedSample]], None],
+    decode: Callable[[Sequence[int]], str],
 ) -> None:
     """Samples each problem once, with at most `rollout.samples_in_flight` responses in flight per worker.
 
-    Calls `on_ended` when a problem ends. The first failure cancels the other problems and is raised.
+    Calls `on_ended` when a problem ends; `decode` gives the text of its turns. The first failure cancels the other
+    problems and is raised.
     """
     waiting = iter(enumerate(problems))
     chosen = config.sampling
@@ -75,7 +79,7 @@ async def sample_problems(
                 sampling=sampling,
                 seed=problem.seed,
             )
-            on_ended(problem, _rows(problem, await pool.sample(worker, request)))
+            on_ended(problem, _rows(problem, await pool.sample(worker, request), decode))
 
     per_worker = max(1, config.rollout.samples_in_flight // chosen.samples)
     tasks = [asyncio.ensure_future(serve(worker)) for _ in range(per_worker) for worker in range(pool.size)]
@@ -85,23 +89,26 @@ async def sample_problems(
         await cancel_all(tasks)
 
 
-def _rows(problem: Problem, samples: Sequence[tuple[Rollout, Verdict]]) -> list[EvaluatedSample]:
+def _rows(
+    problem: Problem, responses: Sequence[Response], decode: Callable[[Sequence[int]], str]
+) -> list[EvaluatedSample]:
     return [
         EvaluatedSample(
             set=problem.set,
             prompt_id=problem.prompt.prompt_id,
             sample=number,
             seed=problem.seed + number,
-            response=rollout.text,
+            response=response.rollout.text,
             reference=problem.prompt.reference,
             source=problem.prompt.source,
-            reward=verdict.reward,
-            status=verdict.status,
-            extracted=verdict.extracted,
-            seconds=verdict.seconds,
-            reason=verdict.reason,
-            finish_reason=rollout.finish_reason,
-            response_tokens=rollout.response_ids.size,
+            reward=response.verdict.reward,
+            status=response.verdict.status,
+            extracted=response.verdict.extracted,
+            seconds=response.verdict.seconds,
+            reason=response.verdict.reason,
+            finish_reason=response.rollout.finish_reason,
+            response_tokens=response.rollout.behavior_logprobs.size,
+            turns=turn_rows(response.rollout, response.conversation, decode),
         )
-        for number, (rollout, verdict) in enumerate(samples)
+        for number, response in enumerate(responses)
     ]

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import ray
@@ -36,6 +36,7 @@ from actors.interfaces import (
 from actors.ray.actor_options import answered_by, health_call
 from actors.ray.errors import translate_ray_errors
 from actors.ray.on_node import mapped_segments
+from actors.rollout.conversation import Partner, Scorer, partner_of, respond
 from actors.rollout.proof import logprob_gaps, require_proven
 from actors.weights.shared_memory import NeighbourMemory
 from actors.weights.transport import weight_transport
@@ -44,15 +45,9 @@ from maspo_dist.errors import ActorDiedError, MaspoError, WeightSyncError
 from maspo_dist.planning.placement import Device
 from maspo_dist.runs.live import EngineFigures
 from maspo_dist.runs.logs import configure_logging, redirect_output
-from maspo_dist.types import GroupReport, Rollout, RolloutGroup, RolloutRequest, Verdict
+from maspo_dist.types import GroupReport, RolloutGroup, RolloutRequest
 
 logger = logging.getLogger(__name__)
-
-
-class Scorer(Protocol):
-    """Scores one response."""
-
-    async def score(self, response: str, reference: str, source: str) -> Verdict: ...
 
 
 class RolloutActor:
@@ -68,6 +63,7 @@ class RolloutActor:
         self._transport = weight_transport(config.sync.transport)()
         self._neighbour = NeighbourMemory()
         self._running: RolloutEngine | None = None
+        self._partner: Partner | None = None
         self._proven = asyncio.Event()
         self._was_published_to = False
         self._serving = asyncio.get_running_loop()
@@ -83,6 +79,7 @@ class RolloutActor:
     async def start_engine(self) -> None:
         """Raises ActorDiedError when the engine does not start; the engine's own messages are in the log."""
         try:
+            self._partner = await self._make_partner()
             self._running = await self._make_engine()
         except MaspoError:
             raise
@@ -92,9 +89,12 @@ class RolloutActor:
 
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, RolloutGroup]:
         """Samples and scores one group."""
-        samples = await asyncio.gather(*(self._sample(request, sample) for sample in range(request.num_samples)))
+        engine, scorer, partner = self._engine, self._scorer, self._partner
+        responses = await asyncio.gather(
+            *(respond(engine, scorer, partner, request, sample) for sample in range(request.num_samples))
+        )
         await self._proven.wait()
-        rollouts = tuple(rollout for rollout, _, _ in samples)
+        rollouts = tuple(response.rollout for response in responses)
         group = RolloutGroup(group_id=request.group_id, prompt=request.prompt, rollouts=rollouts)
         versions: Counter[int] = Counter()
         for rollout in rollouts:
@@ -103,14 +103,16 @@ class RolloutActor:
         report = GroupReport(
             group_id=request.group_id,
             prompt_tokens=request.prompt.token_ids.size,
-            response_tokens=np.asarray([rollout.response_ids.size for rollout in rollouts], np.int32),
+            response_tokens=np.asarray([rollout.behavior_logprobs.size for rollout in rollouts], np.int32),
             truncated=np.asarray([rollout.finish_reason == "length" for rollout in rollouts], np.bool_),
-            oldest_version=np.asarray([rollout.token_versions[0][0] for rollout in rollouts], np.int32),
+            oldest_version=np.asarray([min(rollout.token_versions)[0] for rollout in rollouts], np.int32),
             version_tokens=tuple(sorted(versions.items())),
             version_runs=np.asarray([len(rollout.token_versions) for rollout in rollouts], np.int32),
-            verdicts=tuple(verdict for _, verdict, _ in samples),
-            generated_at_s=max(ended_s for _, _, ended_s in samples),
+            verdicts=tuple(response.verdict for response in responses),
+            generated_at_s=max(response.ended_s for response in responses),
             scored_at_s=time.time(),
+            heard_tokens=np.asarray([rollout.heard_tokens for rollout in rollouts if partner], np.int32),
+            conversations=tuple(response.conversation for response in responses if response.conversation),
         )
         return report, group
 
@@ -163,7 +165,10 @@ class RolloutActor:
         return tokens, engine.figures() if isinstance(engine, ReportingEngine) else None
 
     async def stop(self) -> None:
-        """Ends the engine's processes."""
+        """Ends the processes of the engine and of environments."""
+        if self._partner is not None:
+            await self._partner.host.aclose()
+            self._partner = None
         if self._running is not None:
             self._running.close()
             self._running = None
@@ -183,20 +188,14 @@ class RolloutActor:
     async def _make_engine(self) -> RolloutEngine:
         return rollout_engine(self._config.rollout.backend)(training_engine(self._config), self._device)
 
+    async def _make_partner(self) -> Partner | None:
+        return await partner_of(self._config)
+
     @property
     def _engine(self) -> RolloutEngine:
         if self._running is None:
             raise ActorDiedError(f"{self._name} is not running")
         return self._running
-
-    async def _sample(self, request: RolloutRequest, sample: int) -> tuple[Rollout, Verdict, float]:
-        rollout = await self._engine.generate(
-            request.prompt.token_ids, request.sampling, request.seed + sample, request.cut_after_s
-        )
-        ended_s = time.time()
-        prompt = request.prompt
-        verdict = await self._scorer.score(prompt.response_start + rollout.text, prompt.reference, prompt.source)
-        return rollout, verdict, ended_s
 
 
 @dataclass(eq=False)

@@ -13,14 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import jinja2
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from maspo_dist.errors import ModelError
 from maspo_dist.types import IntArray
+
+if TYPE_CHECKING:
+    # Rollout workers without an environment do without transformers.
+    from transformers import PreTrainedTokenizerBase
 
 #: Role of what is heard. auto is tool where the template has such a role, else user.
 HeardRole = Literal["auto", "tool", "user"]
@@ -76,11 +79,9 @@ class Continuation:
         return Heard(token_ids=np.asarray(ids[1:], np.int32), broken=broken)
 
     def said(self, token_ids: Sequence[int]) -> str:
-        """The text of a turn without its turn end; special tokens are kept, since tags of tools can be such tokens."""
-        ids = list(token_ids)
-        if ids and ids[-1] == self.turn_end:
-            ids.pop()
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        """The text of a turn; special tokens are kept, since the tags of tools can be such tokens."""
+        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(text)
 
     def _specials(self, ids: Sequence[int]) -> list[int]:
         return [token for token in ids if token in self._special_ids]

@@ -1,12 +1,13 @@
-"""One response as it grows turn by turn, in tokens."""
+"""One response turn by turn: as it grows, and as text."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from maspo_dist.types import FinishReason, IntArray, Rollout
+from maspo_dist.types import Conversation, FinishReason, IntArray, Rollout, TurnRow
 
 
 class Trajectory:
@@ -77,3 +78,27 @@ class Trajectory:
             heard=tuple(runs),
             turn_rewards=() if self.reward is None else tuple(reward or 0.0 for reward in self._rewards),
         )
+
+
+def turn_rows(
+    rollout: Rollout, conversation: Conversation | None, decode: Callable[[Sequence[int]], str]
+) -> tuple[TurnRow, ...]:
+    """The turns of a response; empty where it is a single turn."""
+    if not rollout.heard:
+        return ()
+    ids = rollout.response_ids.tolist()
+    # A run that is empty ends the response: nothing is heard after the last turn.
+    runs = [*rollout.heard, (len(ids), len(ids))]
+    seconds = conversation.step_seconds if conversation else ()
+    rows, start = [], 0
+    for number, (end, next_start) in enumerate(runs):
+        rows.append(
+            TurnRow(
+                said=decode(ids[start:end]),
+                heard=decode(ids[end:next_start]),
+                reward=rollout.turn_rewards[number] if rollout.turn_rewards else None,
+                seconds=seconds[number] if number < len(seconds) else None,
+            )
+        )
+        start = next_start
+    return tuple(rows)

@@ -25,6 +25,7 @@ from maspo_dist.errors import ConfigError
 from maspo_dist.evaluation.results import Outcome
 from maspo_dist.runs.folder import LockedFolder
 from maspo_dist.runs.jsonl import JsonLog, read_rows, replace_text
+from maspo_dist.types import TurnRow
 
 _MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py")
 _OTHER_FOLDER = "give --to another folder"
@@ -35,7 +36,9 @@ ProblemKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatedSample:
-    """One line of samples.jsonl. `sample` numbers a problem's responses from 0; `seed` is the response's own."""
+    """One line of samples.jsonl. `sample` numbers a problem's responses from 0; `seed` is the response's own; `turns`
+    are all its turns where there are several.
+    """
 
     set: str
     prompt_id: str
@@ -51,6 +54,7 @@ class EvaluatedSample:
     reason: str
     finish_reason: str
     response_tokens: int
+    turns: Sequence[TurnRow] = ()
 
     def outcome(self) -> Outcome:
         return _outcome(asdict(self))

@@ -76,6 +76,22 @@ def read_model_facts(config: ModelConfig) -> ModelFacts:
     return ModelFacts(tokenizer=tokenizer, size=size, embeddings=embeddings, training_obstacle=obstacle)
 
 
+def read_tokenizer(config: ModelConfig) -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
+    """The tokenizer, and the ids of the tokens that end a response, as vLLM finds them.
+
+    Raises as `read_model_facts` does.
+    """
+    with _reading(config.path, "tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(config.path, **_options(config))
+        try:
+            generation = GenerationConfig.from_pretrained(config.path)
+        except OSError:
+            generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(config.path, **_options(config)))
+    ends = generation.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    return tokenizer, frozenset(end for end in (tokenizer.eos_token_id, *listed) if end is not None)
+
+
 def read_outline(config: ModelConfig) -> tuple[Any, Any]:
     """config.json, and its model without weights (on torch's device meta). Raises as `read_model_facts` does."""
     path = config.path

@@ -6,6 +6,7 @@ math/       mathematical answers
 code/       programs, tested in a sandbox
 verifiers/  all other verifiers
 pool/       verifier processes that can be killed
+unverifiable  ends a run that leaves too many samples without a verdict
 rescore     scores the samples of a finished run again
 
 Importing this package is light: what a verifier needs is imported when the verifier is made.

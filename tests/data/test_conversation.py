@@ -210,9 +210,6 @@ def test_an_observation_of_just_the_limit_stays_whole() -> None:
     assert "left out" not in tokenizer(SMOLLM2).decode(how.heard("z" * 100).token_ids)
 
 
-def test_a_turn_is_decoded_with_its_special_tokens_and_without_its_end() -> None:
+def test_a_turn_is_decoded_with_its_special_tokens() -> None:
     one = tokenizer(SMOLLM2)
-    how = Continuation(one, "tool", 100)
-    ids = one("the <|im_start|> sum<|im_end|>")["input_ids"]
-    assert how.said(ids) == "the <|im_start|> sum"
-    assert how.said(ids[:-1]) == "the <|im_start|> sum"
+    assert Continuation(one, "tool", 100).said(one("the <|im_start|> sum")["input_ids"]) == "the <|im_start|> sum"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from maspo_dist.data.trajectory import Trajectory
+from maspo_dist.data.trajectory import Trajectory, turn_rows
 from maspo_dist.flow.seeds import group_seed, turn_seed
-from maspo_dist.types import Rollout
+from maspo_dist.types import Conversation, Rollout, TurnRow
 
 
 def turn(ids: list[int], versions: tuple[tuple[int, int], ...], text: str = "") -> Rollout:
@@ -61,3 +61,19 @@ def test_the_first_turn_keeps_the_seed_of_its_response_and_later_turns_have_thei
     seeds = {turn_seed(seed, number) for seed in range(50) for number in range(8)}
     assert len(seeds) == 50 * 8
     assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_the_turns_of_a_response_as_text() -> None:
+    trajectory = Trajectory(ids(90), limit=12)
+    for said, heard, reward in (([1, 2], ids(50), None), ([3], ids(51, 52), 0.5), ([4], ids(), None)):
+        trajectory.say(turn(said, ((0, len(said)),)))
+        trajectory.give(reward)
+        trajectory.hear(heard)
+    conversation = Conversation(turns=3, ended="tokens", step_seconds=(0.25, 0.5))
+    rows = turn_rows(trajectory.rollout("length"), conversation, lambda some: " ".join(map(str, some)))
+    assert rows == (
+        TurnRow(said="1 2", heard="50", reward=0.0, seconds=0.25),
+        TurnRow(said="3", heard="51 52", reward=0.5, seconds=0.5),
+        TurnRow(said="4", heard="", reward=0.0, seconds=None),
+    )
+    assert turn_rows(turn([1], ((0, 1),)), None, str) == ()

@@ -1,4 +1,7 @@
-"""A real engine refuses a device that it cannot use, and reports stale parameters, a straggler and its own death."""
+"""A real engine refuses a device that it cannot use, and reports stale parameters, a straggler and its own death.
+
+Its logprobs of a conversation are the learner's.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from actors.engines.vllm import engine as vllm_engine
 from actors.engines.vllm.engine import VllmEngine
 from doubles.forgetful_engine import ForgetfulEngine
 from doubles.proof_trial import trial
+from doubles.three_turns import three_turn_gap
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import ActorDiedError, ConfigError
 from maspo_dist.types import Sampling
@@ -57,6 +61,9 @@ async def main() -> None:
     assert "values of model.layers.2.self_attn.o_proj.weight; " in said["a matrix at the previous version"], said
     assert "values of model.embed_tokens.weight; " in said["the embeddings at the previous version"], said
     assert found["largest_gap"] < 1e-4
+    gap, sampled, tokens = await three_turn_gap(engine, learner)
+    print("three turns:", gap, sampled, "of", tokens)
+    assert gap < 1e-4 and 6 * 3 <= sampled < tokens
     whole = await engine.generate(PROMPT, Sampling(temperature=1.0, max_response_tokens=4), 7, None)
     assert 1 <= whole.response_ids.size <= 4
     # A repetition that no stop token ends: only the cut does.

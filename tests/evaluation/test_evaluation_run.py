@@ -10,6 +10,7 @@ import pytest
 
 from actors.commands.evaluation import evaluate, score_sets
 from actors.evaluation.sampling import Problem, list_problems, problem_seed, sample_problems
+from actors.rollout.conversation import Response
 from maspo_dist.config import EvaluationConfig, build_config
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.data.prompts import PromptSet
@@ -51,7 +52,7 @@ class SeededPool:
         self.most_open = 0
         self._dies_after = dies_after
 
-    async def sample(self, worker: int, request: RolloutRequest) -> Sequence[tuple[Rollout, Verdict]]:
+    async def sample(self, worker: int, request: RolloutRequest) -> Sequence[Response]:
         if self._dies_after is not None and len(self.served) >= self._dies_after:
             raise ActorDiedError(f"evaluation worker {worker}: the process behind it died")
         self.served.append(request.prompt.prompt_id)
@@ -63,7 +64,7 @@ class SeededPool:
         return [response(request.seed + sample) for sample in range(request.num_samples)]
 
 
-def response(seed: int) -> tuple[Rollout, Verdict]:
+def response(seed: int) -> Response:
     tokens = seed % 7 + 1
     rollout = Rollout(
         response_ids=np.full(tokens, 5, np.int32),
@@ -74,7 +75,8 @@ def response(seed: int) -> tuple[Rollout, Verdict]:
     )
     right = seed % 3 == 0
     status = "correct" if right else "wrong"
-    return rollout, Verdict(reward=float(right), status=status, extracted=str(seed % 5), seconds=0.0)  # type: ignore[arg-type]
+    verdict = Verdict(reward=float(right), status=status, extracted=str(seed % 5), seconds=0.0)  # type: ignore[arg-type]
+    return Response(rollout=rollout, verdict=verdict, ended_s=0.0)
 
 
 async def run(path: Path, settings: dict[str, object], pool: SeededPool, **rollout: object) -> dict[str, SetResults]:
@@ -88,7 +90,7 @@ async def run(path: Path, settings: dict[str, object], pool: SeededPool, **rollo
 
         problems = list(list_problems(SETS, seed=0))
         left = [problem for problem in problems if problem.key not in finished]
-        await sample_problems(left, config(**rollout), pool, keep)
+        await sample_problems(left, config(**rollout), pool, keep, str)
         return score_sets(SETS, finished)
 
 

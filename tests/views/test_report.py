@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from doubles.run_folders import sample_row
 from jinja2 import UndefinedError
 
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import JsonLog, tail_rows
-from maspo_dist.types import Event, LedgerRow, SampleRow
+from maspo_dist.types import Event, LedgerRow, SampleRow, TurnRow
 from maspo_dist.views.report import write_report
 from maspo_dist.views.report.charts import (
     Line,
@@ -187,6 +190,21 @@ def test_text_of_responses_and_events_is_escaped(folder: RunFolder) -> None:
     assert "no answer found" in page.text
     assert "cut off at the token limit" in page.text
     assert "characters left out" in page.text
+
+
+def test_all_turns_of_a_response_are_shown_with_what_was_heard(folder: RunFolder) -> None:
+    folder.write_metrics(1, {"reward/mean": 0.5, "conversation/turns_mean": 2.0, "conversation/turns_max": 2.0})
+    row = sample_row(random.Random(0), 1, 1, correct=True)
+    turns = (
+        TurnRow(said="calc(1+2)<|end|>", heard="<|user|>three<|assistant|>", reward=None, seconds=0.1),
+        TurnRow(said="it is 3<|end|>", heard="", reward=1.0, seconds=0.1),
+    )
+    folder.write_samples([replace(row, response="it is 3", turns=turns)])
+    page = report(folder)
+    assert "Turns of a conversation" in page.text
+    assert "2 turns; reward 1" in page.text
+    first, heard, last = (page.text.index(text) for text in ("calc(1+2)<|end|>", "<|user|>three", "it is 3<|end|>"))
+    assert first < heard < last
 
 
 def test_several_runs_are_compared(tmp_path: Path, finished_run: FinishedRun) -> None:

@@ -14,7 +14,6 @@ import contextlib
 import queue
 import threading
 import weakref
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +22,7 @@ from maspo_dist.config.verifier import VerifierConfig, is_remote
 from maspo_dist.errors import VerifierError
 from maspo_dist.reward.pool.slot import HungSamples, Outcome, PoolSide, ProcessDeath, Slot, Ticket, serve_remote
 from maspo_dist.reward.sample import Sample
+from maspo_dist.reward.unverifiable import UnverifiableMonitor
 from maspo_dist.types import Verdict
 
 _JOIN_S = 10.0
@@ -40,7 +40,7 @@ class VerifierPool:
     def __init__(self, config: VerifierConfig | None = None) -> None:
         """Starts the processes without waiting for them; the first verdict waits."""
         self.config = config or VerifierConfig()
-        self._monitor = _Monitor(self.config.unverifiable_window, self.config.max_unverifiable_share)
+        self._monitor = UnverifiableMonitor(self.config)
         self._rooms = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]()
         self._lock = threading.Lock()
         self._pending: set[Ticket] = set()
@@ -143,7 +143,8 @@ class VerifierPool:
         except KeyError:
             return
         if isinstance(outcome, Verdict):
-            self._monitor.record(self.config.reward_for(ticket.sample.source), outcome.verifiable, outcome.reason)
+            subject = f"verifier {self.config.reward_for(ticket.sample.source)!r}"
+            self._monitor.record(subject, outcome.verifiable, outcome.reason)
         ticket.deliver(outcome)
 
     def _break(self, error: VerifierError) -> None:
@@ -153,36 +154,6 @@ class VerifierPool:
             pending = list(self._pending)
         for ticket in pending:
             self._resolve(ticket, error)
-
-
-class _Monitor:
-    """Watches the last `window` samples of each reward, once there are as many; safe between threads."""
-
-    def __init__(self, window: int, max_share: float) -> None:
-        self._window = window
-        self._max_share = max_share
-        self._lock = threading.Lock()
-        self._recent: dict[str, deque[bool]] = {}
-        self._failure: str | None = None
-
-    def record(self, reward: str, verifiable: bool, reason: str) -> None:
-        """Records one sample; the error shows its `reason` if it is the sample that exceeds the limit."""
-        with self._lock:
-            recent = self._recent.setdefault(reward, deque(maxlen=self._window))
-            recent.append(not verifiable)
-            if verifiable or len(recent) < self._window or self._failure:
-                return
-            share = sum(recent) / self._window
-            if share > self._max_share:
-                self._failure = (
-                    f"verifier {reward!r} left {share:.0%} of its last {self._window} samples unverifiable, "
-                    f"more than reward.max_unverifiable_share ({self._max_share:.0%}); the last one: {reason}"
-                )
-
-    def check(self) -> None:
-        """Raises VerifierError, naming the verifier, once a window exceeded the limit."""
-        if self._failure:
-            raise VerifierError(self._failure)
 
 
 class _Batch:

@@ -59,6 +59,8 @@ LEARNING = (
         {"rollout/truncated_share": "truncated", "reward/unverifiable_share": "unverifiable"},
         [0],
     ),
+    Chart("Turns of a conversation", {"conversation/turns_mean": "mean", "conversation/turns_max": "largest"}, [1]),
+    Chart("Calls of tools", {"conversation/calls": "per response", "conversation/failed_calls": "failed"}, [0]),
     Chart("Policy entropy", {"policy/entropy": "entropy"}),
     Chart("Gradient norm", {"learner/grad_norm": "norm"}, smooth=True),
 )
@@ -89,6 +91,7 @@ TRUST_REGION = (
 SPEED_AND_SYNC = (
     Chart("Engine against learner", {"sync/max_logprob_gap": "gap"}, log=True),
     Chart("Policy age", {"policy/age_mean": "mean", "policy/age_max": "largest"}, [0, 1]),
+    Chart("Answers of environments", {"environment/step_s_p50": "median", "environment/step_s_p95": "95 %"}, [0]),
     Chart("Throughput", {"rollout/tokens_per_s": "rollout", "learner/tokens_per_s": "learner"}, [0]),
 )
 

@@ -75,6 +75,7 @@ def _shown_samples(run: Run) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
 def _sample_facts(row: Mapping[str, Any]) -> str:
     """One line: reward, reference, the answer that the verifier read, its reason, whether the response was cut off."""
     parts = [
+        f"{len(turns)} turns" if (turns := row.get("turns")) else "",
         f"reward {format_number(row.get('reward'))}",
         f"reference {row.get('reference')}",
         "no answer found" if row.get("extracted") is None else f"read as {row['extracted']}",

@@ -1,0 +1,64 @@
+"""Metrics of conversations, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actors.bench.doubles import make_report, make_verdict
+from actors.controller.conversation_rows import conversation_metrics, new_failures
+from maspo_dist.runs.catalogue import find_metric
+from maspo_dist.types import Conversation, GroupReport
+
+
+def played() -> GroupReport:
+    verdicts = (make_verdict(1.0), make_verdict(0.0), make_verdict(0.0, "timeout"), make_verdict(0.0, "error"))
+    return replace(
+        make_report(0, 3, [10, 20, 5, 5], verdicts),
+        heard_tokens=np.asarray([30, 10, 0, 0], np.int32),
+        conversations=(
+            Conversation(turns=4, ended="done", step_seconds=(0.1, 0.2, 0.3, 0.4), metrics=(("calls", 3.0),)),
+            Conversation(turns=2, ended="tokens", step_seconds=(0.5,), metrics=(("calls", 1.0),), broken_tokens=2),
+            Conversation(turns=1, ended="failed", step_seconds=()),
+            Conversation(turns=1, ended="failed", step_seconds=()),
+        ),
+    )
+
+
+def test_the_metrics_of_a_step() -> None:
+    metrics = conversation_metrics([played()])
+    assert metrics == pytest.approx(
+        {
+            "conversation/calls": 1.0,
+            "conversation/turns_mean": 2.0,
+            "conversation/turns_max": 4.0,
+            "conversation/heard_share": 0.5,
+            "conversation/broken_tokens": 2.0,
+            "conversation/ended_done_share": 0.25,
+            "conversation/ended_other_end_share": 0.0,
+            "conversation/ended_turns_share": 0.0,
+            "conversation/ended_tokens_share": 0.25,
+            "conversation/ended_cut_share": 0.0,
+            "conversation/ended_failed_share": 0.5,
+            "environment/timeouts": 1.0,
+            "environment/deaths": 1.0,
+            "environment/step_s_p50": 0.3,
+            "environment/step_s_p95": 0.48,
+        }
+    )
+    assert all(find_metric(name) for name in metrics)
+
+
+def test_without_an_environment_there_are_no_metrics() -> None:
+    assert conversation_metrics([make_report(0, 3, [10, 20])]) == {}
+
+
+def test_a_failure_is_reported_once_for_each_reason() -> None:
+    report = played()
+    reasons = ("", "", "step took 30 s", "ValueError: no")
+    verdicts = tuple(replace(verdict, reason=reason) for verdict, reason in zip(report.verdicts, reasons, strict=True))
+    known: set[str] = set()
+    assert list(new_failures(replace(report, verdicts=verdicts), known)) == ["step took 30 s", "ValueError: no"]
+    assert list(new_failures(replace(report, verdicts=verdicts), known)) == []

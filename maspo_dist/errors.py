@@ -23,7 +23,7 @@
 Anything else that escapes is a bug and keeps its traceback.
 """
 
-from typing import Literal
+from typing import Literal as _Literal
 
 __all__ = ["ActorDiedError", "BodyLostError", "ConfigError", "DataError", "DeadlineError", "EnvironmentFailedError"]
 __all__ += ["HubUnreachableError", "LearnerLostError", "MaspoError", "ModelError", "PlacementError"]
@@ -70,9 +70,9 @@ class PolicyAgeError(MaspoError):
 class EnvironmentFailedError(MaspoError):
     """An environment gave no answer. `status` is what its trajectory counts as, `reason` one line for people."""
 
-    def __init__(self, status: Literal["timeout", "error"], reason: str) -> None:
+    def __init__(self, status: _Literal["timeout", "error"], reason: str) -> None:
         super().__init__(reason)
-        self.status: Literal["timeout", "error"] = status
+        self.status: _Literal["timeout", "error"] = status
         self.reason = reason
 
 

@@ -290,11 +290,17 @@ def export(
     step: Annotated[str | None, typer.Option(help="Step of a checkpoint, or best; by default the newest.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; by default model.dtype of the run.")] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest weights file.")] = "5GB",
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="The adapters of learner.lora, for peft and vLLM.")
+    ] = False,
 ) -> None:
-    """Write a checkpoint of RUN as a Hugging Face folder, for transformers and vLLM."""
-    from actors.commands.export import export_run
+    """Write a checkpoint of RUN as a Hugging Face folder, for transformers and vLLM; adapters are merged."""
+    from actors.commands.export import export_adapter, export_run
 
-    print(export_run(run, to, step=step, dtype=dtype, max_shard_size=max_shard_size), "→", to)
+    if adapter:
+        print(export_adapter(run, to, step=step, dtype=dtype), "→", to)
+    else:
+        print(export_run(run, to, step=step, dtype=dtype, max_shard_size=max_shard_size), "→", to)
 
 
 @app.command()

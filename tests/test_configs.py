@@ -17,6 +17,7 @@ from maspo_dist.config import ClipLoss, PromptConfig, TrainConfig, load_config
 from maspo_dist.data.rows import read_rows
 from maspo_dist.errors import DataError, HubUnreachableError, ModelError
 from maspo_dist.models.facts import hub_is_reachable
+from maspo_dist.models.linear_layers import linear_kinds
 from maspo_dist.models.size import KNOWN_SIZES
 from maspo_dist.planning.check import check_run
 from maspo_dist.planning.placement import HEAD_LOGITS
@@ -128,6 +129,7 @@ def test_the_sizes_that_are_known_without_a_hub_are_the_models_own() -> None:
         assert known.parameters == sum(parameter.numel() for parameter in model.parameters())
         assert (known.layers, known.kv_heads, known.head_dim) == (28, kv_heads, hidden // heads)
         assert (known.hidden, known.intermediate, known.vocabulary) == (hidden, intermediate, vocabulary)
+        assert known.linear_layers == linear_kinds(model)
 
 
 def test_the_plan_counts_the_logits_that_the_head_computes_at_a_time() -> None:

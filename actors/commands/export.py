@@ -3,13 +3,16 @@
     checkpoint (any ranks, any ZeRO stage) ──► LearnerState ──► shard by shard ──► DIR/*.safetensors
     model.path ──► config.json, tokenizer, generation_config.json       run ──► README.md
 
-All on the CPU; one shard of weights is in memory at a time.
+All on the CPU; one shard of weights is in memory at a time, and with adapters the model of model.path.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import transformers
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 
+from actors.commands.adapter_export import MergedWeights, merge, write_adapter
 from actors.engines.deepspeed.state import LearnerState, open_learner_state
 from maspo_dist.config import TrainConfig, load_config
 from maspo_dist.errors import ConfigError, ModelError
@@ -40,9 +44,51 @@ def export_run(
     dtype  of the weights; None is model.dtype of the run, in which they equal the learner's to the last bit.
            float32 of a bfloat16 run are its master weights.
 
-    Returns the checkpoint. Raises ConfigError where there is no such checkpoint, it is damaged, or `to` is not
-    empty; ModelError where model.path, which config and tokenizer come from, is missing or is another model.
+    Adapters are merged into the weights. Returns the checkpoint. Raises ConfigError where there is no such checkpoint,
+    it is damaged, or `to` is not empty; ModelError where model.path, which config and tokenizer come from, is missing
+    or is another model.
     """
+    source = _open(run, to, step, dtype)
+    config, lora = source.config, source.config.learner.lora
+    weights = source.state if lora is None else merge(config, lora, source.state)
+    settings = _settings(config, weights.shapes, source.dtype)
+
+    def write(draft: Path) -> None:
+        _write_weights(draft, weights, getattr(torch, source.dtype), max_shard_size)
+        settings.save_pretrained(draft)
+        _write_companions(draft, config, settings)
+
+    _write(to, source, write, library="transformers")
+    return source.checkpoint
+
+
+def export_adapter(run: Path, to: Path, *, step: str | None = None, dtype: str | None = None) -> Path:
+    """Writes the adapters of a checkpoint of `run` as a folder that peft and vLLM load beside model.path.
+
+    Otherwise as `export_run`. Raises ConfigError also where the run has no adapters.
+    """
+    source = _open(run, to, step, dtype)
+    config, lora = source.config, source.config.learner.lora
+    if lora is None:
+        raise ConfigError(f"{run} was trained without learner.lora, so it has no adapters: leave out --adapter")
+    dtype_of_adapters = getattr(torch, source.dtype)
+    write = functools.partial(write_adapter, config=config, lora=lora, state=source.state, dtype=dtype_of_adapters)
+    _write(to, source, write, library="peft")
+    return source.checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """An opened checkpoint; `dtype` is that of the files to write."""
+
+    run: RunFolder
+    checkpoint: Path
+    config: TrainConfig
+    state: LearnerState
+    dtype: str
+
+
+def _open(run: Path, to: Path, step: str | None, dtype: str | None) -> _Source:
     folder = RunFolder.open_for_reading(run)
     if dtype is not None and dtype not in _DTYPES:
         raise ConfigError(f"--dtype {dtype}: choose {' or '.join(_DTYPES)}")
@@ -51,19 +97,20 @@ def export_run(
     checkpoint = _checkpoint(folder, step)
     own_config = checkpoint / CONFIG_FILE
     config = load_config(own_config if own_config.is_file() else folder.config_path)
-    dtype = dtype or config.model.dtype
     state = open_learner_state(checkpoint / LEARNER_FOLDER)
-    settings = _settings(config, state, dtype)
+    return _Source(run=folder, checkpoint=checkpoint, config=config, state=state, dtype=dtype or config.model.dtype)
+
+
+def _write(to: Path, source: _Source, write: Callable[[Path], None], *, library: str) -> None:
+    """Lets `write` fill the folder `to`, and adds the model card. Raises ConfigError if the disk fails."""
     try:
         with whole_folder(to) as draft:
-            _write_weights(draft, state, getattr(torch, dtype), max_shard_size)
-            settings.save_pretrained(draft)
-            _write_companions(draft, config, settings)
-            card = model_card(folder, config, int(checkpoint.name.removeprefix("step-")), dtype)
+            write(draft)
+            step = int(source.checkpoint.name.removeprefix("step-"))
+            card = model_card(source.run, source.config, step, source.dtype, library=library)
             (draft / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--to {to} cannot be written: {error}") from None
-    return checkpoint
 
 
 def _checkpoint(folder: RunFolder, step: str | None) -> Path:
@@ -92,14 +139,14 @@ def _checkpoint(folder: RunFolder, step: str | None) -> Path:
     return store.path(chosen)
 
 
-def _settings(config: TrainConfig, state: LearnerState, dtype: str) -> Any:
-    """The config.json of model.path. Raises ModelError if the shapes of its parameters differ from `state`."""
+def _settings(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> Any:
+    """The config.json of model.path. Raises ModelError if its parameters have other `shapes`."""
     settings, model = read_outline(config.model)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(wanted)
     beside = set(model.state_dict()) - set(wanted) - tied
-    if wanted != dict(state.shapes) or beside:
-        differing = sorted({name for name, _ in set(wanted.items()) ^ set(state.shapes.items())} | beside)
+    if wanted != dict(shapes) or beside:
+        differing = sorted({name for name, _ in set(wanted.items()) ^ set(shapes.items())} | beside)
         raise ModelError(
             f"model.path {config.model.path} is not the model that was trained: {differing[0]} differs; put it back"
         )
@@ -109,11 +156,11 @@ def _settings(config: TrainConfig, state: LearnerState, dtype: str) -> Any:
     return settings
 
 
-def _write_weights(folder: Path, state: LearnerState, dtype: torch.dtype, max_shard_size: str) -> None:
-    outline = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in state.shapes.items()}
+def _write_weights(folder: Path, source: LearnerState | MergedWeights, dtype: torch.dtype, max_shard_size: str) -> None:
+    outline = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in source.shapes.items()}
     split = split_torch_state_dict_into_shards(outline, max_shard_size=max_shard_size)
     for file, names in split.filename_to_tensors.items():
-        weights = {name: state.whole("weight", name).to(dtype) for name in names}
+        weights = {name: source.weight(name, dtype) for name in names}
         save_file(weights, folder / file, metadata={"format": "pt"})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}

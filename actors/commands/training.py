@@ -29,7 +29,7 @@ from maspo_dist.config import TrainConfig, dump_config, resume_changes
 from maspo_dist.data.cursor import REFERENCES_CHANGED, PromptCursor
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.flow.ledger import Ledger
-from maspo_dist.planning.check import data_notes
+from maspo_dist.planning.check import data_notes, learner_notes
 from maspo_dist.planning.preflight import Prepared, prepare
 from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, CheckpointWriter, RunState, read_state
 from maspo_dist.runs.exporter import Exporter, open_exporter
@@ -65,9 +65,9 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
         resume = _resume_point(config, folder)
         if resume is not None:
             _compare_config(config, resume, folder, allow_config_change)
-        for name, prompts in {"train": prepared.train, **prepared.evaluation}.items():
-            for note in data_notes(config, name, prompts):
-                logger.warning("%s", note)
+        sets = {"train": prepared.train, **prepared.evaluation}
+        for note in (*learner_notes(config), *(n for name in sets for n in data_notes(config, name, sets[name]))):
+            logger.warning("%s", note)
         folder.write_config(dump_config(config))
         resumed_step = read_state(resume).step if resume else -1
         folder.rewind(resumed_step)

@@ -27,7 +27,7 @@ from maspo_dist.config.data import DataConfig, PromptConfig
 from maspo_dist.config.environment import EnvironmentConfig
 from maspo_dist.config.evaluation import EvaluationConfig
 from maspo_dist.config.keys import resume_changes
-from maspo_dist.config.learner import LearnerConfig
+from maspo_dist.config.learner import LearnerConfig, LoraConfig
 from maspo_dist.config.loading import build_config, dump_config, load_config, read_tree
 from maspo_dist.config.losses import (
     BapoLoss,
@@ -49,7 +49,7 @@ from maspo_dist.config.verifier import VerifierConfig
 __all__ = ["CompareConfig", "EvaluationConfig", "TrainConfig"]
 __all__ += ["build_config", "dump_config", "load_config", "parse_seeds", "read_tree", "resume_changes"]
 __all__ += ["AggregateMode", "AlgorithmConfig", "CheckpointConfig", "ClusterConfig", "CorrectionConfig", "DataConfig"]
-__all__ += ["EntropyAdvantage", "EnvironmentConfig", "LearnerConfig", "LoggingConfig", "ModelConfig", "PromptConfig"]
-__all__ += ["VerifierConfig", "WandbConfig", "WorkerRange"]
+__all__ += ["EntropyAdvantage", "EnvironmentConfig", "LearnerConfig", "LoggingConfig", "LoraConfig", "ModelConfig"]
+__all__ += ["PromptConfig", "VerifierConfig", "WandbConfig", "WorkerRange"]
 __all__ += ["BapoLoss", "CispoLoss", "ClipLoss", "DacLoss", "DppoLoss", "GspoLoss", "LossConfig", "MaspoLoss"]
 __all__ += ["SapoLoss"]

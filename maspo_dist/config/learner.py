@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from maspo_dist.config.model import refuse_keys
-from maspo_dist.config.section import EXECUTION, Effect, Execution, Meaning, Section
+from maspo_dist.config.section import EXECUTION, Effect, Execution, Listed, Meaning, Section
 
 #: Keys of DeepSpeed's configuration, and the keys here that set them.
 _DEEPSPEED_KEYS = {
@@ -24,6 +24,26 @@ _DEEPSPEED_KEYS = {
     "zero_optimization.offload_param": "learner.offload_parameters",
 }
 _DEEPSPEED_EFFECT = Effect(resume=True, compare=True, scores=True, inner={"zero_optimization": EXECUTION})
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (LoRA, arXiv 2106.09685): W stays as it is, and W + alpha / rank · B·A computes."""
+
+    #: Rows of A and columns of B.
+    rank: int = Field(16, ge=1)
+    #: The product B·A counts alpha / rank times.
+    alpha: float = Field(32.0, gt=0)
+    #: Names of the linear layers that get an adapter, such as q_proj; null: all but the head.
+    targets: Listed[str] | None = Field(None, min_length=1)
+    #: Other trainers drop inputs of the adapter; here dropout would change ratios, so it must be 0.
+    dropout: float = 0.0
+
+    @field_validator("dropout")
+    @classmethod
+    def _no_dropout(cls, value: float) -> float:
+        if value != 0:
+            raise ValueError(f"dropout would change ratios, so it must be 0, got {value:g}: remove it")
+        return value
 
 
 class LearnerConfig(Section):
@@ -49,6 +69,8 @@ class LearnerConfig(Section):
     warmup_steps: Meaning[int] = Field(0, ge=0)
     #: Gradients are scaled down to this global norm.
     max_grad_norm: Meaning[float] = Field(1.0, gt=0)
+    #: Train adapters and leave the weights of the model as they are; null trains all weights.
+    lora: Meaning[LoraConfig | None] = None
     #: Recompute activations in backward, which saves memory and costs one more forward.
     gradient_checkpointing: Execution[bool] = False
     #: Where DeepSpeed keeps the optimizer state; cpu needs zero_stage 1 or more.

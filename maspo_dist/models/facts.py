@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import HubUnreachableError, ModelError
+from maspo_dist.models.linear_layers import linear_kinds
 from maspo_dist.models.path import is_hub_name, require_model
 from maspo_dist.models.size import ModelSize
 from maspo_dist.models.support import engine_obstacle, training_obstacle
@@ -228,6 +229,7 @@ def _size(outline: Any, settings: Any, tokenizer: PreTrainedTokenizerBase) -> Mo
         head_dim=getattr(settings, "head_dim", None) or settings.hidden_size // heads,
         context_tokens=context_tokens,
         context_key=context_key,
+        linear_layers=linear_kinds(outline),
     )
 
 

@@ -63,7 +63,8 @@ def check_run(config: TrainConfig, console: Console) -> None:
             for note in (*data_notes(config, name, prompts), *answers):
                 console.print(f"note: {note}", highlight=False, markup=False)
     train = data["train"]
-    for note in environment_notes(config, train if isinstance(train, PromptSet) else None):
+    prompts = train if isinstance(train, PromptSet) else None
+    for note in (*learner_notes(config), *environment_notes(config, prompts)):
         console.print(f"note: {note}", highlight=False, markup=False)
     if size is None:
         console.print(f"placement and memory: unknown until {config.model.path} can be read")
@@ -84,6 +85,18 @@ def data_notes(config: TrainConfig, name: str, prompts: PromptSet) -> list[str]:
         notes.append(
             f"rollout.prompts_per_step is {step:,}, but data.train has {count:,} prompts: each step takes some prompts "
             "more than once; lower it, or add data"
+        )
+    return notes
+
+
+def learner_notes(config: TrainConfig) -> list[str]:
+    """What is worth knowing of the learner, one sentence each; `train` logs these sentences too."""
+    notes = []
+    if config.learner.lora is not None and config.model.dtype == "bfloat16":
+        notes.append(
+            "learner.lora is set and model.dtype is bfloat16: engines get adapters merged into the weights, where "
+            "changes below 1/512 of a weight are lost; the metric learner/adapter_lost_share says how much they lose: "
+            "if it stays near 1, raise learner.lr, or set model.dtype to float32"
         )
     return notes
 

@@ -145,8 +145,8 @@ def advice(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Leng
 def _update_s(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> float:
     algorithm, responses = config.algorithm, config.rollout.prompts_per_step * config.rollout.group_size
     tokens = lengths.prompt_tokens + lengths.response_tokens
-    # In forwards of the whole batch; a backward costs two.
-    forwards = 3.0 + (1.0 if config.learner.gradient_checkpointing else 0.0)
+    # In forwards of the whole batch; a backward costs two, or one where the weights have no gradients.
+    forwards = (3.0 if config.learner.lora is None else 2.0) + (1.0 if config.learner.gradient_checkpointing else 0.0)
     if algorithm.old_logprobs == "recompute":
         forwards += 1.0 - 1.0 / algorithm.mini_batches
     if algorithm.kl.coefficient > 0:

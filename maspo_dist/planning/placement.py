@@ -10,7 +10,7 @@ from typing import Literal
 from maspo_dist.config import ClusterConfig, EvaluationConfig, ModelConfig, TrainConfig, VerifierConfig
 from maspo_dist.config.rollout import EnginesConfig
 from maspo_dist.errors import PlacementError
-from maspo_dist.models.size import ModelSize
+from maspo_dist.models.size import ModelSize, adapter_parameters
 
 Device = Literal["cpu", "cuda"]
 Role = Literal["learner", "rollout", "verifier"]
@@ -132,24 +132,31 @@ def learner_memory(config: TrainConfig, size: ModelSize, device: Device) -> Lear
 
     State per parameter: weight in the dtype of the model, float32 gradient, two float32 moments, and in bfloat16 a
     float32 master copy; the weight again for a reference model. ZeRO 1 shards master and moments over the ranks, 2 the
-    gradient too, 3 the weights too.
+    gradient too, 3 the weights too. With adapters they alone have gradients, moments and masters, and the model
+    without them is the reference.
     """
-    ranks, stage, tokens = config.learner.ranks, config.learner.zero_stage, config.learner.micro_batch_tokens
+    learner, lora, tokens = config.learner, config.learner.lora, config.learner.micro_batch_tokens
+    ranks, stage = learner.ranks, learner.zero_stage
     width = weight_width(config.model)
-    optimizer = (8 + (4 if width == 2 else 0)) * size.parameters / (ranks if stage >= 1 else 1)
-    gradients = 4 * size.parameters / (ranks if stage >= 2 else 1)
-    weights = width * size.parameters * (2 if config.algorithm.kl.coefficient > 0 else 1) / (ranks if stage >= 3 else 1)
+    copies = 2 if config.algorithm.kl.coefficient > 0 else 1
+    held, trained = copies * size.parameters, size.parameters
+    if lora is not None:
+        trained = adapter_parameters(lora, size, config.model.path)
+        held = size.parameters + trained
+    optimizer = (8 + (4 if width == 2 else 0)) * trained / (ranks if stage >= 1 else 1)
+    gradients = 4 * trained / (ranks if stage >= 2 else 1)
+    weights = width * held / (ranks if stage >= 3 else 1)
     # Activations that backward needs, in widths of a layer; with checkpointing only the input of each layer is kept.
     layer = 12 * size.hidden + 4 * size.intermediate
-    kept = layer + size.layers * size.hidden if config.learner.gradient_checkpointing else size.layers * layer
-    # The head: logits of a chunk with a working copy on a GPU, and the gradient of its weight.
+    kept = layer + size.layers * size.hidden if learner.gradient_checkpointing else size.layers * layer
+    # The head: logits of a chunk with a working copy on a GPU, and the gradient of its weight unless that is frozen.
     logits = min(HEAD_LOGITS[device], tokens * size.vocabulary) * (10 if device == "cuda" else 6)
     return LearnerMemory(
         weights_bytes=int(weights),
         gradients_bytes=int(gradients),
         optimizer_bytes=int(optimizer),
         activations_bytes=tokens * kept * width,
-        head_bytes=logits + 4 * size.vocabulary * size.hidden,
+        head_bytes=logits + (4 * size.vocabulary * size.hidden if lora is None else 0),
     )
 
 

@@ -17,7 +17,7 @@ from maspo_dist.data.reasoning import mark_open_reasoning
 from maspo_dist.environments.schemas import require_environment, tool_schemas
 from maspo_dist.errors import ConfigError, ModelError, PlacementError
 from maspo_dist.models.facts import ModelFacts, read_model_facts
-from maspo_dist.models.size import ModelSize
+from maspo_dist.models.size import ModelSize, adapted_kinds
 from maspo_dist.planning.devices import require_torch
 from maspo_dist.planning.placement import pick_device, plan_bundles, require_fit
 from maspo_dist.reward.registry import check_rewards
@@ -74,10 +74,15 @@ def prepare_evaluation(config: EvaluationConfig) -> tuple[ModelFacts, dict[str, 
 
 
 def inspect_model(config: TrainConfig) -> ModelFacts:
-    """The facts of a model that can be trained, else ModelError. Raises as `read_model_facts`, `require_context` do."""
+    """The facts of a model that can be trained, else ModelError.
+
+    Raises as `read_model_facts`, `require_context` and `adapted_kinds` do.
+    """
     facts = read_model_facts(config.model)
     if facts.training_obstacle is not None:
         raise ModelError(facts.training_obstacle)
+    if config.learner.lora is not None:
+        adapted_kinds(config.learner.lora, facts.size.linear_layers, config.model.path)
     require_context(config, facts.size)
     return facts
 

@@ -163,6 +163,11 @@ METRICS = (
     Metric("learner/tokens", "tokens", "prompt and response tokens of the update", "counter"),
     Metric("learner/tokens_per_s", "tokens/s", "prompt and response tokens per second of the update, over all ranks"),
     Metric("learner/optimizer_steps", "optimizer steps", "optimizer steps of the batch", "counter"),
+    Metric(
+        "learner/adapter_lost_share",
+        "share of ‖s·B·A‖",
+        "lora: part of the adapters that engines lack, because W + s·B·A is rounded to model.dtype",
+    ),
     Metric("sync/mean_logprob_gap", "nats", "mean |Δ logprob| between engine and learner after the publish"),
     Metric("sync/max_logprob_gap", "nats", "largest |Δ logprob| between engine and learner after the publish"),
     Metric("sync/transfer_s", "seconds", "transfer of the weights to the slowest worker"),

@@ -10,11 +10,14 @@ from maspo_dist.runs.catalogue import held_out_score
 from maspo_dist.runs.folder import RunFolder
 
 
-def model_card(run: RunFolder, config: TrainConfig, step: int, dtype: str) -> str:
-    """Markdown with Hugging Face's metadata block; held-out scores of `step` and of the start, where known."""
+def model_card(run: RunFolder, config: TrainConfig, step: int, dtype: str, *, library: str) -> str:
+    """Markdown with Hugging Face's metadata block; held-out scores of `step` and of the start, where known.
+
+    `library` loads the folder: transformers a model, peft adapters.
+    """
     rows = list(run.read_metrics())
     tags = ["reinforcement-learning", config.algorithm.loss.kind]
-    front = yaml.safe_dump({"library_name": "transformers", "tags": tags}, sort_keys=False)
+    front = yaml.safe_dump({"library_name": library, "tags": tags}, sort_keys=False)
     base = Path(config.model.path).name if Path(config.model.path).is_dir() else config.model.path
     lines = [
         f"---\n{front}---",

@@ -21,7 +21,8 @@ from maspo_dist.runs.checkpoint import LEARNER_FOLDER, CheckpointStore, RunState
 
 def make_folder(folder: Path) -> Path:
     """A tied Qwen3 with its tokenizer and generation config."""
-    make_model(folder, tied=True)
+    # 32 is the smallest width of heads that vLLM has on CPU.
+    make_model(folder, tied=True, head_dim=32)
     words = {f"w{number}": number for number in range(VOCABULARY)}
     tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", pad_token="w1").save_pretrained(folder)
@@ -29,12 +30,14 @@ def make_folder(folder: Path) -> Path:
 
 
 def run_config(folder: Path, model: str, name: str, ranks: int, zero_stage: int, dtype: str = "float32") -> TrainConfig:
+    """A run with adapters if its `name` says so."""
+    lora = {"rank": 8, "alpha": 16} if name.startswith("adapters") else None
     return make_config(
         folder / model,
         run={"name": name, "dir": str(folder), "max_steps": 4},
         model={"path": str(folder / model), "dtype": dtype, "device": "cpu"},
         data={"train": ["unused.jsonl"], "max_prompt_tokens": 64},
-        learner={"lr": 1e-2, "threads": 1, "ranks": ranks, "zero_stage": zero_stage},
+        learner={"lr": 1e-2, "threads": 1, "ranks": ranks, "zero_stage": zero_stage, "lora": lora},
     )
 
 
@@ -44,7 +47,7 @@ def probes() -> list[np.ndarray]:
 
 
 def train_and_export(rank: int, world_size: int, address: str, folder: Path) -> None:
-    """Runs untied, tied and bf16 of one batch each; then `again`, of none, from untied's export.
+    """Runs untied, tied and bf16 of one batch each, two with adapters; then `again`, of none, from untied's export.
 
     Each run folder also gets the learner's logprobs of `probes` before and after the batch, and the snapshot of
     its weights; probes.npz has the probes.
@@ -63,6 +66,8 @@ def train_and_export(rank: int, world_size: int, address: str, folder: Path) -> 
         ("untied", "windows", 2, "float32", 1),
         ("tied", "mixed", 3, "float32", 1),
         ("bf16", "qwen3", 2, "bfloat16", 1),
+        ("adapters", "qwen3", 3, "float32", 5),
+        ("adapters_bf16", "qwen3", 2, "bfloat16", 1),
         ("again", "exported", 3, "float32", 0),
     ):
         if name == "again":

@@ -146,6 +146,14 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
         lambda given: given.but("reward.default=maths"),
         ("reward.default", "'maths'", "did you mean math?"),
     ),
+    "adapter at no layer": (
+        lambda given: given.but("learner.lora.targets=[q_proj, W_pack]"),
+        ("learner.lora.targets names W_pack", "no linear layer of that name", "choose among down_proj, gate_proj"),
+    ),
+    "dropout of adapters": (
+        lambda given: given.but("learner.lora.dropout=0.1"),
+        ("learner.lora.dropout", "would change ratios", "got 0.1", "remove it"),
+    ),
     "more processes than this machine can place": (
         lambda given: given.but("rollout.workers=1000"),
         (

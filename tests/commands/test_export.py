@@ -14,7 +14,7 @@ from exported_runs import probes
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.commands.export import export_run
+from actors.commands.export import export_adapter, export_run
 from maspo_dist.errors import ConfigError, ModelError
 from maspo_dist.runs.checkpoint import CheckpointStore, Score
 from maspo_dist.runs.folder import RunFolder
@@ -30,7 +30,10 @@ def held(run: Path) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("untied", None), ("tied", "float32"), ("bf16", None)])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("untied", None), ("tied", "float32"), ("bf16", None), ("adapters", None), ("adapters_bf16", None)],
+)
 def test_exported_weights_equal_the_learners_bit_for_bit(
     folder: Path, tmp_path: Path, name: str, dtype: str | None
 ) -> None:
@@ -38,12 +41,13 @@ def test_exported_weights_equal_the_learners_bit_for_bit(
     exported, learners = weights(tmp_path / "out"), held(folder / name)
     assert set(exported) == set(learners)
     for key, tensor in exported.items():
-        assert tensor.dtype == (torch.bfloat16 if name == "bf16" else torch.float32)
+        assert tensor.dtype == (torch.bfloat16 if name.endswith("bf16") else torch.float32)
         np.testing.assert_array_equal(tensor.float().numpy(), learners[key], err_msg=key)
 
 
 @pytest.mark.parametrize(
-    ("name", "architecture", "end"), [("untied", "Qwen2ForCausalLM", 0), ("tied", "Gemma3ForCausalLM", 1)]
+    ("name", "architecture", "end"),
+    [("untied", "Qwen2ForCausalLM", 0), ("tied", "Gemma3ForCausalLM", 1), ("adapters", "Qwen3ForCausalLM", 1)],
 )
 def test_transformers_loads_an_export_and_agrees_with_the_learner(
     folder: Path, tmp_path: Path, name: str, architecture: str, end: int
@@ -94,6 +98,29 @@ def test_float32_of_a_bfloat16_run_are_its_masters(folder: Path, tmp_path: Path)
     assert any(not np.array_equal(masters[key].numpy(), value) for key, value in learners.items())
     for key, value in learners.items():
         np.testing.assert_array_equal(masters[key].bfloat16().float().numpy(), value)
+
+
+def test_adapters_are_exported_under_the_names_of_peft(folder: Path, tmp_path: Path) -> None:
+    export_adapter(folder / "adapters", tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (settings["peft_type"], settings["r"], settings["lora_alpha"]) == ("LORA", 8, 16)
+    assert settings["base_model_name_or_path"] == str(folder / "qwen3")
+    layers = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert settings["target_modules"] == layers
+    adapters = weights(tmp_path / "out")
+    assert len(adapters) == 2 * 7 * 2
+    base, learners = load_file(folder / "qwen3" / "model.safetensors"), held(folder / "adapters")
+    for name in [name for name in adapters if ".lora_B." in name]:
+        layer = name.removeprefix("base_model.model.").removesuffix(".lora_B.weight")
+        product = adapters[name] @ adapters[name.replace(".lora_B.", ".lora_A.")]
+        merged = base[f"{layer}.weight"] + settings["lora_alpha"] / settings["r"] * product
+        np.testing.assert_allclose(merged.numpy(), learners[f"{layer}.weight"], atol=1e-7, err_msg=layer)
+    assert (tmp_path / "out" / "README.md").read_text().startswith("---\nlibrary_name: peft\n")
+
+
+def test_a_run_without_adapters_has_none_to_export(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"untied was trained without learner\.lora, .*: leave out --adapter"):
+        export_adapter(folder / "untied", tmp_path / "out")
 
 
 def test_the_model_card_states_configuration_and_scores(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from doubles.live_run import ROOT
 from transformers import AutoTokenizer
 
-from actors.commands.export import export_run
+from actors.commands.export import export_adapter, export_run
 from actors.engines.settings import engine_environment
 from maspo_dist.config import ModelConfig
 from maspo_dist.models.facts import read_model_facts
@@ -28,11 +28,12 @@ LARGEST_GAP = 1e-4
 @pytest.fixture(scope="module")
 def engines(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What real_engines.py found."""
-    export = tmp_path_factory.mktemp("engines") / "out"
+    export, adapter = (tmp_path_factory.mktemp("engines") / name for name in ("out", "adapter"))
     export_run(folder / "tied", export)
+    export_adapter(folder / "adapters", adapter)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("real_engines.py")), str(folder), str(export)],
+        [sys.executable, str(Path(__file__).with_name("real_engines.py")), str(folder), str(export), str(adapter)],
         cwd=ROOT,
         env={**os.environ, **engine_environment("cpu", threads=2), "PYTHONPATH": path},
         capture_output=True,
@@ -64,3 +65,11 @@ def test_a_publish_is_proven_and_served(folder: Path, engines: dict[str, Any], r
 
 def test_a_fresh_vllm_process_gives_the_learners_logprobs_of_an_export(engines: dict[str, Any]) -> None:
     assert engines["export"] < LARGEST_GAP
+
+
+def test_vllm_loads_an_exported_adapter_and_gives_the_learners_logprobs(folder: Path, engines: dict[str, Any]) -> None:
+    run = folder / "adapters"
+    with np.load(run / "loaded_logprobs.npz") as before, np.load(run / "logprobs.npz") as after:
+        assert max(np.abs(before[name] - after[name]).max() for name in before.files) > 100 * LARGEST_GAP
+    assert engines["base"] < LARGEST_GAP
+    assert engines["adapter"] < LARGEST_GAP

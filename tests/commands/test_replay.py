@@ -3,46 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from doubles.command_line import call
 from doubles.ranks import Ranks, join
 from doubles.tiny_learner import make_config, make_groups, make_model, score
 
 from actors import cli
 from actors.commands.replay import ReplayedNumber, merged_shards, replay_step
+from actors.engines.deepspeed.micro_batch import forward_tensors
+from actors.engines.deepspeed.policy import load_policy
 from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.data.batching import lay_out_batch
+from maspo_dist.data.packing import pack_sequences
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.checkpoint import LEARNER_FOLDER
 from maspo_dist.runs.step_record import StepRecord, StepRecords
 
+RUNS = ("run", "adapters")
 
-def _config(folder: Path) -> TrainConfig:
+
+def _config(folder: Path, name: str) -> TrainConfig:
+    """The run `adapters` has some, at ZeRO-3."""
+    lora, zero_stage = ({"rank": 4}, 3) if name == "adapters" else (None, 2)
     return make_config(
         folder / "model",
-        run={"name": "run", "dir": str(folder), "max_steps": 4},
-        learner={"lr": 1e-3, "threads": 1, "ranks": 2, "zero_stage": 2},
+        run={"name": name, "dir": str(folder), "max_steps": 4},
+        learner={"lr": 1e-3, "threads": 1, "ranks": 2, "zero_stage": zero_stage, "lora": lora},
         algorithm={"kl": {"coefficient": 0.1}, "correction": {"kind": "tis"}},
         logging={"record_steps": "last:1"},
     )
 
 
 def _record_the_second_batch(rank: int, world_size: int, address: str, folder: Path) -> None:
-    import torch.distributed
-
     from actors.engines.deepspeed.engine import DeepSpeedEngine
 
-    config = _config(folder)
-    engine = DeepSpeedEngine(config, "cpu", rank, world_size, address)
-    records = StepRecords(folder / "run" / "steps", config.logging.recorded_steps)
+    for name in RUNS:
+        config = _config(folder, name)
+        engine = DeepSpeedEngine(config, "cpu", rank, world_size, address)
+        _record(engine, config, rank, world_size)
+    engine.close()
+
+
+def _record(engine: Any, config: TrainConfig, rank: int, world_size: int) -> None:
+    import torch.distributed
+
+    run = config.run.dir / config.run.name
+    records = StepRecords(run / "steps", config.logging.recorded_steps)
     for step in (1, 2):
         groups = make_groups(seed=step)
         batch = lay_out_batch(step, score(groups), mini_batches=4, ranks=world_size, micro_batch_tokens=128)
         if rank == 0:
             records.begin(step)
         torch.distributed.barrier()
-        part = folder / "run" / "steps" / f".part-{step:06d}"
+        part = run / "steps" / f".part-{step:06d}"
         engine.save(part / LEARNER_FOLDER)
         metrics = engine.update(batch.shards[rank], batch.loss_tokens, batch.loss_sequences, dict(enumerate(groups)))
         by_rank = [None] * world_size
@@ -51,8 +68,7 @@ def _record_the_second_batch(rank: int, world_size: int, address: str, folder: P
             logprobs = tuple(entry for entries in by_rank for entry in entries)  # type: ignore[union-attr]
             record = StepRecord(batch=batch, groups=tuple(groups), logprobs=logprobs, metrics=metrics)
             records.commit(part, record, dump_config(config))
-            (folder / "run" / "config.yaml").write_text(dump_config(config))
-    engine.close()
+            (run / "config.yaml").write_text(dump_config(config))
 
 
 def _replay_the_second_step(rank: int, world_size: int, address: str, run: Path) -> None:
@@ -63,11 +79,16 @@ def _replay_the_second_step(rank: int, world_size: int, address: str, run: Path)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("replay")
     make_model(folder / "model")
     join(Ranks(2, _record_the_second_batch, folder))
-    return folder / "run"
+    return folder
+
+
+@pytest.fixture(params=RUNS)
+def run(folder: Path, request: pytest.FixtureRequest) -> Path:
+    return folder / str(request.param)
 
 
 def test_a_step_of_two_ranks_replays_on_one_process_to_the_same_numbers(run: Path) -> None:
@@ -94,6 +115,17 @@ def test_the_record_holds_every_response_and_what_was_frozen(run: Path) -> None:
         assert entry.ref is not None
         assert entry.old.shape == entry.ref.shape == (lengths[entry.group_id, entry.sample],)
         assert not (entry.old == entry.ref).all()
+    plain = load_policy(_config(run.parent, run.name).model)
+    for entry in record.logprobs[:4]:
+        [group] = [group for group in record.groups if group.group_id == entry.group_id]
+        response = group.rollouts[entry.sample].response_ids
+        sequence = np.concatenate([group.prompt.token_ids, response])
+        tokens = forward_tensors(
+            pack_sequences([sequence], [np.arange(group.prompt.token_ids.size, sequence.size)]), torch.device("cpu")
+        )
+        with torch.no_grad():
+            logprobs, _, _ = plain(tokens=tokens, temperature=1.0)
+        np.testing.assert_allclose(entry.ref, logprobs.numpy(), atol=1e-5)
 
 
 def test_a_step_without_a_record_is_refused_with_the_recorded_steps(run: Path) -> None:

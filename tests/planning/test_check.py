@@ -19,14 +19,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_untrained_demo(tmp_path_factory.mktemp("check") / "model")
 
 
-def checked(model: Path, train: Path, **data: object) -> str:
+def checked(model: Path, train: Path, *, lora: bool = False, dtype: str = "float32", **data: object) -> str:
     config = TrainConfig.model_validate(
         {
             "run": {"name": "check", "max_steps": 1},
-            "model": {"path": str(model), "dtype": "float32", "device": "cpu"},
+            "model": {"path": str(model), "dtype": dtype, "device": "cpu"},
             "data": {"train": [str(train)], "max_prompt_tokens": 180, **data},
             "rollout": {"workers": 1, "group_size": 4, "prompts_per_step": 4, "max_response_tokens": 40},
             "algorithm": {"mini_batches": 2},
+            "learner": {"lora": {"rank": 8} if lora else None},
         }
     )
     screen = io.StringIO()
@@ -63,3 +64,12 @@ def test_check_notes_what_the_template_did_and_shortens_long_prompts(
     assert "  | no templat … (157 characters) … |unknown|>\n" in said
     assert "  note: the tokenizer does not know 1 parts of the prompt and writes <|unknown|> for them\n" in said
     assert "prompts_per_step is" not in said
+
+
+def test_check_says_what_adapters_lose_in_bfloat16(model: Path, tmp_path: Path) -> None:
+    train = tmp_path / "train.jsonl"
+    train.write_text(json.dumps({"problem": "1+2", "answer": "3"}) + "\n")
+    note = "note: learner.lora is set and model.dtype is bfloat16"
+    assert note in checked(model, train, lora=True, dtype="bfloat16")
+    assert note not in checked(model, train, lora=True)
+    assert note not in checked(model, train, dtype="bfloat16")

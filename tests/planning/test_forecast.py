@@ -42,6 +42,7 @@ def test_the_update_is_the_arithmetic_of_its_forwards() -> None:
         (["algorithm.old_logprobs=rollout"], 4 / 4.75),
         (["learner.gradient_checkpointing=false"], 3.75 / 4.75),
         (["algorithm.kl.coefficient=0.1"], 5.75 / 4.75),
+        (["learner.lora.rank=8"], 3.75 / 4.75),
     ],
 )
 def test_the_update_follows_what_is_computed(overrides: list[str], share: float) -> None:
@@ -85,6 +86,17 @@ def test_the_parts_of_the_memory_add_up_to_what_check_prints() -> None:
     assert memory.weights_bytes == 2 * SIZE.parameters // 8
     assert memory.gradients_bytes == 4 * SIZE.parameters // 8
     assert memory.optimizer_bytes == 12 * SIZE.parameters // 8
+
+
+def test_adapters_alone_have_gradients_and_optimizer_state_and_the_reference_costs_nothing() -> None:
+    lora = ("learner.lora.rank=8", "learner.lora.targets=[q_proj, v_proj]", "algorithm.kl.coefficient=0.1")
+    memory = learner_memory(recipe(*lora), SIZE, "cuda")
+    adapters = 28 * 8 * ((3584 + 3584) + (3584 + 512))
+    assert memory.weights_bytes == 2 * (SIZE.parameters + adapters) // 8
+    assert memory.gradients_bytes == 4 * adapters // 8
+    assert memory.optimizer_bytes == 12 * adapters // 8
+    full = learner_memory(recipe(), SIZE, "cuda")
+    assert memory.head_bytes == full.head_bytes - 4 * SIZE.vocabulary * SIZE.hidden
 
 
 @pytest.mark.parametrize(

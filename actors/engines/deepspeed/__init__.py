@@ -2,6 +2,8 @@
 
 engine          one rank: update, probes, export of weights, checkpoints
 policy          the model with its log-probability head
+lora            adapters beside frozen linear layers
+weights         the weights that engines get
 attention       attention of packed sequences
 micro_batch     a packed micro-batch on the device
 statistics      metrics of a batch, over micro-batches and ranks

@@ -16,8 +16,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +29,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from actors.engines.deepspeed.config import deepspeed_config, import_deepspeed, reference_config
+from actors.engines.deepspeed.lora import WithoutAdapters, add_adapters
 from actors.engines.deepspeed.micro_batch import (
     ForwardTensors,
     MicroBatchTensors,
@@ -38,9 +39,16 @@ from actors.engines.deepspeed.micro_batch import (
 from actors.engines.deepspeed.policy import Policy, load_policy
 from actors.engines.deepspeed.random_state import fresh_seed, random_states, seed_everything, set_random_states
 from actors.engines.deepspeed.shared_writes import SharedWrites
-from actors.engines.deepspeed.state import LAYOUT_FILE, TAG, hugging_face_name, open_learner_state, read_layout
+from actors.engines.deepspeed.state import (
+    LAYOUT_FILE,
+    TAG,
+    open_learner_state,
+    read_layout,
+    require_same_training,
+)
 from actors.engines.deepspeed.state_loading import load_state
 from actors.engines.deepspeed.statistics import BatchStatistics
+from actors.engines.deepspeed.weights import lost_share, policy_weights, whole_weights
 from maspo_dist.algorithm import (
     advantages_after_kl,
     bapo_contributions,
@@ -60,9 +68,6 @@ from maspo_dist.planning.placement import Device
 from maspo_dist.runs.logs import LogStream
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
-
-#: Elements that an export gathers at a time under ZeRO-3.
-_GATHERED_ELEMENTS = 1 << 28
 
 
 class DeepSpeedEngine:
@@ -140,6 +145,9 @@ class DeepSpeedEngine:
         self._batches += 1
         packed_tokens = self._summed(sum(micro.packed_tokens for mini in minis for micro in mini))
         metrics = statistics.metrics(len(minis))
+        if self._config.learner.lora is not None:
+            weights = whole_weights(policy_weights(self._policy), self._gather)
+            metrics["learner/adapter_lost_share"] = lost_share(weights)
         seconds = time.perf_counter() - started_s
         return metrics | {
             "learner/grad_norm": sum(grad_norms) / len(grad_norms),
@@ -170,21 +178,15 @@ class DeepSpeedEngine:
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole tensor in the model's dtype), tied tensors once. Valid until the next update.
 
-        Under ZeRO-3 all ranks must iterate together.
+        Adapters are merged into the weights of their layers. Under ZeRO-3 all ranks must iterate together.
         """
-        waiting: list[tuple[str, torch.nn.Parameter]] = []
-        elements = 0
-        for name, parameter in self._policy.named_parameters():
-            waiting.append((hugging_face_name(name), parameter))
-            elements += getattr(parameter, "ds_numel", parameter.numel())
-            if elements >= _GATHERED_ELEMENTS:
-                yield from self._gathered(waiting)
-                waiting, elements = [], 0
-        yield from self._gathered(waiting)
+        for weight in whole_weights(policy_weights(self._policy), self._gather):
+            yield weight.name, weight.value()
 
     def save(self, folder: Path) -> None:
         """Writes weights, optimizer state, schedule and random generators into `folder`, which is made if missing.
 
+        Of a model with adapters these are the adapters' alone. `load` takes the other weights from `model.path`.
         If a rank cannot write, on a full disk say, every rank raises OSError, and the engine stays usable.
         """
         files = self._files
@@ -192,7 +194,11 @@ class DeepSpeedEngine:
         files.agree()
         with redirect_stdout(LogStream()):
             self._engine.save_checkpoint(
-                str(folder), tag=TAG, client_state={"batches": self._batches}, save_latest=False
+                str(folder),
+                tag=TAG,
+                client_state={"batches": self._batches},
+                save_latest=False,
+                exclude_frozen_parameters=self._config.learner.lora is not None,
             )
         files.write(random_states(self._device), folder / f"random_rank{self._rank}.pt")
         if self._rank == 0:
@@ -205,14 +211,10 @@ class DeepSpeedEngine:
 
         Under another number of ranks or ZeRO stage, weights and optimizer state are equal to the last bit, and the
         random generators start from new seeds by rank and batch: the saved ones belong to other processes. Raises
-        ConfigError if the checkpoint is of another dtype or incomplete.
+        ConfigError if the checkpoint is of another dtype, of other adapters or incomplete.
         """
         layout = read_layout(folder)
-        if layout["dtype"] != self._config.model.dtype:
-            raise ConfigError(
-                f"checkpoint {folder} was trained in {layout['dtype']}, but model.dtype is {self._config.model.dtype}: "
-                f"set model.dtype={layout['dtype']}, or export the checkpoint and start a new run from it"
-            )
+        require_same_training(folder, layout, self._layout())
         with redirect_stdout(LogStream()):
             if layout != self._layout():
                 state = open_learner_state(folder)
@@ -220,7 +222,8 @@ class DeepSpeedEngine:
                 self._batches = state.batches
                 seed_everything(fresh_seed(self._config.run.seed, self._batches, self._rank))
                 return
-            path, client_state = self._engine.load_checkpoint(str(folder), tag=TAG)
+            is_whole = self._config.learner.lora is None
+            path, client_state = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=is_whole)
         if path is None:
             raise ConfigError(f"checkpoint {folder} has no tag {TAG}")
         self._batches = client_state["batches"]
@@ -342,8 +345,11 @@ class DeepSpeedEngine:
     def _load_trained(self) -> Any:
         learner = self._config.learner
         policy = load_policy(self._config.model, gradient_checkpointing=learner.gradient_checkpointing).train()
+        trained: Iterable[torch.nn.Parameter] = policy.parameters()
+        if learner.lora is not None:
+            trained = add_adapters(policy, learner.lora, self._config.model.path, self._config.run.seed)
         optimizer = torch.optim.AdamW(
-            policy.parameters(),
+            trained,
             lr=learner.lr,
             betas=learner.betas,
             eps=learner.eps,
@@ -356,18 +362,17 @@ class DeepSpeedEngine:
         return engine
 
     def _load_reference(self) -> Any:
+        if self._config.learner.lora is not None:
+            return WithoutAdapters(self._engine, self._engine.module)
         reference = load_policy(self._config.model).requires_grad_(False).eval()
         if self._config.learner.zero_stage < 3:
             return reference.to(self._device)
         partitioned, *_ = self._deepspeed.initialize(model=reference, config=reference_config(self._config))
         return partitioned
 
-    def _gathered(self, parameters: list[tuple[str, torch.nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
-        if self._config.learner.zero_stage < 3:
-            yield from ((name, parameter.data) for name, parameter in parameters)
-            return
-        with self._deepspeed.zero.GatheredParameters([parameter for _, parameter in parameters]):
-            yield from ((name, parameter.data) for name, parameter in parameters)
+    def _gather(self, parameters: list[torch.nn.Parameter]) -> AbstractContextManager[object]:
+        whole: AbstractContextManager[object] = nullcontext()
+        return whole if self._config.learner.zero_stage < 3 else self._deepspeed.zero.GatheredParameters(parameters)
 
     def _summed(self, value: float) -> float:
         total = torch.tensor(value, dtype=torch.float64, device=self._device)
@@ -375,8 +380,9 @@ class DeepSpeedEngine:
         return total.item()
 
     def _layout(self) -> dict[str, Any]:
+        lora = self._config.learner.lora
         return {
             "ranks": self._world_size,
             "dtype": self._config.model.dtype,
             "zero_optimization": deepspeed_config(self._config)["zero_optimization"],
-        }
+        } | ({} if lora is None else {"lora": lora.model_dump(mode="json")})

@@ -49,7 +49,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerState:
-    """Weights and optimizer state by Hugging Face name, tied parameters once; all float32.
+    """Weights and optimizer state of what is trained, by Hugging Face name, tied parameters once; all float32.
+
+    Adapters have the names of `lora.LoraLinear`.
 
     dtype     of the model's weights in training
     batches   trained on
@@ -79,6 +81,10 @@ class LearnerState:
         """A parameter in its shape."""
         return self.read(quantity, name).view(self.shapes[name])
 
+    def weight(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A weight in its shape, rounded to `dtype`."""
+        return self.whole("weight", name).to(dtype)
+
 
 def read_layout(folder: Path) -> dict[str, Any]:
     """What DeepSpeedEngine.save wrote about the layout. Raises ConfigError if `folder` holds no learner checkpoint."""
@@ -87,6 +93,22 @@ def read_layout(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{folder} holds no learner checkpoint ({LAYOUT_FILE} is missing)") from None
     return layout
+
+
+def require_same_training(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the layout `saved` of the checkpoint `folder` is of other numbers than `wanted`."""
+    export = "or export the checkpoint and start a new run from it"
+    if saved["dtype"] != wanted["dtype"]:
+        raise ConfigError(
+            f"checkpoint {folder} was trained in {saved['dtype']}, but model.dtype is {wanted['dtype']}: "
+            f"set model.dtype={saved['dtype']}, {export}"
+        )
+    if saved.get("lora") != wanted.get("lora"):
+        before, now = (json.dumps(layout.get("lora")) for layout in (saved, wanted))
+        raise ConfigError(
+            f"checkpoint {folder} was trained with learner.lora {before}, but learner.lora is {now}: set it back, "
+            f"{export}"
+        )
 
 
 def open_learner_state(folder: Path) -> LearnerState:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from actors.engines.deepspeed.state import LearnerState, Quantity, Span, hugging_face_name
 from maspo_dist.errors import ConfigError
@@ -27,8 +27,7 @@ def load_state(engine: Any, state: LearnerState) -> None:
     Raises ConfigError if `state` is of another model.
     """
     shapes = {
-        hugging_face_name(name): tuple(getattr(parameter, "ds_shape", parameter.shape))
-        for name, parameter in engine.module.named_parameters()
+        name: tuple(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in _trained(engine.module)
     }
     if shapes != dict(state.shapes):
         differing = sorted(set(shapes.items()) ^ set(state.shapes.items()))
@@ -40,6 +39,12 @@ def load_state(engine: Any, state: LearnerState) -> None:
         engine.optimizer.update_lp_params()
     else:
         _copy(engine.optimizer, _masters(engine), state)
+
+
+def _trained(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            yield hugging_face_name(name), parameter
 
 
 def _copy(adam: torch.optim.Optimizer, masters: _Masters, state: LearnerState) -> None:
@@ -59,26 +64,20 @@ def _copy(adam: torch.optim.Optimizer, masters: _Masters, state: LearnerState) -
 
 
 def _masters(engine: Any) -> _Masters:
-    for name, parameter in engine.module.named_parameters():
-        yield hugging_face_name(name), Span(flat=parameter, flat_start=0, start=0, count=parameter.numel())
+    for name, parameter in _trained(engine.module):
+        yield name, Span(flat=parameter, flat_start=0, start=0, count=parameter.numel())
 
 
 def _zero_1_2_masters(engine: Any) -> _Masters:
     # One float32 tensor per parameter group; each parameter knows which of its elements that tensor holds.
     flats = [group["params"][0] for group in engine.optimizer.optimizer.param_groups]
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in _trained(engine.module):
         mapping = parameter._hp_mapping
         if mapping is not None:
             address = mapping.hp_fragment_address
-            yield (
-                hugging_face_name(name),
-                Span(
-                    flat=flats[mapping.param_group_index],
-                    flat_start=address.start,
-                    start=mapping.lp_fragment_address.start,
-                    count=address.numel,
-                ),
-            )
+            start = mapping.lp_fragment_address.start
+            flat = flats[mapping.param_group_index]
+            yield name, Span(flat=flat, flat_start=address.start, start=start, count=address.numel)
 
 
 def _load_zero_3(engine: Any, state: LearnerState) -> None:
@@ -93,7 +92,7 @@ def _load_zero_3(engine: Any, state: LearnerState) -> None:
 
 def _zero_3_masters(engine: Any) -> _Masters:
     rank = torch.distributed.get_rank()
-    names = {parameter: hugging_face_name(name) for name, parameter in engine.module.named_parameters()}
+    names = {parameter: name for name, parameter in _trained(engine.module)}
     groups = zip(engine.optimizer.fp32_partitioned_groups_flat, engine.optimizer.fp16_groups, strict=True)
     for flat, parameters in groups:
         offset = 0

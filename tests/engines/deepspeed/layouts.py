@@ -45,12 +45,14 @@ class Layout:
     batches: int = 1
     #: Old log-probabilities of the first mini-batch by a forward of their own.
     old_beforehand: bool = False
+    #: Adapters are trained, all other weights frozen.
+    lora: bool = False
 
     @property
     def name(self) -> str:
         extras = " shuffled" * self.shuffled + " checkpointed" * self.gradient_checkpointing
         extras += " offloaded" * self.offload + " bfloat16" * (self.dtype == "bfloat16")
-        extras += " old beforehand" * self.old_beforehand
+        extras += " old beforehand" * self.old_beforehand + " lora" * self.lora
         budget = _BUDGETS[self.micro_batch_tokens]
         return f"{self.algorithm}, {self.model}, {self.ranks} ranks, ZeRO {self.zero_stage}, {budget}{extras}"
 
@@ -113,6 +115,7 @@ def layout_config(folder: Path, layout: Layout) -> TrainConfig:
             "ranks": layout.ranks,
             "zero_stage": layout.zero_stage,
             "gradient_checkpointing": layout.gradient_checkpointing,
+            "lora": {"rank": 4, "alpha": 8} if layout.lora else None,
             "offload_optimizer": "cpu" if layout.offload else "none",
             "offload_parameters": "cpu" if layout.offload and layout.zero_stage == 3 else "none",
             # Or a model this small would never be partitioned.

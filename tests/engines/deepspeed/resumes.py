@@ -23,10 +23,13 @@ class Layout:
     model: str = "model"
     #: ZeRO 3 keeps smaller parameters whole; the default of the tests partitions every one.
     persistent_elements: int = 0
+    #: Adapters are trained, all other weights frozen.
+    lora: bool = False
 
     @property
     def name(self) -> str:
         kept = f"-kept{self.persistent_elements}" if self.persistent_elements else ""
+        kept += "-lora" * self.lora
         return f"{self.model}-{self.ranks}-zero{self.zero_stage}-{self.dtype}{kept}"
 
 
@@ -40,6 +43,7 @@ def layout_config(folder: Path, layout: Layout) -> TrainConfig:
             "ranks": layout.ranks,
             "zero_stage": layout.zero_stage,
             "warmup_steps": 4,
+            "lora": {"rank": 4, "alpha": 8} if layout.lora else None,
             "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": layout.persistent_elements}},
         },
     )

@@ -52,6 +52,11 @@ PAIRS = (
     _pair(algorithm="kl loss", batches=2),
     _pair(algorithm="kl reward", batches=2),
     _pair(algorithm="rollout"),
+    _pair(algorithm="kl loss", batches=2, lora=True),
+    (
+        _pair(lora=True, model="tied")[0],
+        Layout(ranks=2, zero_stage=2, gradient_checkpointing=True, lora=True, model="tied"),
+    ),
 )
 OLD_BY_THE_FIRST_FORWARD = (OTHERS[0], OTHERS[13], BFLOAT16[2], *(pair[1] for pair in PAIRS[1:5]))
 OLD_BEFOREHAND = tuple(replace(layout, old_beforehand=True) for layout in OLD_BY_THE_FIRST_FORWARD)
@@ -89,7 +94,7 @@ def test_bfloat16_trains_alike_at_every_zero_stage(trained: Trained, layout: Lay
     assert trained.distance(layout, REFERENCE) <= 0.12
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair[0].algorithm}, {pair[0].model}")
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[1].name)
 def test_every_part_of_the_objective_is_free_of_the_layout(trained: Trained, pair: tuple[Layout, Layout]) -> None:
     reference, layout = pair
     assert trained.distance(layout, reference) <= TOLERANCE

@@ -31,7 +31,7 @@ from typing import Any
 import psutil
 
 from maspo_dist.config.environment import EnvironmentConfig
-from maspo_dist.environments.process import serve
+from maspo_dist.environments.process import memory_limit, serve
 from maspo_dist.environments.registry import environment_maker
 from maspo_dist.errors import ConfigError
 from maspo_dist.reward.pool.lifetime import adopt_orphans, end_with_parent, hide_memory, kill_children
@@ -86,6 +86,7 @@ class ForkServer:
         self._sweep_at: float | None = None
         #: What the user's module started when it was imported.
         self._own: set[int] = set()
+        self._memory_bytes = 0
 
     def run(self) -> None:
         """Serves until the host closes its end."""
@@ -99,6 +100,7 @@ class ForkServer:
         # Collections would write to every object, and so copy the memory that forks share.
         gc.collect()
         gc.freeze()
+        self._memory_bytes = memory_limit(config.memory_mb)
         self._own = {child.pid for child in psutil.Process().children()}
         self._tell({"failure": None})
         poll = select.poll()
@@ -151,7 +153,7 @@ class ForkServer:
         hide_memory()
         self._wakeup.close()
         self._control.close()
-        serve(stream, make, config)
+        serve(stream, make, config, self._memory_bytes)
 
     def _reap(self) -> None:
         for pid, code in _ended().items():

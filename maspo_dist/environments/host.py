@@ -22,6 +22,8 @@ from maspo_dist.reward.sample import one_line
 
 #: Fork servers that may die one after another, without a session between them that was closed in order.
 _MOST_DEATHS = 3
+#: Processes that are forked at once.
+_MOST_FORKING = 16
 #: Seconds for which an answer is still read after its deadline: it may have arrived while the event loop was busy.
 _LATE_S = 0.05
 #: Seconds to wait for the news of how a process ended.
@@ -43,6 +45,8 @@ class ForkedEnvironments:
         self._start_timeout_s = start_timeout_s
         self._room = asyncio.Semaphore(config.processes)
         self._starting = asyncio.Lock()
+        #: Few at once: the deadline of `reset` must not count the forks of a thousand others.
+        self._forking = asyncio.Semaphore(_MOST_FORKING)
         self._link: ServerLink | None = None
         self._deaths = 0
         self._numbers = itertools.count()
@@ -59,7 +63,9 @@ class ForkedEnvironments:
         await self._enter(task)
         session: ForkedSession | None = None
         try:
-            session = await self._fork()
+            async with self._forking:
+                session = await self._fork()
+                await session.begin(self._start_timeout_s)
             await session.reset(task)
         except BaseException:
             if session is None:
@@ -165,12 +171,16 @@ class ForkedSession:
         self._is_open = True
         link.on_end(number, writer.transport.abort)
 
+    async def begin(self, timeout_s: float) -> None:
+        """Waits until the process runs. Raises EnvironmentFailedError as `step` does."""
+        await self._ask(b"", "start", timeout_s)
+
     async def reset(self, task: Task) -> None:
         """Raises EnvironmentFailedError as `step` does."""
-        await self._ask(encode(task), "reset")
+        await self._ask(encode(task), "reset", self._host.step_timeout_s)
 
     async def step(self, response: str) -> Step:
-        step = (await self._ask(encode(Said(response=response)), "step")).step
+        step = (await self._ask(encode(Said(response=response)), "step", self._host.step_timeout_s)).step
         if step is None:
             raise await self._failure("error", "step: its process did not answer with a step")
         return step
@@ -178,15 +188,14 @@ class ForkedSession:
     async def close(self) -> None:
         self._end(in_order=True)
 
-    async def _ask(self, message: bytes, what: str) -> Heard:
+    async def _ask(self, message: bytes, what: str, timeout_s: float) -> Heard:
         if not self._is_open:
             raise EnvironmentFailedError("error", f"{what}: the session has ended")
         try:
             self._writer.write(message)
-            line = await self._line()
+            line = await self._line(timeout_s)
         except TimeoutError:
-            limit = f"environment.step_timeout_s ({self._host.step_timeout_s:g} s)"
-            raise await self._failure("timeout", f"{what} took longer than {limit}") from None
+            raise await self._failure("timeout", f"{what} took longer than {timeout_s:g} s") from None
         except OSError:
             line = b""
         except ValueError:
@@ -203,9 +212,9 @@ class ForkedSession:
         self._host.note_progress()
         return heard
 
-    async def _line(self) -> bytes:
+    async def _line(self, timeout_s: float) -> bytes:
         try:
-            async with asyncio.timeout(self._host.step_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 return await self._reader.readline()
         except TimeoutError:
             async with asyncio.timeout(_LATE_S):

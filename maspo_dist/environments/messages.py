@@ -3,7 +3,7 @@
 JSON, not pickle: what a process sends that ran a model's text is read as data, never run.
 
     worker → environment    Task, then any number of Said
-    environment → worker    one Heard for each
+    environment → worker    one Heard when it runs, then one for each
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """The answer: `step`, or `failure`, one line for people; neither after a `reset`."""
+    """The answer: `step`, or `failure`, one line for people; neither at the start, nor after a `reset`."""
 
     step: Step | None = None
     failure: str | None = None

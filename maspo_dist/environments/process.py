@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+# NumPy loads this part on first use, which each fork would do again.
+from numpy import random as numpy_random
 
 from maspo_dist.config.environment import EnvironmentConfig
 from maspo_dist.environments.messages import Heard, Said, decode, encode, most_characters
@@ -25,13 +26,17 @@ from maspo_dist.reward.sample import one_line
 _PAGE_BYTES = resource.getpagesize()
 
 
-def serve(stream: socket.socket, make: Callable[[], Any], config: EnvironmentConfig) -> None:
-    """Plays one trajectory over `stream` with the environment that `make` returns. Returns when either side ends it."""
-    _limit_memory(config.memory_mb)
+def serve(stream: socket.socket, make: Callable[[], Any], config: EnvironmentConfig, memory_bytes: int) -> None:
+    """Plays one trajectory over `stream` with the environment that `make` returns, until either side ends it.
+
+    `memory_bytes` bounds the address space.
+    """
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     connection = Connection(stream)
     try:
-        with asyncio.Runner() as runner:
-            _play(connection, make, most_characters(config.max_observation_tokens), runner)
+        # Makes its event loop for the first coroutine; the end of the process closes it.
+        _play(connection, make, most_characters(config.max_observation_tokens), asyncio.Runner())
     except EOFError:
         return
     except MemoryError:
@@ -46,10 +51,11 @@ def _play(connection: Connection, make: Callable[[], Any], most: int, runner: as
     def result_of(returned: Any) -> Any:
         return runner.run(returned) if inspect.iscoroutine(returned) else returned
 
+    connection.send(encode(Heard()))
     task = decode(Task, connection.receive_line())
     # Forks would share the state of the process that they were forked from.
     random.seed(task.seed)
-    np.random.seed(task.seed % 2**32)
+    numpy_random.seed(task.seed % 2**32)
     environment = make()
     result_of(environment.reset(task))
     connection.send(encode(Heard()))
@@ -80,8 +86,7 @@ def _without_middle(text: str, most: int) -> str:
     return f"{start}\n[… {len(text) - most} characters left out …]\n{end}"
 
 
-def _limit_memory(memory_mb: int) -> None:
+def memory_limit(memory_mb: int) -> int:
+    """The address space in bytes of a fork of this process that may grow by `memory_mb`."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limit = pages * _PAGE_BYTES + (memory_mb << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    return pages * _PAGE_BYTES + (memory_mb << 20)

@@ -232,6 +232,14 @@ def test_a_long_run_makes_a_page_of_bounded_size(tmp_path: Path, folder: RunFold
     assert folder.report_path.stat().st_size < 500_000
 
 
+def test_samples_of_an_older_run_have_no_turns_and_are_shown(tmp_path: Path, finished_run: FinishedRun) -> None:
+    folder = finished_run(tmp_path / "demo", steps=3)
+    rows = [json.loads(line) for line in folder.samples_path.read_text(encoding="utf-8").splitlines()]
+    older = [{key: value for key, value in row.items() if key != "turns"} for row in rows]
+    folder.samples_path.write_text("".join(json.dumps(row) + "\n" for row in older), encoding="utf-8")
+    assert older[0]["response"] in report(folder).text
+
+
 def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run folder"):
         write_report([tmp_path], tmp_path / "report.html")

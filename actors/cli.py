@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -18,6 +17,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from actors.commands.comparison import compare, compare_table
 from maspo_dist import __version__
 from maspo_dist.errors import ConfigError, MaspoError, UserError
 from maspo_dist.planning.remedies import REMEDIES
@@ -374,28 +374,8 @@ def reasoning_gym(
     print(f"{len(lines)} problems: {to}")
 
 
-@app.command()
-def compare(
-    config: Annotated[Path, typer.Argument(help="A configuration, or a file of variants (configs/compare_demo.yaml).")],
-    overrides: Annotated[Texts, typer.Argument(help="dotted.key=value of every run, {seed} being its seed.")] = None,
-    vary: Annotated[Texts, typer.Option(help="dotted.key=value,value: one variant per value.")] = None,
-    variant: Annotated[Texts, typer.Option(help="'NAME: dotted.key=value …'; may be repeated.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Such as 0-4 or 0,3,7; default 0-4, or the file's.")] = None,
-    name: Annotated[str | None, typer.Option(help="Folder of all runs, under run.dir.")] = None,
-    score: Annotated[str | None, typer.Option(help="Metric; default avg@k of the first held-out set.")] = None,
-    reach: Annotated[float | None, typer.Option(help="Score; runs are compared by their first step with it.")] = None,
-    against: Annotated[str | None, typer.Option(help="Variant to test the others against; default the first.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
-    launcher: Annotated[str, typer.Option(help="Put before each run's command, such as 'nice -n 10'.")] = "",
-) -> None:
-    """Train variants × seeds at equal samples; one report with paired tests. A second call continues the first one."""
-    from maspo_dist.compare.options import make_settings
-    from maspo_dist.compare.plan import make_plan
-    from maspo_dist.compare.run import compare as run_comparison
-
-    options = {"seeds": seeds, "name": name, "score": score, "reach": reach, "against": against}
-    settings = make_settings(config, options, overrides=overrides or (), varied=vary or (), named=variant or ())
-    run_comparison(make_plan(*settings), jobs, shlex.split(launcher), Console(soft_wrap=True))
+app.command()(compare)
+app.command()(compare_table)
 
 
 def main() -> None:

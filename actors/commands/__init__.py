@@ -4,6 +4,7 @@ training    a run, from configuration to exit
 evaluation  a standalone evaluation
 export      a checkpoint as a Hugging Face folder
 replay      one recorded step, computed again
+comparison  the command line of comparisons
 scaling     another number of rollout workers for a live run
 doctor      what is wrong with this machine, or with each node of a cluster; node_facts gathers what it judges
 """

@@ -2,8 +2,13 @@
 
 run.py         every run once as a child process, then the report
 options.py     options of `maspo-dist compare` → settings
-plan.py        variants × seeds → runs
+plan.py        variants × seeds → runs, and grids × tuning seeds → tuning runs
+tuning.py      finished tuning runs → the values of each variant
 outcome.py     finished runs → figures, means over seeds, paired tests
+route.py       the share of the rare route, where the task names it
+results.py     results.json
+tables.py      tables for the console and the page
 page.py        compare.html
-statistics.py  intervals, the exact sign-flip test, areas under curves
+markdown.py    the table of results.json in Markdown, for a README
+statistics.py  intervals, the exact sign-flip test, Holm's correction, areas under curves
 """

@@ -1,37 +1,32 @@
-"""Results of a comparison: the figures of every run, the mean of every variant, and the paired tests.
-
-compare.json
-    name, score, reach, against, samples_per_step
-    runs[]       variant, seed, folder, steps, samples, start, final, area, entropy, gate, steps_to_reach
-    unfinished[] folders
-    variants[]   name, overrides, seeds, and {mean, low, high} of start, final, area, entropy and gate;
-                 reached (of its seeds), steps_to_reach and samples_to_reach (mean over those that reached)
-    tests[]      variant, against, measure, seeds, difference {mean, low, high}, p
-"""
+"""Results of a comparison: the figures of every run, the mean of every variant, and the paired tests."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-
-from rich.table import Table
+from dataclasses import dataclass, replace
 
 from maspo_dist.compare.plan import Plan, PlannedRun
-from maspo_dist.compare.statistics import area_under_curve, first_step_at, mean_over_seeds, sign_flip_test
-from maspo_dist.evaluation.results import plain_table
+from maspo_dist.compare.route import ROUTE_SHARE, route_share
+from maspo_dist.compare.statistics import area_under_curve, first_step_at, holm, mean_over_seeds, sign_flip_test
 from maspo_dist.evaluation.statistics import Estimate
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.views.format import MISSING, format_count, format_number, format_score
 
 #: Figures of a run that are averaged over seeds, and their names for people.
 MEASURES = {
     "start": "start",
     "final": "final score",
     "area": "area under curve",
+    "pass_final": "final pass@k",
+    "pass_area": "area of pass@k",
+    "reward_area": "area of sampled reward",
     "entropy": "final entropy",
     "gate": "mean gate",
+    "route_final": "final share of rare route",
+    "route_area": "area of share of rare route",
 }
 #: Figures that the variants are tested on.
-TESTED = ("final", "area")
+TESTED = ("final", "area", "pass_final", "pass_area", "reward_area")
+
+REWARD = "reward/mean"
 
 Curve = tuple[tuple[int, float], ...]
 
@@ -77,7 +72,11 @@ class VariantOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedTest:
-    """`variant` − `against` over the seeds that both have; p by exact sign flips."""
+    """`variant` − `against` over the seeds that both have.
+
+    p        by exact sign flips
+    p_holm   p by Holm's correction for all variants that are tested on this measure
+    """
 
     variant: str
     against: str
@@ -85,6 +84,7 @@ class PairedTest:
     seeds: tuple[int, ...]
     difference: Estimate
     p: float
+    p_holm: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class Comparison:
 
 def summarise(plan: Plan, finished: Sequence[PlannedRun]) -> Comparison:
     """Reads the `finished` runs of `plan`. A run without its score counts as unfinished."""
-    outcomes = [outcome for run in finished if (outcome := _read(run, plan.score)) is not None]
+    outcomes = [outcome for run in finished if (outcome := read_outcome(run, plan)) is not None]
     by_variant = {name: [one for one in outcomes if one.run.variant == name] for name in plan.variants}
     by_variant = {name: runs for name, runs in by_variant.items() if runs}
     reach = plan.reach if plan.reach is not None or not by_variant else _half_way(by_variant)
@@ -116,99 +116,31 @@ def summarise(plan: Plan, finished: Sequence[PlannedRun]) -> Comparison:
     return Comparison(plan=plan, reach=reach, variants=variants, tests=tests, unfinished=unfinished)
 
 
-def comparison_tree(comparison: Comparison) -> dict[str, object]:
-    """The content of compare.json."""
-    plan = comparison.plan
-    return {
-        "name": plan.folder.name,
-        "score": plan.score,
-        "reach": comparison.reach,
-        "against": plan.against,
-        "samples_per_step": plan.samples_per_step,
-        "runs": [
-            {
-                "variant": variant.name,
-                "seed": one.run.seed,
-                "folder": str(one.run.folder),
-                "steps": one.run.config.run.max_steps,
-                "samples": one.run.samples,
-                **one.figures,
-                "steps_to_reach": one.reached,
-            }
-            for variant in comparison.variants
-            for one in variant.runs
-        ],
-        "unfinished": [str(run.folder) for run in comparison.unfinished],
-        "variants": [
-            {
-                "name": variant.name,
-                "overrides": list(plan.variants[variant.name]),
-                "seeds": [one.run.seed for one in variant.runs],
-                **{measure: _estimate_tree(estimate) for measure, estimate in variant.estimates.items()},
-                "reached": len(variant.steps_to_reach),
-                "steps_to_reach": variant.mean_steps_to_reach,
-                "samples_to_reach": plan.samples_at(variant.mean_steps_to_reach),
-            }
-            for variant in comparison.variants
-        ],
-        "tests": [asdict(test) | {"difference": _estimate_tree(test.difference)} for test in comparison.tests],
-    }
-
-
-def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Variants with their means over seeds, then the paired tests."""
-    title = f"{comparison.plan.score}, mean over seeds ± half the 95 % interval"
-    reach = f"steps to {format_score(comparison.reach)}"
-    table = plain_table(title, ["variant"], ["seeds", "final", "area", "entropy", reach])
-    for variant in comparison.variants:
-        entropy = variant.estimates.get("entropy")
-        seeds, final, area, steps, _ = variant_cells(comparison, variant, TESTED)
-        table.add_row(variant.name, seeds, final, area, format_score(entropy.value if entropy else None), steps)
-    title = "paired over seeds, exact sign-flip test"
-    tests = plain_table(title, ["variant", "against", "measure"], ["seeds", "difference", "p"])
-    for test in comparison.tests:
-        tests.add_row(*test_cells(test))
-    return [table, tests] if comparison.tests else [table]
-
-
-def variant_cells(comparison: Comparison, variant: VariantOutcome, measures: Sequence[str]) -> list[str]:
-    """Seeds, each measure, steps and samples to the score."""
-    steps = variant.mean_steps_to_reach
-    return [
-        str(len(variant.runs)),
-        *(_interval_text(variant.estimates[m]) if m in variant.estimates else MISSING for m in measures),
-        f"{format_number(steps)} ({len(variant.steps_to_reach)} of {len(variant.runs)})",
-        format_count(comparison.plan.samples_at(steps)),
-    ]
-
-
-def test_cells(test: PairedTest) -> list[str]:
-    """Variant, against, measure, seeds, difference, p."""
-    difference = _interval_text(test.difference, "+.3f")
-    return [test.variant, test.against, MEASURES[test.measure], str(len(test.seeds)), difference, f"{test.p:.4g}"]
-
-
-def _interval_text(estimate: Estimate, form: str = ".3f") -> str:
-    """0.512 ± 0.032, half of the 95 % interval; the mean alone where there is no interval."""
-    around = f" ± {estimate.high - estimate.value:.3f}" if math.isfinite(estimate.low) else ""
-    return f"{estimate.value:{form}}{around}"
-
-
-def _read(run: PlannedRun, score: str) -> RunOutcome | None:
+def read_outcome(run: PlannedRun, plan: Plan) -> RunOutcome | None:
+    """None for a run without the score of `plan`."""
+    folder = RunFolder(run.folder)
     points: dict[str, list[tuple[int, float]]] = {}
-    for row in RunFolder(run.folder).read_metrics():
+    for row in folder.read_metrics():
         for name, value in row.items():
             if name != "step" and value is not None:
                 points.setdefault(name, []).append((int(row["step"]), float(value)))
     curves = {name: tuple(curve) for name, curve in points.items()}
-    if score not in curves:
+    if plan.score not in curves:
         return None
-    scores = curves[score]
+    if route := route_share(run.config.model.path, folder):
+        curves[ROUTE_SHARE] = route
+    scores = curves[plan.score]
     figures = {"start": scores[0][1], "final": scores[-1][1], "area": area_under_curve(scores)}
+    if passes := curves.get(plan.pass_score or ""):
+        figures |= {"pass_final": passes[-1][1], "pass_area": area_under_curve(passes)}
+    if rewards := curves.get(REWARD):
+        figures["reward_area"] = area_under_curve(rewards)
     if entropy := curves.get("policy/entropy"):
         figures["entropy"] = entropy[-1][1]
     if gate := curves.get("gate/mean"):
         figures["gate"] = math.fsum(value for _, value in gate) / len(gate)
+    if route:
+        figures |= {"route_final": route[-1][1], "route_area": area_under_curve(route)}
     return RunOutcome(run=run, curves=curves, figures=figures)
 
 
@@ -220,18 +152,22 @@ def _half_way(by_variant: Mapping[str, Sequence[RunOutcome]]) -> float:
 
 
 def _tests(by_variant: Mapping[str, Sequence[RunOutcome]], against: str) -> list[PairedTest]:
+    """By variant, then by measure."""
     figures = {name: {one.run.seed: one.figures for one in runs} for name, runs in by_variant.items()}
     theirs = figures.pop(against, {})
-    tests = []
-    for name, ours in figures.items():
-        seeds = tuple(seed for seed in ours if seed in theirs)
-        for measure in TESTED if seeds else ():
+    tests: dict[tuple[str, str], PairedTest] = {}
+    for measure in TESTED:
+        tested = {}
+        for name, ours in figures.items():
+            seeds = tuple(seed for seed in ours if measure in ours[seed] and measure in theirs.get(seed, ()))
+            if not seeds:
+                continue
             differences = [ours[seed][measure] - theirs[seed][measure] for seed in seeds]
             mean, p = mean_over_seeds(differences), sign_flip_test(differences)
-            tests.append(PairedTest(variant=name, against=against, measure=measure, seeds=seeds, difference=mean, p=p))
-    return tests
-
-
-def _estimate_tree(estimate: Estimate) -> dict[str, float | None]:
-    low, high = (estimate.low, estimate.high) if math.isfinite(estimate.low) else (None, None)
-    return {"mean": estimate.value, "low": low, "high": high}
+            tested[name] = PairedTest(
+                variant=name, against=against, measure=measure, seeds=seeds, difference=mean, p=p, p_holm=p
+            )
+        corrected = holm([test.p for test in tested.values()])
+        for (name, test), p in zip(tested.items(), corrected, strict=True):
+            tests[name, measure] = replace(test, p_holm=p)
+    return [tests[name, measure] for name in figures for measure in TESTED if (name, measure) in tests]

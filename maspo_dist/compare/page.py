@@ -1,18 +1,22 @@
-"""The page of a comparison: tables of variants and of paired tests, curves as means over seeds."""
+"""The page of a comparison: tables of variants, paired tests and tuning, curves as means over seeds."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from maspo_dist.compare.outcome import MEASURES, Comparison, Curve, VariantOutcome, test_cells, variant_cells
+from maspo_dist.compare.outcome import MEASURES, REWARD, Comparison, Curve, VariantOutcome
+from maspo_dist.compare.route import ROUTE_SHARE
 from maspo_dist.compare.statistics import mean_over_seeds
+from maspo_dist.compare.tables import TEST_HEADS, edge_sentences, test_cells, tuning_rows, variant_cells
+from maspo_dist.compare.tuning import TunedVariant
 from maspo_dist.views.format import format_number, format_score
 from maspo_dist.views.report.charts import COLORS, Bin, Line, line_chart
 from maspo_dist.views.report.curves import Chart, Figure, caption
 from maspo_dist.views.report.page import render_page
 
 _CHARTS = (
-    Chart("Training reward", {"reward/mean": ""}),
+    Chart("Training reward", {REWARD: ""}),
+    Chart("Share of the rare route", {ROUTE_SHARE: ""}, [0]),
     Chart("Policy entropy", {"policy/entropy": ""}),
     Chart("Mean gate", {"gate/mean": ""}, [1]),
     Chart("Gradient weight kept", {"gradient/weight_kept": ""}, [1]),
@@ -24,13 +28,14 @@ _CHARTS = (
 )
 
 
-def render_comparison(comparison: Comparison) -> str:
+def render_comparison(comparison: Comparison, tuned: Sequence[TunedVariant] = ()) -> str:
     """The whole page; it needs no other file."""
     plan, variants, tests = comparison.plan, comparison.variants, comparison.tests
     first = plan.runs[0]
     measures = [measure for measure in MEASURES if any(measure in one.estimates for one in variants)]
     reach = f"steps to {format_score(comparison.reach)}"
-    charts = (Chart("Held-out score", {plan.score: ""}), *_CHARTS)
+    passes = [Chart("Held-out pass@k", {plan.pass_score: ""})] if plan.pass_score else []
+    charts = (Chart("Held-out score", {plan.score: ""}), *passes, *_CHARTS)
     values = {
         "title": plan.folder.name,
         "lead": f"{len(plan.variants)} variants, {len(plan.seeds)} seeds, {first.config.run.max_steps} steps and "
@@ -41,7 +46,12 @@ def render_comparison(comparison: Comparison) -> str:
         "variants": [[one.name, *variant_cells(comparison, one, measures)] for one in variants],
         "marks": [f"key s{color % COLORS}" for color in range(len(variants))],
         "fewest": min((len(test.seeds) for test in tests), default=0),
+        "test_heads": TEST_HEADS,
         "tests": [test_cells(test) for test in tests],
+        "tuned_by": MEASURES[plan.settings.tune_by],
+        "tune_seeds": plan.settings.tune_seeds,
+        "tuning": tuning_rows(tuned),
+        "edges": edge_sentences(tuned),
         "figures": [figure for chart in charts if (figure := _figure(chart, variants))],
         "figure_heads": ["run", *MEASURES.values(), reach],
         "figure_rows": [

@@ -1,4 +1,4 @@
-"""Variants and seeds → runs; each is an ordinary `maspo-dist train` with its own folder."""
+"""Variants, grids and seeds → runs; each is an ordinary `maspo-dist train` with its own folder."""
 
 import itertools
 import re
@@ -13,6 +13,9 @@ from maspo_dist.config import CompareConfig, TrainConfig, build_config, load_con
 from maspo_dist.config.keys import changed_keys
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.folder import RunFolder
+
+#: Folder of the tuning runs, in the folder of the comparison.
+TUNING_FOLDER = "tuning"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +46,47 @@ class PlannedRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """All runs of a comparison, seed by seed; `variants` are overrides by name."""
+class Candidate:
+    """A variant with one combination of the values of its grid, by dotted key, and its tuning runs."""
 
+    variant: str
+    values: Mapping[str, str]
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def overrides(self) -> list[str]:
+        return [f"{key}={value}" for key, value in self.values.items()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All runs of a comparison, seed by seed.
+
+    settings, base  what the plan was made from
+    variants        overrides by name, tuned values included
+    candidates      of the tuned variants, variant by variant
+    """
+
+    settings: CompareConfig
+    base: Path
     folder: Path
     variants: Mapping[str, Sequence[str]]
     seeds: tuple[int, ...]
     runs: tuple[PlannedRun, ...]
+    candidates: tuple[Candidate, ...]
     score: str
     reach: float | None
     against: str
+
+    @property
+    def tuning_runs(self) -> tuple[PlannedRun, ...]:
+        """Seed by seed."""
+        return tuple(itertools.chain.from_iterable(zip(*(one.runs for one in self.candidates), strict=True)))
+
+    @property
+    def pass_score(self) -> str | None:
+        """pass@k of the held-out set whose avg@k is the score; None where the score is another metric."""
+        return pass_metric(self.score)
 
     @property
     def samples_per_step(self) -> int:
@@ -63,36 +97,55 @@ class Plan:
         return None if step is None else step * self.samples_per_step
 
 
-def make_plan(settings: CompareConfig, base: Path) -> Plan:
-    """Resolves every run. Raises ConfigError if a variant cannot run or does not compare with the others."""
-    seeds = parse_seeds(settings.seeds)
-    if len(seeds) > MAX_PAIRS:
-        raise ConfigError(f"seeds: {settings.seeds} are {len(seeds)}, at most {MAX_PAIRS} can be compared")
+def make_plan(settings: CompareConfig, base: Path, chosen: Mapping[str, Mapping[str, str]] | None = None) -> Plan:
+    """Resolves every run; `chosen` are the tuned values by variant and key, until then the first ones of its grid.
+
+    Raises ConfigError if a variant cannot run or does not compare with the others.
+    """
+    seeds = _seeds("seeds", settings.seeds)
     against = settings.against or next(iter(settings.variants))
     if against not in settings.variants:
         raise ConfigError(f"against: no variant is called {against!r}; there are {', '.join(settings.variants)}")
     folder = load_config(base, _filled(settings.overrides, seeds[0])).run.dir / settings.name
+    candidates = _candidates(settings, base, folder)
+    values = {one.variant: one.values for one in reversed(candidates)} | dict(chosen or {})
+    variants = {
+        name: [*overrides, *(f"{key}={value}" for key, value in values.get(name, {}).items())]
+        for name, overrides in settings.variants.items()
+    }
     runs = tuple(
-        _run(variant, seed, base, folder, (*settings.overrides, *overrides))
+        _run(variant, seed, base, folder, f"{variant}-seed{seed}", (*settings.overrides, *overrides))
         for seed in seeds
-        for variant, overrides in settings.variants.items()
+        for variant, overrides in variants.items()
     )
     first = runs[0]
-    for run in runs:
+    for run in (*runs, *(run for one in candidates for run in one.runs)):
         if run.samples != first.samples:
             raise ConfigError(
                 f"variant {run.variant} trains on {run.samples:,} samples and {first.variant} on {first.samples:,}: "
                 "set run.max_steps so that they are equal"
             )
+    score = settings.score or _first_score(first.config)
+    if candidates and settings.tune_by.startswith("pass") and pass_metric(score) is None:
+        raise ConfigError(f"tune_by {settings.tune_by} needs a score eval/<set>/avg@k, got {score}: set tune_by: area")
     return Plan(
+        settings=settings,
+        base=base,
         folder=folder,
-        variants=settings.variants,
+        variants=variants,
         seeds=seeds,
         runs=runs,
-        score=settings.score or _first_score(runs[0].config),
+        candidates=candidates,
+        score=score,
         reach=settings.reach,
         against=against,
     )
+
+
+def pass_metric(score: str) -> str | None:
+    """`eval/<set>/avg@k` → `eval/<set>/pass@k`; None for another metric."""
+    match = re.fullmatch(r"(eval/.+/)avg(@\d+)", score)
+    return f"{match[1]}pass{match[2]}" if match else None
 
 
 def is_finished(run: PlannedRun) -> bool:
@@ -106,7 +159,9 @@ def is_finished(run: PlannedRun) -> bool:
         raise ConfigError(f"{run.folder} holds a run whose config.yaml cannot be read: choose another name") from None
     for change in changed_keys(TrainConfig, there.model_dump(mode="json"), run.config.model_dump(mode="json")):
         if change.effect is None or change.effect.compare:
-            raise ConfigError(f"{run.folder} holds a run of another configuration ({change}): choose another --name")
+            raise ConfigError(
+                f"{run.folder} holds a run of another configuration ({change}): remove it, or choose another --name"
+            )
     last = folder.last_step or 0
     return last >= run.config.run.max_steps and (run.config.evaluation.every is None or folder.is_scored(last))
 
@@ -124,11 +179,9 @@ def vary(texts: Sequence[str]) -> dict[str, list[str]]:
     """Every combination of `dotted.key=value,value`, named after its values. Raises ConfigError."""
     choices: list[list[tuple[str, str]]] = []
     for text in texts:
-        key, _, values = text.partition("=")
-        if not key or not values:
-            raise ConfigError(f"--vary {text!r} is not of the form dotted.key=value,value")
+        key, values = _key_and_values("--vary", text)
         label = "" if len(texts) == 1 else f"{key.rpartition('.')[2]}-"
-        choices.append([(label + _as_name(value), f"{key}={value}") for value in _split(values)])
+        choices.append([(label + _as_name(value), f"{key}={value}") for value in values])
     variants: dict[str, list[str]] = {}
     for combination in itertools.product(*choices):
         name = "_".join(label for label, _ in combination)
@@ -138,18 +191,57 @@ def vary(texts: Sequence[str]) -> dict[str, list[str]]:
     return variants
 
 
+def read_grid(texts: Sequence[str]) -> dict[str, list[str]]:
+    """`dotted.key=value,value` each → the grid. Raises ConfigError."""
+    grid: dict[str, list[str]] = {}
+    for text in texts:
+        key, values = _key_and_values("--tune", text)
+        if key in grid:
+            raise ConfigError(f"--tune gives {key} twice: write all of its values into one --tune")
+        grid[key] = values
+    return grid
+
+
 def named_variant(text: str) -> tuple[str, list[str]]:
     """`name: key=value key=value` → the variant. A name alone is the configuration as it stands."""
     name, _, overrides = text.partition(":")
     return name.strip(), overrides.split()
 
 
-def _run(variant: str, seed: int, base: Path, folder: Path, overrides: Sequence[str]) -> PlannedRun:
+def _seeds(key: str, text: str) -> tuple[int, ...]:
+    seeds = parse_seeds(text)
+    if len(seeds) > MAX_PAIRS:
+        raise ConfigError(f"{key}: {text} are {len(seeds)}, at most {MAX_PAIRS} can be compared")
+    return seeds
+
+
+def _candidates(settings: CompareConfig, base: Path, folder: Path) -> tuple[Candidate, ...]:
+    """Raises ConfigError if a value of a grid cannot run."""
+    seeds = _seeds("tune_seeds", settings.tune_seeds)
+    candidates, folders = [], set()
+    for variant, overrides in settings.variants.items():
+        grid = settings.grid_of(variant)
+        for combination in itertools.product(*grid.values()) if grid else ():
+            values = dict(zip(grid, combination, strict=True))
+            label = "_".join(f"{key.rpartition('.')[2]}-{_as_name(value)}" for key, value in values.items())
+            texts = (*settings.overrides, *overrides, *(f"{key}={value}" for key, value in values.items()))
+            runs = tuple(
+                _run(variant, seed, base, folder / TUNING_FOLDER, f"{variant}-{label}-seed{seed}", texts)
+                for seed in seeds
+            )
+            if runs[0].folder in folders:
+                raise ConfigError(f"tune: two values of variant {variant} are called {label}: write them differently")
+            folders.add(runs[0].folder)
+            candidates.append(Candidate(variant=variant, values=values, runs=runs))
+    return tuple(candidates)
+
+
+def _run(variant: str, seed: int, base: Path, folder: Path, name: str, overrides: Sequence[str]) -> PlannedRun:
     filled = (
         *_filled(overrides, seed),
         f"run.seed={seed}",
         f"run.dir={folder}",
-        f"run.name={variant}-seed{seed}",
+        f"run.name={name}",
         "checkpoint.resume=auto",
     )
     try:
@@ -167,6 +259,13 @@ def _first_score(config: TrainConfig) -> str:
     if not config.data.eval or config.evaluation.every is None:
         raise ConfigError("score: there is no held-out set to compare on: set data.eval and evaluation.every, or score")
     return f"eval/{next(iter(config.data.eval))}/avg@{config.evaluation.samples}"
+
+
+def _key_and_values(option: str, text: str) -> tuple[str, list[str]]:
+    key, _, values = text.partition("=")
+    if not key or not values:
+        raise ConfigError(f"{option} {text!r} is not of the form dotted.key=value,value")
+    return key, _split(values)
 
 
 def _split(values: str) -> list[str]:

@@ -1,9 +1,11 @@
 """`maspo-dist compare`: every run once, then one report. The same command again continues where it stopped.
 
+    tuning runs ──► each variant's best values ──► runs of the comparison ──► report
+
 runs/<name>/
-    <variant>-seed<k>/   ordinary run folders
+    <variant>-seed<k>/   ordinary run folders; those of tuning are in tuning/
     logs/                the output of each run
-    compare.html, compare.json
+    compare.html, results.json
 
 A run is a child process in its own session:
 
@@ -25,9 +27,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from maspo_dist.compare.outcome import Comparison, comparison_tables, comparison_tree, summarise
+from maspo_dist.compare.outcome import Comparison, summarise
 from maspo_dist.compare.page import render_comparison
-from maspo_dist.compare.plan import Plan, PlannedRun, is_finished
+from maspo_dist.compare.plan import Plan, PlannedRun, is_finished, make_plan
+from maspo_dist.compare.results import results_tree
+from maspo_dist.compare.tables import comparison_tables, edge_sentences, tuning_table
+from maspo_dist.compare.tuning import TunedVariant, chosen_values, tune
 from maspo_dist.errors import ConfigError, RunsFailedError
 from maspo_dist.reward.pool.lifetime import end_with_parent
 from maspo_dist.runs.folder import LockedFolder
@@ -44,21 +49,22 @@ def compare(plan: Plan, jobs: int, launcher: Sequence[str], console: Console) ->
     """Runs what has not finished, at most `jobs` at once, and writes the report after each.
 
     Raises ConfigError if a run cannot start or a folder holds something else, RunsFailedError at the end if runs
-    failed. Exits 130 or 143 when interrupted, with every run ended.
+    failed; after a failed tuning run, no run of the comparison starts. Exits 130 or 143 when interrupted, with every
+    run ended.
     """
     with LockedFolder(plan.folder) as folder:
         folder.lock("another comparison: choose another --name", "set run.dir")
         runs = _Runs(plan, jobs, launcher, console)
         interrupted = asyncio.run(until_signal(runs.drive))
         if interrupted is not None:
-            runs.say(f"interrupted after {len(runs.finished)} of {len(plan.runs)} runs; the same command goes on")
+            runs.say(f"interrupted after {runs.progress} runs; the same command goes on")
             raise SystemExit(128 + interrupted)
         for table in comparison_tables(runs.write()):
             console.print(table)
         runs.say(f"report  {runs.page_path}\nfigures {runs.tree_path}")
     if runs.failed:
         log = runs.log_path(runs.failed[0])
-        raise RunsFailedError(f"{len(runs.failed)} of {len(plan.runs)} runs failed, see {log}: {last_line(log)}")
+        raise RunsFailedError(f"{len(runs.failed)} of {runs.total} runs failed, see {log}: {last_line(log)}")
 
 
 class _Runs:
@@ -66,32 +72,68 @@ class _Runs:
 
     def __init__(self, plan: Plan, jobs: int, launcher: Sequence[str], console: Console) -> None:
         self.page_path = plan.folder / "compare.html"
-        self.tree_path = plan.folder / "compare.json"
-        self.finished = [run for run in plan.runs if is_finished(run)]
+        self.tree_path = plan.folder / "results.json"
         self.failed: list[PlannedRun] = []
+        self.total = len(plan.tuning_runs) + len(plan.runs)
         self._plan = plan
+        #: By folder.
+        self._finished = {run.folder: run for run in plan.tuning_runs if is_finished(run)}
+        self._tuned: list[TunedVariant] = []
         self._jobs = jobs
         self._launcher = launcher
         self._console = console
+        self._settle()
+
+    @property
+    def progress(self) -> str:
+        return f"{len(self._finished)} of {self.total}"
 
     async def drive(self, _: Interruption) -> None:
-        """Runs what is not in `finished`."""
-        self.say(f"{len(self._plan.runs)} runs in {self._plan.folder}, {len(self.finished)} finished")
-        left = [run for run in self._plan.runs if run not in self.finished]
-        await run_all(left, self._jobs, self._run)
+        """Runs what is not finished: first the tuning runs, then those of the comparison with the tuned values."""
+        self.say(f"{self.total} runs in {self._plan.folder}, {len(self._finished)} finished")
+        await self._run_missing(self._plan.tuning_runs)
+        self._settle()
+        if self._tuned:
+            self._console.print(tuning_table(self._plan, self._tuned))
+            for sentence in edge_sentences(self._tuned):
+                self.say(sentence)
+        if self.failed:
+            return
+        if blank := [one.variant for one in self._tuned if one.best is None]:
+            measure = self._plan.settings.tune_by
+            raise ConfigError(f"tune_by: the tuning runs of {blank[0]} have no {measure}: choose another measure")
+        await self._run_missing(self._plan.runs)
 
     def log_path(self, run: PlannedRun) -> Path:
         return self._plan.folder / "logs" / f"{run.name}.log"
 
     def write(self) -> Comparison:
         """Writes page and figures of the finished runs."""
-        comparison = summarise(self._plan, [run for run in self._plan.runs if run in self.finished])
-        replace_text(self.tree_path, json.dumps(comparison_tree(comparison), indent=2, allow_nan=False) + "\n")
-        replace_text(self.page_path, render_comparison(comparison))
+        if not self._of(self._plan.runs):
+            self._tuned = tune(self._plan, self._of(self._plan.tuning_runs))
+        comparison = summarise(self._plan, self._of(self._plan.runs))
+        tree = results_tree(comparison, self._tuned)
+        replace_text(self.tree_path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
+        replace_text(self.page_path, render_comparison(comparison, self._tuned))
         return comparison
 
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False)
+
+    def _of(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+        """The finished ones of `runs`, in order."""
+        return [run for run in runs if run.folder in self._finished]
+
+    def _settle(self) -> None:
+        """Reads the tuning runs; once all are there, plans the comparison with the tuned values."""
+        finished = self._of(self._plan.tuning_runs)
+        self._tuned = tune(self._plan, finished)
+        if len(finished) == len(self._plan.tuning_runs):
+            self._plan = make_plan(self._plan.settings, self._plan.base, chosen_values(self._tuned))
+            self._finished |= {run.folder: run for run in self._plan.runs if is_finished(run)}
+
+    async def _run_missing(self, runs: Sequence[PlannedRun]) -> None:
+        await run_all([run for run in runs if run.folder not in self._finished], self._jobs, self._run)
 
     async def _run(self, run: PlannedRun) -> None:
         self.say(f"{run.name}: started")
@@ -104,8 +146,8 @@ class _Runs:
         if code == _USER_ERROR:
             raise ConfigError(f"{run.name} cannot run: {last_line(log).removeprefix('error: ')}")
         if code == 0 and is_finished(run):
-            self.finished.append(run)
-            self.say(f"{run.name}: done in {took}, {len(self.finished)} of {len(self._plan.runs)}")
+            self._finished[run.folder] = run
+            self.say(f"{run.name}: done in {took}, {self.progress}")
             self.write()
         else:
             self.failed.append(run)

@@ -56,6 +56,18 @@ def sign_flip_test(differences: Sequence[float]) -> float:
     return float(np.mean(np.abs(sums) >= seen - _ROUNDING * math.fsum(map(abs, differences))))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction: rejecting where the result is below α errs anywhere with probability α at most.
+
+    With p sorted upwards, the i-th of n becomes max over j ≤ i of (n − j + 1) · p_j, at most 1.
+    """
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
 def area_under_curve(points: Sequence[tuple[int, float]]) -> float:
     """Mean of a curve over its steps, by trapezoids. Raises ValueError for no points, or if the steps do not rise."""
     if not points or any(later <= earlier for (earlier, _), (later, _) in itertools.pairwise(points)):

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from maspo_dist.config.section import Listed, Name, PathText, Section
 
 _SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+def _as_texts(value: object) -> object:
+    """YAML reads 0.3 as a number; overrides are texts."""
+    values = value if isinstance(value, list) else [value]
+    return [str(one).lower() if isinstance(one, bool) else str(one) for one in values]
+
+
+#: Values of one key, as overrides write them.
+Values = Annotated[list[str], BeforeValidator(_as_texts), Field(min_length=1)]
+#: Values to try, by dotted key; with several keys, every combination is tried.
+Grid = dict[str, Values]
+TuneMeasure = Literal["area", "final", "pass_area", "pass_final", "reward_area"]
 
 
 class CompareConfig(Section):
@@ -30,12 +44,50 @@ class CompareConfig(Section):
     reach: float | None = None
     #: Variant that the others are tested against; null: the first.
     against: str | None = None
+    #: Grid from which every variant gets its own best values before the comparison, such as learner.lr: [5e-5, 1e-4].
+    tune: Grid = Field(default_factory=dict)
+    #: Grids of single variants, by variant, in place of `tune`; {} leaves a variant as it stands.
+    tune_variants: dict[Name, Grid] = Field(default_factory=dict)
+    #: Seeds of the tuning runs; none of them may stand in `seeds`.
+    tune_seeds: str = "100-102"
+    #: Measure that picks the values, by its mean over the tuning seeds: area under the curve or end of the score, of
+    #: pass@k of the same held-out set, or the area of the sampled reward.
+    tune_by: TuneMeasure = "area"
 
-    @field_validator("seeds")
+    @field_validator("seeds", "tune_seeds")
     @classmethod
     def _seeds_parse(cls, value: str) -> str:
         parse_seeds(value)
         return value
+
+    @model_validator(mode="after")
+    def _can_be_tuned(self) -> Self:
+        if strangers := self.tune_variants.keys() - self.variants.keys():
+            raise ValueError(
+                f"tune_variants: no variant is called {min(strangers)!r}; there are {', '.join(self.variants)}"
+            )
+        grids = {name: self.grid_of(name) for name in self.variants}
+        for name, grid in grids.items():
+            fixed = {override.partition("=")[0] for override in self.variants[name]}
+            for key, values in grid.items():
+                if key in fixed:
+                    raise ValueError(
+                        f"variant {name} sets {key}, which is tuned: remove it from the variant, "
+                        f"or set tune_variants.{name} to {{}}"
+                    )
+                if len(set(values)) < len(values):
+                    raise ValueError(f"the grid of {key} for variant {name} holds a value twice: {', '.join(values)}")
+        again = set(parse_seeds(self.seeds)) & set(parse_seeds(self.tune_seeds))
+        if any(grids.values()) and again:
+            raise ValueError(
+                f"tune_seeds {self.tune_seeds} and seeds {self.seeds} share seed {min(again)}: "
+                "choose tuning seeds that the comparison does not use"
+            )
+        return self
+
+    def grid_of(self, variant: str) -> Grid:
+        """The grid that `variant` is tuned on; empty if it is not tuned."""
+        return self.tune_variants.get(variant, self.tune)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from maspo_dist.compare.plan import Plan, PlannedRun, make_plan
 from maspo_dist.config import CompareConfig, dump_config
 from maspo_dist.errors import ConfigError, RunsFailedError
 from maspo_dist.runs.folder import RunFolder
+from maspo_dist.types import SampleRow
 
 SMOKE = Path(__file__).parents[2] / "configs" / "local_smoke.yaml"
 SCORE = "eval/addition/avg@1"
@@ -26,6 +27,8 @@ SCORES = {
     ("maspo", 1): (0.2, 0.6, 0.8),
     ("grpo", 0): (0.3, 0.4, 0.6),
     ("grpo", 1): (0.2, 0.3, 0.5),
+    ("sapo", 0): (0.3, 0.4, 0.7),
+    ("sapo", 1): (0.2, 0.3, 0.6),
 }
 
 
@@ -99,6 +102,62 @@ def test_the_page_needs_no_other_file_and_shows_variants_tests_and_curves(plan: 
     assert page.count('class="band') >= 2
 
 
+def test_areas_of_pass_at_k_of_the_reward_and_of_the_rare_route_are_measures_too(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "manifest.json").write_text(json.dumps({"rare_opening": ">"}))
+    settings = CompareConfig(
+        name="c",
+        config="",
+        seeds="0",
+        overrides=[
+            f"run.dir={tmp_path}", "run.max_steps=2", "evaluation.every=2", "evaluation.samples=4",
+            "evaluation.temperature=1", f"model.path={tmp_path}/demo/model",
+        ],
+        variants={"maspo": [], "grpo": ["algorithm.loss.kind=clip"]},
+    )  # fmt: skip
+    made = make_plan(settings, SMOKE)
+    for planned, rise in zip(made.runs, (0.4, 0.2), strict=True):
+        with RunFolder.resume(planned.folder) as folder:
+            folder.write_config(dump_config(planned.config))
+            folder.write_samples(
+                SampleRow(
+                    step=step, group_id=0, prompt_id="p", source="", prompt="", response=response, reference="",
+                    reward=0.0, status="wrong", extracted=None, seconds=0.0, reason="", finish_reason="stop",
+                )
+                for step, response in ((1, "#1"), (1, ">1"), (2, ">2"), (2, "2>"), (2, ">"), (2, ">3"))
+            )  # fmt: skip
+            for step in range(3):
+                scores = {"eval/addition/avg@4": 0.1 + rise * step, "eval/addition/pass@4": 0.3 + rise * step}
+                rewards = {"reward/mean": 0.5 * step} if step else {}
+                folder.write_metrics(step, {**scores, **rewards, "time/evaluate_s": 1.0})
+    comparison = summarise(made, made.runs)
+    figures = comparison.variants[0].runs[0].figures
+    assert figures["pass_final"] == pytest.approx(1.1)
+    assert figures["pass_area"] == pytest.approx(0.7)
+    assert figures["reward_area"] == pytest.approx(0.75)
+    assert figures["route_final"] == pytest.approx(3 / 4)
+    assert figures["route_area"] == pytest.approx((1 / 2 + 3 / 4) / 2)
+    assert [test.measure for test in comparison.tests] == ["final", "area", "pass_final", "pass_area", "reward_area"]
+    page = render_comparison(comparison)
+    for text in ("area of pass@k", "area of sampled reward", "Held-out pass@k", "Share of the rare route"):
+        assert text in page
+
+
+def test_p_values_are_also_given_corrected_for_the_variants_of_a_measure(tmp_path: Path) -> None:
+    settings = CompareConfig(
+        name="c",
+        config="",
+        seeds="0-1",
+        overrides=[f"run.dir={tmp_path}", "run.max_steps=4", "evaluation.every=2"],
+        variants={"grpo": ["algorithm.loss.kind=clip"], "maspo": [], "sapo": ["algorithm.loss.kind=sapo"]},
+    )
+    comparison = compared(make_plan(settings, SMOKE))
+    tests = {(test.variant, test.measure): test for test in comparison.tests}
+    assert tests["maspo", "area"].p == 2 / 4
+    assert tests["maspo", "area"].p_holm == 1.0
+    assert "by Holm is corrected for the variants that are tested on a" in render_comparison(comparison)
+
+
 def test_curves_over_seeds_are_means_with_intervals() -> None:
     bins = over_seeds([((0, 1.0), (2, 2.0), (3, 9.0)), ((0, 1.0), (2, 4.0))])
     assert [(one.first, one.mean) for one in bins] == [(0, 1.0), (2, 3.0)]
@@ -113,7 +172,7 @@ def say(log: Path, text: str) -> None:
 
 
 class Trainer:
-    """A double of `maspo-dist train`: each command writes its run folder, or exits with a code."""
+    """A double of `maspo-dist train`: each command writes its folder, or exits with a code."""
 
     def __init__(self, plan: Plan, codes: dict[str, int] | None = None) -> None:
         self.started: list[str] = []
@@ -143,7 +202,7 @@ def test_every_run_starts_once_and_a_second_call_starts_no_run(plan: Plan, monke
     screen = run(plan, first, monkeypatch)
     assert first.started == ["maspo-seed0", "maspo-seed1", "grpo-seed1"]
     assert "0.750" in screen
-    assert json.loads((plan.folder / "compare.json").read_text())["variants"][0]["final"]["mean"] == pytest.approx(0.75)
+    assert json.loads((plan.folder / "results.json").read_text())["variants"][0]["final"]["mean"] == pytest.approx(0.75)
     assert run(plan, second, monkeypatch).startswith("4 runs in")
     assert second.started == []
 
@@ -155,7 +214,7 @@ def test_a_failed_run_does_not_stop_the_others_and_is_named_at_the_end(
     with pytest.raises(RunsFailedError, match=r"1 of 4 runs failed, see .*grpo-seed0\.log: error: model\.path m"):
         run(plan, trainer, monkeypatch)
     assert len(trainer.started) == 4
-    assert json.loads((plan.folder / "compare.json").read_text())["unfinished"] == [str(plan.runs[1].folder)]
+    assert json.loads((plan.folder / "results.json").read_text())["unfinished"] == ["grpo-seed0"]
 
 
 def test_a_run_whose_input_cannot_run_stops_the_comparison(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

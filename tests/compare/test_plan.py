@@ -95,12 +95,83 @@ def test_seeds_are_ranges_and_lists() -> None:
         ({"seeds": "0-20"}, "are 21, at most 20 can be compared"),
         ({"against": "ppo"}, "no variant is called 'ppo'; there are maspo, clip"),
         ({"overrides": ["evaluation.every=null"]}, "no held-out set to compare on"),
+        ({"tune": {"learner.lr": ["fast"]}}, "variant maspo: learner.lr: input should be a valid number"),
+        ({"tune": {"learner.lr": []}}, "tune.learner.lr: value should have at least 1 item"),
+        ({"tune": {"learner.lr": ["1e-4", "1e-4"]}}, r"grid of learner\.lr for variant maspo holds a value twice"),
+        ({"tune": {"algorithm.loss.kind": ["clip"]}}, r"variant maspo sets algorithm\.loss\.kind, which is tuned"),
+        ({"tune": {"run.max_steps": [10, 30]}}, r"variant maspo trains on 15,360 samples and maspo on 5,120"),
+        ({"tune": {"learner.lr": ["1e-4"]}, "tune_seeds": "1-3"}, "tune_seeds 1-3 and seeds 0-1 share seed 1"),
+        ({"tune": {"learner.lr": ["1e-4"]}, "tune_seeds": "10-40"}, "tune_seeds: 10-40 are 31, at most 20"),
+        ({"tune_variants": {"ppo": {}}}, "tune_variants: no variant is called 'ppo'; there are maspo, clip"),
+        ({"tune_by": "luck"}, "tune_by: input should be 'area', 'final'"),
+        (
+            {"tune": {"learner.lr": ["1e-4"]}, "tune_by": "pass_area", "score": "reward/mean"},
+            "tune_by pass_area needs a score eval/<set>/avg@k, got reward/mean",
+        ),
         ({"config": Path("nowhere.yaml")}, "config file nowhere.yaml does not exist"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, options: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         plan(tmp_path, **options)  # type: ignore[arg-type]
+
+
+def test_a_grid_makes_tuning_runs_of_every_variant_with_seeds_of_their_own(tmp_path: Path) -> None:
+    made = plan(tmp_path, tune={"learner.lr": [5e-5, "1e-4"]}, tune_seeds="100-101")
+    assert [run.name for run in made.tuning_runs] == [
+        "maspo-lr-5e-05-seed100", "maspo-lr-1e-4-seed100", "clip-lr-5e-05-seed100", "clip-lr-1e-4-seed100",
+        "maspo-lr-5e-05-seed101", "maspo-lr-1e-4-seed101", "clip-lr-5e-05-seed101", "clip-lr-1e-4-seed101",
+    ]  # fmt: skip
+    assert [run.config.learner.lr for run in made.tuning_runs[:2]] == [5e-5, 1e-4]
+    assert made.tuning_runs[0].folder == tmp_path / "c" / "tuning" / "maspo-lr-5e-05-seed100"
+    assert {run.seed for run in made.runs} == {0, 1}
+
+
+def test_the_comparison_runs_with_the_chosen_values(tmp_path: Path) -> None:
+    made = plan(tmp_path, tune={"learner.lr": ["5e-5", "1e-4"]})
+    chosen = make_plan(made.settings, made.base, {"maspo": {"learner.lr": "1e-4"}, "clip": {"learner.lr": "5e-5"}})
+    assert [run.config.learner.lr for run in chosen.runs] == [1e-4, 5e-5] * 2
+    assert chosen.runs[0].folder == tmp_path / "c" / "maspo-seed0"
+
+
+def test_a_variant_may_have_its_own_grid_or_none(tmp_path: Path) -> None:
+    own = {"clip": {"algorithm.loss.epsilon_high": [0.2, 0.28], "learner.lr": ["1e-4"]}, "sapo": {}}
+    made = plan(
+        tmp_path,
+        vary=["algorithm.loss.kind=maspo,clip,sapo"],
+        tune={"learner.lr": ["1e-4", "2e-4"]},
+        tune_variants=own,
+        tune_seeds="9",
+    )
+    assert [(one.variant, list(one.values.values())) for one in made.candidates] == [
+        ("maspo", ["1e-4"]),
+        ("maspo", ["2e-4"]),
+        ("clip", ["0.2", "1e-4"]),
+        ("clip", ["0.28", "1e-4"]),
+    ]
+
+
+def test_a_subset_of_a_file_can_be_named_and_the_grid_given_on_the_command_line() -> None:
+    settings, base = make_settings(
+        ROOT / "configs" / "compare_demo.yaml", {"tune_seeds": "9"}, only="grpo, maspo", tuned=["learner.lr=1e-4,2e-4"]
+    )
+    made = make_plan(settings, base)
+    assert list(made.variants) == ["maspo", "grpo"]
+    assert [one.overrides for one in made.candidates] == [["learner.lr=1e-4"], ["learner.lr=2e-4"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("only", "tuned", "sentence"),
+    [
+        ("maspo,ppo", [], "--only: no variant is called 'ppo'; there are maspo, maspo-gate,"),
+        ("maspo", [], "against: no variant is called 'grpo'; there are maspo"),
+        ("maspo,grpo", ["learner.lr"], "--tune 'learner.lr' is not of the form dotted.key=value,value"),
+        ("maspo,grpo", ["learner.lr=1", "learner.lr=2"], r"--tune gives learner\.lr twice"),
+    ],
+)
+def test_a_mistake_in_an_option_is_one_sentence(only: str, tuned: Sequence[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        make_plan(*make_settings(ROOT / "configs" / "compare_demo.yaml", {}, only=only, tuned=tuned))
 
 
 def test_a_run_is_finished_with_its_last_step(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from maspo_dist.compare.statistics import (
     area_under_curve,
     first_step_at,
+    holm,
     mean_over_seeds,
     sign_flip_test,
 )
@@ -90,3 +91,10 @@ def test_a_score_is_reached_at_the_first_step_that_was_measured_there() -> None:
     assert first_step_at(curve, 0.6) == 5
     assert first_step_at(curve, 0.65) == 15
     assert first_step_at(curve, 0.8) is None
+
+
+def test_holms_correction_counted_by_hand() -> None:
+    """Sorted .01, .02, .04 times 3, 2 and 1: .03, .04, .04; then in their order, and never above 1."""
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []

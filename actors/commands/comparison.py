@@ -1,0 +1,52 @@
+"""The commands of comparisons, for `actors.cli`; like it, they import what they need when they are called."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+Texts = list[str] | None
+
+
+def compare(
+    config: Annotated[Path, typer.Argument(help="A configuration, or a file of variants (configs/compare_demo.yaml).")],
+    overrides: Annotated[Texts, typer.Argument(help="dotted.key=value of every run, {seed} being its seed.")] = None,
+    vary: Annotated[Texts, typer.Option(help="dotted.key=value,value: one variant per value.")] = None,
+    variant: Annotated[Texts, typer.Option(help="'NAME: dotted.key=value …'; may be repeated.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Such as 0-4 or 0,3,7; default 0-4, or the file's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Folder of all runs, under run.dir.")] = None,
+    score: Annotated[str | None, typer.Option(help="Metric; default avg@k of the first held-out set.")] = None,
+    reach: Annotated[float | None, typer.Option(help="Score; runs are compared by their first step with it.")] = None,
+    against: Annotated[str | None, typer.Option(help="Variant to test the others against; default the first.")] = None,
+    only: Annotated[str | None, typer.Option(help="Variants to keep, such as maspo,grpo; default all.")] = None,
+    tune: Annotated[Texts, typer.Option(help="dotted.key=value,value: picks each variant's value first.")] = None,
+    tune_seeds: Annotated[str | None, typer.Option(help="Seeds of the tuning runs; default 100-102.")] = None,
+    tune_by: Annotated[str | None, typer.Option(help="Measure that picks; default area, of the score's curve.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    launcher: Annotated[str, typer.Option(help="Put before each run's command, such as 'nice -n 10'.")] = "",
+) -> None:
+    """Train variants × seeds at equal samples, each tuned if asked; one report with paired tests.
+
+    A second call continues the first one.
+    """
+    from maspo_dist.compare.options import make_settings
+    from maspo_dist.compare.plan import make_plan
+    from maspo_dist.compare.run import compare as run_comparison
+
+    options = {"seeds": seeds, "name": name, "score": score, "reach": reach, "against": against}
+    options |= {"tune_seeds": tune_seeds, "tune_by": tune_by}
+    settings = make_settings(
+        config, options, overrides=overrides or (), varied=vary or (), named=variant or (), tuned=tune or (), only=only
+    )
+    run_comparison(make_plan(*settings), jobs, shlex.split(launcher), Console(soft_wrap=True))
+
+
+def compare_table(results: Annotated[list[Path], typer.Argument(help="results.json of a comparison.")]) -> None:
+    """Print the table of each comparison in Markdown."""
+    from maspo_dist.compare.markdown import markdown_table
+
+    print("\n".join(map(markdown_table, results)), end="")

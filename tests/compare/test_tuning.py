@@ -1,0 +1,145 @@
+"""Each variant gets its own best values on tuning seeds, then the comparison runs on fresh seeds."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from maspo_dist.compare import run as compare_run
+from maspo_dist.compare.plan import Plan, PlannedRun, make_plan
+from maspo_dist.compare.tables import edge_sentences
+from maspo_dist.compare.tuning import chosen_values, tune
+from maspo_dist.config import CompareConfig, dump_config
+from maspo_dist.errors import ConfigError, RunsFailedError
+from maspo_dist.runs.folder import RunFolder
+
+SMOKE = Path(__file__).parents[2] / "configs" / "local_smoke.yaml"
+#: The final score by loss and rate: MASPO is best in the middle of the grid, clip at its end.
+ENDS = {
+    ("maspo", 5e-5): 0.5, ("maspo", 1e-4): 0.7, ("maspo", 2e-4): 0.4,
+    ("clip", 5e-5): 0.4, ("clip", 1e-4): 0.5, ("clip", 2e-4): 0.6,
+}  # fmt: skip
+
+
+def make(tmp_path: Path, **settings: object) -> Plan:
+    tree = {
+        "name": "c",
+        "config": "",
+        "seeds": "0-1",
+        "overrides": [f"run.dir={tmp_path}", "run.max_steps=4", "evaluation.every=2"],
+        "variants": {"maspo": [], "clip": ["algorithm.loss.kind=clip"]},
+        "tune": {"learner.lr": ["5e-5", "1e-4", "2e-4"]},
+        "tune_seeds": "100-101",
+    }
+    return make_plan(CompareConfig.model_validate(tree | settings), SMOKE)
+
+
+def leave(run: PlannedRun) -> None:
+    """Writes the folder of a finished run, whose score rises from 0.2 to its end in `ENDS`."""
+    end = ENDS[run.config.algorithm.loss.kind, run.config.learner.lr] + (run.seed % 10) / 100
+    with RunFolder.resume(run.folder) as folder:
+        folder.write_config(dump_config(run.config))
+        folder.rewind(-1)
+        for step, score in ((0, 0.2), (2, end), (4, end)):
+            folder.write_metrics(step, {"eval/addition/avg@1": score, "time/evaluate_s": 1.0})
+
+
+class Trainer:
+    """A double of `maspo-dist train`: each command writes its folder, or exits with a code."""
+
+    def __init__(self, plan: Plan, codes: dict[str, int] | None = None) -> None:
+        self.started: list[str] = []
+        self._codes = codes or {}
+        self._plan = plan
+
+    async def __call__(self, command: Sequence[str], log: Path) -> int:
+        words = dict(word.split("=", 1) for word in command if "=" in word)
+        self.started.append(words["run.name"])
+        code = self._codes.get(words["run.name"], 0)
+        if code == 0:
+            chosen = {variant: {"learner.lr": words["learner.lr"]} for variant in self._plan.variants}
+            planned = make_plan(self._plan.settings, self._plan.base, chosen)
+            [run] = [run for run in (*planned.tuning_runs, *planned.runs) if run.name == words["run.name"]]
+            leave(run)
+        return code
+
+
+def run(plan: Plan, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr("maspo_dist.compare.run.run_command", trainer)
+    screen = io.StringIO()
+    compare_run.compare(plan, 1, (), Console(file=screen, width=200))
+    return screen.getvalue()
+
+
+def test_each_variant_gets_its_own_best_rate_and_an_edge_of_the_grid_is_named(tmp_path: Path) -> None:
+    plan = make(tmp_path)
+    for tuning_run in plan.tuning_runs:
+        leave(tuning_run)
+    tuned = tune(plan, plan.tuning_runs)
+    assert chosen_values(tuned) == {"maspo": {"learner.lr": "1e-4"}, "clip": {"learner.lr": "2e-4"}}
+    # Area by trapezoids over steps 0, 2 and 4: ((0.2 + 0.7) / 2 + 0.7) / 2, and 0.0075 more with the second seed.
+    assert [point.mean for point in tuned[0].points] == pytest.approx([0.42875, 0.57875, 0.35375], abs=1e-9)
+    assert tuned[0].edges == {}
+    assert edge_sentences(tuned) == [
+        "clip: learner.lr=2e-4 is the largest value of its grid, and a value beyond it may be better: extend the grid"
+    ]
+
+
+def test_no_value_is_chosen_while_a_tuning_run_is_missing(tmp_path: Path) -> None:
+    plan = make(tmp_path)
+    for tuning_run in plan.tuning_runs[:-1]:
+        leave(tuning_run)
+    assert chosen_values(tune(plan, plan.tuning_runs[:-1])) == {"maspo": {"learner.lr": "1e-4"}}
+
+
+def test_tuning_runs_come_first_and_the_comparison_takes_their_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make(tmp_path)
+    trainer = Trainer(plan)
+    screen = run(plan, trainer, monkeypatch)
+    assert len(trainer.started) == 12 + 4
+    assert trainer.started[12:] == ["maspo-seed0", "clip-seed0", "maspo-seed1", "clip-seed1"]
+    assert "clip: learner.lr=2e-4 is the largest value of its grid" in screen
+    results = json.loads((plan.folder / "results.json").read_text())
+    assert [one["overrides"][-1] for one in results["variants"]] == ["learner.lr=1e-4", "learner.lr=2e-4"]
+    grid = results["tuning"]["variants"][1]
+    assert (grid["chosen"], grid["edges"]) == ({"learner.lr": "2e-4"}, {"learner.lr": "largest"})
+    assert [point["values"]["learner.lr"] for point in grid["grid"]] == ["5e-5", "1e-4", "2e-4"]
+    assert grid["grid"][0]["by_seed"].keys() == {"100", "101"}
+    assert "is the largest value of its grid" in (plan.folder / "compare.html").read_text()
+
+
+def test_after_a_kill_the_comparison_continues_in_the_middle_of_tuning_and_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make(tmp_path)
+    for tuning_run in plan.tuning_runs[:7]:
+        leave(tuning_run)
+    first = Trainer(plan, {"clip-seed0": -9})
+    with pytest.raises(RunsFailedError, match="1 of 16 runs failed"):
+        run(plan, first, monkeypatch)
+    assert len(first.started) == 5 + 4
+    second = Trainer(plan)
+    run(plan, second, monkeypatch)
+    assert second.started == ["clip-seed0"]
+
+
+def test_no_run_of_the_comparison_starts_after_a_failed_tuning_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make(tmp_path)
+    trainer = Trainer(plan, {"maspo-lr-1e-4-seed101": 1})
+    with pytest.raises(RunsFailedError, match=r"1 of 16 runs failed, see .*maspo-lr-1e-4-seed101\.log"):
+        run(plan, trainer, monkeypatch)
+    assert len(trainer.started) == 12
+    assert json.loads((plan.folder / "results.json").read_text())["tuning"]["variants"][0]["chosen"] is None
+
+
+def test_a_measure_that_no_tuning_run_has_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make(tmp_path, tune_by="reward_area")
+    with pytest.raises(ConfigError, match="tune_by: the tuning runs of maspo have no reward_area"):
+        run(plan, Trainer(plan), monkeypatch)

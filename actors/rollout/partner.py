@@ -6,14 +6,12 @@ import logging
 
 from actors.rollout.conversation import Partner
 from maspo_dist.config import EvaluationConfig, TrainConfig
-from maspo_dist.config.extension import load_extension
 from maspo_dist.data.conversation import continuation
+from maspo_dist.environments.host import ForkedEnvironments
 from maspo_dist.models.facts import read_tokenizer
 from maspo_dist.reward.unverifiable import UnverifiableMonitor
 
 logger = logging.getLogger(__name__)
-
-_HOST = "python:maspo_dist.environments.host:ForkedEnvironments"
 
 
 async def open_partner(config: TrainConfig | EvaluationConfig) -> Partner:
@@ -27,6 +25,6 @@ async def open_partner(config: TrainConfig | EvaluationConfig) -> Partner:
     how, note = continuation(tokenizer, end_ids, environment.role, environment.max_observation_tokens)
     if note is not None:
         logger.warning(note)
-    host = load_extension(_HOST, "environment")(environment, cluster.generate_timeout_s, cluster.start_timeout_s)
+    host = ForkedEnvironments(environment, cluster.generate_timeout_s, cluster.start_timeout_s)
     await host.start()
     return Partner(config=environment, host=host, continuation=how, monitor=UnverifiableMonitor(config.reward))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from maspo_dist.config import EnvironmentConfig, TrainConfig
+from maspo_dist.config import EnvironmentConfig, EvaluationConfig, TrainConfig
+from maspo_dist.data.conversation import continuation
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.environments.play import play_notes
 from maspo_dist.environments.protocol import Task
 from maspo_dist.environments.schemas import tool_schemas
+from maspo_dist.errors import ConfigError
+from maspo_dist.models.facts import read_tokenizer
 
 _HOW_TO_CALL = {
     "tags": 'To call a tool, write <tool_call>{"name": …, "arguments": {…}}</tool_call>.',
@@ -27,10 +30,30 @@ def environment_notes(config: TrainConfig, prompts: PromptSet | None) -> Iterato
         return
     yield from _deadline_notes(config, environment)
     if prompts is not None:
+        yield from continuation_notes(config)
         yield from _tool_notes(environment, prompts)
         first = prompts.prompts[0]
         task = Task(prompt_id=first.prompt_id, reference=first.reference, source=first.source, seed=config.run.seed)
         yield from play_notes(environment, task)
+
+
+def continuation_notes(config: TrainConfig | EvaluationConfig) -> list[str]:
+    """What the chat template does to earlier turns, if that is not exact; empty without an environment.
+
+    Raises ConfigError for prompts without a chat template, ModelError for a template that cannot continue a
+    conversation.
+    """
+    environment = config.environment
+    if environment is None:
+        return []
+    if config.data.template != "chat":
+        raise ConfigError(
+            f"data.template is {config.data.template!r}, but an environment is set, whose conversations need the chat "
+            "template: set data.template to chat"
+        )
+    tokenizer, end_ids = read_tokenizer(config.model)
+    _, note = continuation(tokenizer, end_ids, environment.role, environment.max_observation_tokens)
+    return [] if note is None else [note]
 
 
 def _deadline_notes(config: TrainConfig, environment: EnvironmentConfig) -> Iterator[str]:

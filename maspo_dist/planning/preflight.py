@@ -19,6 +19,7 @@ from maspo_dist.errors import ConfigError, ModelError, PlacementError
 from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.models.size import ModelSize, adapted_kinds
 from maspo_dist.planning.devices import require_torch
+from maspo_dist.planning.environment import continuation_notes
 from maspo_dist.planning.placement import pick_device, plan_bundles, require_fit
 from maspo_dist.reward.registry import check_rewards
 from maspo_dist.runs.metrics import require_sinks
@@ -43,6 +44,7 @@ def prepare(config: TrainConfig) -> Prepared:
     check_rewards(config.reward)
     require_environment(config.environment)
     model = inspect_model(config)
+    continuation_notes(config)
     if "RAY_ADDRESS" not in os.environ:
         # The cluster will be this machine alone, so its resources are known before it starts.
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
@@ -64,6 +66,7 @@ def prepare_evaluation(config: EvaluationConfig) -> tuple[ModelFacts, dict[str, 
     check_rewards(config.reward)
     require_environment(config.environment)
     model, response_tokens = read_model_facts(config.model), config.sampling.max_response_tokens
+    continuation_notes(config)
     limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=response_tokens)
     sets = {name: _load(config, [data_set], model, limit) for name, data_set in config.data.sets.items()}
     longest = max(prompt.token_ids.size for prompts in sets.values() for prompt in prompts.prompts)

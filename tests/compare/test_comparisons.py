@@ -1,0 +1,52 @@
+"""The comparisons that come with the project are those that their files describe."""
+
+from pathlib import Path
+
+import pytest
+
+from maspo_dist.compare.options import make_settings
+from maspo_dist.compare.plan import Plan, make_plan
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+#: The variants that both files have.
+LOSSES = [
+    "maspo", "maspo-gate", "maspo-gate-mass", "maspo-gate-risk", "maspo-clip", "grpo", "grpo-dual-clip", "clip-higher",
+    "sapo", "cispo", "dac", "gspo", "bapo", "dppo", "unclipped",
+]  # fmt: skip
+
+
+def plan_of(name: str, only: str | None = None) -> Plan:
+    # Few seeds: their configurations differ in seeds and paths alone.
+    return make_plan(*make_settings(CONFIGS / f"compare_{name}.yaml", {"seeds": "0,9", "tune_seeds": "100"}, only=only))
+
+
+def test_the_route_is_trained_on_policy_with_many_optimizer_steps_per_batch() -> None:
+    made = plan_of("route")
+    assert list(made.variants) == LOSSES
+    assert (made.score, made.pass_score, made.against) == ("eval/route/avg@4", "eval/route/pass@4", "grpo")
+    for run in (*made.runs, *made.tuning_runs):
+        algorithm, rollout = run.config.algorithm, run.config.rollout
+        assert (algorithm.mini_batches, algorithm.max_policy_age) == (32, 0)
+        assert (rollout.prompts_per_step, rollout.group_size, run.config.run.max_steps) == (64, 8, 12)
+        assert run.config.model.path == f".cache/demo/route-seed-{run.seed}/model"
+    assert len(made.candidates) == 4 * len(LOSSES)
+
+
+def test_stale_batches_are_compared_with_rollout_and_recomputed_logprobs() -> None:
+    made = plan_of("stale")
+    recomputed = [name for name in made.variants if "recompute" in name]
+    assert list(made.variants) == [*LOSSES, *recomputed]
+    assert len(recomputed) == 5
+    for run in made.runs:
+        algorithm = run.config.algorithm
+        assert (algorithm.mini_batches, algorithm.max_policy_age) == (4, 4)
+        assert algorithm.old_logprobs == ("recompute" if run.variant in recomputed else "rollout")
+        assert algorithm.correction.kind == ("tis" if run.variant.endswith("tis") else "none")
+        assert (run.config.rollout.prompts_per_step, run.config.run.max_steps) == (32, 24)
+
+
+@pytest.mark.parametrize("name", ["route", "stale"])
+def test_a_light_set_of_five_variants_runs_by_the_command_in_the_file(name: str) -> None:
+    text = (CONFIGS / f"compare_{name}.yaml").read_text(encoding="utf-8")
+    only = text.partition("--only ")[2].split()[0]
+    assert len(plan_of(name, only).variants) == 5

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from actors.cli import app
 from maspo_dist.runs.catalogue import EVENTS, LIVE_METRICS, METRICS
+from maspo_dist.runs.folder import RunFolder
 
 MONITORING = Path(__file__).parents[1] / "deploy/monitoring"
 METRIC_OF = {metric.prometheus: metric for metric in (*METRICS, *LIVE_METRICS)}
@@ -67,7 +68,9 @@ def test_prometheus_finds_runs_by_the_file_that_they_write() -> None:
     jobs = {job["job_name"]: job for job in read("prometheus.yml")["scrape_configs"]}
     assert jobs["maspo"]["honor_labels"] is True
     [found] = jobs["maspo"]["file_sd_configs"]
-    assert [Path(file).name for file in found["files"]] == ["prometheus.json"]
+    [pattern] = found["files"]
+    assert re.fullmatch(r"[^*]*(\*[^/]*)?\.json", pattern), "Prometheus takes a pattern in the last part only"
+    assert RunFolder(Path(pattern).parent / "clip").discovery_path.match(pattern)
     assert read("prometheus.yml")["rule_files"] == ["alerts.yml"]
 
 

@@ -9,12 +9,12 @@ runs/<name>/
     live.json         what the run does at this moment
     ray_address       the cluster that it is on
     exported.json     what the endpoint for Prometheus goes on from at a resume
-    prometheus.json   where that endpoint is, for Prometheus' file discovery; only while it is served
     checkpoints/      step-000040/ …
     steps/            recorded steps, for replay
     tensorboard/      event files
     logs/             one file per process
     report.html
+runs/<name>.prometheus.json   where that endpoint is, for Prometheus' file discovery; only while it is served
 """
 
 import fcntl
@@ -29,10 +29,17 @@ from typing import Any, BinaryIO, Self
 import yaml
 
 from maspo_dist.errors import ConfigError, DataError
-from maspo_dist.runs.jsonl import JsonLog, count_rows, read_rows, replace_text, tail_rows
+from maspo_dist.runs.catalogue import held_out_score
+from maspo_dist.runs.jsonl import JsonLog, count_values, end_rows, read_rows, replace_text, sample_rows, tail_rows
 from maspo_dist.runs.progress import Progress, progress_of
 from maspo_dist.runs.step_folders import StepFolders
 from maspo_dist.types import Event, LedgerRow, SampleRow
+
+#: What a row with held-out scores contains, and how much of a long metrics.jsonl is searched for the last of them.
+_SCORED = b'"eval/'
+_TAILS = (1 << 20, 1 << 23, 1 << 26)
+#: About as much of a long metrics.jsonl is decoded for a report.
+_SAMPLED_BYTES = 1 << 26
 
 
 class LockedFolder:
@@ -112,7 +119,6 @@ class RunFolder(LockedFolder):
         self.tensorboard_path = path / "tensorboard"
         self.report_path = path / "report.html"
         self.exported_path = path / "exported.json"
-        self.discovery_path = path / "prometheus.json"
         self._metrics = JsonLog(self.metrics_path)
         self._ledger = JsonLog(self.ledger_path)
         self._samples = JsonLog(self.samples_path)
@@ -158,6 +164,12 @@ class RunFolder(LockedFolder):
         if not folder.config_path.is_file() and not folder.metrics_path.is_file():
             raise ConfigError(f"{path} is not a run folder: it holds neither config.yaml nor metrics.jsonl")
         return folder
+
+    @property
+    def discovery_path(self) -> Path:
+        """Beside the folder: Prometheus takes a pattern in the last part of a path only."""
+        path = self.path.resolve()
+        return path.with_name(f"{path.name}.prometheus.json")
 
     @property
     def name(self) -> str:
@@ -206,9 +218,19 @@ class RunFolder(LockedFolder):
         """One row per step: all lines of a step are merged."""
         return _merged(read_rows(self.metrics_path))
 
+    def sample_metrics(self) -> tuple[int, Iterator[dict[str, Any]]]:
+        """n, and rows as of `read_metrics`: of a long run every n-th, those with held-out scores, and both ends."""
+        size = self.metrics_path.stat().st_size if self.metrics_path.is_file() else 0
+        every = max(1, -(-size // _SAMPLED_BYTES))
+        return every, _merged(sample_rows(self.metrics_path, every, _SCORED))
+
     def read_progress(self) -> Progress:
-        """Progress of the run; of a long run, only rows with scores and the first and last rows are read."""
-        return progress_of(_merged(read_rows(self.metrics_path, b'"eval/')), self.max_steps)
+        """Progress of the run. Of a long run, only its ends are read if both hold the same held-out sets."""
+        for tail_bytes in _TAILS:
+            ends = end_rows(self.metrics_path, _SCORED, tail_bytes)
+            if ends is not None and _sets(ends[0]) == _sets(ends[1]) != set():
+                return progress_of(_merged([*ends[0], *ends[1]]), self.max_steps)
+        return progress_of(_merged(read_rows(self.metrics_path, _SCORED)), self.max_steps)
 
     def read_ledger(self) -> Iterator[dict[str, Any]]:
         return read_rows(self.ledger_path)
@@ -216,8 +238,8 @@ class RunFolder(LockedFolder):
     def ledger_counts(self) -> Counter[tuple[str, str]]:
         """Number of groups by (outcome, reason)."""
         counts: Counter[tuple[str, str]] = Counter()
-        for row, groups in count_rows(self.ledger_path, "outcome"):
-            counts[row["outcome"], row.get("reason") or ""] += groups
+        for (outcome, reason), groups in count_values(self.ledger_path, "outcome", "reason").items():
+            counts[outcome, reason or ""] += groups
         return counts
 
     def read_samples(self) -> Iterator[dict[str, Any]]:
@@ -280,6 +302,11 @@ class RunFolder(LockedFolder):
         if self._newest is None:
             *_, self._newest = {}, *_merged(tail_rows(self.metrics_path))
         return self._newest
+
+
+def _sets(rows: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The held-out sets that `rows` have scores of."""
+    return {score.set_name for row in rows for name in row if (score := held_out_score(name))}
 
 
 def _merged(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -8,8 +8,9 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,8 +22,9 @@ from maspo_dist.errors import DataError
 _TAIL_BYTES = 1 << 16
 _END_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 20
+_NEAR = 200
 #: Different ends of lines that are worth a search for each.
-_MOST_ENDS = 16
+_MOST_ENDS = 32
 
 
 class JsonLog:
@@ -111,20 +113,65 @@ def _read(path: Path, containing: bytes = b"") -> Iterator[tuple[bytes, dict[str
                 yield line, _decode(line, f"{path}, line {number}")
 
 
-def count_rows(path: Path, key: str) -> Iterator[tuple[dict[str, Any], int]]:
-    """The different rows of a file, each cut to `key` and the keys after it, and their numbers.
+def sample_rows(path: Path, every: int, starting: bytes) -> Iterator[dict[str, Any]]:
+    """Each `every`-th row, the rows with `starting` near their start, and the first and the last megabyte.
 
-    Much faster than to decode every row. Raises DataError as `read_rows` does.
+    Raises as `read_rows` does.
     """
     if not path.exists():
         return
-    start = f'"{key}": '.encode()
-    counts: Counter[bytes] = Counter()
     with path.open("rb") as file:
-        for block in _blocks(file):
-            counts.update(_count_ends(block, start, [text for text, _ in counts.most_common(_MOST_ENDS)]))
-    for text, count in counts.items():
-        yield _decode(b"{" + text, f"{path}, a line without {key}"), count
+        last = os.fstat(file.fileno()).st_size - _END_BYTES
+        end = 0
+        for number, line in enumerate(file, start=1):
+            end += len(line)
+            is_wanted = number % every == 0 or not _END_BYTES < end < last or starting in line[:_NEAR]
+            if is_wanted and line.endswith(b"\n"):
+                yield _decode(line, f"{path}, line {number}")
+
+
+def end_rows(
+    path: Path, containing: bytes, tail_bytes: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
+    """The rows of the first megabyte; and of the last `tail_bytes`, the rows with `containing` and the last megabyte.
+
+    None for a file that is not longer than both. Raises as `read_rows` does.
+    """
+    if not path.exists() or path.stat().st_size <= _END_BYTES + tail_bytes:
+        return None
+    with path.open("rb") as file:
+        *head, _ = file.read(_END_BYTES).split(b"\n")
+    tail, _ = _last_lines(path, tail_bytes)
+    left = sum(len(line) + 1 for line in tail) - _END_BYTES
+    kept = []
+    for line in tail:
+        if left <= 0 or containing in line:
+            kept.append(_decode(line, f"{path}, near its end"))
+        left -= len(line) + 1
+    return [_decode(line, f"{path}, near its start") for line in head], kept
+
+
+def count_values(path: Path, first: str, second: str) -> Counter[tuple[Any, Any]]:
+    """How many rows have each pair of values of two keys, None for a key that a row lacks; the values are texts.
+
+    Much faster than to decode every row, above all where the two keys are the last. Raises DataError as `read_rows`
+    does, for a row that has neither.
+    """
+    ends: Counter[bytes] = Counter()
+    pairs: Counter[tuple[Any, Any]] = Counter()
+    if path.exists():
+        start = f'"{first}": '.encode()
+        with path.open("rb") as file:
+            for block in _blocks(file):
+                of_ends = _count_ends(block, start, ends)
+                if of_ends is None:
+                    pairs.update(_count_pairs(block, first, second, str(path)))
+                else:
+                    ends.update(of_ends)
+    for text, count in ends.items():
+        row = _decode(b"{" + text, f"{path}, a line without {first}")
+        pairs[row[first], row.get(second)] += count
+    return pairs
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
@@ -136,8 +183,11 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
             yield whole + newline
 
 
-def _count_ends(block: bytes, start: bytes, known: Sequence[bytes]) -> Counter[bytes]:
-    """How often each end of a line occurs, from `start` on. If `known` are all of them, no line is looked at."""
+def _count_ends(block: bytes, start: bytes, known: Mapping[bytes, int]) -> Counter[bytes] | None:
+    """How often each end of a line occurs, from `start` on; None for too many different ends.
+
+    If `known` has all of them, no line is looked at.
+    """
     lines, found = block.count(b"\n"), Counter[bytes]()
     for text in known:
         if text.rfind(start) == 0:
@@ -145,7 +195,19 @@ def _count_ends(block: bytes, start: bytes, known: Sequence[bytes]) -> Counter[b
             lines -= found[text]
         if not lines:
             return found
-    return Counter(start + line.partition(start)[2] + b"\n" for line in block.split(b"\n")[:-1])
+    found = Counter(start + line.partition(start)[2] + b"\n" for line in block.split(b"\n")[:-1])
+    return found if len(known.keys() | found.keys()) <= _MOST_ENDS else None
+
+
+def _count_pairs(block: bytes, first: str, second: str, where: str) -> Counter[tuple[Any, Any]]:
+    """As `count_values`, for keys anywhere in a row."""
+    value = r'("(?:[^"\\]|\\.)*"|null)'
+    one, other = (re.findall(f'"{key}": {value}'.encode(), block) for key in (first, second))
+    if len(one) == len(other) == block.count(b"\n"):
+        pairs = Counter(zip(one, other, strict=True))
+        return Counter({(json.loads(a), json.loads(b)): count for (a, b), count in pairs.items()})
+    rows = [_decode(line, where) for line in block.split(b"\n")[:-1]]
+    return Counter((row[first], row.get(second)) for row in rows)
 
 
 def tail_rows(path: Path, max_bytes: int = 1 << 22) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -207,6 +208,29 @@ def test_groups_are_counted_by_outcome_and_reason(folder: RunFolder) -> None:
         log.append([{"outcome": "dropped", "reason": "all rewards equal 0"}] * 3)
         log.append([{"outcome": "trained", "reason": None}])
     assert folder.ledger_counts() == {("dropped", "all rewards equal 0"): 3, ("trained", ""): 1}
+
+
+@pytest.mark.parametrize("order", [("step", "outcome", "reason"), ("outcome", "reason", "step")])
+def test_groups_of_a_long_ledger_are_counted_whatever_the_order_of_its_keys(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("maspo_dist.runs.jsonl._BLOCK_BYTES", 1000)
+    endings = (
+        ("trained", ""),
+        ("trained", ""),
+        ("dropped", 'a "quoted" \\ reason'),
+        ("dropped", "é"),
+        ("pending", None),
+    )
+    rows = [
+        dict(zip(("outcome", "reason"), endings[step % 5 if step < 900 else 0], strict=True)) for step in range(1000)
+    ]
+    with closing(JsonLog(folder.ledger_path)) as log:
+        log.append({key: {"step": step, **row}[key] for key in order} for step, row in enumerate(rows))
+    assert folder.ledger_counts() == Counter((row["outcome"], row["reason"] or "") for row in rows)
+    with folder.ledger_path.open("a") as file:
+        file.write('{"step": 1000, "outcome": "late"}\n')
+    assert folder.ledger_counts()["late", ""] == 1
 
 
 def test_a_prompt_id_that_looks_like_an_outcome_is_not_counted_as_one(folder: RunFolder) -> None:

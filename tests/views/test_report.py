@@ -342,3 +342,23 @@ def test_tail_rows_reads_the_end_only(tmp_path: Path) -> None:
     assert len(tail_rows(path)) == 100
     assert tail_rows(path, 3) == [{"step": 99}]
     assert tail_rows(tmp_path / "none.jsonl") == []
+
+
+def test_a_long_run_is_sampled_with_its_ends_and_all_of_its_scores(
+    tmp_path: Path, finished_run: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished_run(tmp_path / "long", steps=200)
+    whole = read_run(folder.path)
+    monkeypatch.setattr("maspo_dist.runs.folder._SAMPLED_BYTES", folder.metrics_path.stat().st_size // 4)
+    monkeypatch.setattr("maspo_dist.runs.jsonl._END_BYTES", 120_000)
+    sampled = read_run(folder.path)
+    assert (whole.every, sampled.every) == (1, 5)
+    assert sampled.progress == whole.progress == folder.read_progress()
+    scores = [name for name in whole.series if name.startswith("eval/")]
+    assert scores
+    for name in scores:
+        assert sampled.series[name].values.tolist() == whole.series[name].values.tolist()
+    rewards, few = whole.series["reward/mean"], sampled.series["reward/mean"]
+    assert 40 < few.steps.size < 150
+    assert few.values.tolist() == rewards.values[np.isin(rewards.steps, few.steps)].tolist()
+    assert "1 of 5 steps is drawn" in report(folder).text

@@ -53,7 +53,9 @@ def _facts(run: Run) -> str:
         str(run.config.get("algorithm.loss.kind", "")).upper(),
         Path(str(run.config.get("model.path", ""))).name,
         f"{run.progress.step} of {run.max_steps} steps",
-        f"{format_duration(float(seconds.sum()))} in steps" if seconds.size else "",
+        f"{format_duration(float(seconds.sum()))} in steps" if seconds.size and run.every == 1 else "",
+        f"about {format_duration(float(seconds.mean()) * run.progress.step)} in steps" if run.every > 1 else "",
+        f"1 of {run.every} steps is drawn" if run.every > 1 else "",
         f"seed {run.config['run.seed']}" if "run.seed" in run.config else "",
     ]
     return " · ".join(part for part in parts if part)

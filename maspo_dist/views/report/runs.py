@@ -141,7 +141,7 @@ def _column(blocks: Sequence[NDArray[Any]], column: int, missing: object) -> NDA
 
 def _progress_of(series: Mapping[str, Series], max_steps: int) -> Progress:
     """As of all rows: made of the last rows, and of the first and last with a reward or a held-out score."""
-    steps = set(np.unique(np.concatenate([one.steps[-_LAST_ROWS:] for one in series.values()] or [[]])))
+    steps = set(np.unique(np.concatenate([one.steps[-_LAST_ROWS:] for one in series.values()] or [EMPTY.steps])))
     for name, one in series.items():
         if name == "reward/mean" or held_out_score(name):
             steps |= set(one.steps[np.isfinite(one.values)][[0, -1]] if one.finite.size else ())

@@ -76,7 +76,7 @@ async def torture(healthy: int) -> Report:
         await host.start()
         sessions = [asyncio.create_task(_healthy(host, number, all_open, report)) for number in range(healthy)]
         sessions += [asyncio.create_task(_hostile(host, name, all_open, report)) for name in HOSTILE]
-        sessions.append(asyncio.create_task(_hangs_in_reset(host, report)))
+        sessions.append(asyncio.create_task(_hangs_in_reset(host, all_open, report)))
         await asyncio.sleep(0)
         started = time.monotonic()
         while host.opened < healthy + len(HOSTILE):  # noqa: ASYNC110 (the host sets no event)
@@ -125,7 +125,9 @@ async def _hostile(host: ForkedEnvironments, name: str, all_open: asyncio.Event,
         report.late.append(f"{name}: {seconds:.1f} s")
 
 
-async def _hangs_in_reset(host: ForkedEnvironments, report: Report) -> None:
+async def _hangs_in_reset(host: ForkedEnvironments, all_open: asyncio.Event, report: Report) -> None:
+    # Before, it would wait for the forks of all others.
+    await all_open.wait()
     started = time.monotonic()
     try:
         await host.open(Task(prompt_id="reset", reference="hang in reset", source="", seed=0))

@@ -42,7 +42,8 @@ from actors.verifier.process import VerifierProcess
 from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize
 from maspo_dist.planning.placement import Device, plan_bundles, require_fit
-from maspo_dist.types import Event, RolloutGroup
+from maspo_dist.runs.rows import Event
+from maspo_dist.types import RolloutGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,8 +53,8 @@ if TYPE_CHECKING:
         load_config,
     )
     from maspo_dist.reward import VerifierPool, verify_math
+    from maspo_dist.runs.rows import Event, SampleRow
     from maspo_dist.types import (
-        Event,
         FinishedGroup,
         GroupReport,
         LedgerRow,
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
         RolloutGroup,
         RolloutRequest,
         SampleRef,
-        SampleRow,
         Sampling,
         ScoredGroup,
         TrainingBatch,
@@ -86,7 +85,7 @@ __all__ += errors.__all__
 def __getattr__(name: str) -> object:
     """The public name, from the module whose import is the quickest."""
     if name in __all__:
-        for module in ("types", "config", "reward", "algorithm"):
+        for module in ("types", "config", "runs.rows", "reward", "algorithm"):
             found = getattr(import_module(f"maspo_dist.{module}"), name, None)
             if found is not None:
                 return found

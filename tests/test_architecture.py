@@ -93,6 +93,16 @@ def test_ray_actors_are_made_in_few_places() -> None:
             assert "ray.remote(" not in path.read_text(), module
 
 
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_file_is_longer_than_400_lines_and_no_function_longer_than_60(package: str) -> None:
+    for module, path in modules(package):
+        text = path.read_text()
+        assert text.count("\n") <= 400, module
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{module}.{node.name}"
+
+
 def loaded(imported: list[str], names: set[str]) -> str:
     """Those of `names` that are loaded in a fresh process after it has imported `imported`, as Python prints a list."""
     code = f"import sys, importlib\nfor n in {imported!r}: importlib.import_module(n)\n"

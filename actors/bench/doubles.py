@@ -19,9 +19,9 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import EngineFigures
+from maspo_dist.runs.rows import Event, SampleRow
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import (
-    Event,
     FloatArray,
     GroupReport,
     IntArray,
@@ -30,7 +30,6 @@ from maspo_dist.types import (
     Rollout,
     RolloutGroup,
     RolloutRequest,
-    SampleRow,
     ScoredGroup,
     TrainingBatch,
     UpdateReport,

@@ -20,7 +20,7 @@ import numpy as np
 
 from actors.bench.lines import BenchLine, compare
 from maspo_dist.runs.catalogue import METRICS
-from maspo_dist.types import SampleRow
+from maspo_dist.runs.rows import SampleRow
 
 STEPS = 20_000
 GROUPS_PER_STEP = 65

@@ -38,9 +38,10 @@ from maspo_dist.runs.interrupt import Interruption, until_signal
 from maspo_dist.runs.logs import LogStream, configure_logging
 from maspo_dist.runs.metrics import open_metrics
 from maspo_dist.runs.regime import regime_line
+from maspo_dist.runs.rows import Event
 from maspo_dist.runs.step_folders import damage_of
 from maspo_dist.runs.step_record import StepRecords
-from maspo_dist.types import Event, FinishedGroup, RolloutGroup
+from maspo_dist.types import FinishedGroup, RolloutGroup
 from maspo_dist.views.console import RunConsole, open_console
 from maspo_dist.views.report import write_report
 

@@ -48,7 +48,8 @@ from maspo_dist.runs.checkpoint import (
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import Standing
 from maspo_dist.runs.metrics import MetricFanout
-from maspo_dist.types import Event, EventKind, FinishedGroup, RolloutGroup
+from maspo_dist.runs.rows import Event, EventKind
+from maspo_dist.types import FinishedGroup, RolloutGroup
 from maspo_dist.views.console import RunConsole
 
 logger = logging.getLogger(__name__)

@@ -31,7 +31,8 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.errors import PoisonPromptError, PolicyAgeError
 from maspo_dist.evaluation.statistics import avg_at_k, pass_at_k
 from maspo_dist.flow.seeds import group_seed
-from maspo_dist.types import Event, GroupReport, Prompt, RolloutRequest, Sampling
+from maspo_dist.runs.rows import Event
+from maspo_dist.types import GroupReport, Prompt, RolloutRequest, Sampling
 
 #: Open problems that the name of a wait lists.
 _NAMED = 4

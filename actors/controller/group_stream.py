@@ -25,16 +25,8 @@ from maspo_dist.flow.ledger import Ledger
 from maspo_dist.flow.seeds import group_seed
 from maspo_dist.flow.selection import drop_reason, drop_too_old
 from maspo_dist.runs.checkpoint import StreamState
-from maspo_dist.types import (
-    DropReason,
-    Event,
-    FinishedGroup,
-    GroupReport,
-    LossReason,
-    RolloutGroup,
-    RolloutRequest,
-    Sampling,
-)
+from maspo_dist.runs.rows import Event
+from maspo_dist.types import DropReason, FinishedGroup, GroupReport, LossReason, RolloutGroup, RolloutRequest, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 from actors.interfaces import Body, LearnerGroup
 from maspo_dist.errors import BodyLostError
 from maspo_dist.runs.checkpoint import LEARNER_FOLDER
+from maspo_dist.runs.rows import Event
 from maspo_dist.runs.step_record import StepRecord, StepRecords
-from maspo_dist.types import Event, RolloutGroup, TrainingBatch, UpdateReport
+from maspo_dist.types import RolloutGroup, TrainingBatch, UpdateReport
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from maspo_dist.flow.failures import after_stall
 from maspo_dist.runs.exporter import Exporter
 from maspo_dist.runs.interrupt import Interruption
 from maspo_dist.runs.live import LiveStatus, Standing
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 
 logger = logging.getLogger(__name__)
 

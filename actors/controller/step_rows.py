@@ -14,7 +14,8 @@ from actors.controller.group_stream import Batch
 from actors.interfaces import Body
 from maspo_dist.data.trajectory import turn_rows
 from maspo_dist.errors import BodyLostError
-from maspo_dist.types import FinishedGroup, RolloutGroup, SampleRow, ScoredGroup, VerdictStatus
+from maspo_dist.runs.rows import SampleRow
+from maspo_dist.types import FinishedGroup, RolloutGroup, ScoredGroup, VerdictStatus
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from actors.rollout.worker_slot import PoolState, WorkerSlot
 from maspo_dist.config import WorkerRange
 from maspo_dist.errors import PlacementError
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 
 #: Seconds between two looks for room in the cluster.
 _FOLLOW_S = 5.0

@@ -30,7 +30,8 @@ from maspo_dist.errors import (
 )
 from maspo_dist.flow.failures import after_loss
 from maspo_dist.runs.live import WorkerStatus
-from maspo_dist.types import Event, GroupReport, RolloutGroup, RolloutRequest
+from maspo_dist.runs.rows import Event
+from maspo_dist.types import GroupReport, RolloutGroup, RolloutRequest
 
 _A_WORKER = "a worker that serves"
 _LOAD = attrgetter("load")

@@ -22,7 +22,8 @@ from maspo_dist.config import ClusterConfig, TrainConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, LearnerLostError, MaspoError, PlacementError
 from maspo_dist.flow.failures import RestartBudget
 from maspo_dist.runs.live import WorkerState
-from maspo_dist.types import Event, EventKind, GroupReport
+from maspo_dist.runs.rows import Event, EventKind
+from maspo_dist.types import GroupReport
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from actors.ray.waits import within
 from actors.verifier.actor import VerifierActor
 from maspo_dist.config import ClusterConfig, VerifierConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 
 _STOP_S = 30.0
 

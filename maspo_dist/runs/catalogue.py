@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
 
-from maspo_dist.types import EventKind
+from maspo_dist.runs.rows import EventKind
 
 #: What stands for a part of a metric's name, and its meaning.
 PLACEHOLDERS: Mapping[str, str] = {

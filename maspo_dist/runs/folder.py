@@ -32,8 +32,9 @@ from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.runs.catalogue import held_out_score
 from maspo_dist.runs.jsonl import JsonLog, count_values, end_rows, read_rows, replace_text, sample_rows, tail_rows
 from maspo_dist.runs.progress import Progress, progress_of
+from maspo_dist.runs.rows import Event, SampleRow
 from maspo_dist.runs.step_folders import StepFolders
-from maspo_dist.types import Event, LedgerRow, SampleRow
+from maspo_dist.types import LedgerRow
 
 #: What a row with held-out scores contains, and how much of a long metrics.jsonl is searched for the last of them.
 _SCORED = b'"eval/'

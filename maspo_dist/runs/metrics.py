@@ -17,7 +17,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from maspo_dist.config import LoggingConfig, WandbConfig
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maspo_dist.runs.progress import PHASES, Progress
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 from maspo_dist.views.format import format_change, format_count, format_duration, format_score, format_seconds
 
 _REPEAT_WAIT_S = 30.0

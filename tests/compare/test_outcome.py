@@ -17,7 +17,7 @@ from maspo_dist.compare.plan import Plan, PlannedRun, make_plan
 from maspo_dist.config import CompareConfig, dump_config
 from maspo_dist.errors import ConfigError, RunsFailedError
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.types import SampleRow
+from maspo_dist.runs.rows import SampleRow
 
 SMOKE = Path(__file__).parents[2] / "configs" / "local_smoke.yaml"
 SCORE = "eval/addition/avg@1"

@@ -13,7 +13,7 @@ from ray.exceptions import RpcError
 
 from actors.controller.run_services import beside, follow_drains
 from maspo_dist.runs.interrupt import Interruption, until_signal
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 
 _GRACE_S = 300.0
 

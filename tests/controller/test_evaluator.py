@@ -8,7 +8,7 @@ from doubles.loop import FakePool, make_config, make_prompt
 
 from actors.controller.evaluator import Evaluator
 from maspo_dist.errors import ActorDiedError, DeadlineError, PoisonPromptError, PolicyAgeError
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 
 PROMPTS = {"easy": [make_prompt(1), make_prompt(2)], "hard": [make_prompt(3)]}
 

@@ -13,9 +13,10 @@ from actors.controller.recording import StepRecorder
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.checkpoint import LEARNER_FOLDER
+from maspo_dist.runs.rows import Event
 from maspo_dist.runs.step_folders import write_manifest
 from maspo_dist.runs.step_record import ResponseLogprobs, StepRecords
-from maspo_dist.types import Event, RolloutGroup, RolloutRequest, Sampling, ScoredGroup, TrainingBatch
+from maspo_dist.types import RolloutGroup, RolloutRequest, Sampling, ScoredGroup, TrainingBatch
 
 
 class Recordable(FakeLearners):

@@ -10,7 +10,7 @@ from actors.controller.run_services import beside, watch
 from actors.ray.waits import open_waits, within
 from maspo_dist.config import ClusterConfig
 from maspo_dist.errors import DeadlineError, StallError
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 
 STALL_S = 0.05
 

@@ -37,13 +37,8 @@ from maspo_dist.runs.checkpoint import CheckpointStore, CheckpointWriter, Finish
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import WorkerStatus
 from maspo_dist.runs.metrics import MetricSink, open_metrics
-from maspo_dist.types import (
-    Event,
-    GroupReport,
-    RolloutGroup,
-    RolloutRequest,
-    Verdict,
-)
+from maspo_dist.runs.rows import Event
+from maspo_dist.types import GroupReport, RolloutGroup, RolloutRequest, Verdict
 from maspo_dist.views.console import RunConsole
 
 

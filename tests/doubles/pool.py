@@ -12,7 +12,8 @@ from actors.rollout.pool import ElasticRolloutPool
 from doubles.loop import make_config, make_prompt
 from doubles.workers import ScriptedFactory
 from maspo_dist.config import TrainConfig
-from maspo_dist.types import Event, GroupReport, RolloutRequest, Sampling
+from maspo_dist.runs.rows import Event
+from maspo_dist.types import GroupReport, RolloutRequest, Sampling
 
 FAST = {"restart_backoff_s": 0.0, "heartbeat_s": 0.01, "heartbeat_timeout_s": 0.02}
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.types import Event, LedgerRow, SampleRow
+from maspo_dist.runs.rows import Event, SampleRow
+from maspo_dist.types import LedgerRow
 
 BUCKETS = (1e-4, 1e-2, 0.1, 0.5, 0.9, 1.0)
 BUCKET_NAMES = ("1e-4", "1e-2", "0.1", "0.5", "0.9", "1")

@@ -33,7 +33,8 @@ from maspo_dist.planning.placement import CPU_SHARE
 from maspo_dist.planning.preflight import prepare
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.interrupt import until_signal
-from maspo_dist.types import Event, Verdict
+from maspo_dist.runs.rows import Event
+from maspo_dist.types import Verdict
 from maspo_dist.views.console import open_console
 
 _ONE_STEP = DemoRecipe(

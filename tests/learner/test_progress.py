@@ -13,7 +13,7 @@ from actors.controller.run_services import beside, watch
 from actors.learner.group import RayLearnerGroup
 from actors.ray.waits import within
 from maspo_dist.errors import DeadlineError
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 
 MICRO_BATCH_S = 60.0
 CONFIG = make_config(cluster={"stall_timeout_s": 900, "heartbeat_s": 10}).cluster

@@ -17,7 +17,8 @@ from actors.rollout.pool import ElasticRolloutPool
 from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ConfigError, WeightSyncError
-from maspo_dist.types import Event, RolloutGroup, RolloutRequest, Sampling
+from maspo_dist.runs.rows import Event
+from maspo_dist.types import RolloutGroup, RolloutRequest, Sampling
 
 OWN = {
     "rollout": {"backend": "python:doubles.own_engine:CountingEngine", "workers": 2},

@@ -14,7 +14,7 @@ from actors.ray.waits import cancel_all
 from maspo_dist.errors import (
     StragglerError,
 )
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 
 
 async def test_requests_are_spread_over_the_workers() -> None:

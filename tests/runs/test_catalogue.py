@@ -15,7 +15,7 @@ from maspo_dist.algorithm.diagnostics import BUCKETS, SIGNS
 from maspo_dist.config import ClipLoss, CorrectionConfig, MaspoLoss
 from maspo_dist.runs.catalogue import EVENTS, LIVE_METRICS, METRICS, PLACEHOLDERS, find_metric, labelled
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.types import EventKind
+from maspo_dist.runs.rows import EventKind
 from maspo_dist.views.console import open_console
 
 

@@ -20,7 +20,7 @@ from maspo_dist.runs.catalogue import EVENTS, LIVE_METRICS, labelled
 from maspo_dist.runs.exporter import Exporter, open_exporter
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import EngineFigures, LiveStatus, Standing, WorkerStatus, read_live
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 from maspo_dist.views.console import open_console
 
 #: A sample, by its name and its labels but `run`.

@@ -15,7 +15,7 @@ from maspo_dist.errors import ConfigError
 from maspo_dist.runs import metrics
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.metrics import MetricFanout, TensorBoardSink, check_metrics, open_metrics, require_sinks
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 
 
 class FullDisk:

@@ -16,8 +16,9 @@ from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import JsonLog, read_rows, tail_rows
 from maspo_dist.runs.progress import progress_of
+from maspo_dist.runs.rows import Event, SampleRow
 from maspo_dist.runs.step_folders import StepFolders
-from maspo_dist.types import Event, LedgerRow, SampleRow
+from maspo_dist.types import LedgerRow
 
 
 def sample(step: int, response: str = "5", reward: float = 1.0) -> SampleRow:

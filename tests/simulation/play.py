@@ -28,7 +28,8 @@ from maspo_dist.runs.checkpoint import CheckpointStore, read_state
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import read_rows
 from maspo_dist.runs.progress import Progress
-from maspo_dist.types import Event, LedgerRow, SampleRow
+from maspo_dist.runs.rows import Event, SampleRow
+from maspo_dist.types import LedgerRow
 from maspo_dist.views.console import PlainConsole
 
 Row = dict[str, Any]

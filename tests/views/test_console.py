@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import LiveStatus, Standing, WorkerStatus
 from maspo_dist.runs.progress import Progress, progress_of
-from maspo_dist.types import Event
+from maspo_dist.runs.rows import Event
 from maspo_dist.views.console import LiveConsole, PlainConsole, RunConsole, open_console, progress_panel
 from maspo_dist.views.format import format_count, format_duration, format_number
 from maspo_dist.views.status import render_status

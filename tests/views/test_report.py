@@ -19,7 +19,8 @@ from jinja2 import UndefinedError
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.jsonl import JsonLog, tail_rows
-from maspo_dist.types import Event, LedgerRow, SampleRow, TurnRow
+from maspo_dist.runs.rows import Event, SampleRow
+from maspo_dist.types import LedgerRow, TurnRow
 from maspo_dist.views.report import write_report
 from maspo_dist.views.report.charts import (
     Line,

@@ -10,7 +10,8 @@ algorithm       policy_loss on padded tensors; token_loss and aggregate on packe
                 group_advantages, token_logprobs
 verifiers       verify_math, VerifierPool
 records         Prompt, Sampling, RolloutRequest, Rollout, RolloutGroup, Verdict, GroupReport, ScoredGroup,
-                FinishedGroup, SampleRef, TrainingBatch, UpdateReport, Event, LedgerRow, SampleRow
+                FinishedGroup, SampleRef, TrainingBatch, UpdateReport, Event, LedgerRow, SampleRow, TurnRow,
+                Conversation
 errors          the tree in `maspo_dist.errors`
 
     from maspo_dist import MaspoLoss, policy_loss
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from maspo_dist.reward import VerifierPool, verify_math
     from maspo_dist.runs.rows import Event, SampleRow
     from maspo_dist.types import (
+        Conversation,
         FinishedGroup,
         GroupReport,
         LedgerRow,
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
         Sampling,
         ScoredGroup,
         TrainingBatch,
+        TurnRow,
         UpdateReport,
         Verdict,
     )
@@ -77,6 +80,7 @@ __all__ += ["BapoLoss", "CispoLoss", "ClipLoss", "DacLoss", "DppoLoss", "GspoLos
 __all__ += ["SapoLoss"]
 __all__ += ["OwnLoss", "TokenLoss", "TokenTerms", "aggregate", "group_advantages", "policy_loss"]
 __all__ += ["VerifierPool", "token_logprobs", "token_loss", "verify_math"]
+__all__ += ["Conversation", "TurnRow"]
 __all__ += ["Event", "FinishedGroup", "GroupReport", "LedgerRow", "Prompt", "Rollout", "RolloutGroup", "RolloutRequest"]
 __all__ += ["SampleRef", "SampleRow", "Sampling", "ScoredGroup", "TrainingBatch", "UpdateReport", "Verdict"]
 __all__ += errors.__all__

@@ -11,6 +11,7 @@ import pytest
 
 import maspo_dist
 from maspo_dist import errors, types
+from maspo_dist.runs import rows
 
 ROOT = Path(__file__).parents[1]
 NAMES = [name for name in maspo_dist.__all__ if name != "__version__"]
@@ -42,7 +43,10 @@ def test_every_error_is_public() -> None:
 
 def test_every_record_that_travels_is_public() -> None:
     records = {
-        name for name, value in vars(types).items() if isinstance(value, type) and value.__module__ == types.__name__
+        name
+        for module in (types, rows)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and value.__module__ == module.__name__
     }
     assert {name for name in records if not name.startswith("_")} <= set(NAMES)
 

@@ -132,7 +132,7 @@ def _parse(text: str) -> Any:
 
 def _sentence(root: type[BaseModel], tree: object, detail: ErrorDetails) -> str:
     location = [str(part) for part in detail["loc"]]
-    key = ".".join(location) or "config"
+    key = ".".join(part if part.isprintable() else repr(part) for part in location) or "config"
     kind, value = detail["type"], detail.get("input")
     if kind == "extra_forbidden":
         known = _fields_at(root, tree, location[:-1])

@@ -191,6 +191,9 @@ class ForkedSession:
     async def _ask(self, message: bytes, what: str, timeout_s: float) -> Heard:
         if not self._is_open:
             raise EnvironmentFailedError("error", f"{what}: the session has ended")
+        if self._link.death is not None:
+            # The process may still be there for a moment, and would answer.
+            raise await self._failure("error", f"{what}: its process ended: {await self._how()}")
         try:
             self._writer.write(message)
             line = await self._line(timeout_s)
@@ -201,8 +204,7 @@ class ForkedSession:
         except ValueError:
             raise await self._failure("error", f"{what}: its process sent more than an answer can hold") from None
         if not line.endswith(b"\n"):
-            how = await self._link.how_it_ended(self._number, _NEWS_S)
-            raise await self._failure("error", f"{what}: its process ended: {how}")
+            raise await self._failure("error", f"{what}: its process ended: {await self._how()}")
         try:
             heard = decode(Heard, line)
         except ValueError as error:
@@ -219,6 +221,9 @@ class ForkedSession:
         except TimeoutError:
             async with asyncio.timeout(_LATE_S):
                 return await self._reader.readline()
+
+    async def _how(self) -> str:
+        return await self._link.how_it_ended(self._number, _NEWS_S)
 
     async def _failure(self, status: str, reason: str) -> EnvironmentFailedError:
         self._end(in_order=False)

@@ -46,7 +46,7 @@ class MergedWeights:
 
 
 def merge(config: TrainConfig, lora: LoraConfig, state: LearnerState) -> MergedWeights:
-    """Raises ModelError if model.path does not load, or its layers are not those that were trained."""
+    """Raises ModelError if model.path does not load, or its layers differ from the layers that were trained."""
     policy = load_policy(config.model)
     base = {hugging_face_name(name): parameter.detach() for name, parameter in policy.named_parameters()}
     for layer in adapted(state):

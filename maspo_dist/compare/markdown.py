@@ -7,7 +7,7 @@ from typing import Any
 
 from maspo_dist.errors import DataError
 
-#: Columns of means, and of differences for those that are tested.
+#: Columns of means; a measure that is tested also has a column of differences.
 _HEADS = {
     "start": "start",
     "final": "end",

@@ -1,4 +1,4 @@
-"""What the model is told of its tools: JSON schemas, from the types and docstrings of functions."""
+"""Describes tools to the model: JSON schemas, made from the types and docstrings of functions."""
 
 from __future__ import annotations
 

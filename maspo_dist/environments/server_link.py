@@ -73,7 +73,7 @@ class ServerLink:
         self._send(json.dumps({"fork": number}).encode(), stream)
 
     def end(self, number: int) -> None:
-        """Asks for the end of a process, whatever it does."""
+        """Tells the server to kill a process."""
         ended = self._ends.pop(number, None)
         if self.death is None and ended is not None and not ended.done():
             self._send(json.dumps({"end": number}).encode(), None)

@@ -1,4 +1,4 @@
-"""The folder that the bench makes is one that `status` and `report` read whole."""
+"""`status` and `report` read the whole folder that the bench makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparisons that come with the project are those that their files describe."""
+"""Each comparison in configs/ has the variants that its file describes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The environment in which a turn calls tools, in this process; and what the model is told of the tools."""
+"""The environment of tools, in this process, and how tools are described to the model."""
 
 from __future__ import annotations
 

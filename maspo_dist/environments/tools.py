@@ -93,7 +93,8 @@ class ToolEnvironment:
     async def step(self, response: str) -> Step:
         calls = read_calls(response, self._config.call_format, self._tools)
         if not calls:
-            return Step(done=True)
+            # Zeros: where nothing calls any more, the curve goes on at 0.
+            return Step(done=True, metrics={"calls": 0, "failed_calls": 0})
         if self._programs:
             self._programs.begin_turn(_PROGRAM_SHARE * self._config.step_timeout_s)
         results, failed = [], 0

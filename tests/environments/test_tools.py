@@ -37,7 +37,7 @@ def test_results_are_heard_and_a_turn_without_a_call_is_the_answer() -> None:
         config(OWN + "add", OWN + "slow_add"), tagged("add", a=1, b=2) + tagged("slow_add", a=3, b=4), "7"
     )
     assert called == Step(observation='3\n{"sum": 7}', metrics={"calls": 2, "failed_calls": 0})
-    assert answered == Step(done=True)
+    assert answered == Step(done=True, metrics={"calls": 0, "failed_calls": 0})
 
 
 def test_a_call_on_a_line_passes_its_text() -> None:

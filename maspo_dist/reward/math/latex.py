@@ -73,6 +73,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\overline\s?\{([A-Z]{2,3})\}", r"\1"),
         (r"\{?\s?([\w+-]{1,20})\s?\\choose\s?([\w+-]{1,20})\s?\}?", r"\\binom{\1}{\2}"),
         (r"\\therefore(?![A-Za-z])", ""),
+        (r"^(?:approx(?:imately|\.)?|about|around|roughly)\s?(?=[-\d\\.$])", r"\\approx "),
         (r"(?<![A-Za-z\\])(?:np|numpy|math|sympy)\.(?=[a-z])", ""),
         (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
         (r"([-+,(\[<>]\s?)(?:oo|inf|infinity)(?![A-Za-z])", r"\1\\infty "),

@@ -6,7 +6,8 @@ When two numbers count as equal:
                               reference, given to three significant figures or more
     decimal against exact     the decimal is a correct rounding to five significant figures or more
     percent                   `p%` equals `p` and `p/100`; two percentages compare as written
-    base subscript            same digits and same base; a base left out of the answer is forgiven
+    base subscript            same digits and same base; a base left out of the answer is forgiven, and base ten
+                              may be left out of the reference
     unit                      ignored, unless both sides name different units; units are not converted
 """
 
@@ -87,8 +88,8 @@ def parse_number(text: str) -> Number | None:
 def equal_numbers(answer: Number, reference: Number) -> bool:
     """Whether `answer` counts as `reference`, by the rules above."""
     if reference.base is not None or answer.base is not None:
-        same_base = answer.base == reference.base or (answer.base is None and reference.base is not None)
-        return same_base and answer.digits.lstrip("0") == reference.digits.lstrip("0")
+        left_out = answer.base is None or (answer.base == 10 and reference.base is None)
+        return (left_out or answer.base == reference.base) and answer.digits.lstrip("0") == reference.digits.lstrip("0")
     if answer.unit and reference.unit and answer.unit != reference.unit:
         return False
     if _agree(answer, reference):

@@ -37,6 +37,11 @@ REPORTED = [
     (r"\dfrac{\pi}{5}", "pi/5", True),
     ("9 - i", "9.0 + -1.0i", True),
     (r"-3\pi", "-3*pi", True),
+    ("3.5", "approx. 3.5", True),
+    ("3.5", "about 3.5", True),
+    ("1024", "1024_{10}", True),
+    ("101_2", "101_{10}", False),
+    ("101", "101_2", False),
 ]
 
 FUNCTIONS_WITHOUT_BACKSLASH = [

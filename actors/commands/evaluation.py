@@ -24,6 +24,7 @@ from actors.engines.settings import evaluation_engine
 from actors.evaluation.cluster import EvaluationCluster
 from actors.evaluation.sampling import Problem, list_problems, sample_problems
 from actors.ray.connection import connect, disconnect
+from actors.ray.model_on_nodes import for_actors
 from maspo_dist.config import EvaluationConfig
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.evaluation.folder import (
@@ -103,10 +104,11 @@ async def _drive(
         # Ray installs signal handlers of its own when it starts.
         interruption.watch_signals()
         bundles = plan_evaluation(config, facts.size, device, int(ray.cluster_resources().get("GPU", 0)))
-        cluster = EvaluationCluster(config, bundles, device, folder.logs_path)
+        placed = for_actors(config)
+        cluster = EvaluationCluster(placed, bundles, device, folder.logs_path)
         try:
             longest = max(problem.prompt.token_ids.size for problem in problems)
-            await cluster.start(evaluation_engine(config, longest), progress.waiting_for)
+            await cluster.start(evaluation_engine(placed, longest), progress.waiting_for)
             progress.sampling(len(finished), len(problems))
             await beside(sample_problems(left, config, cluster, keep, facts.tokenizer.decode), cluster.watch_verifier())
         finally:

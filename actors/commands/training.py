@@ -22,7 +22,7 @@ from actors.interfaces import RolloutPool
 from actors.processes import REAL_CLASSES, ActorClasses, RunCluster, publish_bytes
 from actors.ray.connection import cluster_address, connect, disconnect, own_store
 from actors.ray.control import open_control
-from actors.ray.model_on_nodes import path_for_actors
+from actors.ray.model_on_nodes import for_actors
 from actors.ray.nodes import leaving_nodes
 from actors.weights.probes import probe_sequences, probe_tokens
 from maspo_dist.config import TrainConfig, dump_config, resume_changes
@@ -118,12 +118,6 @@ def _compare_config(config: TrainConfig, checkpoint: Path, folder: RunFolder, al
         )
 
 
-def _for_actors(config: TrainConfig) -> TrainConfig:
-    """The configuration that processes on other nodes get; the run folder keeps the configuration as it was given."""
-    model = config.model.model_copy(update={"path": path_for_actors(config.model.path)})
-    return config.model_copy(update={"model": model})
-
-
 @dataclass
 class Run:
     """The processes and the loop of one run. `resume` is the checkpoint to resume from, if any."""
@@ -160,7 +154,8 @@ class Run:
             control = open_control(config.run.name)
             self.folder.write_address(cluster_address())
             cluster = RunCluster(
-                _for_actors(config),
+                # The run folder keeps the configuration as it was given.
+                for_actors(config),
                 self.prepared.model.size,
                 device,
                 self.folder.logs_path,

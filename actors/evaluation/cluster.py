@@ -16,7 +16,8 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from actors.engines.settings import engine_environment
 from actors.evaluation.actor import EvaluationActor
 from actors.interfaces import EngineSettings
-from actors.ray.actor_options import CONCURRENT_CALLS, bundle_options, share_of_cores
+from actors.ray.actor_options import CONCURRENT_CALLS, actor_environment, bundle_options, share_of_cores
+from actors.ray.model_on_nodes import require_model_on_nodes
 from actors.ray.placement_groups import reserve
 from actors.ray.waits import within
 from actors.rollout.conversation import Response
@@ -47,21 +48,24 @@ class EvaluationCluster:
     async def start(self, settings: EngineSettings, waiting_for: Callable[[str], None]) -> None:
         """Starts all processes concurrently, reporting what it waits for. Always call `stop` afterwards.
 
-        Raises PlacementError when the cluster is too small or stays full, DeadlineError past
-        `cluster.start_timeout_s`, and whatever makes a process fail.
+        Raises PlacementError when the cluster is too small or stays full, ModelError when a node lacks the model,
+        DeadlineError past `cluster.start_timeout_s`, and whatever makes a process fail.
         """
         require_fit(self._bundles, ray.cluster_resources())
         config, (engine, verifier) = self._config, self._bundles
         deadline_s = time.monotonic() + config.cluster.start_timeout_s
+        waiting_for("the model on every node")
+        environment = actor_environment(config.cluster.environment)
+        await require_model_on_nodes(config.model.path, self._device, environment, config.cluster.start_timeout_s)
         group = self._group = await reserve(self._bundles, config.cluster.start_timeout_s, waiting_for)
         configured = config.cluster.environment
         options = bundle_options(group, engine.count, verifier, configured)
         self._verifier = VerifierProcess(config.reward, config.cluster, self._logs, options)
-        environment = engine_environment(self._device, share_of_cores(engine.count))
+        of_engine = engine_environment(self._device, share_of_cores(engine.count))
         scorer = VerifierClient(self._verifier.handle, config.cluster.verify_timeout_s)
         self._workers = [
             ray.remote(EvaluationActor)
-            .options(**bundle_options(group, index, engine, configured, environment), max_concurrency=CONCURRENT_CALLS)
+            .options(**bundle_options(group, index, engine, configured, of_engine), max_concurrency=CONCURRENT_CALLS)
             .remote(config, settings, index, self._device, scorer, self._logs)
             for index in range(engine.count)
         ]

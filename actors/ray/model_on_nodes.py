@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.ray.waits import within
+from maspo_dist.config import EvaluationConfig, TrainConfig
 from maspo_dist.errors import ModelError
 from maspo_dist.models.path import is_hub_name, require_model
 from maspo_dist.planning.placement import Device
 
+Configuration = TypeVar("Configuration", TrainConfig, EvaluationConfig)
 #: Says on a node why a model is not there; None once it is.
 Missing = Callable[[str], str | None]
 
@@ -30,6 +32,12 @@ def path_for_actors(path: str) -> str:
     if is_hub_name(path) or ray.get_runtime_context().runtime_env.get("working_dir"):
         return path
     return str(Path(path).resolve())
+
+
+def for_actors(config: Configuration) -> Configuration:
+    """`config` as processes on every node get it: with `path_for_actors`."""
+    model = config.model.model_copy(update={"path": path_for_actors(config.model.path)})
+    return config.model_copy(update={"model": model})
 
 
 def missing_model(path: str) -> str | None:

@@ -8,16 +8,19 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 from doubles.loop import make_config
+from doubles.untrained_demo import save_untrained_demo
 from rich.console import Console
 
 from actors.commands import doctor as command
 from actors.commands import node_facts as gathering
 from actors.commands.doctor import doctor
 from actors.commands.node_facts import answer_within, node_facts
-from maspo_dist.errors import DeadlineError, PlacementError
+from maspo_dist.errors import ActorDiedError, DeadlineError, PlacementError
 from maspo_dist.planning.doctor import Asked, RayToken
 
 LIST = "#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559 MiB'\necho 'NVIDIA H100 80GB HBM3, 81559 MiB'\n"
@@ -83,6 +86,14 @@ def test_a_machine_on_which_nothing_is_wrong_passes(capsys: pytest.CaptureFixtur
     assert "error:" not in printed
 
 
+def test_a_machine_without_findings_is_said_to_have_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "findings", lambda nodes, asked: [])
+    assert doctor(None, Console(soft_wrap=True))
+    assert capsys.readouterr().out.endswith("\nnothing is wrong\n")
+
+
 def test_what_prevents_this_run_is_found_before_it_starts(
     capsys: pytest.CaptureFixture[str], machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,3 +136,80 @@ def test_an_object_store_for_which_there_is_no_room_is_a_finding(
     monkeypatch.setattr(command, "own_store", refuse)
     assert not doctor(None, Console(soft_wrap=True))
     assert "error: /dev/shm has 60 MB for Ray's object store\n" in capsys.readouterr().out
+
+
+def test_an_object_store_that_will_be_slow_is_a_warning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "own_store", lambda needed_bytes: (0, "until then the store is on a disk"))
+    assert doctor(None, Console(soft_wrap=True))
+    assert "warning: until then the store is on a disk\n" in capsys.readouterr().out
+
+
+def test_a_run_that_does_not_fit_is_a_finding(
+    capsys: pytest.CaptureFixture[str], machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"path": str(save_untrained_demo(machine / "model")), "device": "cpu"}
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    fitting = {"prompts_per_step": 4, "max_response_tokens": 8}
+    data = {"train": ["-"], "max_prompt_tokens": 32}
+    assert doctor(make_config(model=model, data=data, rollout=fitting), Console(soft_wrap=True))
+    capsys.readouterr()
+    assert not doctor(make_config(model=model, data=data, rollout={**fitting, "workers": 9}), Console(soft_wrap=True))
+    assert (
+        "error: the run needs 2.75 CPU where the cluster has 2: 1 × learner (0.25 CPU), 9 × rollout (0.25 CPU), "
+        "1 × verifier (0.25 CPU); lower learner.ranks or rollout.workers, or add nodes\n"
+    ) in capsys.readouterr().out
+
+
+def node(address: str, number: int) -> dict[str, Any]:
+    return {"NodeID": f"{number}" * 16, "Alive": True, "NodeManagerAddress": address, "Resources": {}}
+
+
+async def test_a_node_that_fails_to_answer_is_a_finding_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = node_facts(Asked(is_cluster=True))
+
+    async def answer(node_id: str, *_: object) -> object:
+        answers: dict[str, Exception] = {
+            "2": ActorDiedError("node 10.0.0.2: its facts: the process died"),
+            "3": ModuleNotFoundError("Traceback\n  …\nNo module named 'actors'"),
+            "4": OSError(),
+        }
+        if error := answers.get(node_id[0]):
+            raise error
+        return facts
+
+    monkeypatch.setattr(command, "run_on", answer)
+    monkeypatch.setattr(ray, "nodes", lambda: [node(f"10.0.0.{number}", number) for number in (1, 2, 3, 4)])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    answers = await command._ask_nodes(Asked(is_cluster=True))
+    assert list(answers.nodes) == ["10.0.0.1"]
+    assert answers.resources == {"CPU": 8.0}
+    remedy = "install the packages of `make setup-gpu` there, or of `make setup` without a GPU"
+    assert [finding.sentence for finding in answers.found] == [
+        "node 10.0.0.2: its facts: the process died: see the logs in ray/session_latest/logs of Ray's temporary folder "
+        "there",
+        f"node 10.0.0.3: maspo-dist does not run there (No module named 'actors'): {remedy}",
+        f"node 10.0.0.4: maspo-dist does not run there (OSError): {remedy}",
+    ]
+    assert all(finding.prevents for finding in answers.found)
+
+
+def test_nodes_that_share_an_address_are_told_apart_by_their_ids() -> None:
+    nodes = [node("10.0.0.1", 1), node("10.0.0.2", 2), node("10.0.0.1", 3)]
+    assert command._names(nodes) == ["10.0.0.1 (11111111)", "10.0.0.2", "10.0.0.1 (33333333)"]
+
+
+def test_the_stores_of_a_cluster_that_are_too_small_are_warnings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_nodes(_: Asked) -> command.Answers:
+        return command.Answers(nodes={}, found=(), resources={})
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(command, "connect", lambda wanted: "cpu")
+    monkeypatch.setattr(command, "_ask_nodes", no_nodes)
+    monkeypatch.setattr(ray, "nodes", list)
+    monkeypatch.setattr(command, "small_stores", lambda nodes, needed: ["the object store of node 10.0.0.2 holds 1 GB"])
+    assert doctor(None, Console(soft_wrap=True))
+    assert capsys.readouterr().out == "warning: the object store of node 10.0.0.2 holds 1 GB\n"

@@ -19,7 +19,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_untrained_demo(tmp_path_factory.mktemp("check") / "model")
 
 
-def checked(model: Path, train: Path, *, lora: bool = False, dtype: str = "float32", **data: object) -> str:
+def checked(model: Path | str, train: Path, *, lora: bool = False, dtype: str = "float32", **data: object) -> str:
     config = TrainConfig.model_validate(
         {
             "run": {"name": "check", "max_steps": 1},
@@ -73,3 +73,24 @@ def test_check_says_what_adapters_lose_in_bfloat16(model: Path, tmp_path: Path) 
     assert note in checked(model, train, lora=True, dtype="bfloat16")
     assert note not in checked(model, train, lora=True)
     assert note not in checked(model, train, dtype="bfloat16")
+
+
+def test_check_says_what_it_cannot_tell_without_the_model(tmp_path: Path) -> None:
+    train = tmp_path / "train.jsonl"
+    train.write_text(json.dumps({"problem": "1+2", "answer": "3"}) + "\n")
+    said = checked("/other/machine/model", train)
+    assert "placement and memory: unknown until /other/machine/model can be read\n" in said
+    assert "to train, this machine still lacks\n  model /other/machine/model\n" in said
+    assert "│ train    │ 1 rows  │ ?                   │ ?               │" in said
+    said = checked("/other/machine/model", Path("/other/machine/train.jsonl"))
+    assert "\n  model /other/machine/model\n  data /other/machine/train.jsonl\n" in said
+    assert "│ train    │ not here │ ?                   │ ?               │" in said
+
+
+def test_check_says_how_many_prompts_open_a_reasoning_block(model: Path, tmp_path: Path) -> None:
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps({"problem": problem, "answer": "3"}) + "\n" for problem in ("1+2", "2+1")))
+    assert (
+        "note: data set train: 2 of 2 prompts leave '<think>' open: a response is judged as if it had written this "
+        "tag itself\n"
+    ) in checked(model, train, template="{problem} <think>")

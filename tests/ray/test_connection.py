@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import ray
 
+from actors.ray import connection
 from actors.ray.connection import connect
+from maspo_dist.errors import PlacementError
 
 NICENESS = "RAY_worker_niceness"
 PRESTART = "RAY_prestart_worker_first_driver"
@@ -44,3 +46,17 @@ def test_an_own_cluster_starts_no_idle_workers(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv(PRESTART)
     connect("cpu")
     assert os.environ[PRESTART] == "0"
+
+
+def test_a_cluster_that_refuses_to_be_joined_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise ConnectionError("\nthe token is wrong\nmore")
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(connection, "no_ray_at", lambda address: None)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(
+        PlacementError,
+        match=r"^RAY_ADDRESS is 10\.0\.0\.1:6379, but the Ray cluster there cannot be joined: the token is wrong$",
+    ):
+        connect("cpu")

@@ -1,0 +1,97 @@
+"""Each rule of `check` on environments, with the sentence that it prints."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from doubles.loop import make_config
+
+from maspo_dist.config import TrainConfig
+from maspo_dist.data.prompts import Example, PromptSet
+from maspo_dist.environments.protocol import Task
+from maspo_dist.planning import environment as planning
+from maspo_dist.planning.environment import environment_notes
+from maspo_dist.types import Prompt
+
+TOOLS = {"tools": ["python"], "max_turns": 4, "step_timeout_s": 10}
+
+
+def config(**sections: dict[str, object]) -> TrainConfig:
+    return make_config(**{"environment": TOOLS, **sections})
+
+
+def test_without_an_environment_there_is_nothing_to_note() -> None:
+    assert list(environment_notes(make_config(), None)) == []
+
+
+def test_an_environment_within_all_deadlines_has_no_notes() -> None:
+    assert list(environment_notes(config(), None)) == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        (
+            {"cluster": {"generate_timeout_s": 10}},
+            "environment.step_timeout_s (10) is not less than cluster.generate_timeout_s (10): a worker whose "
+            "trajectories all wait for their environments counts as hanging; lower the first or raise the second",
+        ),
+        (
+            {"cluster": {"stall_timeout_s": 5}},
+            "environment.step_timeout_s (10) is not less than cluster.stall_timeout_s (5): a worker whose "
+            "trajectories all wait for their environments counts as hanging; lower the first or raise the second",
+        ),
+        (
+            {"rollout": {"straggler": {"deadline_s": 39}}},
+            "environment.max_turns (4) × environment.step_timeout_s (10) is more than rollout.straggler.deadline_s "
+            "(39), which counts the time of environments too: slow environments make stragglers",
+        ),
+        (
+            {"rollout": {"in_flight_updates": False}},
+            "rollout.in_flight_updates is false, so each publish waits for the end of whole trajectories, their "
+            "environments included; true updates between two tokens",
+        ),
+    ],
+)
+def test_what_an_environment_may_hold_up_is_one_sentence(sections: dict[str, dict[str, object]], sentence: str) -> None:
+    assert list(environment_notes(config(**sections), None)) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("call_format", "how"),
+    [
+        ("tags", 'To call a tool, write <tool_call>{"name": …, "arguments": {…}}</tool_call>.'),
+        ("calls", "To call a tool, write name(argument, …) alone on a line."),
+    ],
+)
+def test_a_prompt_that_shows_no_tools_is_noted_with_a_system_prompt_that_does(
+    call_format: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[Task] = []
+
+    def play(_: object, task: Task) -> list[str]:
+        played.append(task)
+        return ["two plays differ"]
+
+    monkeypatch.setattr(planning, "continuation_notes", lambda _: ["the template drops earlier turns"])
+    monkeypatch.setattr(planning, "play_notes", play)
+    [continued, tools, plays] = environment_notes(config(environment={**TOOLS, "call_format": call_format}), prompts())
+    assert (continued, plays) == ("the template drops earlier turns", "two plays differ")
+    assert tools.startswith(
+        "source sums: the prompt does not name the tools python, because the chat template does not show tools: a "
+        f"model that has not learned them needs a data.system_prompt such as\n{how} The tools:\n"
+    )
+    assert '{"name": "python", "description": ' in tools
+    assert [(task.prompt_id, task.reference) for task in played] == [("p", "3")]
+
+
+def test_a_prompt_that_names_all_tools_needs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "continuation_notes", lambda _: [])
+    monkeypatch.setattr(planning, "play_notes", lambda *_: [])
+    assert list(environment_notes(config(), prompts("You may use python."))) == []
+
+
+def prompts(text: str = "1+2?") -> PromptSet:
+    example = Example(source="sums", prompts=1, text=text, tokens=4, notes=())
+    prompt = Prompt(prompt_id="p", token_ids=np.array([1, 2], np.int32), reference="3", source="sums")
+    return PromptSet(prompts=(prompt,), dropped_overlong=0, examples=(example,))

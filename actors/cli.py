@@ -17,11 +17,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from actors.commands.comparison import compare, compare_table
+from actors.commands.comparison import compare, compare_table, lane
 from actors.commands.data import demo, reasoning_gym
+from actors.commands.exit_codes import explain
 from maspo_dist import __version__
 from maspo_dist.errors import MaspoError, UserError
-from maspo_dist.planning.remedies import REMEDIES
 
 app = typer.Typer(
     add_completion=False,
@@ -335,6 +335,7 @@ def rescore(
 app.command()(reasoning_gym)
 app.command()(compare)
 app.command()(compare_table)
+app.command(hidden=True)(lane)
 
 
 def main() -> None:
@@ -345,18 +346,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except MaspoError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in REMEDIES:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror}{where}: {REMEDIES[error.errno]}", file=sys.stderr)
-        sys.exit(1)
+    except (MaspoError, OSError) as error:
+        sys.exit(explain(error))
 
 
 if __name__ == "__main__":

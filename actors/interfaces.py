@@ -209,6 +209,14 @@ class ReportingEngine(Protocol):
     def figures(self) -> EngineFigures | None: ...
 
 
+@runtime_checkable
+class MovableEngine(Protocol):
+    """A rollout engine that goes on in another run; an engine need not, where each run starts its own."""
+
+    async def log_to(self, path: Path) -> None:
+        """Sends the output of the engine's processes to `path` from now on."""
+
+
 class WeightTransport(Protocol):
     """Carries weights from the learner ranks to the engines; `sync.transport` names its class.
 

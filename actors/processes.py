@@ -1,6 +1,7 @@
 """The composition root of a run: places, starts and ends its processes.
 
 RunCluster.start ──► learners, verifier and rollout workers, concurrently; the pool starts more workers later
+RunCluster.leave ──► leaves learner processes and engines to the next run, where there is a shelf for them
 RunCluster.stop  ──► ends every process
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
@@ -34,16 +36,19 @@ from actors.ray.model_on_nodes import require_model_on_nodes
 from actors.ray.on_node import dump_stacks, free_address, remove_segments, run_beside, write_token
 from actors.ray.placement_groups import bundles_by_node, reserve, room_for
 from actors.ray.waits import all_ready, within
-from actors.rollout.actor import RayRolloutWorker, RolloutActor
+from actors.rollout.actor import RolloutActor
 from actors.rollout.pool import ElasticRolloutPool
 from actors.verifier.actor import VerifierActor
 from actors.verifier.client import VerifierClient
 from actors.verifier.process import VerifierProcess
+from actors.warm import KeepableWorker, Shelf, WarmProcesses, WarmWorker, processes_key
 from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize
 from maspo_dist.planning.placement import Device, plan_bundles, require_fit
 from maspo_dist.runs.rows import Event
 from maspo_dist.types import RolloutGroup
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +90,8 @@ class RunCluster:
     waiting_for: Callable[[str], None] = field(kw_only=True)
     on_event: Callable[[Event], None] = field(kw_only=True)
     classes: ActorClasses = field(kw_only=True, default=REAL_CLASSES)
+    #: Holds the processes that an earlier run left; None where every run starts its own.
+    shelf: Shelf | None = field(kw_only=True, default=None)
 
     def __post_init__(self, size: ModelSize) -> None:
         self._bundles = {bundle.role: bundle for bundle in plan_bundles(self.config, size, self.device)}
@@ -95,6 +102,10 @@ class RunCluster:
         self._verifier: VerifierProcess | None = None
         self._processes: dict[str, ActorProcess] = {}
         self._cleanups: list[Awaitable[object]] = []
+        self._is_leaving = False
+        #: Kept processes that this run has not taken into use, or leaves behind.
+        self._idle_learners: list[ActorHandle[Any]] = []
+        self._idle_workers: list[WarmWorker] = []
         self.learners = RayLearnerGroup(self._make_learners, self.config.cluster)
         self.rollout = ElasticRolloutPool(self.config, self, self.on_event)
 
@@ -111,8 +122,10 @@ class RunCluster:
         self.waiting_for("the model on every node")
         environment = actor_environment(config.cluster.environment)
         await require_model_on_nodes(config.model.path, self.device, environment, config.cluster.start_timeout_s)
-        base = [self._bundles["learner"], verifier]
-        self._base = await reserve(base, config.cluster.start_timeout_s, self.waiting_for)
+        await self._take_from_shelf()
+        if self._base is None:
+            base = [self._bundles["learner"], verifier]
+            self._base = await reserve(base, config.cluster.start_timeout_s, self.waiting_for)
         options = bundle_options(self._base, config.learner.ranks, verifier, config.cluster.environment)
         self._verifier = VerifierProcess(config.reward, config.cluster, self._logs, options, self.classes.verifier)
         starts = {"learners": self.learners.start(), "rollout workers": self.rollout.start()}
@@ -131,11 +144,48 @@ class RunCluster:
         assert self._verifier is not None
         await self._verifier.watch(self.on_event)
 
+    async def leave(self) -> None:
+        """Ends what belongs to this run alone, and puts the other processes on the shelf; call it after a good end.
+
+        `stop` ends what is not put there: all processes where there is no shelf, or a process does not come to rest.
+        """
+        if self.shelf is None or self._base is None:
+            return
+        try:
+            key = processes_key(self.config, self.device)
+            if key is None:
+                return
+            self._is_leaving = True
+            await self.rollout.stop()
+            self._idle_learners = await self.learners.release()
+        except Exception as error:
+            # The run itself is good.
+            logger.warning("no process is kept for the next run: %s", error)
+            return
+        base, self._base = self._base, None
+        learners, self._idle_learners = self._idle_learners, []
+        first = self.config.rollout.first_workers
+        workers, self._idle_workers = self._idle_workers[:first], self._idle_workers[first:]
+        self.shelf.kept = WarmProcesses(key=key, base=base, learners=learners, workers=workers)
+
+    async def _take_from_shelf(self) -> None:
+        if self.shelf is None:
+            return
+        kept = await self.shelf.take(processes_key(self.config, self.device))
+        if kept is not None:
+            self._base, self._idle_learners, self._idle_workers = kept.base, list(kept.learners), list(kept.workers)
+
     async def stop(self) -> None:
         """Ends every process; engines end their own processes first."""
+        self._is_leaving = False
         verifier, self._verifier = self._verifier, None
         stops = [self.rollout.stop(), self.learners.stop(), *([verifier.stop()] if verifier else [])]
         await asyncio.gather(*stops, return_exceptions=True)
+        learners, self._idle_learners = self._idle_learners, []
+        workers, self._idle_workers = self._idle_workers, []
+        await asyncio.gather(*(worker.end() for worker in workers), return_exceptions=True)
+        for learner in learners:
+            ray.kill(learner, no_restart=True)
         await _settled(self._cleanups)
         if self._base is not None:
             remove_placement_group(self._base)
@@ -150,31 +200,51 @@ class RunCluster:
     # Implements `interfaces.WorkerFactory` for the rollout pool.
 
     async def start_worker(self, index: int, place_timeout_s: float) -> RolloutWorkerHandle:
-        """Places and starts rollout worker `index` and its engine; until then its wait shows an autoscaler the need."""
-        config, bundle = self.config, self._bundles["rollout"]
-        # After the start, the pool reports that a worker waits.
-        waiting_for = None if self._is_started else self.waiting_for
-        group = await reserve([replace(bundle, count=1)], place_timeout_s, waiting_for)
-        processes = config.rollout.first_workers * config.rollout.tensor_parallel
-        environment = engine_environment(self.device, config.rollout.threads or share_of_cores(processes))
+        """Places and starts rollout worker `index` and its engine, or takes a kept worker.
+
+        Until a place is found, the wait shows an autoscaler the need.
+        """
         assert self._verifier is not None
-        scorer = VerifierClient(self._verifier.handle, config.cluster.verify_timeout_s)
-        handle = (
-            actor_class(self.classes.rollout)
-            .options(
-                **bundle_options(group, 0, bundle, config.cluster.environment, environment),
-                max_concurrency=CONCURRENT_CALLS,
-            )
-            .remote(config, index, self.device, scorer, self._logs)
-        )
         name = f"rollout worker {index}"
-        worker = RayRolloutWorker(name, handle, release=lambda: self._released(name, group))
+        scorer = VerifierClient(self._verifier.handle, self.config.cluster.verify_timeout_s)
+        kept = self._idle_workers.pop(0) if self._idle_workers else None
+        place = kept.place if kept else await self._place_of_worker(place_timeout_s)
+        handle = kept.handle if kept else self._make_worker(place, index, scorer)
+        worker = KeepableWorker(
+            name,
+            handle,
+            release=lambda: self._released(name, place),
+            is_to_rest=lambda: self._is_leaving,
+            keep=lambda: self._idle_workers.append(WarmWorker(handle=handle, place=place)),
+        )
         try:
-            self._processes[name] = await worker.start()
+            self._processes[name] = await (
+                worker.renew(self.config, index, scorer, self._logs) if kept else worker.start()
+            )
         except BaseException:
             worker.kill()
             raise
         return worker
+
+    async def _place_of_worker(self, timeout_s: float) -> PlacementGroup:
+        # After the start, the pool reports that a worker waits.
+        waiting_for = None if self._is_started else self.waiting_for
+        bundle = replace(self._bundles["rollout"], count=1)
+        return await reserve([bundle], timeout_s, waiting_for)
+
+    def _make_worker(self, place: PlacementGroup, index: int, scorer: VerifierClient) -> ActorHandle[Any]:
+        config, bundle = self.config, self._bundles["rollout"]
+        processes = config.rollout.first_workers * config.rollout.tensor_parallel
+        environment = engine_environment(self.device, config.rollout.threads or share_of_cores(processes))
+        handle: ActorHandle[Any] = (
+            actor_class(self.classes.rollout)
+            .options(
+                **bundle_options(place, 0, bundle, config.cluster.environment, environment),
+                max_concurrency=CONCURRENT_CALLS,
+            )
+            .remote(config, index, self.device, scorer, self._logs)
+        )
+        return handle
 
     def _released(self, name: str, group: PlacementGroup) -> None:
         """Frees a worker's place, and removes the shared memory that a killed engine left."""
@@ -212,12 +282,16 @@ class RunCluster:
             "learner rank 0: its port",
             ray.remote(free_address).options(**beside_rank_0).remote(config.cluster.learner_port),
         )
-        learners = [
+        kept, self._idle_learners = self._idle_learners, []
+        learners = kept or [
             actor_class(self.classes.learner).options(**of_rank).remote(config, rank, ranks, self.device, self._logs)
             for rank, of_rank in enumerate(options)
         ]
         token = await asyncio.to_thread(write_token, self._logs)
         try:
+            if kept:
+                renewals = [learner.renew.remote(config, self._logs) for learner in kept]
+                await by_rank(renewals, "renewal", config.cluster.start_timeout_s)
             starts = [learner.start.remote(address, token) for learner in learners]
             processes = await by_rank(starts, "start", config.cluster.start_timeout_s)
         except BaseException:

@@ -26,6 +26,7 @@ APPLICATION = (
     ("engines", "verifier"),
     ("learner", "rollout"),
     ("controller", "evaluation"),
+    ("warm",),
     ("processes",),
     ("bench", "commands"),
     ("cli",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,7 @@ def compare(
     tune_seeds: Annotated[str | None, typer.Option(help="Seeds of the tuning runs; default 100-102.")] = None,
     tune_by: Annotated[str | None, typer.Option(help="Measure that picks; default area, of the score's curve.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
-    launcher: Annotated[str, typer.Option(help="Put before each run's command, such as 'nice -n 10'.")] = "",
+    launcher: Annotated[str, typer.Option(help="Put before the command of each process, such as 'nice -n 10'.")] = "",
 ) -> None:
     """Train variants × seeds at equal samples, each tuned if asked; one report with paired tests.
 
@@ -50,3 +51,17 @@ def compare_table(results: Annotated[list[Path], typer.Argument(help="results.js
     from maspo_dist.compare.markdown import markdown_table
 
     print("\n".join(map(markdown_table, results)), end="")
+
+
+def lane() -> None:
+    """Train the runs that standard input names, for `compare`."""
+    # Nothing but the answers may reach `compare`, and imports print.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    from actors.ray.token import present_token
+
+    if "RAY_ADDRESS" in os.environ:
+        present_token()
+    from actors.commands.lane import train_in_turn
+
+    train_in_turn(answers)

@@ -24,6 +24,7 @@ from actors.ray.connection import cluster_address, connect, disconnect, own_stor
 from actors.ray.control import open_control
 from actors.ray.model_on_nodes import for_actors
 from actors.ray.nodes import leaving_nodes
+from actors.warm import Shelf
 from actors.weights.probes import probe_sequences, probe_tokens
 from maspo_dist.config import TrainConfig, dump_config, resume_changes
 from maspo_dist.data.cursor import REFERENCES_CHANGED, PromptCursor
@@ -51,8 +52,10 @@ logger = logging.getLogger(__name__)
 _PROBE_TOKENS = 64
 
 
-def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
+def train(config: TrainConfig, *, allow_config_change: bool = False, shelf: Shelf | None = None) -> None:
     """Runs `config` to its end. Every process of the run is ended, also on an error and on a signal.
+
+    With a `shelf`, a good run leaves processes on it and stays in the cluster, for the next run of the caller.
 
     Exits with 130 after Ctrl-C and with 143 after SIGTERM. Raises ConfigError if the run resumes from a checkpoint and
     `config` would train something else than the checkpoint's configuration, unless `allow_config_change`.
@@ -79,7 +82,7 @@ def train(config: TrainConfig, *, allow_config_change: bool = False) -> None:
         with open_exporter(folder, config) as exporter, console, redirect_stdout(LogStream()):
             if exporter is not None:
                 console.served_at(str(exporter.url))
-            run = Run(config, prepared, folder, console, resume, exporter=exporter)
+            run = Run(config, prepared, folder, console, resume, exporter=exporter, shelf=shelf)
             interrupted = asyncio.run(until_signal(run.drive, run.request_stop))
     if interrupted is not None:
         raise SystemExit(128 + interrupted)
@@ -129,6 +132,7 @@ class Run:
     resume: Path | None
     classes: ActorClasses = REAL_CLASSES
     exporter: Exporter | None = None
+    shelf: Shelf | None = None
     controller: Controller | None = None
 
     def request_stop(self) -> float:
@@ -140,7 +144,7 @@ class Run:
 
     async def drive(self, interruption: Interruption) -> None:
         """Starts the processes, trains and writes the report. In the end, and on an error, it ends every process and
-        leaves the cluster.
+        leaves the cluster, but for what it leaves on the shelf.
         """
         config = self.config
         self.console.waiting_for("Ray")
@@ -148,7 +152,12 @@ class Run:
             store, slow = own_store(publish_bytes(config, self.prepared.model.size))
             if slow is not None:
                 self._event(Event(kind="object_store_small", message=slow))
-            device = await asyncio.to_thread(connect, config.model.device, store)
+            # Ray's own processes end with the thread that starts them, and this event loop's threads end with the run.
+            device = (
+                await asyncio.to_thread(connect, config.model.device, store)
+                if self.shelf is None
+                else connect(config.model.device, store)
+            )
             # Ray installs signal handlers of its own when it starts.
             interruption.watch_signals()
             control = open_control(config.run.name)
@@ -162,6 +171,7 @@ class Run:
                 waiting_for=self.console.waiting_for,
                 on_event=self._event,
                 classes=self.classes,
+                shelf=self.shelf,
             )
             try:
                 await cluster.start()
@@ -175,13 +185,16 @@ class Run:
                     cluster.watch_verifier(),
                     cluster.learners.watch(),
                 )
+                if finished:
+                    await cluster.leave()
             finally:
                 await asyncio.shield(cluster.stop())
         except MaspoError as error:
             self._event(Event(kind="run_failed", message=str(error)))
             raise
         finally:
-            disconnect()
+            if self.shelf is None:
+                disconnect()
         if not finished:
             self._event(Event(kind="run_stopped", message="as asked; resume with checkpoint.resume=auto"))
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,12 @@ class Learner:
         self._running = self._start_engine(init_address)
         return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
 
+    def renew(self, config: TrainConfig, logs_path: Path) -> None:
+        """Makes this process, which has been stopped, a rank of another run with as many ranks; call `start` next."""
+        redirect_output(configure_logging(f"learner-{self._rank}", logs_path))
+        self._config = config
+        self._logs_path = logs_path
+
     def receive(self, *groups: RolloutGroup) -> None:
         """Stores the groups of the next `update`. Each is an argument of its own, so that Ray resolves its reference.
 
@@ -119,10 +126,13 @@ class Learner:
         return self._engine.policy_version
 
     def stop(self) -> None:
-        """Leaves the process group."""
+        """Leaves the process group, and frees its port and the engine's memory."""
         if self._running is not None:
             self._running.close()
             self._running = None
+        self._groups = {}
+        # DeepSpeed's engine refers to itself.
+        gc.collect()
 
     def _start_engine(self, init_address: str) -> Engine:
         from actors.engines.deepspeed.engine import DeepSpeedEngine  # takes seconds, which count as part of the start

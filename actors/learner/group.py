@@ -24,6 +24,8 @@ MakeLearners = Callable[[], Awaitable[list[ActorHandle[Any]]]]
 
 #: Connections to a dead rank break before Ray reports its death; this is how long the report may take.
 _NOTICE_S = 10.0
+#: Longest that a rank takes to close its engine.
+_CLOSE_S = 30.0
 
 
 class RayLearnerGroup:
@@ -113,6 +115,12 @@ class RayLearnerGroup:
         """Restores what `save` wrote, policy version included."""
         versions = await self._all("load", str(folder), self._config.save_timeout_s, folder)
         self._policy_version = versions[0]
+
+    async def release(self) -> list[ActorHandle[Any]]:
+        """Closes every rank's engine and returns the processes, which are no longer of this group."""
+        await self._all("stop", "end of the run", _CLOSE_S)
+        learners, self._learners = self._learners, []
+        return learners
 
     async def stop(self) -> None:
         """Kills the processes at once, since a rank may hang in a collective."""

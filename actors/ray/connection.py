@@ -33,9 +33,15 @@ def connect(wanted: Device | Literal["auto"], store_bytes: int | None = None) ->
     """Joins the cluster at RAY_ADDRESS, or starts a cluster on this machine; returns the device that its processes use.
 
     `auto` means GPUs if the cluster has any. `store_bytes` is the size of a new cluster's object store, by default
-    that of `own_store`. Ray's output goes to its own log files only.
+    that of `own_store`. Ray's output goes to its own log files only. A process that has joined keeps its cluster.
     Raises PlacementError when no cluster answers at RAY_ADDRESS, or Ray does not start here.
     """
+    if not ray.is_initialized():
+        _join_or_start(store_bytes)
+    return pick_device(wanted, has_gpu=ray.cluster_resources().get("GPU", 0) > 0)
+
+
+def _join_or_start(store_bytes: int | None) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         if "://" in address:
@@ -56,7 +62,6 @@ def connect(wanted: Device | Literal["auto"], store_bytes: int | None = None) ->
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         # Without an address Ray would join any cluster that was started on this machine.
         _init("local", "Ray does not start on this machine", store_bytes or own_store()[0])
-    return pick_device(wanted, has_gpu=ray.cluster_resources().get("GPU", 0) > 0)
 
 
 def connect_to_run(address: str | None) -> None:
@@ -110,9 +115,10 @@ def own_store(needed_bytes: int | None = None) -> tuple[int, str | None]:
 
     It gets 2 GB more than `needed_bytes`, or a tenth of memory if nothing is said, but no more than /dev/shm has left
     and never more than 40 % of memory. If /dev/shm is too small for what is needed, Ray places the store on a disk;
-    raises PlacementError where it would refuse. With RAY_ADDRESS there is no such cluster, and the size is 0.
+    raises PlacementError where it would refuse. With RAY_ADDRESS, and in a process that has joined a cluster already,
+    there is no such cluster, and the size is 0.
     """
-    if os.environ.get("RAY_ADDRESS"):
+    if os.environ.get("RAY_ADDRESS") or ray.is_initialized():
         return 0, None
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     wishes = (0, memory // 10) if needed_bytes is None else (needed_bytes, needed_bytes + _FREE_STORE_BYTES)

@@ -27,6 +27,7 @@ from actors.interfaces import (
     ActorProcess,
     Body,
     MappedFile,
+    MovableEngine,
     PublishReport,
     ReportingEngine,
     RolloutEngine,
@@ -66,15 +67,14 @@ class RolloutActor:
         self._partner: Partner | None = None
         self._proven = asyncio.Event()
         self._was_published_to = False
+        self._open_calls: set[asyncio.Task[Any]] = set()
         self._serving = asyncio.get_running_loop()
 
     async def start(self) -> ActorProcess:
         """Sets this process up and starts the engine, in 7 to 60 s; a call of its own, so that it has a deadline."""
         redirect_output(configure_logging(f"rollout-{self._index}", self._logs_path))
         await self.start_engine()
-        return ActorProcess(
-            node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid(), segments=mapped_segments(os.getpid())
-        )
+        return self._process()
 
     async def start_engine(self) -> None:
         """Raises ActorDiedError when the engine does not start; the engine's own messages are in the log."""
@@ -87,8 +87,44 @@ class RolloutActor:
             logger.exception("the engine does not start")
             raise ActorDiedError(f"{self._name}: its engine does not start: {error}") from error
 
+    async def rest(self) -> None:
+        """Returns when the engine, which keeps running, has no request, and environments have ended; see `renew`.
+
+        Raises WeightSyncError while no weights are proven, since a publish may have been cut short.
+        """
+        if not self._proven.is_set():
+            raise WeightSyncError(f"{self._name}: its last publish was not completed")
+        while self._open_calls:
+            await asyncio.wait(self._open_calls)
+        await self._end_environments()
+
+    async def renew(self, config: TrainConfig, index: int, scorer: Scorer, logs_path: Path) -> ActorProcess:
+        """Makes this a worker of another run with an equal engine, as if it had just started.
+
+        The next publish counts as the first publish, so it is proven that it reaches every parameter.
+        """
+        log = configure_logging(f"rollout-{index}", logs_path)
+        redirect_output(log)
+        if isinstance(self._engine, MovableEngine):
+            await self._engine.log_to(log)
+        self._config, self._index, self._name, self._scorer = config, index, f"rollout worker {index}", scorer
+        self._logs_path = logs_path
+        self._was_published_to = False
+        self._proven.clear()
+        self._partner = await self._make_partner()
+        return self._process()
+
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, RolloutGroup]:
         """Samples and scores one group."""
+        call = asyncio.current_task()
+        assert call is not None
+        self._open_calls.add(call)
+        try:
+            return await self._generate(request)
+        finally:
+            self._open_calls.discard(call)
+
+    async def _generate(self, request: RolloutRequest) -> tuple[GroupReport, RolloutGroup]:
         engine, scorer, partner = self._engine, self._scorer, self._partner
         responses = await asyncio.gather(
             *(respond(engine, scorer, partner, request, sample) for sample in range(request.num_samples))
@@ -166,14 +202,21 @@ class RolloutActor:
 
     async def stop(self) -> None:
         """Ends the processes of the engine and of environments."""
-        if self._partner is not None:
-            await self._partner.host.aclose()
-            self._partner = None
+        await self._end_environments()
         if self._running is not None:
             self._running.close()
             self._running = None
             self._transport.close()
             self._neighbour.close()
+
+    async def _end_environments(self) -> None:
+        if self._partner is not None:
+            await self._partner.host.aclose()
+            self._partner = None
+
+    def _process(self) -> ActorProcess:
+        node_id, segments = ray.get_runtime_context().get_node_id(), mapped_segments(os.getpid())
+        return ActorProcess(node_id=node_id, pid=os.getpid(), segments=segments)
 
     def _opened(self, staged: StagedWeights | None) -> StagedWeights | None:
         """`staged` as this process reads it; None when there is nothing to share, or its process has died."""
@@ -215,6 +258,13 @@ class RayRolloutWorker:
         """Starts the engine."""
         with translate_ray_errors(f"{self.name}: start"):
             process: ActorProcess = await self.handle.start.remote()
+        self._node_id = process.node_id
+        return process
+
+    async def renew(self, config: TrainConfig, index: int, scorer: Scorer, logs_path: Path) -> ActorProcess:
+        """In place of `start`, for a process with an engine at rest; see `RolloutActor.renew`."""
+        with translate_ray_errors(f"{self.name}: renewal"):
+            process: ActorProcess = await self.handle.renew.remote(config, index, scorer, logs_path)
         self._node_id = process.node_id
         return process
 

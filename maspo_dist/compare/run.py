@@ -7,26 +7,20 @@ runs/<name>/
     logs/                the output of each run
     compare.html, results.json
 
-A run is a child process in its own session:
-
-start ──► exit code
-  │ cancelled, or this process ends: SIGTERM, so that the run saves its state and ends its own processes
-  └──────► after `_GRACE_S`: SIGKILL to its whole session
+Runs are trained in `jobs` child processes, one run after another in each, see `lane`. A run that fails or is killed
+costs that run only: the next run gets another process.
 """
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from maspo_dist.compare.lane import Lane, last_line
 from maspo_dist.compare.outcome import Comparison, summarise
 from maspo_dist.compare.page import render_comparison
 from maspo_dist.compare.plan import Plan, PlannedRun, is_finished, make_plan
@@ -34,7 +28,6 @@ from maspo_dist.compare.results import results_tree
 from maspo_dist.compare.tables import comparison_tables, edge_sentences, tuning_table
 from maspo_dist.compare.tuning import TunedVariant, chosen_values, tune
 from maspo_dist.errors import ConfigError, RunsFailedError
-from maspo_dist.reward.pool.lifetime import end_with_parent
 from maspo_dist.runs.folder import LockedFolder
 from maspo_dist.runs.interrupt import Interruption, until_signal
 from maspo_dist.runs.jsonl import replace_text
@@ -42,7 +35,6 @@ from maspo_dist.views.format import format_duration
 
 #: Exit code of a run with a user error, which would stop the other runs too.
 _USER_ERROR = 2
-_GRACE_S = 60.0
 
 
 def compare(plan: Plan, jobs: int, launcher: Sequence[str], console: Console) -> None:
@@ -80,7 +72,9 @@ class _Runs:
         self._finished = {run.folder: run for run in plan.tuning_runs if is_finished(run)}
         self._tuned: list[TunedVariant] = []
         self._jobs = jobs
-        self._launcher = launcher
+        # The launcher must become the command (nice -n 10, flock -F FILE) or pass signals on to it (srun).
+        self._command = [*launcher, sys.executable, "-m", "actors.cli", "lane"]
+        self._idle_lanes: list[Lane] = []
         self._console = console
         self._settle()
 
@@ -90,6 +84,12 @@ class _Runs:
 
     async def drive(self, _: Interruption) -> None:
         """Runs what is not finished: first the tuning runs, then those of the comparison with the tuned values."""
+        try:
+            await self._run_both_stages()
+        finally:
+            await asyncio.gather(*(lane.close() for lane in self._idle_lanes))
+
+    async def _run_both_stages(self) -> None:
         self.say(f"{self.total} runs in {self._plan.folder}, {len(self._finished)} finished")
         await self._run_missing(self._plan.tuning_runs)
         self._settle()
@@ -139,9 +139,9 @@ class _Runs:
         self.say(f"{run.name}: started")
         started_s = time.monotonic()
         log = self.log_path(run)
-        # The launcher must become the command (nice -n 10, flock -F FILE) or pass signals on to it (srun).
-        command = [*self._launcher, sys.executable, "-m", "actors.cli", "train", str(run.base), *run.overrides]
-        code = await run_command(command, log)
+        lane = self._idle_lanes.pop() if self._idle_lanes else Lane(self._command)
+        code = await lane.train(run.base, run.overrides, log)
+        self._idle_lanes.append(lane)
         took = format_duration(time.monotonic() - started_s)
         if code == _USER_ERROR:
             raise ConfigError(f"{run.name} cannot run: {last_line(log).removeprefix('error: ')}")
@@ -171,42 +171,3 @@ async def run_all(runs: Sequence[PlannedRun], jobs: int, run_one: Callable[[Plan
             if not task.cancelling():
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def run_command(command: Sequence[str], log: Path) -> int:
-    """Runs `command` to its end and appends its output to `log`; returns its exit code, −n for signal n.
-
-    When this returns or raises, the process and all of its session have ended.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            # Ctrl-C in the terminal reaches this process alone, which then ends its children in order.
-            start_new_session=True,
-            preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),
-        )
-    try:
-        return await process.wait()
-    finally:
-        await asyncio.shield(_end(process))
-
-
-def last_line(log: Path) -> str:
-    """The last line that a process printed; empty if it printed nothing."""
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    return text.rstrip().rpartition("\n")[2].strip()
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.terminate()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _GRACE_S)
-    # Children may outlive the leader of the session.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import pytest
 from rich.console import Console
@@ -172,15 +173,19 @@ def say(log: Path, text: str) -> None:
 
 
 class Trainer:
-    """A double of `maspo-dist train`: each command writes its folder, or exits with a code."""
+    """A double of the lanes: each run writes its folder, or exits with a code."""
 
     def __init__(self, plan: Plan, codes: dict[str, int] | None = None) -> None:
         self.started: list[str] = []
         self._runs = {run.name: run for run in plan.runs}
         self._codes = codes or {}
 
-    async def __call__(self, command: Sequence[str], log: Path) -> int:
-        name = next(word.partition("=")[2] for word in command if word.startswith("run.name="))
+    def __call__(self, command: Sequence[str]) -> Self:
+        assert command[-1] == "lane"
+        return self
+
+    async def train(self, config: Path, overrides: Sequence[str], log: Path) -> int:
+        name = next(word.partition("=")[2] for word in overrides if word.startswith("run.name="))
         self.started.append(name)
         code = self._codes.get(name, 0)
         if code == 0:
@@ -188,9 +193,11 @@ class Trainer:
         say(log, "" if code == 0 else "starting\nerror: model.path m does not exist\n")
         return code
 
+    async def close(self) -> None: ...
+
 
 def run(plan: Plan, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr("maspo_dist.compare.run.run_command", trainer)
+    monkeypatch.setattr("maspo_dist.compare.run.Lane", trainer)
     screen = io.StringIO()
     compare_run.compare(plan, 1, (), Console(file=screen, width=200))
     return screen.getvalue()

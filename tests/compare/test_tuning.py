@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import pytest
 from rich.console import Console
@@ -48,15 +49,18 @@ def leave(run: PlannedRun) -> None:
 
 
 class Trainer:
-    """A double of `maspo-dist train`: each command writes its folder, or exits with a code."""
+    """A double of the lanes: each run writes its folder, or exits with a code."""
 
     def __init__(self, plan: Plan, codes: dict[str, int] | None = None) -> None:
         self.started: list[str] = []
         self._codes = codes or {}
         self._plan = plan
 
-    async def __call__(self, command: Sequence[str], log: Path) -> int:
-        words = dict(word.split("=", 1) for word in command if "=" in word)
+    def __call__(self, command: Sequence[str]) -> Self:
+        return self
+
+    async def train(self, config: Path, overrides: Sequence[str], log: Path) -> int:
+        words = dict(word.split("=", 1) for word in overrides)
         self.started.append(words["run.name"])
         code = self._codes.get(words["run.name"], 0)
         if code == 0:
@@ -66,9 +70,11 @@ class Trainer:
             leave(run)
         return code
 
+    async def close(self) -> None: ...
+
 
 def run(plan: Plan, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr("maspo_dist.compare.run.run_command", trainer)
+    monkeypatch.setattr("maspo_dist.compare.run.Lane", trainer)
     screen = io.StringIO()
     compare_run.compare(plan, 1, (), Console(file=screen, width=200))
     return screen.getvalue()

@@ -234,7 +234,8 @@ class DeepSpeedEngine:
         self._engine.destroy()
         # Rank 0 serves the group's store, which the other ranks need until they have left.
         dist.barrier()
-        dist.destroy_process_group()
+        # DeepSpeed also forgets its own groups, which the next engine of this process must not find.
+        self._deepspeed.comm.destroy_process_group()
 
     # Parts of `update`.
 

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,6 +190,10 @@ class VllmEngine:
         manager = self._engine.logger_manager
         loggers = manager.stat_loggers if manager else []
         return next((one.figures for one in loggers if isinstance(one, FiguresLogger)), None)
+
+    async def log_to(self, path: Path) -> None:
+        """See `MovableEngine`."""
+        await self._rpc("log_to", (str(path),))
 
     async def _load(self, weights: StagedWeights, factor: float) -> None:
         file = mapped_file(weights)

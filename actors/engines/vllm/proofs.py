@@ -14,6 +14,7 @@ import functools
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 # Registers the weight transfer back end in the worker.
 from actors.engines.vllm.weights import published_tensors
 from actors.interfaces import TensorSlice
+from maspo_dist.runs.logs import redirect_output
 
 #: What a read-back calls the copy of the embeddings that the LM head of a CPU computes from.
 PACKED_HEAD = "lm_head.weight (the LM head's packed copy)"
@@ -48,6 +50,10 @@ class WeightProofs:
     def alive(self) -> float:
         """Answers between two steps of the engine."""
         return 0.0
+
+    def log_to(self, path: str) -> None:
+        """Sends the output of this process to `path` from now on."""
+        redirect_output(Path(path))
 
     def parameter_hashes(self) -> dict[str, str]:
         """A hash of every parameter of this process that has elements; vLLM's own checksums go through the host."""

@@ -8,7 +8,8 @@ runs/<name>/
     compare.html, results.json
 
 Runs are trained in `jobs` child processes, one run after another in each, see `lane`. A run that fails or is killed
-costs that run only: the next run gets another process.
+costs that run only: the next run gets another process. If this process is killed, its runs end by themselves: each
+saves its state if it keeps checkpoints.
 """
 
 import asyncio
@@ -28,13 +29,16 @@ from maspo_dist.compare.results import results_tree
 from maspo_dist.compare.tables import comparison_tables, edge_sentences, tuning_table
 from maspo_dist.compare.tuning import TunedVariant, chosen_values, tune
 from maspo_dist.errors import ConfigError, RunsFailedError
-from maspo_dist.runs.folder import LockedFolder
+from maspo_dist.runs.folder import LockedFolder, RunFolder
 from maspo_dist.runs.interrupt import Interruption, until_signal
 from maspo_dist.runs.jsonl import replace_text
 from maspo_dist.views.format import format_duration
 
 #: Exit code of a run with a user error, which would stop the other runs too.
 _USER_ERROR = 2
+#: Longest that a run takes to end its processes, once it has saved its state.
+_END_S = 60.0
+_LOOK_S = 0.2
 
 
 def compare(plan: Plan, jobs: int, launcher: Sequence[str], console: Console) -> None:
@@ -136,6 +140,7 @@ class _Runs:
         await run_all([run for run in runs if run.folder not in self._finished], self._jobs, self._run)
 
     async def _run(self, run: PlannedRun) -> None:
+        await self._until_left(run)
         self.say(f"{run.name}: started")
         started_s = time.monotonic()
         log = self.log_path(run)
@@ -152,6 +157,16 @@ class _Runs:
         else:
             self.failed.append(run)
             self.say(f"{run.name}: failed with exit code {code} after {took}, see {log}")
+
+    async def _until_left(self, run: PlannedRun) -> None:
+        """Waits while the run of a comparison that was killed still ends in the folder, as long as that may take."""
+        folder, longest_s = RunFolder(run.folder), run.config.checkpoint.stop_grace_s + _END_S
+        if folder.in_use:
+            self.say(f"{run.name}: waits until the earlier process has left {run.folder}")
+        for _ in range(round(longest_s / _LOOK_S)):
+            if not folder.in_use:
+                return
+            await asyncio.sleep(_LOOK_S)
 
 
 async def run_all(runs: Sequence[PlannedRun], jobs: int, run_one: Callable[[PlannedRun], Awaitable[None]]) -> None:

@@ -1,10 +1,12 @@
 """Run folders become figures, tests and a page; each run runs once, in order, and an interrupted comparison resumes."""
 
+import asyncio
+import contextlib
 import io
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -231,16 +233,36 @@ def test_a_run_whose_input_cannot_run_stops_the_comparison(plan: Plan, monkeypat
     assert trainer.started == ["maspo-seed0"]
 
 
-def test_one_comparison_at_a_time_in_a_folder(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan.folder.mkdir(parents=True)
+@contextlib.contextmanager
+def used_by_another_process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds the lock of `folder` until it is killed."""
+    folder.mkdir(parents=True)
     code = (
         "import fcntl, sys\nlock = open(sys.argv[1], 'ab')\nfcntl.lockf(lock, fcntl.LOCK_EX)\n"
         "print('held', flush=True)\nsys.stdin.read()"
     )
-    command = [sys.executable, "-c", code, str(plan.folder / ".lock")]
+    command = [sys.executable, "-c", code, str(folder / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(ConfigError, match="is in use by another comparison: choose another --name"):
-            run(plan, Trainer(plan), monkeypatch)
+        yield other
         other.kill()
+
+
+def test_one_comparison_at_a_time_in_a_folder(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        used_by_another_process(plan.folder),
+        pytest.raises(ConfigError, match="is in use by another comparison: choose another --name"),
+    ):
+        run(plan, Trainer(plan), monkeypatch)
+
+
+def test_a_run_starts_again_once_the_process_of_a_killed_comparison_has_left_its_folder(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = plan.runs[0]
+    with used_by_another_process(first.folder) as other:
+        monkeypatch.setattr("maspo_dist.compare.run.asyncio.sleep", lambda _: asyncio.to_thread(other.kill))
+        screen = run(plan, Trainer(plan), monkeypatch)
+    left = f"{first.name}: waits until the earlier process has left {first.folder}"
+    assert screen.replace("\n", " ").index(left) < screen.index(f"{first.name}: done in")

@@ -1,8 +1,11 @@
 """The regime of a run, and its rules on recorded runs.
 
 `recorded_regimes.json` holds the measured metrics of each batch of small runs of three-digit addition, by the losses
-and diagnostics of this project. "many steps" and "stale" have a rare first token that opens the good route. They use a
-batch for 32 optimizer steps, and for 4 at an age of 4 versions. "few steps" has no routes, and 8 steps per batch.
+and diagnostics of this project. "many steps", "stale" and "route" have a rare first token that opens the good route.
+They use a batch for 32 optimizer steps, "stale" for 4 at an age of 4 versions. "few steps" has no routes, and 8 steps
+per batch; "adapters" is alike, with LoRA and 4 steps. "route" and "adapters" are runs of this trainer, the others of a
+simulation. All train with MASPO but "no region", whose clip's bounds are out of reach. The rates of hot runs, and of
+"no region", are so high that they learn less than others.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ def test_the_measured_metrics_are_in_the_catalogue() -> None:
 def test_measures_are_those_worked_out_by_hand() -> None:
     columns = {
         "gradient/weight_lost": [0.0, 0.0005, 0.002, 0.0, 0.5],
+        "gradient/weight_kept_by_ppo_clip": [1.0, 0.995, 1.0, 0.9, 0.4],
         "gradient/rare_positive_cut_by_ppo_clip": [0.0, 0.25, 0.0, 0.125, 0.0],
         "policy/kl_k3": [0.25, 0.001, 0.002, 0.003, 0.004],
         "policy/entropy": [1.0, 0.5, 9.0, 0.25, 0.125],
@@ -47,13 +51,13 @@ def test_measures_are_those_worked_out_by_hand() -> None:
     }
     batches = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     assert measure_regime(batches) == Regime(
-        idle_share=3 / 5,
+        idle_share=2 / 5,
         rare_cut=0.1875,
         distance=0.003,
         weight_lost=pytest.approx(0.1005),
         entropy_start=0.75,
         entropy_end=0.1875,
-        reward_gain=0.5,
+        reward_gain=0.625,
     )
 
 
@@ -70,7 +74,7 @@ def test_one_batch_has_a_regime() -> None:
     assert measure_regime(rows("few steps")[:1]) is not None
 
 
-@pytest.mark.parametrize("name", ["many steps", "stale"])
+@pytest.mark.parametrize("name", ["many steps", "stale", "route"])
 def test_a_rare_token_that_grows_is_found_and_maspo_is_suggested_to_a_hard_clip(name: str) -> None:
     regime = recorded(name)
     [of_maspo] = suggestions(regime, "maspo")
@@ -81,17 +85,32 @@ def test_a_rare_token_that_grows_is_found_and_maspo_is_suggested_to_a_hard_clip(
 
 def test_where_the_region_does_nothing_more_use_of_a_batch_is_suggested() -> None:
     regime = recorded("few steps")
-    assert regime.idle_share == 1
+    assert regime.idle_share >= 0.9
     [only] = suggestions(regime, "maspo")
     assert "the choice of the loss matters little" in only
     assert "algorithm.mini_batches" in only
 
 
-def test_a_hot_rate_is_found() -> None:
-    said = list(suggestions(recorded("many steps, hot"), "maspo"))
+def test_a_healthy_run_without_rare_tokens_gets_no_suggestion_but_to_use_a_batch_more() -> None:
+    assert all(
+        "the choice of the loss matters little" in sentence for sentence in suggestions(recorded("adapters"), "maspo")
+    )
+
+
+@pytest.mark.parametrize("name", ["many steps, hot", "few steps, hot"])
+def test_a_hot_rate_is_found(name: str) -> None:
+    said = list(suggestions(recorded(name), "maspo"))
     assert any("try a lower learner.lr, fewer algorithm.mini_batches" in sentence for sentence in said)
     assert any("algorithm.loss.negative=clip" in sentence for sentence in said)
-    assert not any("negative=clip" in sentence for sentence in suggestions(recorded("many steps, hot"), "clip"))
+    assert not any("hardly acts" in sentence for sentence in said)
+    assert not any("negative=clip" in sentence for sentence in suggestions(recorded(name), "clip"))
+
+
+def test_a_loss_without_a_region_is_not_taken_for_a_region_that_has_nothing_to_do() -> None:
+    regime = recorded("no region")
+    assert regime.weight_lost < 0.001
+    [only] = suggestions(regime, "clip")
+    assert only.startswith("the policy moves far within a batch")
 
 
 @pytest.mark.parametrize(
@@ -102,6 +121,9 @@ def test_a_hot_rate_is_found() -> None:
         ({"weight_lost": 0.099}, "maspo", None),
         ({"weight_lost": 0.1, "distance": 0.02}, "maspo", "a smaller algorithm.loss.sigma_base"),
         ({"distance": 0.019}, "maspo", None),
+        ({"distance": 0.003, "reward_gain": 0.019}, "clip", "try a lower learner.lr, fewer algorithm.mini_batches"),
+        ({"distance": 0.0029, "reward_gain": 0.019}, "clip", None),
+        ({"distance": 0.019, "reward_gain": 0.0, "rare_cut": 0.01}, "maspo", "rare tokens grow here"),
         ({"distance": 0.02}, "sapo", "try a lower learner.lr, fewer algorithm.mini_batches"),
         ({"idle_share": 0.9}, "clip", "hardly acts"),
         ({"idle_share": 0.89}, "clip", None),
@@ -109,8 +131,9 @@ def test_a_hot_rate_is_found() -> None:
         ({"rare_cut": 0.0099}, "clip", None),
         ({"entropy_end": 0.25, "reward_gain": 0.019}, "maspo", "entropy fell by half without a gain in reward"),
         ({"entropy_end": 0.25, "reward_gain": 0.02}, "maspo", None),
-        ({"entropy_end": 0.75}, "maspo", "entropy rose by half: try a lower learner.lr, or algorithm.loss.negative"),
-        ({"entropy_end": 0.75}, "dppo", "entropy rose by half: try a lower learner.lr"),
+        ({"entropy_end": 0.75, "reward_gain": 0.0}, "maspo", "try a lower learner.lr, or algorithm.loss.negative"),
+        ({"entropy_end": 0.75, "reward_gain": 0.0}, "dppo", "entropy rose by half without a gain in reward: try"),
+        ({"entropy_end": 0.75}, "dppo", None),
         ({}, "maspo", None),
     ],
 )
@@ -124,6 +147,6 @@ def test_the_line_of_a_run_has_measures_and_suggestions() -> None:
     line = regime_line(rows("few steps"), "maspo")
     assert line is not None
     assert line.startswith(describe_regime(recorded("few steps")))
-    assert "the trust region did nothing in 100% of the batches" in line
+    assert "a trust region had nothing to do in 100% of the batches" in line
     assert "; the trust region hardly acts" in line
     assert "\n" not in line

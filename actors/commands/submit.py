@@ -16,7 +16,7 @@ from maspo_dist.config import build_config, dump_config, load_config, read_tree
 from maspo_dist.config.slurm import SlurmConfig
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.planning.check import check_run
-from maspo_dist.planning.slurm import JobFiles, batch_script, node_script, require_submittable
+from maspo_dist.planning.slurm import JobFiles, batch_script, gpus_of, node_script, require_submittable
 
 #: The file beside a configuration that describes the cluster.
 _CLUSTER_FILE = "slurm.yaml"
@@ -45,14 +45,16 @@ def submit_to_slurm(
     if is_dry:
         print(script, end="")
         return
-    if shutil.which("sbatch") is None:
-        raise ConfigError("sbatch is not on the PATH: submit from a login node of the Slurm cluster, or use --dry-run")
     job.folder.mkdir(parents=True, exist_ok=True)
     texts = {job.script: script, job.node: node_script(), job.config: dump_config(config)}
     for file, text in texts.items():
         file.write_text(text, encoding="utf-8")
     print(f"script {job.script}")
     print(f"configuration {job.config}")
+    if cluster.gpus_per_node and config.model.device != "cpu":
+        print(f"GPUs: the run starts on {gpus_of(config)} of {nodes * cluster.gpus_per_node}")
+    if shutil.which("sbatch") is None:
+        raise ConfigError(f"sbatch is not on the PATH here: call `sbatch {job.script}` on a login node of the cluster")
     number = _sbatch(job.script)
     print(f"job {number}, which writes {job.folder}/job-{number}.log")
     print(f"a shell on its first node: srun --overlap --jobid={number} --pty bash")

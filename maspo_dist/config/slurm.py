@@ -12,6 +12,8 @@ from maspo_dist.config.section import Folder, Listed, Name, Section
 #: Options of sbatch that the script sets itself, by the key that changes them; None: no key does.
 _OWN_OPTIONS = {
     "account": "account",
+    "array": None,
+    "chdir": None,
     "cpus-per-task": "cpus_per_node",
     "error": None,
     "gpus-per-node": "gpus_per_node",
@@ -36,8 +38,9 @@ _SCRATCH_BYTES = 22
 class SlurmConfig(Section):
     """A Slurm cluster: where jobs run, what a node gives them, and how a shell there finds maspo-dist."""
 
-    #: Partition of the jobs; null: the cluster's default.
-    partition: Name | None = None
+    #: Partition of the jobs, or a list of partitions, of which Slurm takes the first that is free; null: the cluster's
+    #: default.
+    partition: Listed[Name] | None = None
     #: Account that is charged; null: the user's default.
     account: Name | None = None
     #: Longest time of a job, as Slurm writes it (MINUTES, HH:MM:SS, DAYS-HH:MM:SS). A run that needs longer saves and
@@ -45,7 +48,8 @@ class SlurmConfig(Section):
     time: str | None = None
     #: Cores of each node that Ray uses.
     cpus_per_node: int = Field(ge=1)
-    #: GPUs of each node that Ray uses.
+    #: GPUs of each node that Ray uses, asked for as --gpus-per-node. Where a cluster wants another form, or a kind of
+    #: GPU, write it as gres in `sbatch`, such as gpu:h100:8; gres none asks for nothing.
     gpus_per_node: int = Field(0, ge=0)
     #: Memory of each node, as Slurm writes it, such as 64G; null: the partition's default.
     memory_per_node: str | None = None
@@ -56,8 +60,14 @@ class SlurmConfig(Section):
     stop_before_limit_s: int = Field(300, ge=60, le=65_535)
     #: Folder on each node's own disk, for Ray's sockets and temporary files. A job makes a folder of its own in it.
     scratch: Folder = Path("/tmp")
+    #: Network interface, the same on each node, for Ray and for the processes of learners, such as ib0; null: Ray and
+    #: NCCL choose one themselves.
+    network_interface: Name | None = None
     #: Lines of shell that each node runs first, such as `module load cuda`.
     setup: Listed[str] = Field(default_factory=list)
+    #: Words before every command of Ray and of the run, such as [apptainer, exec, --nv, --bind, /shared, IMAGE]. A
+    #: command in the container must see the node's processes, network, scratch, run.dir and environment.
+    container: list[str] = Field(default_factory=list)
     #: More options of sbatch, by their long names, such as {qos: long, exclusive: true}.
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
 

@@ -14,6 +14,9 @@ from doubles.untrained_demo import save_untrained_demo
 
 from maspo_dist.config import build_config, load_config, read_tree
 from maspo_dist.config.slurm import SlurmConfig
+from maspo_dist.models.size import KNOWN_SIZES
+from maspo_dist.planning.placement import plan_bundles
+from maspo_dist.planning.slurm import cores_of, gpus_of
 from maspo_dist.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +59,7 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(config: Path, tmp_path: 
         "signal": "B:TERM@300",
         "requeue": "",
         "open-mode": "append",
+        "chdir": f'"{Path.cwd()}"',
         "output": f'"{tmp_path}/runs/two/slurm/job-%j.log"',
         "qos": "long",
         "exclusive": "",
@@ -87,6 +91,51 @@ def test_it_hands_sbatch_a_script_with_the_resolved_configuration_beside_it(
     assert refused.stderr.endswith("sbatch: error: invalid partition\n")
 
 
+def test_without_sbatch_it_writes_the_job_and_says_how_to_submit_it(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = call("submit", "--slurm", str(config))
+    script = tmp_path / "runs/one/slurm/train.sbatch"
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"call `sbatch {script}` on a login node" in done.stderr
+    assert script.is_file()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "lines", "step_option"),
+    [
+        ("{gpus_per_node: 8}", ["#SBATCH --gpus-per-node=8"], "--gpus-per-node=8"),
+        ("{gpus_per_node: 8, sbatch: {gres: gpu:h100:8}}", ["#SBATCH --gres=gpu:h100:8"], "--gres=gpu:h100:8"),
+        ("{partition: [low, high]}", ["#SBATCH --partition=low,high"], ""),
+        (
+            "{container: [box, --bind, /a b], network_interface: ib0}",
+            ["export MASPO_CONTAINER='box --bind '\"'\"'/a b'\"'\"", "export MASPO_INTERFACE=ib0"],
+            "",
+        ),
+    ],
+)
+def test_what_is_special_of_a_cluster_reaches_the_script(
+    cluster: str, lines: list[str], step_option: str, config: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "special.yaml"
+    path.write_text(yaml.safe_dump({"cpus_per_node": 8} | yaml.safe_load(cluster)))
+    done = call("submit", "--slurm", str(config), "--cluster", str(path), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for line in lines:
+        assert line in done.stdout
+    assert f"export MASPO_GPU_OPTION={step_option or chr(39) * 2}\n" in done.stdout
+    assert done.stdout.count("#SBATCH --g") == bool(step_option)
+
+
+@pytest.mark.parametrize("recipe", ["r1_distill_qwen_7b_maspo", "local_smoke"])
+def test_gpus_and_cores_are_counted_as_the_run_places_its_processes(recipe: str) -> None:
+    config = load_config(ROOT / f"configs/{recipe}.yaml")
+    bundles = plan_bundles(config, next(iter(KNOWN_SIZES.values())), "cuda")
+    assert gpus_of(config) == sum(bundle.count * bundle.gpus for bundle in bundles)
+    assert cores_of(config) == sum(bundle.count * bundle.cpus for bundle in bundles)
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
@@ -105,6 +154,11 @@ def test_it_hands_sbatch_a_script_with_the_resolved_configuration_beside_it(
         (["slurm.sbatch={comment: two words}"], ["comment is 'two words'; write a value without spaces"]),
         (["slurm.setup=[]", "--cluster", "nowhere.yaml"], ["nowhere.yaml does not exist", "deploy/slurm/cluster.yaml"]),
         (["slurm.gpus_per_node=1", "model.device=auto"], ["the run needs 4 GPUs", "have 1", "raise --nodes"]),
+        (["slurm.gpus_per_node=8", "model.device=auto", "slurm.cpus_per_node=1"], ["cores", "raise cpus_per_node"]),
+        (["slurm.gpus_per_node=1", "model.device=auto", "rollout.tensor_parallel=2"], ["is 2, but a node has"]),
+        (["slurm.sbatch={gres: gpu:8}"], ["gpus_per_node of the cluster is 0", "set it"]),
+        (["slurm.sbatch={array: 0-3}"], ["array is set by the job itself; remove it"]),
+        (["slurm.partition=low,high"], ["partition", "'low,high'"]),
         (["rollout.wokers=1"], ["did you mean workers?"]),
     ],
 )

@@ -1,7 +1,8 @@
 """Stand-ins for the programs that a job calls, as scripts in a folder, and one job that runs with them.
 
 Each notes its calls in the file `calls`. What they answer is in files of the same folder, so that a test can change it:
-`state` is the state of the job, and `exit` ends the training with the code that it holds.
+`state` is the state of the job, `head` the address that Ray's head takes, and `exit` ends the training with the code
+that it holds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from maspo_dist.config.slurm import SlurmConfig
 from maspo_dist.planning.slurm import JobFiles, batch_script, node_script
 
 ROOT = Path(__file__).parents[2]
+CLUSTER = SlurmConfig(cpus_per_node=4)
 
 _PROGRAMS = {
     # A step: hands signals on to its task and ends with it.
@@ -34,10 +36,24 @@ while :; do wait $task; code=$?; kill -0 $task 2> /dev/null || exit $code; done
     "ray": """
 echo "ray $*" >> "$FAKE/calls"
 if [ -e "$FAKE/slow" ]; then rm "$FAKE/slow"; exit 1; fi
-[[ " $* " != *" --head "* ]] || { mkdir -p "$MASPO_TMP/r"; echo 10.0.0.1:6379 > "$MASPO_TMP/r/ray_current_cluster"; }
+[[ " $* " != *" --head "* ]] || { mkdir -p "$MASPO_TMP/r"; cp "$FAKE/head" "$MASPO_TMP/r/ray_current_cluster"; }
+echo up >> "$FAKE/calls"
 exec sleep 600
 """,
-    "python": "cat > /dev/null\n",
+    # Whether all nodes are there, and the address of an interface.
+    "python": """
+cat > /dev/null
+case $2 in
+  *[!0-9]*) echo 10.0.0.7 ;;
+  *) [ "$(grep -c '^up$' "$FAKE/calls")" -ge "$2" ] ;;
+esac
+""",
+    # A container.
+    "box": """
+echo "box $*" >> "$FAKE/calls"
+while [[ $1 == --bind ]]; do shift 2; done
+exec "$@"
+""",
     "squeue": 'cat "$FAKE/state"\n',
     "scontrol": 'echo "scontrol $*" >> "$FAKE/calls"\n',
     "maspo-dist": """
@@ -58,7 +74,7 @@ exit "$(< "$FAKE/exit")"
 class FakeJob:
     """A job of two nodes, both on this machine; `restarts` is how often Slurm has restarted it."""
 
-    def __init__(self, folder: Path, number: int, restarts: int = 0) -> None:
+    def __init__(self, folder: Path, number: int, restarts: int = 0, cluster: SlurmConfig = CLUSTER) -> None:
         self.folder = folder
         self.run = folder / "runs" / "a run"
         self._programs = folder / "programs"
@@ -68,13 +84,14 @@ class FakeJob:
             program.write_text(f"#!/bin/bash\n{text}")
             program.chmod(0o755)
         (folder / "state").write_text("RUNNING\n")
+        (folder / "head").write_text("10.0.0.1:6379\n")
         (folder / "calls").touch()
         self.scratch = folder / "tmp"
         self.scratch.mkdir()
         files = JobFiles(run=self.run)
         files.folder.mkdir(parents=True)
         # The path of a test's folder is too long for a real Ray, whose sockets would lie there.
-        cluster = SlurmConfig(cpus_per_node=4).model_copy(update={"scratch": self.scratch})
+        cluster = cluster.model_copy(update={"scratch": self.scratch})
         config = load_config(ROOT / "configs/local_smoke.yaml")
         files.script.write_text(batch_script(config, cluster, 2, files, self._programs))
         files.node.write_text(node_script())

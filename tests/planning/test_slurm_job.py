@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from doubles.slurm_programs import FakeJob
+from doubles.slurm_programs import CLUSTER, FakeJob
+
+from maspo_dist.config.slurm import SlurmConfig
 
 
 def time_limit(job: FakeJob) -> None:
@@ -76,6 +78,13 @@ STORIES: dict[str, tuple[Callable[[FakeJob], None], int]] = {
     "failed with Ray for the sixth time": (head_dies, 5),
     "restarted": (ending(0), 1),
     "slow node": (ending(0), 0),
+    "in a container": (time_limit, 0),
+    "two networks": (ending(0), 0),
+    "loopback": (lambda job: None, 0),
+}
+CLUSTERS = {
+    "in a container": SlurmConfig(cpus_per_node=4, container=["box", "--bind", "/a folder"]),
+    "two networks": SlurmConfig(cpus_per_node=4, network_interface="ib0"),
 }
 
 
@@ -96,10 +105,12 @@ class Ended:
 
 def play(name: str, number: int, folder: Path) -> Ended:
     happens, restarts = STORIES[name]
-    job = FakeJob(folder, number, restarts)
+    job = FakeJob(folder, number, restarts, CLUSTERS.get(name, CLUSTER))
     (job.scratch / f"maspo-{number}.99").mkdir()
     if name == "slow node":
         (folder / "slow").touch()
+    if name == "loopback":
+        (folder / "head").write_text("127.0.0.1:6379\n")
     try:
         job.start()
         happens(job)
@@ -177,3 +188,27 @@ def test_every_port_is_free_and_the_head_needs_no_known_address(ended: dict[str,
     assert "--address=10.0.0.1:6379" in other
     assert {"--node-manager-port=0", "--object-manager-port=0", "--min-worker-port=0"} <= set(head) & set(other)
     assert "--num-cpus=4" in other
+
+
+def test_in_a_container_ray_and_the_run_start_there_and_signals_reach_the_run(ended: dict[str, Ended]) -> None:
+    job = ended["in a container"]
+    inside = [call.removeprefix("box --bind /a folder ").split()[:2] for call in job.calls if call.startswith("box")]
+    assert inside.count(["ray", "start"]) == 2
+    assert {words[0] for words in inside} == {"bash", "maspo-dist", "python", "ray"}
+    assert job.calls.count("saved after SIGTERM") == 1
+    assert job.requeued
+
+
+def test_a_named_interface_gives_ray_its_address_on_every_node(ended: dict[str, Ended]) -> None:
+    starts = {
+        name: [call for call in ended[name].calls if "ray start" in call] for name in ("two networks", "finished")
+    }
+    assert all("--node-ip-address=10.0.0.7" in call for call in starts["two networks"])
+    assert not any("--node-ip-address" in call for call in starts["finished"])
+
+
+def test_a_head_that_other_nodes_cannot_reach_is_named(ended: dict[str, Ended]) -> None:
+    job = ended["loopback"]
+    assert job.code == 1
+    assert not job.requeued
+    assert "Ray's head took 127.0.0.1:6379, which other nodes cannot reach: set network_interface" in job.log

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # The body of the batch script: Ray on every node of the job, then the run, then what is to happen next.
-# The head of the script sets MASPO_FILES, MASPO_RUN, MASPO_SCRATCH, MASPO_SETUP, MASPO_CPUS, MASPO_GPUS, MASPO_STORE.
+# The head of the script sets MASPO_FILES, MASPO_RUN, MASPO_SCRATCH, MASPO_SETUP, MASPO_CONTAINER, MASPO_INTERFACE,
+# MASPO_CPUS, MASPO_GPUS, MASPO_GPU_OPTION and MASPO_STORE.
 #
 #   batch script ── srun ── node.sh head        Ray's head, on the node of this script
 #        │       └─ srun ── node.sh ADDRESS     Ray on each other node
@@ -22,6 +23,9 @@ stop() {
 trap 'again=1; stop' TERM
 trap stop INT
 umask 077
+
+# within COMMAND…: becomes the command, in the container if the cluster's file names one. It ends its shell.
+within() { eval "exec $MASPO_CONTAINER \"\$@\""; }
 
 job_state() {
   local state
@@ -88,14 +92,15 @@ wait_for() {
 
 on_nodes() {
   local gpus=()
-  [ "$MASPO_GPUS" = 0 ] || gpus=(--gpus-per-node="$MASPO_GPUS")
-  srun --export=ALL --overlap --kill-on-bad-exit=0 --cpus-per-task="$MASPO_CPUS" --ntasks-per-node=1 "${gpus[@]}" "$@" &
+  [ -z "$MASPO_GPU_OPTION" ] || gpus=("$MASPO_GPU_OPTION")
+  srun --export=ALL --overlap --kill-on-bad-exit=0 --mpi=none --cpus-per-task="$MASPO_CPUS" --ntasks-per-node=1 \
+    "${gpus[@]}" "$@" &
   steps+=($!)
 }
 
 # shellcheck disable=SC2329  # called by wait_for
 all_nodes() {
-  python - "$SLURM_JOB_NUM_NODES" << 'PYTHON'
+  (within python - "$SLURM_JOB_NUM_NODES") << 'PYTHON'
 import logging
 import sys
 
@@ -113,9 +118,12 @@ RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 # Ray's own drain at SIGTERM would take the time that the save needs.
 export MASPO_HOST RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_USAGE_STATS_ENABLED=0
 unset RAY_ADDRESS RAY_AUTH_TOKEN_PATH
+if [ -n "$MASPO_INTERFACE" ]; then
+  export NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-$MASPO_INTERFACE} GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$MASPO_INTERFACE}
+fi
 eval "$MASPO_SETUP"
-if ! command -v maspo-dist > /dev/null; then
-  say "maspo-dist is not found on $SLURMD_NODENAME: add lines to setup of the cluster's file"
+if ! (within bash -c 'command -v maspo-dist') > /dev/null; then
+  say "maspo-dist is not found on $SLURMD_NODENAME: correct setup or container in the cluster's file"
   exit 2
 fi
 mkdir -p "$MASPO_LOGS"
@@ -134,6 +142,9 @@ wait_for 300 "head of Ray" test -s "$MASPO_TMP/r/ray_current_cluster"
 RAY_ADDRESS=$(< "$MASPO_TMP/r/ray_current_cluster")
 export RAY_ADDRESS
 others=$((SLURM_JOB_NUM_NODES - 1))
+if [ "$others" != 0 ] && [ -z "$MASPO_INTERFACE" ] && [[ $RAY_ADDRESS == 127.* ]]; then
+  fail "Ray's head took $RAY_ADDRESS, which other nodes cannot reach: set network_interface in the cluster's file"
+fi
 if [ "$others" != 0 ]; then
   on_nodes --nodes="$others" --ntasks="$others" --exclude="$SLURMD_NODENAME" bash "$MASPO_FILES/node.sh" "$RAY_ADDRESS"
 fi
@@ -144,7 +155,7 @@ resume=()
 [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || resume=(checkpoint.resume=auto)
 # Checkpoints that are newer than this file are this job's own.
 : > "$MASPO_LOGS/started"
-maspo-dist train "$MASPO_FILES/config.yaml" "${resume[@]}" &
+within maspo-dist train "$MASPO_FILES/config.yaml" "${resume[@]}" &
 run=$!
 [ -z "$stop" ] || kill -TERM "$run"
 # A signal ends `wait` early.

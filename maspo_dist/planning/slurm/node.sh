@@ -6,6 +6,8 @@
 # At SIGTERM Ray must stay while the run saves. So Ray is neither in the process group of the task nor a child of it:
 # where Slurm tracks processes without cgroups, it signals all of these. The keeper ends Ray when the task is gone.
 say() { printf '%(%T)T %s: %s\n' -1 "$SLURMD_NODENAME" "$*"; }
+# within COMMAND…: becomes the command, in the container if the cluster's file names one. It ends its shell.
+within() { eval "exec $MASPO_CONTAINER \"\$@\""; }
 over=''
 trap 'over=1' USR1
 
@@ -17,7 +19,7 @@ keep() {
   shift 2
   for ((left = 2; ; left--)); do
     SECONDS=0
-    "$@" &
+    within "$@" &
     ray=$!
     while [ -z "$over" ] && kill -0 "$task" && kill -0 "$ray"; do sleep 0.5; done 2> /dev/null
     if [ -n "$over" ] || ! kill -0 "$task" 2> /dev/null; then break; fi
@@ -63,6 +65,23 @@ if [ "$role" = head ]; then
     --ray-client-server-port="$((20000 + SLURM_JOB_ID % 10000))")
 else
   options+=(--address="$role")
+fi
+if [ -n "$MASPO_INTERFACE" ]; then
+  address=$( (within python - "$MASPO_INTERFACE") << 'PYTHON'
+import socket
+import sys
+
+import psutil
+
+addresses = psutil.net_if_addrs().get(sys.argv[1], ())
+print(*[found.address for found in addresses if found.family == socket.AF_INET][:1])
+PYTHON
+  )
+  if [ -z "$address" ]; then
+    say "$MASPO_INTERFACE has no IPv4 address here: correct network_interface in the cluster's file"
+    exit 1
+  fi
+  options+=(--node-ip-address="$address")
 fi
 log=$MASPO_LOGS/$SLURMD_NODENAME.log
 (

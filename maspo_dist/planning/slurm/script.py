@@ -52,15 +52,43 @@ def require_submittable(config: TrainConfig, cluster: SlurmConfig, nodes: int) -
     if config.checkpoint.resume == "never" and RunFolder(path).used:
         fix = "choose another run.name, or set checkpoint.resume=auto to resume it"
         raise ConfigError(f"run folder {path} exists already: {fix}")
+    if not cluster.gpus_per_node and (config.model.device == "cuda" or "gpu" in str(cluster.sbatch.get("gres"))):
+        raise ConfigError("gpus_per_node of the cluster is 0, so that Ray would use no GPU: set it, such as to 8")
     if cluster.gpus_per_node and config.model.device != "cpu":
-        engines = config.rollout.first_workers * config.rollout.tensor_parallel
-        needed, there = config.learner.ranks + engines, nodes * cluster.gpus_per_node
-        if needed > there:
-            raise PlacementError(
-                f"the run needs {needed} GPUs ({config.learner.ranks} for learner.ranks, {engines} for "
-                f"rollout.workers), but {nodes} nodes with gpus_per_node {cluster.gpus_per_node} have {there}: raise "
-                "--nodes"
-            )
+        _require_room(config, cluster, nodes)
+
+
+def _require_room(config: TrainConfig, cluster: SlurmConfig, nodes: int) -> None:
+    """Raises PlacementError if the nodes have too few GPUs or cores for a run on GPUs."""
+    ranks, engines, width = config.learner.ranks, config.rollout.first_workers, config.rollout.tensor_parallel
+    if width > cluster.gpus_per_node:
+        raise PlacementError(
+            f"rollout.tensor_parallel is {width}, but a node has gpus_per_node {cluster.gpus_per_node}: an engine has "
+            "all its GPUs on one node, so lower rollout.tensor_parallel"
+        )
+    needed, there = gpus_of(config), nodes * cluster.gpus_per_node
+    if needed > there:
+        raise PlacementError(
+            f"the run needs {needed} GPUs ({ranks} for learner.ranks, {engines * width} for rollout.workers), but "
+            f"{nodes} nodes with gpus_per_node {cluster.gpus_per_node} have {there}: raise --nodes"
+        )
+    needed, there = cores_of(config), nodes * cluster.cpus_per_node
+    if needed > there:
+        raise PlacementError(
+            f"the run needs {needed} cores ({ranks} for learner.ranks, {engines} for rollout.workers, "
+            f"{config.reward.workers} for reward.workers), but {nodes} nodes with cpus_per_node "
+            f"{cluster.cpus_per_node} have {there}: raise cpus_per_node"
+        )
+
+
+def gpus_of(config: TrainConfig) -> int:
+    """GPUs that a run on GPUs has at its start."""
+    return config.learner.ranks + config.rollout.first_workers * config.rollout.tensor_parallel
+
+
+def cores_of(config: TrainConfig) -> int:
+    """Cores that a run on GPUs has at its start, as `plan_bundles` counts them."""
+    return config.learner.ranks + config.rollout.first_workers + config.reward.workers
 
 
 def batch_script(config: TrainConfig, cluster: SlurmConfig, nodes: int, files_of_job: JobFiles, path: Path) -> str:
@@ -72,17 +100,20 @@ def batch_script(config: TrainConfig, cluster: SlurmConfig, nodes: int, files_of
         "nodes": nodes,
         "ntasks-per-node": 1,
         "cpus-per-task": cluster.cpus_per_node,
-        "gpus-per-node": cluster.gpus_per_node or None,
+        "gpus-per-node": (cluster.gpus_per_node or None) if "gres" not in cluster.sbatch else None,
         "mem": cluster.memory_per_node,
-        "partition": cluster.partition,
+        "partition": ",".join(cluster.partition) if cluster.partition else None,
         "account": cluster.account,
         "time": cluster.time,
         "signal": f"B:TERM@{cluster.stop_before_limit_s}",
         "requeue": True,
         "open-mode": "append",
+        # Relative paths of the configuration begin here, wherever the job is submitted from.
+        "chdir": _quoted(Path.cwd()),
         "output": _pattern(files_of_job.folder / "job"),
         **cluster.sbatch,
     }
+    gpu_options = [f"--{name}={options[name]}" for name in ("gpus-per-node", "gres") if options.get(name)]
     store = "" if cluster.object_store_gb is None else str(round(cluster.object_store_gb * 1e9))
     setup = [f"export PATH={shlex.quote(str(path))}:$PATH", *cluster.setup]
     variables = {
@@ -90,8 +121,11 @@ def batch_script(config: TrainConfig, cluster: SlurmConfig, nodes: int, files_of
         "MASPO_RUN": str(files_of_job.run),
         "MASPO_SCRATCH": str(cluster.scratch),
         "MASPO_SETUP": "\n".join(setup),
+        "MASPO_CONTAINER": shlex.join(cluster.container),
+        "MASPO_INTERFACE": cluster.network_interface or "",
         "MASPO_CPUS": str(cluster.cpus_per_node),
         "MASPO_GPUS": str(cluster.gpus_per_node),
+        "MASPO_GPU_OPTION": "".join(gpu_options),
         "MASPO_STORE": store,
     }
     head = [
@@ -114,10 +148,13 @@ def node_script() -> str:
 
 def _pattern(stem: Path) -> str:
     """The path of the job's output: Slurm puts the number of the job in place of %j, and % in place of %%."""
-    text = str(stem).replace("%", "%%")
-    if any(character in text for character in "\"\\'\n"):
-        raise ConfigError(f"run.dir leads to {stem}: Slurm takes no path with quotes or backslashes")
-    return f'"{text}-%j.log"'
+    return _quoted(Path(str(stem).replace("%", "%%") + "-%j.log"))
+
+
+def _quoted(path: Path) -> str:
+    if any(character in str(path) for character in "\"\\'\n"):
+        raise ConfigError(f"the job needs the path {path}: Slurm takes no path with quotes or backslashes")
+    return f'"{path}"'
 
 
 def _text(name: str) -> str:

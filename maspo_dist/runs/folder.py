@@ -24,7 +24,7 @@ from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import yaml
 
@@ -34,7 +34,9 @@ from maspo_dist.runs.jsonl import JsonLog, count_values, end_rows, read_rows, re
 from maspo_dist.runs.progress import Progress, progress_of
 from maspo_dist.runs.rows import Event, SampleRow
 from maspo_dist.runs.step_folders import StepFolders
-from maspo_dist.types import LedgerRow
+
+if TYPE_CHECKING:  # `status` starts without numpy
+    from maspo_dist.types import LedgerRow
 
 #: What a row with held-out scores contains, and how much of a long metrics.jsonl is searched for the last of them.
 _SCORED = b'"eval/'
@@ -205,7 +207,7 @@ class RunFolder(LockedFolder):
         self._metrics.append([row])
         self._newest = {**newest, **row} if step == last else row
 
-    def write_ledger(self, rows: Iterable[LedgerRow]) -> None:
+    def write_ledger(self, rows: "Iterable[LedgerRow]") -> None:
         self._ledger.append(map(asdict, rows))
 
     def write_samples(self, rows: Iterable[SampleRow]) -> None:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydantic_core import from_json
 
@@ -21,7 +21,7 @@ from maspo_dist.errors import DataError
 
 _TAIL_BYTES = 1 << 16
 _END_BYTES = 1 << 20
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18
 _NEAR = 200
 #: Different ends of lines that are worth a search for each.
 _MOST_ENDS = 32
@@ -161,11 +161,11 @@ def count_values(path: Path, first: str, second: str) -> Counter[tuple[Any, Any]
     pairs: Counter[tuple[Any, Any]] = Counter()
     if path.exists():
         start = f'"{first}": '.encode()
-        with path.open("rb") as file:
-            for block in _blocks(file):
-                of_ends = _count_ends(block, start, ends)
+        with path.open("rb", buffering=0) as file:
+            for buffer, size in _blocks(file):
+                of_ends = _count_ends(buffer, size, start, ends)
                 if of_ends is None:
-                    pairs.update(_count_pairs(block, first, second, str(path)))
+                    pairs.update(_count_pairs(bytes(buffer[:size]), first, second, str(path)))
                 else:
                     ends.update(of_ends)
     for text, count in ends.items():
@@ -174,28 +174,33 @@ def count_values(path: Path, first: str, second: str) -> Counter[tuple[Any, Any]
     return pairs
 
 
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """The whole lines of a file, many at a time."""
-    torn = b""
-    while data := file.read(_BLOCK_BYTES):
-        whole, newline, torn = (torn + data).rpartition(b"\n")
-        if newline:
-            yield whole + newline
+def _blocks(file: FileIO) -> Iterator[tuple[bytearray, int]]:
+    """The whole lines of a file, many at a time: a buffer, which is used again, and how many bytes of it they fill."""
+    buffer, held = bytearray(_BLOCK_BYTES), 0
+    while read := file.readinto(memoryview(buffer)[held:]):
+        held += read
+        size = buffer.rfind(b"\n", 0, held) + 1
+        if size:
+            yield buffer, size
+        held -= size
+        buffer[:held] = buffer[size : size + held]
+        if held == len(buffer):
+            buffer.extend(bytes(held))
 
 
-def _count_ends(block: bytes, start: bytes, known: Mapping[bytes, int]) -> Counter[bytes] | None:
+def _count_ends(buffer: bytearray, size: int, start: bytes, known: Mapping[bytes, int]) -> Counter[bytes] | None:
     """How often each end of a line occurs, from `start` on; None for too many different ends.
 
     If `known` has all of them, no line is looked at.
     """
-    lines, found = block.count(b"\n"), Counter[bytes]()
+    lines, found = buffer.count(b"\n", 0, size), Counter[bytes]()
     for text in known:
         if text.rfind(start) == 0:
-            found[text] = block.count(text)
+            found[text] = buffer.count(text, 0, size)
             lines -= found[text]
         if not lines:
             return found
-    found = Counter(start + line.partition(start)[2] + b"\n" for line in block.split(b"\n")[:-1])
+    found = Counter(start + line.partition(start)[2] + b"\n" for line in bytes(buffer[:size]).split(b"\n")[:-1])
     return found if len(known.keys() | found.keys()) <= _MOST_ENDS else None
 
 

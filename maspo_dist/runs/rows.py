@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from maspo_dist.types import TurnRow
+if TYPE_CHECKING:  # `status` starts without numpy
+    from maspo_dist.types import TurnRow
 
 #: Every kind of event of events.jsonl.
 EventKind = Literal[

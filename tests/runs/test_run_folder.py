@@ -211,11 +211,12 @@ def test_groups_are_counted_by_outcome_and_reason(folder: RunFolder) -> None:
     assert folder.ledger_counts() == {("dropped", "all rewards equal 0"): 3, ("trained", ""): 1}
 
 
+@pytest.mark.parametrize("block_bytes", [10, 1000])
 @pytest.mark.parametrize("order", [("step", "outcome", "reason"), ("outcome", "reason", "step")])
 def test_groups_of_a_long_ledger_are_counted_whatever_the_order_of_its_keys(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...]
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...], block_bytes: int
 ) -> None:
-    monkeypatch.setattr("maspo_dist.runs.jsonl._BLOCK_BYTES", 1000)
+    monkeypatch.setattr("maspo_dist.runs.jsonl._BLOCK_BYTES", block_bytes)
     endings = (
         ("trained", ""),
         ("trained", ""),

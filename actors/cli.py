@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer.exceptions import TyperException
 
 from actors.commands.comparison import compare, compare_table, lane
 from actors.commands.data import demo, reasoning_gym
@@ -345,9 +346,21 @@ def main() -> None:
             # A terminal whose encoding lacks a character shows its code.
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except TyperException as error:
+        # Without arguments, typer has printed its help and there is nothing left to say.
+        if error.format_message():
+            print(f"error: {_mistake(error)}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except (MaspoError, OSError) as error:
         sys.exit(explain(error))
+
+
+def _mistake(error: TyperException) -> str:
+    """One sentence with the option, its value, what it may be, and where to read more."""
+    sentence = " ".join(error.format_message().split()).replace("Value error, ", "").rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{sentence}; see {context.command_path} --help" if context else sentence
 
 
 if __name__ == "__main__":

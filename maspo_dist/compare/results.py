@@ -6,7 +6,7 @@ tuning       measure, seeds, variants[]: variant, chosen {key: value}, edges {ke
 runs[]       variant, seed, folder, steps, samples, steps_to_reach, and the figures of `MEASURES` that the run has
 unfinished[] folders; folders are relative to the folder of the comparison
 variants[]   name, overrides, seeds, and {mean, low, high} of each figure; reached (of its seeds), steps_to_reach and
-             samples_to_reach (mean over those that reached)
+             samples_to_reach (mean over the seeds that reached)
 tests[]      variant, against, measure, seeds, difference {mean, low, high}, p, p_holm
 """
 

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,9 +15,9 @@ import psutil
 import pytest
 import ray
 import yaml
+from doubles.command_line import call
 from doubles.untrained_demo import save_untrained_demo
 
-from actors.cli import main
 from actors.ray.on_node import free_address
 from maspo_dist.demo.model import make_model, make_tokenizer
 from maspo_dist.errors import PlacementError
@@ -190,59 +189,55 @@ def given(model: Path, tmp_path: Path) -> Input:
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_sentence_within_seconds(
-    name: str, given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_is_one_sentence_within_seconds(name: str, given: Input) -> None:
     make, fragments = MISTAKES[name]
     bad = make(given)
     children = psutil.Process().children(recursive=True)
     started_s = time.monotonic()
 
-    code = call(monkeypatch, "train", str(bad.folder / "config.yaml"), *bad.overrides)
+    called = call("train", str(bad.folder / "config.yaml"), *bad.overrides)
 
-    printed = capsys.readouterr()
-    assert code == 2
-    sentence = printed.err.removesuffix("\n")
+    assert called.returncode == 2
+    sentence = called.stderr.removesuffix("\n")
     assert sentence.startswith("error: ")
     assert "\n" not in sentence
     for fragment in fragments:
         assert fragment.replace("{folder}", str(bad.folder)) in sentence
-    assert printed.out == ""
+    assert called.stdout == ""
     assert time.monotonic() - started_s < 10
     assert not ray.is_initialized()
     assert psutil.Process().children(recursive=True) == children
 
 
-def test_an_address_where_no_cluster_answers_is_refused(
-    given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_address_where_no_cluster_answers_is_refused(given: Input, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
-        assert call(monkeypatch, "train", str(given.folder / "config.yaml")) == 2
-    sentence = capsys.readouterr().err.splitlines()[-1]
+        called = call("train", str(given.folder / "config.yaml"))
+    assert called.returncode == 2
+    sentence = called.stderr.splitlines()[-1]
     assert sentence.startswith(f"error: RAY_ADDRESS is {address}, but no Ray cluster answers there")
     assert "start one with `ray start --head`, or unset RAY_ADDRESS" in sentence
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])
-def test_an_address_for_jobs_or_clients_is_refused(
-    address: str, given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_address_for_jobs_or_clients_is_refused(address: str, given: Input, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    assert call(monkeypatch, "train", str(given.folder / "config.yaml")) == 2
-    assert f"RAY_ADDRESS is {address}, where Ray takes jobs or clients: set it to HOST:PORT" in capsys.readouterr().err
+    called = call("train", str(given.folder / "config.yaml"))
+    assert called.returncode == 2
+    assert f"RAY_ADDRESS is {address}, where Ray takes jobs or clients: set it to HOST:PORT" in called.stderr
 
 
 def test_a_long_temporary_folder_is_refused_with_its_remedy(
-    given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    given: Input, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = tmp_path / "a_long_scratch_folder_of_a_batch_system" / "people" / "user_name"
     folder.mkdir(parents=True)
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
-    assert call(monkeypatch, "train", str(given.folder / "config.yaml")) == 2
-    sentence = capsys.readouterr().err.splitlines()[-1]
+    called = call("train", str(given.folder / "config.yaml"))
+    assert called.returncode == 2
+    sentence = called.stderr.splitlines()[-1]
     assert "Ray does not start on this machine" in sentence
     assert "set RAY_TMPDIR to a shorter folder, such as /tmp" in sentence
 
@@ -255,30 +250,31 @@ def test_a_long_temporary_folder_is_refused_with_its_remedy(
     ],
 )
 def test_a_home_or_temporary_folder_that_cannot_be_written_is_refused_with_its_remedy(
-    place: str, remedy: str, given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: str, remedy: str, given: Input, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(**settings: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), place)
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", fail)
-    assert call(monkeypatch, "train", str(given.folder / "config.yaml")) == 2
-    sentence = capsys.readouterr().err.splitlines()[-1]
+    called = call("train", str(given.folder / "config.yaml"))
+    assert called.returncode == 2
+    sentence = called.stderr.splitlines()[-1]
     assert f"Read-only file system: '{place}'; {remedy}" in sentence
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
 def test_a_full_disk_and_too_few_descriptors_are_one_sentence(
-    number: int, given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: int, given: Input, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(path: Path) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(RunFolder, "create", fail)
-    assert call(monkeypatch, "train", str(given.folder / "config.yaml")) == 1
-    sentence = capsys.readouterr().err
-    assert sentence.startswith(f"error: {os.strerror(number)} ({given.folder}/runs/bad): ")
-    assert sentence.count("\n") == 1
+    called = call("train", str(given.folder / "config.yaml"))
+    assert called.returncode == 1
+    assert called.stderr.startswith(f"error: {os.strerror(number)} ({given.folder}/runs/bad): ")
+    assert called.stderr.count("\n") == 1
 
 
 def test_a_port_in_use_is_refused_by_its_key() -> None:
@@ -291,16 +287,7 @@ def test_a_port_in_use_is_refused_by_its_key() -> None:
     assert free_address(port, release_s=0.0).endswith(f":{port}")
 
 
-def test_the_input_of_these_tests_is_good_but_for_the_mistake(
-    given: Input, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, "check", str(given.folder / "config.yaml")) == 0
-    assert "the configuration is valid, model and data are here" in capsys.readouterr().out
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit code of `maspo-dist ARGUMENTS…`, in this process."""
-    monkeypatch.setattr(sys, "argv", ["maspo-dist", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return int(exit_.value.code or 0)
+def test_the_input_of_these_tests_is_good_but_for_the_mistake(given: Input) -> None:
+    called = call("check", str(given.folder / "config.yaml"))
+    assert called.returncode == 0
+    assert "the configuration is valid, model and data are here" in called.stdout

@@ -77,7 +77,7 @@ def test_a_file_that_is_no_comparison_is_refused_with_one_sentence(tmp_path: Pat
 
 
 def outdated(text: str) -> list[str]:
-    """Of the tables in a Markdown file that compare-table has made, those that differ from their results."""
+    """The results whose table, which compare-table has written into a Markdown file, no longer shows them."""
     block = r"<!-- maspo-dist compare-table (\S+) -->\n(?:\|.*\n)*"
     return [found[1] for found in re.finditer(block, text) if found[0] != markdown_table(Path(found[1]))]
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from maspo_dist.environments.protocol import Step, Task
@@ -91,56 +92,13 @@ class Hostile:
             time.sleep(600)
 
     def step(self, response: str) -> Step:
+        if response in _DEEDS:
+            _DEEDS[response]()
         match response:
-            case "spin":
-                while True:
-                    pass
             case "spin-in-c":
                 return Step(observation=str(len(str(7 ** (7**9)))))
-            case "ignore-signals":
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGHUP):
-                    signal.signal(number, signal.SIG_IGN)
-                time.sleep(600)
-            case "children":
-                _start_children()
-                time.sleep(600)
-            case "children-and-exit":
-                _start_children()
-                os._exit(0)
-            case "daemon":
-                _start_daemon()
-                time.sleep(600)
-            case "forks":
-                while True:
-                    with contextlib.suppress(OSError):
-                        if os.fork() == 0:
-                            time.sleep(600)
-                    time.sleep(0.02)
             case "allocate":
                 return Step(observation=str(len(bytearray(100 << 30))))
-            case "grow":
-                kept: list[bytearray] = []
-                while True:
-                    kept.append(bytearray(1 << 22))
-            case "exit":
-                os._exit(3)
-            case "sys-exit":
-                sys.exit(0)
-            case "segfault":
-                ctypes.string_at(0)
-            case "kill-itself":
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "close-everything":
-                os.closerange(0, 256)
-                time.sleep(600)
-            case "garble":
-                for descriptor in range(3, 256):
-                    with contextlib.suppress(OSError):
-                        os.write(descriptor, b"\xff[[[\n")
-            case "flood":
-                for descriptor in range(3, 256):
-                    with contextlib.suppress(OSError):
-                        os.write(descriptor, b"x" * 30_000_000)
             case "raise":
                 raise RuntimeError("as asked")
             case "recurse":
@@ -155,11 +113,80 @@ class Hostile:
                 return Step(observation="start " + "x" * 1_000_000 + " end")
             case "binary":
                 return Step(observation="\x00\x01 \ud800\udfff é")
-            case "print":
-                print("x" * 10_000_000, flush=True)
             case "secrets":
                 return Step(observation=" ".join(sorted(_secrets() - {self._reference})))
         return Step(observation=f"ok {self._reference}", reward=1.0)
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    time.sleep(600)
+
+
+def _wait_beside_children() -> None:
+    _start_children()
+    time.sleep(600)
+
+
+def _leave_children() -> None:
+    _start_children()
+    os._exit(0)
+
+
+def _wait_beside_a_daemon() -> None:
+    _start_daemon()
+    time.sleep(600)
+
+
+def _fork_for_ever() -> None:
+    while True:
+        with contextlib.suppress(OSError):
+            if os.fork() == 0:
+                time.sleep(600)
+        time.sleep(0.02)
+
+
+def _grow() -> None:
+    kept: list[bytearray] = []
+    while True:
+        kept.append(bytearray(1 << 22))
+
+
+def _close_everything() -> None:
+    os.closerange(0, 256)
+    time.sleep(600)
+
+
+def _write_to_all_files(content: bytes) -> None:
+    for descriptor in range(3, 256):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, content)
+
+
+#: What `Hostile` does before it answers; most of it never ends, or ends the process.
+_DEEDS: Mapping[str, Callable[[], object]] = {
+    "spin": _spin,
+    "ignore-signals": _ignore_signals,
+    "children": _wait_beside_children,
+    "children-and-exit": _leave_children,
+    "daemon": _wait_beside_a_daemon,
+    "forks": _fork_for_ever,
+    "grow": _grow,
+    "exit": lambda: os._exit(3),
+    "sys-exit": lambda: sys.exit(0),
+    "segfault": lambda: ctypes.string_at(0),
+    "kill-itself": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "close-everything": _close_everything,
+    "garble": lambda: _write_to_all_files(b"\xff[[[\n"),
+    "flood": lambda: _write_to_all_files(b"x" * 30_000_000),
+    "print": lambda: print("x" * 10_000_000, flush=True),
+}
 
 
 def _start_children() -> None:

@@ -15,7 +15,7 @@ _FOR_EVER_S = 3600.0
 
 
 class Work:
-    """Work that ends when it is told to, and its clean-up, which takes a moment."""
+    """Work that ends when it is cancelled, and then cleans up for a second."""
 
     def __init__(self, signals_s: tuple[float, ...] = (), leaves_within: tuple[float, float] | None = None) -> None:
         self.asked = 0

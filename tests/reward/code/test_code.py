@@ -146,7 +146,7 @@ def test_nothing_is_left_of_a_program_that_leaves_daemons() -> None:
 @pytest.mark.parametrize(
     "program",
     [
-        # Of what it is held against, a program sees nothing: not on disk, not in its own process.
+        # A program sees nothing of the values that its output is compared with: not on disk, not in its own process.
         "import os\nfor folder, inner, names in os.walk('/'):\n"
         "  inner[:] = [name for name in inner if name not in ('usr', 'lib', 'lib64', 'bin')]\n"
         "  for name in names:\n    try:\n      t = open(os.path.join(folder, name)).read(100000)\n"

@@ -89,6 +89,9 @@ def test_a_file_is_read_whatever_its_name(name: str, tmp_path: Path) -> None:
     [
         (b"PK\x03\x04 rest", "is a zip archive or an Excel file: unpack it"),
         (b"\x89HDF\r\n", "is an HDF5 file: write it as Parquet"),
+        (b"PARE rest", "is an encrypted Parquet file: decrypt it"),
+        (b"SQLite format 3\x00", "is an SQLite database: export its table as CSV"),
+        (b"problem,answer\n1,2\r3,4\n", r"not CSV \(new-line character seen in unquoted field"),
         (pickle.dumps(ROWS), "is a Python pickle: write its rows as JSON Lines or Parquet"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the data"),
         (b"x" * 257 + b"ustar\x00", "is a tar archive: unpack it"),

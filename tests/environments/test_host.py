@@ -195,7 +195,8 @@ def test_the_processes_end_with_a_killed_owner() -> None:
         ("Restless", "with the same responses differ in turn 2: observation '"),
         (
             "Fragile",
-            "prompt p fails in turn 2 (step: ValueError: invalid literal for int() with base 10: 'Let me think",
+            "prompt p fails in turn 2 (step: ValueError: invalid literal for int() with base 10: 'Let me think.'): it "
+            "must answer any response",
         ),
     ],
 )

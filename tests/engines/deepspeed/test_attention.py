@@ -183,6 +183,16 @@ def test_a_model_that_packing_would_change_is_refused_with_the_reason(case: str)
     assert training_obstacle(ModelConfig(path="m"), model) == f"model.path m: {reason}"
 
 
+def test_a_model_without_position_ids_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(transformers.LlamaConfig(**SHAPE))
+    assert training_obstacle(ModelConfig(path="m"), model) is None
+    monkeypatch.setattr(model.get_decoder(), "forward", lambda input_ids: input_ids)
+    obstacle = training_obstacle(ModelConfig(path="m"), model)
+    assert obstacle is not None
+    assert obstacle.endswith("takes no position_ids, which keep packed sequences apart")
+
+
 @pytest.mark.parametrize("case", ["sinks", "capped scores"])
 def test_eager_attention_takes_what_packed_attention_lacks(case: str) -> None:
     with torch.device("meta"):

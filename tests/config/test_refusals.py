@@ -1,0 +1,59 @@
+"""Rules of the configuration, with the sentence that each prints."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from doubles.loop import make_config
+from pydantic import ValidationError
+
+from maspo_dist.config import TrainConfig, build_config
+from maspo_dist.config.compare import parse_seeds
+from maspo_dist.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        (
+            {"algorithm": {"correction": "tis", "old_logprobs": "rollout"}},
+            "correction is tis but old_logprobs is rollout, so the weight is exactly 1: set old_logprobs to recompute, "
+            "or correction to none",
+        ),
+        ({"learner": {"offload_parameters": "cpu"}}, "offload_parameters needs zero_stage 3, got 2"),
+        (
+            {"learner": {"offload_optimizer": "cpu", "zero_stage": 0}},
+            "offload_optimizer needs zero_stage 1, 2 or 3, got 0",
+        ),
+        (
+            {"run": {"name": "../up"}},
+            "'../up' must hold letters, digits, '.', '_' and '-' only, and not start with '.' or '-'",
+        ),
+        (
+            {"reward": {"default": "0.5*math + 0.5*math"}},
+            "verifier 'math' stands twice in '0.5*math + 0.5*math': add its weights up",
+        ),
+        ({"reward": {"default": f"1{'0' * 400}*math"}}, "the weight must be finite"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(sections: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(sentence)):
+        make_config(**sections)
+
+
+def test_a_key_that_is_required_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"run: required, but not set"):
+        build_config(TrainConfig, {})
+
+
+def test_an_override_that_is_no_yaml_is_quoted_with_its_fix() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^override 'run\.name=\[a'.* cannot be read as YAML: .*; put the value in quotes$"
+    ):
+        build_config(TrainConfig, {}, ["run.name=[a"])
+
+
+def test_a_seed_that_stands_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^a seed stands twice in '0-2,1'$"):
+        parse_seeds("0-2,1")

@@ -106,7 +106,7 @@ class RunCluster:
         #: Kept processes that this run has not taken into use, or leaves behind.
         self._idle_learners: list[ActorHandle[Any]] = []
         self._idle_workers: list[WarmWorker] = []
-        self.learners = RayLearnerGroup(self._make_learners, self.config.cluster)
+        self.learners = RayLearnerGroup(self._make_learners, self.config.cluster, self.config.learner.sequence_parallel)
         self.rollout = ElasticRolloutPool(self.config, self, self.on_event)
 
     async def start(self) -> None:

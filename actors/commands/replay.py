@@ -30,6 +30,7 @@ _MACHINE_METRICS = {"learner/tokens_per_s"}
 #: Changes of a run's configuration for one CPU process.
 _ON_ONE_CPU = (
     "learner.ranks=1",
+    "learner.sequence_parallel=1",
     "learner.zero_stage=0",
     "learner.threads=null",
     "learner.offload_optimizer=none",

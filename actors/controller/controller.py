@@ -333,7 +333,7 @@ class Controller:
                 step,
                 [group.scored for group in training],
                 mini_batches=self.config.algorithm.mini_batches,
-                ranks=self.config.learner.ranks,
+                ranks=self.config.learner.data_parallel,
                 micro_batch_tokens=self.config.learner.micro_batch_tokens,
                 hidden=self.hidden,
             )

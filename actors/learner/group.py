@@ -36,9 +36,13 @@ class RayLearnerGroup:
     error that a rank raised itself is raised here unchanged.
     """
 
-    def __init__(self, make: MakeLearners, config: ClusterConfig) -> None:
-        """`make` starts all ranks and returns them, in order, when they have joined each other."""
+    def __init__(self, make: MakeLearners, config: ClusterConfig, sequence_parallel: int = 1) -> None:
+        """`make` starts all ranks and returns them, in order, when they have joined each other.
+
+        `sequence_parallel` neighbouring ranks get the same shard of a batch.
+        """
         self._make = make
+        self._sequence_parallel = sequence_parallel
         self._learners: list[ActorHandle[Any]] = []
         self._config = config
         self._policy_version = 0
@@ -80,11 +84,12 @@ class RayLearnerGroup:
 
         Raises BodyLostError, before anything is trained, when a rank cannot read one of them.
         """
-        if len(batch.shards) != len(self._learners):
-            raise ValueError(f"batch is laid out for {len(batch.shards)} ranks, there are {len(self._learners)}")
+        shards = [shard for shard in batch.shards for _ in range(self._sequence_parallel)]
+        if len(shards) != len(self._learners):
+            raise ValueError(f"batch is laid out for {len(shards)} ranks, there are {len(self._learners)}")
         step, timeout_s = f"step {batch.step}", self._config.update_timeout_s
-        await self._each("receive", step, timeout_s, [_bodies_of(shard, bodies) for shard in batch.shards])
-        arguments = [(shard, batch.loss_tokens, batch.loss_sequences) for shard in batch.shards]
+        await self._each("receive", step, timeout_s, [_bodies_of(shard, bodies) for shard in shards])
+        arguments = [(shard, batch.loss_tokens, batch.loss_sequences) for shard in shards]
         metrics = await self._each("update", step, timeout_s, arguments)
         self._policy_version += 1
         return UpdateReport(step=batch.step, policy_version=self._policy_version, metrics=metrics[0])

@@ -49,8 +49,11 @@ class LoraConfig(Section):
 class LearnerConfig(Section):
     """The DeepSpeed learner group."""
 
-    #: Data-parallel processes.
+    #: Processes, on GPUs one GPU each.
     ranks: Execution[int] = Field(1, ge=1)
+    #: Neighbouring ranks that share the tokens of each micro-batch, for contexts that do not fit one GPU. Attention
+    #: exchanges tokens for heads in every layer, so these ranks should be on one node.
+    sequence_parallel: Execution[int] = Field(1, ge=1)
     #: What ZeRO shards over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
     zero_stage: Execution[Literal[0, 1, 2, 3]] = 2
     #: Most tokens (prompt and response) packed into one forward; a longer sample has a forward of its own.
@@ -91,6 +94,20 @@ class LearnerConfig(Section):
         inner = {f"zero_optimization.{key}": entry for key, entry in zero.items()}
         refuse_keys("deepspeed", value | inner, _DEEPSPEED_KEYS)
         return value
+
+    @property
+    def data_parallel(self) -> int:
+        """Groups of ranks among which the responses of a batch are divided."""
+        return self.ranks // self.sequence_parallel
+
+    @model_validator(mode="after")
+    def _sequence_groups_are_whole(self) -> LearnerConfig:
+        if self.ranks % self.sequence_parallel:
+            raise ValueError(
+                f"sequence_parallel is {self.sequence_parallel}, which does not divide the {self.ranks} ranks: set "
+                "ranks to a multiple of it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _offload_needs_zero(self) -> LearnerConfig:

@@ -22,7 +22,7 @@ from maspo_dist.errors import HubUnreachableError, ModelError
 from maspo_dist.models.linear_layers import linear_kinds
 from maspo_dist.models.path import is_hub_name, require_model
 from maspo_dist.models.size import ModelSize
-from maspo_dist.models.support import engine_obstacle, training_obstacle
+from maspo_dist.models.support import engine_obstacle, sequence_obstacle, training_obstacle
 
 _PROBE_TIMEOUT_S = 5.0
 _LFS_POINTER = b"version https://git-lfs.github.com/"
@@ -43,12 +43,14 @@ class ModelFacts:
 
     embeddings          number of token ids that the model knows
     training_obstacle   why the learner cannot train the model, as a sentence; None if it can
+    sequence_obstacle   why ranks cannot share its sequences, as the end of a sentence; None if they can
     """
 
     tokenizer: PreTrainedTokenizerBase
     size: ModelSize
     embeddings: int
     training_obstacle: str | None
+    sequence_obstacle: str | None = None
 
 
 def read_model_facts(config: ModelConfig) -> ModelFacts:
@@ -63,7 +65,7 @@ def read_model_facts(config: ModelConfig) -> ModelFacts:
     text = settings.get_text_config()
     with _reading(path, "causal language model"):
         unfit = engine_obstacle(settings)
-        obstacle = training_obstacle(config, outline)
+        obstacle, undivided = training_obstacle(config, outline), sequence_obstacle(config, outline)
         embeddings = outline.get_input_embeddings().weight.shape[0]
     if unfit is not None:
         raise ModelError(f"model.path {path}: {unfit}")
@@ -74,7 +76,13 @@ def read_model_facts(config: ModelConfig) -> ModelFacts:
     tokenizer = _read_tokenizer(config, embeddings)
     with _reading(path, "size"):
         size = _size(outline, text, tokenizer)
-    return ModelFacts(tokenizer=tokenizer, size=size, embeddings=embeddings, training_obstacle=obstacle)
+    return ModelFacts(
+        tokenizer=tokenizer,
+        size=size,
+        embeddings=embeddings,
+        training_obstacle=obstacle,
+        sequence_obstacle=undivided,
+    )
 
 
 def read_tokenizer(config: ModelConfig) -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
@@ -225,6 +233,7 @@ def _size(outline: Any, settings: Any, tokenizer: PreTrainedTokenizerBase) -> Mo
         layers=settings.num_hidden_layers,
         hidden=settings.hidden_size,
         intermediate=getattr(settings, "intermediate_size", None) or 4 * settings.hidden_size,
+        heads=heads,
         kv_heads=getattr(settings, "num_key_value_heads", None) or heads,
         head_dim=getattr(settings, "head_dim", None) or settings.hidden_size // heads,
         context_tokens=context_tokens,

@@ -32,6 +32,7 @@ class ModelSize:
     layers: int
     hidden: int
     intermediate: int
+    heads: int
     kv_heads: int
     head_dim: int
     context_tokens: int
@@ -86,6 +87,7 @@ KNOWN_SIZES: Mapping[str, ModelSize] = {
         layers=28,
         hidden=1536,
         intermediate=8960,
+        heads=12,
         kv_heads=2,
         head_dim=128,
         context_tokens=131_072,
@@ -97,6 +99,7 @@ KNOWN_SIZES: Mapping[str, ModelSize] = {
         layers=28,
         hidden=3584,
         intermediate=18_944,
+        heads=28,
         kv_heads=4,
         head_dim=128,
         context_tokens=131_072,

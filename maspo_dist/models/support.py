@@ -14,6 +14,8 @@ from maspo_dist.config import ModelConfig
 _LOGIT_SETTINGS: dict[str, float | None] = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
 #: Kinds of layer in which a token sees other tokens by attention alone.
 _PACKED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+#: Kinds of rotary embedding that look at the largest position of a forward, which differs between ranks.
+_ROPE_BY_LENGTH = ("dynamic", "longrope")
 #: Ends of the names of classes that generate no text.
 _NOT_GENERATING = ("Classification", "ForMaskedLM", "QuestionAnswering", "MultipleChoice", "RewardModel")
 #: Kinds of model to which vLLM gives windows in all layers or in none.
@@ -43,6 +45,18 @@ def training_obstacle(config: ModelConfig, model: PreTrainedModel) -> str | None
     """Why the learner cannot train `model` (weights are not read), as a sentence for the user; None where it can."""
     reason = _reason(config, model)
     return None if reason is None else f"model.path {config.path}: a {type(model).__name__} {reason}"
+
+
+def sequence_obstacle(config: ModelConfig, model: PreTrainedModel) -> str | None:
+    """Why ranks cannot share the sequences of `model`, as the end of a sentence; None where they can."""
+    if config.attention != "auto":
+        return f"model.attention is {config.attention}, and only auto can share sequences"
+    if not attends_by_bounds(model):
+        return f"a {type(model).__name__} does not compute attention by the bounds of sequences"
+    kind = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type")
+    if kind in _ROPE_BY_LENGTH:
+        return f"the positions of rope_type {kind} depend on the length of the whole sequence"
+    return None
 
 
 def attends_by_bounds(model: PreTrainedModel) -> bool:

@@ -26,7 +26,7 @@ from maspo_dist.models.path import is_hub_name
 from maspo_dist.models.size import KNOWN_SIZES, ModelSize
 from maspo_dist.planning.environment import environment_notes
 from maspo_dist.planning.placement import Device, pick_device, plan_bundles
-from maspo_dist.planning.preflight import inspect_model, load_data, require_context
+from maspo_dist.planning.preflight import inspect_model, load_data, require_context, require_divisible_heads
 from maspo_dist.reward.registry import check_rewards, reference_problems
 from maspo_dist.runs.metrics import require_sinks
 
@@ -50,6 +50,7 @@ def check_run(config: TrainConfig, console: Console) -> None:
     model = _model_facts(config, missing)
     size = model.size if model else KNOWN_SIZES.get(config.model.path)
     if size is not None:
+        require_divisible_heads(config, size)
         require_context(config, size)
     data_sets = {"train": config.data.train} | {name: [path] for name, path in config.data.eval.items()}
     data = {name: _data_facts(config, paths, model, missing) for name, paths in data_sets.items()}

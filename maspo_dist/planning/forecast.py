@@ -89,7 +89,7 @@ def splits(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Leng
     found = []
     for workers in range(1, gpus // parallel + 1):
         ranks = gpus - workers * parallel
-        if ranks < 1:
+        if ranks < 1 or ranks % config.learner.sequence_parallel:
             continue
         other = config.model_copy(
             update={
@@ -125,8 +125,8 @@ def advice(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Leng
         )
     if learner_memory(config, size, "cuda").total_bytes > gpu.memory_bytes:
         yield (
-            "a learner rank does not fit on this GPU: raise learner.zero_stage or learner.ranks, or lower "
-            "learner.micro_batch_tokens"
+            "a learner rank does not fit on this GPU: raise learner.zero_stage, learner.ranks or "
+            "learner.sequence_parallel, or lower learner.micro_batch_tokens"
         )
     if _sequences_at_once(config, size, gpu) < 1:
         yield "an engine has no room for one sequence at full length: raise rollout.tensor_parallel"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from maspo_dist.config import ClusterConfig, EvaluationConfig, ModelConfig, TrainConfig, VerifierConfig
+from maspo_dist.config.learner import LearnerConfig
 from maspo_dist.config.rollout import EnginesConfig
 from maspo_dist.errors import PlacementError
 from maspo_dist.models.size import ModelSize, adapter_parameters
@@ -52,7 +53,7 @@ def plan_bundles(config: TrainConfig, size: ModelSize, device: Device) -> tuple[
             cpus=1.0 if on_gpu else CPU_SHARE,
             gpus=1 if on_gpu else 0,
             memory_bytes=learner_memory(config, size, device).total_bytes,
-            what=f"DeepSpeed ZeRO-{learner.zero_stage} rank",
+            what=f"DeepSpeed {learner_name(learner)}",
         ),
         _engine_bundle(rollout, rollout.first_workers, engine_memory(config, size).total_bytes, device),
         _verifier_bundle(config.reward, device),
@@ -69,6 +70,12 @@ def plan_evaluation(config: EvaluationConfig, size: ModelSize, device: Device, g
         _verifier_bundle(config.reward, device),
     )
     return _labelled(bundles, config.cluster)
+
+
+def learner_name(learner: LearnerConfig) -> str:
+    """What a process of the learner is, for tables."""
+    shared = f", {learner.sequence_parallel} share a sequence" if learner.sequence_parallel > 1 else ""
+    return f"ZeRO-{learner.zero_stage} rank{shared}"
 
 
 def _labelled(bundles: tuple[Bundle, ...], cluster: ClusterConfig) -> tuple[Bundle, ...]:
@@ -133,9 +140,10 @@ def learner_memory(config: TrainConfig, size: ModelSize, device: Device) -> Lear
     State per parameter: weight in the dtype of the model, float32 gradient, two float32 moments, and in bfloat16 a
     float32 master copy; the weight again for a reference model. ZeRO 1 shards master and moments over the ranks, 2 the
     gradient too, 3 the weights too. With adapters they alone have gradients, moments and masters, and the model
-    without them is the reference.
+    without them is the reference. Ranks that share sequences divide the tokens of a micro-batch.
     """
-    learner, lora, tokens = config.learner, config.learner.lora, config.learner.micro_batch_tokens
+    learner, lora = config.learner, config.learner.lora
+    tokens = math.ceil(learner.micro_batch_tokens / learner.sequence_parallel)
     ranks, stage = learner.ranks, learner.zero_stage
     width = weight_width(config.model)
     copies = 2 if config.algorithm.kl.coefficient > 0 else 1

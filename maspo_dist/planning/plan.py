@@ -10,15 +10,15 @@ from maspo_dist.errors import UserError
 from maspo_dist.models.size import KNOWN_SIZES, ModelSize
 from maspo_dist.planning.accelerators import ACCELERATORS, Accelerator
 from maspo_dist.planning.forecast import Lengths, StepForecast, advice, forecast_step
-from maspo_dist.planning.placement import engine_memory, learner_memory
-from maspo_dist.planning.preflight import inspect_model
+from maspo_dist.planning.placement import engine_memory, learner_memory, learner_name
+from maspo_dist.planning.preflight import inspect_model, require_divisible_heads
 
 
 def print_plan(config: TrainConfig, gpu_name: str, lengths: Lengths, console: Console) -> None:
     """Prints memory by process, seconds by phase, hours, and advice. Reads no data and starts nothing.
 
     Raises UserError for a GPU that is not in the table and for a configuration that is not for GPUs, ModelError if the
-    shape of the model is neither known nor readable here.
+    shape of the model is neither known nor readable here, ConfigError if ranks cannot share its heads.
     """
     gpu = _gpu(gpu_name)
     if config.model.device == "cpu":
@@ -26,6 +26,7 @@ def print_plan(config: TrainConfig, gpu_name: str, lengths: Lengths, console: Co
     if config.model.dtype != "bfloat16":
         raise UserError(f"model.dtype is {config.model.dtype}, but a plan is for bfloat16: add model.dtype=bfloat16")
     size = KNOWN_SIZES.get(config.model.path) or inspect_model(config).size
+    require_divisible_heads(config, size)
     forecast = forecast_step(config, size, gpu, lengths)
     workers, parallel = config.rollout.first_workers, config.rollout.tensor_parallel
     console.print(
@@ -70,7 +71,7 @@ def _memory(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> Table:
         "process", "count", "GB", title=f"memory, of {gpu.memory_bytes / 1e9:.0f} GB per GPU", title_justify="left"
     )
     rows = (
-        (f"learner rank, ZeRO-{config.learner.zero_stage}", config.learner.ranks, learner.total_bytes),
+        (f"learner, {learner_name(config.learner)}", config.learner.ranks, learner.total_bytes),
         ("  weights", None, learner.weights_bytes),
         ("  gradients", None, learner.gradients_bytes),
         ("  optimizer", None, learner.optimizer_bytes),

@@ -79,15 +79,34 @@ def prepare_evaluation(config: EvaluationConfig) -> tuple[ModelFacts, dict[str, 
 def inspect_model(config: TrainConfig) -> ModelFacts:
     """The facts of a model that can be trained, else ModelError.
 
-    Raises as `read_model_facts`, `require_context` and `adapted_kinds` do.
+    Raises as `read_model_facts`, `require_context`, `require_divisible_heads` and `adapted_kinds` do.
     """
     facts = read_model_facts(config.model)
     if facts.training_obstacle is not None:
         raise ModelError(facts.training_obstacle)
     if config.learner.lora is not None:
         adapted_kinds(config.learner.lora, facts.size.linear_layers, config.model.path)
+    require_divisible_heads(config, facts.size)
+    sharing = config.learner.sequence_parallel
+    if sharing > 1 and facts.sequence_obstacle is not None:
+        raise ConfigError(f"learner.sequence_parallel is {sharing}, but {facts.sequence_obstacle}: set it to 1")
     require_context(config, facts.size)
     return facts
+
+
+def require_divisible_heads(config: TrainConfig, size: ModelSize) -> None:
+    """Raises ConfigError when ranks that share sequences cannot have equally many heads each.
+
+    If there are fewer key-value heads than ranks, each rank computes with a copy of one.
+    """
+    ranks, heads, kv_heads = config.learner.sequence_parallel, size.heads, size.kv_heads
+    fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
+    if ranks not in fitting:
+        raise ConfigError(
+            f"learner.sequence_parallel is {ranks}, which must divide the {heads} attention heads of "
+            f"{config.model.path}, and divide its {kv_heads} key-value heads or be a multiple of them: choose one of "
+            f"{', '.join(map(str, fitting))}"
+        )
 
 
 def require_context(config: TrainConfig, size: ModelSize) -> None:

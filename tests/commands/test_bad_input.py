@@ -149,6 +149,25 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
         lambda given: given.but("learner.lora.targets=[q_proj, W_pack]"),
         ("learner.lora.targets names W_pack", "no linear layer of that name", "choose among down_proj, gate_proj"),
     ),
+    "heads that ranks cannot share": (
+        lambda given: given.but("learner.ranks=3", "learner.sequence_parallel=3"),
+        (
+            *("learner.sequence_parallel is 3", "divide the 4 attention heads", "2 key-value heads or be a multiple"),
+            "choose one of 1, 2, 4",
+        ),
+    ),
+    "ranks that do not divide": (
+        lambda given: given.but("learner.ranks=3", "learner.sequence_parallel=2"),
+        ("learner", "sequence_parallel is 2", "does not divide the 3 ranks", "set ranks to a multiple"),
+    ),
+    "attention that ranks cannot share": (
+        lambda given: given.but("learner.ranks=2", "learner.sequence_parallel=2", "model.attention=eager"),
+        (
+            "learner.sequence_parallel is 2",
+            "model.attention is eager, and only auto can share sequences",
+            "set it to 1",
+        ),
+    ),
     "dropout of adapters": (
         lambda given: given.but("learner.lora.dropout=0.1"),
         ("learner.lora.dropout", "would change ratios", "got 0.1", "remove it"),

@@ -2,15 +2,49 @@
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 
 import pytest
 from ray.exceptions import ActorDiedError as RayActorDiedError
 
 from actors.learner import group as learner_group
 from actors.learner.group import by_rank
+from maspo_dist.config import ClusterConfig
 from maspo_dist.errors import ActorDiedError, DeadlineError, WeightSyncError
+from maspo_dist.types import SampleRef, TrainingBatch
 
 PEER_CLOSED = RuntimeError("Connection closed by peer")
+
+
+class ShardLearner:
+    """A rank that keeps its part of each batch."""
+
+    def __init__(self) -> None:
+        self.shards: list[object] = []
+        self.receive = self.update = self
+
+    async def remote(self, *arguments: object) -> dict[str, float]:
+        self.shards += arguments[:1]
+        return {}
+
+
+async def test_neighbouring_ranks_that_share_sequences_get_the_same_shard() -> None:
+    learners = [ShardLearner() for _ in range(4)]
+
+    async def make() -> list[ShardLearner]:
+        return learners
+
+    group = learner_group.RayLearnerGroup(make, ClusterConfig(), sequence_parallel=2)  # type: ignore[arg-type]
+    await group.start()
+    refs = [SampleRef(group_id=number, sample=0, reward=1.0, advantage=1.0) for number in range(2)]
+    shards = tuple((((ref,),),) for ref in refs)
+    batch = TrainingBatch(step=1, shards=shards, loss_tokens=(2,), loss_sequences=(2,))
+    bodies = {ref.group_id: f"body {ref.group_id}" for ref in refs}
+    await group.update(batch, bodies)  # type: ignore[arg-type]
+    wanted = [[f"body {number}", shards[number]] for number in range(2)]
+    assert [learner.shards for learner in learners] == [wanted[0], wanted[0], wanted[1], wanted[1]]
+    with pytest.raises(ValueError, match="batch is laid out for 2 ranks, there are 4"):
+        await group.update(replace(batch, shards=shards[:1]), bodies)  # type: ignore[arg-type]
 
 
 async def fails(error: Exception, after_s: float = 0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -99,6 +100,20 @@ def test_adapters_alone_have_gradients_and_optimizer_state_and_the_reference_cos
     assert memory.head_bytes == full.head_bytes - 4 * SIZE.vocabulary * SIZE.hidden
 
 
+def test_ranks_that_share_sequences_divide_activations_and_nothing_else() -> None:
+    shared, alone = (learner_memory(recipe(f"learner.sequence_parallel={ranks}"), SIZE, "cuda") for ranks in (4, 1))
+    assert shared.activations_bytes == alone.activations_bytes // 4
+    assert shared.head_bytes <= alone.head_bytes
+    assert replace(shared, activations_bytes=0, head_bytes=0) == replace(alone, activations_bytes=0, head_bytes=0)
+    bundle = plan_bundles(recipe("learner.sequence_parallel=4"), SIZE, "cuda")[0]
+    assert (bundle.count, bundle.what) == (8, "DeepSpeed ZeRO-3 rank, 4 share a sequence")
+
+
+def test_groups_of_ranks_that_share_sequences_stay_whole_in_every_division() -> None:
+    ways = splits(recipe("learner.sequence_parallel=4"), SIZE, GPUS["H100"], LENGTHS)
+    assert {way.ranks for way in ways} == {4, 8, 12}
+
+
 @pytest.mark.parametrize(
     ("gpu", "overrides", "sentence"),
     [
@@ -117,8 +132,8 @@ def test_adapters_alone_have_gradients_and_optimizer_state_and_the_reference_cos
         (
             "RTX 4090",
             [],
-            "a learner rank does not fit on this GPU: raise learner.zero_stage or learner.ranks, or lower "
-            "learner.micro_batch_tokens",
+            "a learner rank does not fit on this GPU: raise learner.zero_stage, learner.ranks or "
+            "learner.sequence_parallel, or lower learner.micro_batch_tokens",
         ),
         (
             "RTX 4090",

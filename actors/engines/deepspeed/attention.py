@@ -16,6 +16,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from actors.engines.deepspeed.sequence_parallel import ALONE, RankGroups, own_tokens, whole_sequences
 from maspo_dist.data.packing import Index
 
 #: Name of `packed_attention` among the attention implementations of transformers.
@@ -65,6 +66,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     sequence_bounds: SequenceBounds,
+    rank_groups: RankGroups = ALONE,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -74,12 +76,23 @@ def packed_attention(
     """Attention of each sequence to itself, as transformers asks for it in every layer.
 
     query [1, heads, P, d]; key and value [1, key-value heads, P, d]. `sliding_window` counts the tokens that a token
-    sees, itself included; None: all before it. Returns ([1, P, heads, d], None). Raises ValueError for what the model
-    wants beyond that: a mask, soft-capped scores, attention sinks.
+    sees, itself included; None: all before it. Returns ([1, P, heads, d], None). Where n ranks share sequences, these
+    are the P/n tokens of the rank, and the bounds those of all. Raises ValueError for what the model wants beyond that:
+    a mask, soft-capped scores, attention sinks.
     """
     if attention_mask is not None or softcap is not None or s_aux is not None:
         raise ValueError(f"{type(module).__name__} wants a mask, soft-capping or sinks, which packed attention lacks")
-    bounds, tensors = sequence_bounds, (query, key, value)
+    if rank_groups.size == 1:
+        return _attention(query, key, value, sequence_bounds, scaling, sliding_window), None
+    query, key, value = (whole_sequences(tensor, rank_groups) for tensor in (query, key, value))
+    return own_tokens(_attention(query, key, value, sequence_bounds, scaling, sliding_window), rank_groups), None
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, bounds: SequenceBounds, scaling: float | None, sliding_window: int | None
+) -> Tensor:
+    """[1, P, heads, d] of whole sequences."""
+    tensors = query, key, value
     if query.is_cuda and query.dtype != torch.float32 and query.shape[-1] == value.shape[-1]:
         output = varlen_attn(
             query[0].transpose(0, 1),
@@ -94,17 +107,17 @@ def packed_attention(
             enable_gqa=True,
         )
         assert isinstance(output, Tensor)
-        return output[None], None
+        return output[None]
     if bounds.rows is None or bounds.places is None:
         sequences = zip(*(torch.split(tensor, list(bounds.lengths), dim=2) for tensor in tensors), strict=True)
-        return torch.cat([_causal(q, k, v, scaling, sliding_window) for q, k, v in sequences], dim=1), None
+        return torch.cat([_causal(q, k, v, scaling, sliding_window) for q, k, v in sequences], dim=1)
     flat = bounds.rows.flatten()
     q, k, v = (
         tensor[0].transpose(0, 1).index_select(0, flat).view(*bounds.rows.shape, *tensor.shape[1::2]).transpose(1, 2)
         for tensor in tensors
     )
     causal = _short_causal if query.dtype == torch.float32 else _causal
-    return causal(q, k, v, scaling, sliding_window).flatten(0, 1).index_select(0, bounds.places)[None], None
+    return causal(q, k, v, scaling, sliding_window).flatten(0, 1).index_select(0, bounds.places)[None]
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:

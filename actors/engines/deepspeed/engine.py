@@ -38,6 +38,7 @@ from actors.engines.deepspeed.micro_batch import (
 )
 from actors.engines.deepspeed.policy import Policy, load_policy
 from actors.engines.deepspeed.random_state import fresh_seed, random_states, seed_everything, set_random_states
+from actors.engines.deepspeed.sequence_parallel import rank_groups
 from actors.engines.deepspeed.shared_writes import SharedWrites
 from actors.engines.deepspeed.state import (
     LAYOUT_FILE,
@@ -91,14 +92,16 @@ class DeepSpeedEngine:
         seed_everything(config.run.seed)
         with redirect_stdout(LogStream()):
             self._deepspeed = import_deepspeed(self._device)
+            timeout = timedelta(seconds=config.cluster.update_timeout_s)
             self._deepspeed.init_distributed(
                 dist_backend="gloo" if self._device.type == "cpu" else "nccl",
                 auto_mpi_discovery=False,
-                timeout=timedelta(seconds=config.cluster.update_timeout_s),
+                timeout=timeout,
                 init_method=init_address,
                 rank=rank,
                 world_size=world_size,
             )
+            self._groups = rank_groups(config.learner.sequence_parallel, rank, world_size, timeout)
             self._engine = self._load_trained()
             self._reference = self._load_reference() if config.algorithm.kl.coefficient > 0 else None
         self._frozen_of_batch: list[ResponseLogprobs] = []
@@ -127,9 +130,10 @@ class DeepSpeedEngine:
         rate = learning_rate(self._config.learner, self._batches, self._config.run.max_steps)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
-        statistics = BatchStatistics(self._config.algorithm)
+        statistics = BatchStatistics(self._config.algorithm, self._groups.data)
         minis = [
-            [micro_batch_tensors(pack_micro_batch(micro, groups), self._device) for micro in mini] for mini in shard
+            [micro_batch_tensors(pack_micro_batch(micro, groups), self._device, self._groups) for micro in mini]
+            for mini in shard
         ]
         minis = self._with_kl_in_reward(
             [[self._with_frozen(m, is_first=index == 0) for m in mini] for index, mini in enumerate(minis)]
@@ -140,7 +144,7 @@ class DeepSpeedEngine:
             grad_norm, known = self._optimizer_step(index, mini, float(counts[index]), statistics)
             grad_norms.append(grad_norm)
             trained += known
-        if self._config.logging.recorded_steps != 0:
+        if self._config.logging.recorded_steps != 0 and self._groups.index == 0:
             self._frozen_of_batch = [entry for micro in trained for entry in micro.response_logprobs()]
         self._batches += 1
         packed_tokens = self._summed(sum(micro.packed_tokens for mini in minis for micro in mini))
@@ -159,7 +163,10 @@ class DeepSpeedEngine:
         }
 
     def frozen_logprobs(self) -> list[ResponseLogprobs]:
-        """logπ_old and logπ_ref of this rank's responses in the last batch; empty unless steps are recorded."""
+        """logπ_old and logπ_ref of this rank's responses in the last batch; empty unless steps are recorded.
+
+        Ranks that share sequences leave them to the first of these ranks.
+        """
         return self._frozen_of_batch
 
     def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
@@ -171,7 +178,7 @@ class DeepSpeedEngine:
             return []
         packed = pack_sequences(sequences, [np.arange(1, sequence.size) for sequence in sequences])
         with torch.no_grad():
-            logprobs, _, _ = self._engine(tokens=forward_tensors(packed, self._device), temperature=1.0)
+            logprobs, _, _ = self._engine(tokens=forward_tensors(packed, self._device, self._groups), temperature=1.0)
         ends = np.cumsum([sequence.size - 1 for sequence in sequences])
         return np.split(logprobs.float().cpu().numpy(), ends[:-1])
 
@@ -271,8 +278,8 @@ class DeepSpeedEngine:
             assert sampled.ref_logprobs is not None
             kl = response_kl(sampled.old_logprobs, sampled.ref_logprobs, sampled.sequence_ids, algorithm.kl.estimator)
             mine += list(zip(micro.samples, kl.tolist(), strict=True))
-        everyone: list[Any] = [None] * self._world_size
-        dist.all_gather_object(everyone, mine)
+        everyone: list[Any] = [None] * dist.get_world_size(self._groups.data)
+        dist.all_gather_object(everyone, mine, group=self._groups.data)
         advantages = advantages_after_kl([pair for part in everyone for pair in part], algorithm)
 
         def with_advantages(micro: MicroBatchTensors) -> MicroBatchTensors:
@@ -331,7 +338,7 @@ class DeepSpeedEngine:
             part = bapo_contributions(algorithm.loss, current.logprobs, old, advantages)
             total = part if total is None else total + part
         assert total is not None
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self._groups.data)
         return algorithm.model_copy(update={"loss": move_bounds(algorithm.loss, total)})
 
     def _local_grad_norm(self) -> float | None:
@@ -345,7 +352,9 @@ class DeepSpeedEngine:
 
     def _load_trained(self) -> Any:
         learner = self._config.learner
-        policy = load_policy(self._config.model, gradient_checkpointing=learner.gradient_checkpointing).train()
+        policy = load_policy(
+            self._config.model, gradient_checkpointing=learner.gradient_checkpointing, groups=self._groups
+        ).train()
         trained: Iterable[torch.nn.Parameter] = policy.parameters()
         if learner.lora is not None:
             trained = add_adapters(policy, learner.lora, self._config.model.path, self._config.run.seed)
@@ -365,7 +374,7 @@ class DeepSpeedEngine:
     def _load_reference(self) -> Any:
         if self._config.learner.lora is not None:
             return WithoutAdapters(self._engine, self._engine.module)
-        reference = load_policy(self._config.model).requires_grad_(False).eval()
+        reference = load_policy(self._config.model, groups=self._groups).requires_grad_(False).eval()
         if self._config.learner.zero_stage < 3:
             return reference.to(self._device)
         partitioned, *_ = self._deepspeed.initialize(model=reference, config=reference_config(self._config))
@@ -377,7 +386,7 @@ class DeepSpeedEngine:
 
     def _summed(self, value: float) -> float:
         total = torch.tensor(value, dtype=torch.float64, device=self._device)
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self._groups.data)
         return total.item()
 
     def _layout(self) -> dict[str, Any]:

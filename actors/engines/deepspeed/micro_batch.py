@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from actors.engines.deepspeed.attention import SequenceBounds, sequence_bounds
+from actors.engines.deepspeed.sequence_parallel import ALONE, RankGroups
 from maspo_dist.algorithm import SampledTokens
 from maspo_dist.data.packing import PackedMicroBatch, PackedTokens
 from maspo_dist.runs.step_record import ResponseLogprobs
@@ -17,12 +18,20 @@ from maspo_dist.types import MicroBatch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardTensors:
-    """Packed sequences for Policy.forward: input_ids and position_ids [1, P], predictors and targets [N], all i64."""
+    """Packed sequences for Policy.forward; all tensors are i64.
+
+    input_ids, position_ids   [1, P], or the P/n of a rank where n ranks share sequences
+    predictors                [n], places in input_ids from which this rank predicts
+    targets                   [N], the tokens that all ranks predict
+    own                       the part of `targets` that this rank predicts
+    bounds                    of all tokens
+    """
 
     input_ids: Tensor
     position_ids: Tensor
     predictors: Tensor
     targets: Tensor
+    own: slice
     bounds: SequenceBounds
 
 
@@ -30,20 +39,17 @@ class ForwardTensors:
 class MicroBatchTensors:
     """The responses of a micro-batch with their N tokens.
 
-    positions      i64[N], place within the response, from 0
-    token_groups   i64[N], group_id of each token
+    packed_tokens   prompt and response tokens; an empty micro-batch counts none
+    positions       i64[N], place within the response, from 0
+    token_groups    i64[N], group_id of each token
     """
 
     samples: MicroBatch
+    packed_tokens: int
     forward: ForwardTensors
     sampled: SampledTokens
     positions: Tensor
     token_groups: Tensor
-
-    @property
-    def packed_tokens(self) -> int:
-        """Prompt and response tokens; an empty micro-batch counts none."""
-        return self.forward.input_ids.numel() if self.samples else 0
 
     def response_logprobs(self) -> list[ResponseLogprobs]:
         """logπ_old and logπ_ref by response, copied to the CPU. Needs logπ_old."""
@@ -58,22 +64,33 @@ class MicroBatchTensors:
         return entries
 
 
-def forward_tensors(packed: PackedTokens, device: torch.device) -> ForwardTensors:
+def forward_tensors(packed: PackedTokens, device: torch.device, groups: RankGroups = ALONE) -> ForwardTensors:
+    """This rank's tokens of `packed`. A sequence of padding fills them up to the same number on all ranks."""
+    padding = np.arange(-packed.input_ids.size % groups.size)
+    position_ids = np.concatenate((packed.position_ids, padding))
+    share = position_ids.size // groups.size
+    start = groups.index * share
+    mine = slice(start, start + share)
+    first, end = np.searchsorted(packed.predictors, (mine.start, mine.stop)).tolist()
     return ForwardTensors(
-        input_ids=torch.from_numpy(packed.input_ids)[None].to(device),
-        position_ids=torch.from_numpy(packed.position_ids)[None].to(device),
-        predictors=torch.from_numpy(packed.predictors).to(device),
+        input_ids=torch.from_numpy(np.concatenate((packed.input_ids, padding))[mine])[None].to(device),
+        position_ids=torch.from_numpy(position_ids[mine])[None].to(device),
+        predictors=torch.from_numpy(packed.predictors[first:end] - start).to(device),
         targets=torch.from_numpy(packed.targets).to(device),
-        bounds=sequence_bounds(packed.position_ids, device),
+        own=slice(first, end),
+        bounds=sequence_bounds(position_ids, device),
     )
 
 
-def micro_batch_tensors(packed: PackedMicroBatch, device: torch.device) -> MicroBatchTensors:
+def micro_batch_tensors(
+    packed: PackedMicroBatch, device: torch.device, groups: RankGroups = ALONE
+) -> MicroBatchTensors:
     """`packed` on the device, without the values that a policy has to compute."""
     sequence_ids = torch.from_numpy(packed.sequence_ids)
     return MicroBatchTensors(
         samples=packed.samples,
-        forward=forward_tensors(packed.tokens, device),
+        packed_tokens=packed.tokens.input_ids.size if packed.samples else 0,
+        forward=forward_tensors(packed.tokens, device, groups),
         sampled=SampledTokens(
             old_logprobs=None,
             advantages=torch.from_numpy(packed.advantages)[sequence_ids].to(device),

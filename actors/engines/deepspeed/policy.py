@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from actors.engines.deepspeed.attention import PACKED, SequenceBounds
 from actors.engines.deepspeed.micro_batch import ForwardTensors
+from actors.engines.deepspeed.sequence_parallel import ALONE, RankGroups, whole_values
 from maspo_dist.algorithm.logprobs import LogprobHead, LossShare
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import ModelError
@@ -20,10 +21,11 @@ from maspo_dist.models.support import attends_by_bounds, training_obstacle
 class Policy(nn.Module):
     """Log-probabilities of packed sequences. The parameters are the model's own, under `causal_lm.`."""
 
-    def __init__(self, causal_lm: Any, head: LogprobHead) -> None:
+    def __init__(self, causal_lm: Any, head: LogprobHead, groups: RankGroups = ALONE) -> None:
         super().__init__()
         causal_lm.lm_head = head
         self.causal_lm = causal_lm
+        self._groups = groups
 
     def forward(
         self, tokens: ForwardTensors, temperature: float, share: LossShare | None = None
@@ -31,23 +33,33 @@ class Policy(nn.Module):
         """Log-probability and entropy of the targets, each f32[N]; `share` and the loss are those of `LogprobHead`.
 
         Packed sequences are kept apart by their bounds, or under another attention by positions that restart at 0.
+        Where ranks share sequences, the loss is that of this rank's own targets.
         """
         decoder = self.causal_lm.get_decoder()
-        bounds = _bounds_for(decoder.config._attn_implementation, tokens.bounds)
+        bounds = _bounds_for(decoder.config._attn_implementation, tokens.bounds, self._groups)
         # With a key-value cache, packed sequences would see each other.
         output = decoder(input_ids=tokens.input_ids, position_ids=tokens.position_ids, use_cache=False, **bounds)
         hidden = output.last_hidden_state[0].index_select(0, tokens.predictors)
-        logprobs, entropy, loss = self.causal_lm.lm_head(hidden, tokens.targets, temperature, share)
+        own, count = tokens.own, tokens.targets.numel()
+        own_share = None if share is None else _shifted(share, own.start)
+        logprobs, entropy, loss = self.causal_lm.lm_head(hidden, tokens.targets[own], temperature, own_share)
+        if self._groups.size > 1:
+            logprobs, entropy = whole_values(torch.stack((logprobs, entropy)), own, count, self._groups)
         return logprobs, entropy, loss
 
 
-def _bounds_for(attention: str, bounds: SequenceBounds) -> dict[str, Any]:
+def _shifted(share: LossShare, start: int) -> LossShare:
+    """`share` of tokens that are counted from `start` on."""
+    return lambda part, current: share(slice(start + part.start, start + part.stop), current)
+
+
+def _bounds_for(attention: str, bounds: SequenceBounds, groups: RankGroups) -> dict[str, Any]:
     """The decoder's arguments by which `attention` keeps packed sequences apart, beside their positions.
 
     Flash attention would otherwise read the bounds off the positions in every layer, and wait for the GPU to do so.
     """
     if attention == PACKED:
-        return {"sequence_bounds": bounds}
+        return {"sequence_bounds": bounds, "rank_groups": groups}
     if attention == "flash_attention_2":
         longest = max(bounds.lengths)
         offsets = {"cu_seq_lens_q": bounds.offsets, "cu_seq_lens_k": bounds.offsets}
@@ -55,7 +67,7 @@ def _bounds_for(attention: str, bounds: SequenceBounds) -> dict[str, Any]:
     return {}
 
 
-def load_policy(config: ModelConfig, *, gradient_checkpointing: bool = False) -> Policy:
+def load_policy(config: ModelConfig, *, gradient_checkpointing: bool = False, groups: RankGroups = ALONE) -> Policy:
     """Loads `config.path` onto the CPU in `config.dtype`, without dropout, which would change ratios.
 
     Raises ModelError if the folder does not load or the model cannot be trained.
@@ -81,7 +93,7 @@ def load_policy(config: ModelConfig, *, gradient_checkpointing: bool = False) ->
         causal_lm.set_attn_implementation(PACKED)
     if gradient_checkpointing:
         causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Policy(causal_lm, LogprobHead(causal_lm.get_output_embeddings().weight))
+    return Policy(causal_lm, LogprobHead(causal_lm.get_output_embeddings().weight), groups)
 
 
 def _without_dropout(settings: transformers.PretrainedConfig) -> None:

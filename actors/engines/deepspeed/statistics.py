@@ -27,8 +27,10 @@ from maspo_dist.config import AlgorithmConfig
 class BatchStatistics:
     """`add` does not wait for the device; `metrics` is collective and needs at least one micro-batch."""
 
-    def __init__(self, config: AlgorithmConfig) -> None:
+    def __init__(self, config: AlgorithmConfig, ranks: dist.ProcessGroup | None) -> None:
+        """`ranks` together hold each response once; None for all ranks."""
         self._config = config
+        self._ranks = ranks
         #: (loss, policy part, KL part) of each micro-batch.
         self._losses: list[Tensor] = []
         self._trust_region: list[Totals] = []
@@ -59,9 +61,11 @@ class BatchStatistics:
 
     def metrics(self, optimizer_steps: int) -> dict[str, float]:
         """Flat numbers of the batch, the same on every rank."""
-        trust_region, correction, mismatch = map(_summed, (self._trust_region, self._correction, self._mismatch))
+        trust_region, correction, mismatch = (
+            _summed(parts, self._ranks) for parts in (self._trust_region, self._correction, self._mismatch)
+        )
         losses = reduce(operator.add, self._losses)
-        dist.all_reduce(losses)
+        dist.all_reduce(losses, group=self._ranks)
         loss, policy_loss, kl_loss = (losses / optimizer_steps).tolist()
         metrics = {"learner/loss": loss, "learner/policy_loss": policy_loss}
         if self._config.kl.coefficient > 0:
@@ -73,14 +77,14 @@ class BatchStatistics:
         metrics |= trust_region_metrics(self._config.loss, trust_region)
         metrics |= correction_metrics(self._config.correction, correction)
         mine = merge_extremes(torch.stack(self._extremes))
-        everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(everyone, mine)
+        everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size(self._ranks))]
+        dist.all_gather(everyone, mine, group=self._ranks)
         return metrics | extreme_metrics(merge_extremes(torch.stack(everyone)))
 
 
-def _summed(parts: list[Totals]) -> Totals:
+def _summed(parts: list[Totals], ranks: dist.ProcessGroup | None) -> Totals:
     """Over micro-batches and ranks."""
     total = reduce(operator.add, parts)
-    dist.all_reduce(total.sums)
-    dist.all_reduce(total.maxima, op=dist.ReduceOp.MAX)
+    dist.all_reduce(total.sums, group=ranks)
+    dist.all_reduce(total.maxima, op=dist.ReduceOp.MAX, group=ranks)
     return total

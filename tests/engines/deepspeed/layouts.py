@@ -26,6 +26,7 @@ ALGORITHMS: Mapping[str, dict[str, Any]] = {
     "kl loss": {"kl": {"coefficient": 0.1}, "entropy_bonus": 0.01, "correction": {"kind": "tis"}},
     "kl reward": {"kl": {"coefficient": 0.5, "place": "reward"}, "aggregate": "seq-mean-token-sum"},
     "rollout": {"old_logprobs": "rollout", "loss": {"kind": "clip", "dual_clip": 3.0}},
+    **{kind: {"loss": {"kind": kind}} for kind in ("sapo", "cispo", "dac", "dppo")},
 }
 
 
@@ -47,12 +48,15 @@ class Layout:
     old_beforehand: bool = False
     #: Adapters are trained, all other weights frozen.
     lora: bool = False
+    #: Ranks that share the tokens of each micro-batch.
+    sequence_parallel: int = 1
 
     @property
     def name(self) -> str:
         extras = " shuffled" * self.shuffled + " checkpointed" * self.gradient_checkpointing
         extras += " offloaded" * self.offload + " bfloat16" * (self.dtype == "bfloat16")
         extras += " old beforehand" * self.old_beforehand + " lora" * self.lora
+        extras += f" {self.sequence_parallel} share" if self.sequence_parallel > 1 else ""
         budget = _BUDGETS[self.micro_batch_tokens]
         return f"{self.algorithm}, {self.model}, {self.ranks} ranks, ZeRO {self.zero_stage}, {budget}{extras}"
 
@@ -101,8 +105,9 @@ def relative_distance(change: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def train(folder: Path, layouts: list[Layout]) -> Trained:
-    """Trains every layout, on a group of one process and one of two, side by side."""
-    join(*(Ranks(ranks, _train, folder, [layout for layout in layouts if layout.ranks == ranks]) for ranks in (1, 2)))
+    """Trains every layout, on groups of one, two and four processes, side by side."""
+    sizes = sorted({layout.ranks for layout in layouts})
+    join(*(Ranks(ranks, _train, folder, [layout for layout in layouts if layout.ranks == ranks]) for ranks in sizes))
     return Trained(folder)
 
 
@@ -111,8 +116,10 @@ def layout_config(folder: Path, layout: Layout) -> TrainConfig:
         folder / layout.model,
         model={"path": str(folder / layout.model), "dtype": layout.dtype, "device": "cpu"},
         algorithm=ALGORITHMS[layout.algorithm],
+        logging={"record_steps": "all" if layout.sequence_parallel > 1 else "none"},
         learner={
             "ranks": layout.ranks,
+            "sequence_parallel": layout.sequence_parallel,
             "zero_stage": layout.zero_stage,
             "gradient_checkpointing": layout.gradient_checkpointing,
             "lora": {"rank": 4, "alpha": 8} if layout.lora else None,
@@ -143,13 +150,17 @@ def _train(rank: int, world_size: int, address: str, folder: Path, layouts: list
             0,
             scored[::-1] if layout.shuffled else scored,
             mini_batches=config.algorithm.mini_batches,
-            ranks=world_size,
+            ranks=config.learner.data_parallel,
             micro_batch_tokens=layout.micro_batch_tokens,
         )
         before = {name: tensor.float().numpy().copy() for name, tensor in engine.named_weights()}
         bodies = {group.group_id: group for group in groups}
         for _ in range(layout.batches):
-            metrics = engine.update(batch.shards[rank], batch.loss_tokens, batch.loss_sequences, bodies)
+            shard = batch.shards[rank // layout.sequence_parallel]
+            metrics = engine.update(shard, batch.loss_tokens, batch.loss_sequences, bodies)
+        if layout.sequence_parallel > 1:
+            recorded = sum(map(len, (micro for mini in shard for micro in mini)))
+            assert len(engine.frozen_logprobs()) == (0 if rank % layout.sequence_parallel else recorded)
         after = {name: tensor.float().numpy().copy() for name, tensor in engine.named_weights()}
         if rank == 0:
             stem = folder / layout.name

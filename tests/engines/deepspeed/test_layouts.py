@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from doubles.model_kinds import save_mixed
 from doubles.tiny_learner import make_groups, make_model, score
 from layouts import LONGEST, Layout, Trained, layout_config, relative_distance, train
 from plain_update import plain_update
@@ -58,6 +59,39 @@ PAIRS = (
         Layout(ranks=2, zero_stage=2, gradient_checkpointing=True, lora=True, model="tied"),
     ),
 )
+
+
+def _shared(ranks: int, sequence_parallel: int, zero_stage: int, **options: str | int) -> tuple[Layout, Layout]:
+    """The plainest layout and one where ranks share sequences."""
+    plain = Layout(ranks=1, zero_stage=0, micro_batch_tokens=1, **options)  # type: ignore[arg-type]
+    return plain, replace(
+        plain, ranks=ranks, sequence_parallel=sequence_parallel, zero_stage=zero_stage, micro_batch_tokens=2 * LONGEST
+    )
+
+
+def _checkpointed(pair: tuple[Layout, Layout]) -> tuple[Layout, Layout]:
+    return pair[0], replace(pair[1], gradient_checkpointing=True)
+
+
+#: The model has 4 heads and 2 key-value heads; the mixed model has windows in some layers.
+SHARED = (
+    _shared(2, 2, 0, algorithm="sapo"),
+    _shared(2, 2, 0, algorithm="dppo"),
+    _shared(2, 2, 1, algorithm="cispo"),
+    _shared(2, 2, 2, algorithm="bapo"),
+    _shared(2, 2, 2, algorithm="gspo"),
+    _checkpointed(_shared(2, 2, 3, algorithm="kl loss", batches=2, lora=True)),
+    _shared(2, 2, 2, algorithm="rollout"),
+    _shared(2, 2, 2, model="mixed"),
+    _checkpointed(_shared(2, 2, 3)),
+    _shared(4, 4, 2),
+    _checkpointed(_shared(4, 4, 3, algorithm="gspo")),
+    _shared(4, 2, 3, algorithm="kl reward", batches=2),
+    _shared(4, 2, 2, algorithm="bapo"),
+    _shared(4, 4, 2, algorithm="dac"),
+)
+ALL_PAIRS = PAIRS + SHARED
+PAIRED = tuple(layout for pair in ALL_PAIRS for layout in pair)
 OLD_BY_THE_FIRST_FORWARD = (OTHERS[0], OTHERS[13], BFLOAT16[2], *(pair[1] for pair in PAIRS[1:5]))
 OLD_BEFOREHAND = tuple(replace(layout, old_beforehand=True) for layout in OLD_BY_THE_FIRST_FORWARD)
 
@@ -67,9 +101,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("layouts")
     make_model(folder / "model")
     make_model(folder / "tied", tied=True)
-    return train(
-        folder, [REFERENCE, *OTHERS, *BFLOAT16, *(layout for pair in PAIRS for layout in pair), *OLD_BEFOREHAND]
-    )
+    save_mixed(folder / "mixed")
+    layouts = [REFERENCE, *OTHERS, *BFLOAT16, *PAIRED, *OLD_BEFOREHAND]
+    return train(folder, list(dict.fromkeys(layouts)))
 
 
 @pytest.mark.parametrize("layout", OTHERS, ids=lambda layout: layout.name)
@@ -94,10 +128,13 @@ def test_bfloat16_trains_alike_at_every_zero_stage(trained: Trained, layout: Lay
     assert trained.distance(layout, REFERENCE) <= 0.12
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[1].name)
+@pytest.mark.parametrize("pair", ALL_PAIRS, ids=lambda pair: pair[1].name)
 def test_every_part_of_the_objective_is_free_of_the_layout(trained: Trained, pair: tuple[Layout, Layout]) -> None:
     reference, layout = pair
     assert trained.distance(layout, reference) <= TOLERANCE
+    assert trained.metrics(layout)["learner/loss"] == pytest.approx(
+        trained.metrics(reference)["learner/loss"], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,26 +150,26 @@ def test_the_first_forward_gives_the_bits_of_a_forward_for_old_logprobs_alone(
     assert {**metrics, "learner/tokens_per_s": 0} == {**wanted, "learner/tokens_per_s": 0}
 
 
-@pytest.mark.parametrize("layout", [*OTHERS, *(layout for pair in PAIRS for layout in pair)], ids=lambda one: one.name)
+@pytest.mark.parametrize("layout", [*OTHERS, *PAIRED], ids=lambda one: one.name)
 def test_gradients_of_a_separable_loss_are_taken_in_forward(trained: Trained, layout: Layout) -> None:
     # A response's ratio mixes its tokens.
     assert bool(trained.fused_losses(layout)) == (layout.algorithm != "gspo")
 
 
 def test_the_reference_policy_is_loaded_only_where_the_kl_needs_it(trained: Trained) -> None:
-    layouts = [REFERENCE, *OTHERS, *(layout for pair in PAIRS for layout in pair)]
+    layouts = [REFERENCE, *OTHERS, *PAIRED]
     for layout in layouts:
         assert trained.has_reference(layout) == layout.algorithm.startswith("kl"), layout.name
 
 
-@pytest.mark.parametrize("algorithm", sorted({pair[0].algorithm for pair in PAIRS} - {"maspo", "kl loss", "kl reward"}))
+@pytest.mark.parametrize("algorithm", sorted({one.algorithm for one in PAIRED} - {"maspo", "kl loss", "kl reward"}))
 def test_variants_do_differ(trained: Trained, algorithm: str) -> None:
     assert trained.distance(Layout(ranks=1, zero_stage=0, micro_batch_tokens=1, algorithm=algorithm), REFERENCE) > 1e-3
 
 
 @pytest.mark.parametrize(
     ("layout", "reference"),
-    [*((other, REFERENCE) for other in OTHERS), *(pair[::-1] for pair in PAIRS)],
+    [*((other, REFERENCE) for other in OTHERS), *(pair[::-1] for pair in ALL_PAIRS)],
     ids=lambda layout: layout.name,
 )
 def test_metrics_are_free_of_the_layout(trained: Trained, layout: Layout, reference: Layout) -> None:

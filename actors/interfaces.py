@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 Body = Any
 
-#: (name, dtype, shape, offset in bytes) of one tensor, by its Hugging Face name.
+#: (name, dtype, shape) of one tensor, by its Hugging Face name.
+TensorEntry = tuple[str, str, tuple[int, ...]]
+#: (name, dtype, shape, offset in bytes) of one tensor.
 TensorSlice = tuple[str, str, tuple[int, ...], int]
 
 #: Policy version of tokens from an engine to which no weights were published.
@@ -49,9 +51,64 @@ class WeightSnapshot:
     """
 
     version: int
-    entries: tuple[tuple[str, str, tuple[int, ...]], ...]
+    entries: tuple[TensorEntry, ...]
     payload: tuple[Body, ...]
     fingerprint: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnouncedWeights:
+    """Weights of one policy version that only the learner holds yet; a `WeightSender` sends or stores them.
+
+    entries        (name, dtype, shape) of every tensor in the order in which it is sent
+    address, port  of the TCP store of learner rank 0, where the members of a broadcast meet
+    """
+
+    version: int
+    entries: tuple[TensorEntry, ...]
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BroadcastGroup:
+    """A process group of learner rank 0 and the processes of engines.
+
+    name           no other group at the same store ever has this name
+    engine_ranks   members beside rank 0
+    deadline_s     for all members to meet, for all to begin a broadcast, and for its bytes
+    """
+
+    address: str
+    port: int
+    name: str
+    engine_ranks: int
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broadcast:
+    """A source of StagedWeights: learner rank 0 sends them to all members of `group` while they are loaded.
+
+    number      of the broadcast among those of the group
+    first_rank  rank in the group of the first process of the engine
+    """
+
+    group: BroadcastGroup
+    number: int
+    first_rank: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendReport:
+    """How a broadcast ended.
+
+    failure  what went wrong; None when all members have all bytes
+    missing  ranks of the group that did not report that they have all bytes
+    """
+
+    failure: str | None = None
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +123,7 @@ class MappedFile:
 class StagedWeights:
     """Weights of one policy version where an engine can read them: a transport makes it, an engine loads it.
 
-    source   where the bytes are: a MappedFile, or a record of another transport, such as handles of GPU memory or the
-             name of a process group whose broadcasts bring the bytes
+    source   where the bytes are: a MappedFile, a Broadcast, or a record of another transport
     """
 
     version: int
@@ -79,12 +135,13 @@ class StagedWeights:
 class WeightUpdate:
     """What a publish brings to a worker: weights, and what proves that its engine holds them.
 
+    snapshot       AnnouncedWeights while only the learner holds the weights
     probes         token ids i32[L] of each probe
     expected       the learner's logprobs f32[L−1] of tokens 1 to L−1 of each probe, raw, temperature 1
     max_mean_gap   largest accepted mean |logprob(engine) − logprob(learner)| over all probes
     """
 
-    snapshot: WeightSnapshot
+    snapshot: WeightSnapshot | AnnouncedWeights
     probes: Sequence[IntArray]
     expected: Sequence[FloatArray]
     max_mean_gap: float
@@ -175,8 +232,8 @@ class RolloutEngine(Protocol):
         """Replaces all weights, and what was computed from the old weights, except as `EngineSettings.keeps_kv` says.
 
         Called between `pause` and `resume`. A request that comes later meets nothing of the old weights.
-
-        `weights` stay readable until the next `load`. Raises ConfigError for a `source` that the engine cannot read.
+        `weights` stay readable until the next `load`. Raises ConfigError for a `source` that the engine cannot read,
+        and BroadcastError when a Broadcast fails: the engine then holds no usable weights until its next `load`.
         """
 
     async def load_by_detour(self, weights: StagedWeights) -> Sequence[str]:
@@ -319,9 +376,25 @@ class LearnerGroup(Protocol):
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
         """Raises BodyLostError, before anything is trained, when a body was lost with its node."""
 
-    async def export_weights(self, version: int) -> WeightSnapshot: ...
+    async def export_weights(self, version: int) -> WeightSnapshot | AnnouncedWeights: ...
     async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]: ...
     async def frozen_logprobs(self) -> list[ResponseLogprobs]: ...
     async def save(self, folder: Path) -> None: ...
     async def load(self, folder: Path) -> None: ...
     async def restart(self) -> None: ...
+
+
+class WeightSender(Protocol):
+    """The learner's side of broadcasts. Calls raise LearnerLostError when a rank died or does not answer."""
+
+    async def send(self, version: int, broadcast: Broadcast) -> SendReport:
+        """Sends the announced weights once all members have begun; returns by the deadlines of the group."""
+
+    async def abandon(self, group: BroadcastGroup) -> None:
+        """Ends a broadcast that runs; all members notice it within a moment. The group is never used again."""
+
+    async def keep(self, version: int) -> None:
+        """Copies the weights, so that `stored` can be answered during updates."""
+
+    async def stored(self, version: int) -> WeightSnapshot | None:
+        """The kept weights in the object store; None when later weights have been kept."""

@@ -45,6 +45,7 @@ from actors.warm import KeepableWorker, Shelf, WarmProcesses, WarmWorker, proces
 from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize
 from maspo_dist.planning.placement import Device, plan_bundles, require_fit
+from maspo_dist.planning.transport import choose_transport
 from maspo_dist.runs.rows import Event
 from maspo_dist.types import RolloutGroup
 
@@ -106,8 +107,10 @@ class RunCluster:
         #: Kept processes that this run has not taken into use, or leaves behind.
         self._idle_learners: list[ActorHandle[Any]] = []
         self._idle_workers: list[WarmWorker] = []
-        self.learners = RayLearnerGroup(self._make_learners, self.config.cluster, self.config.learner.sequence_parallel)
-        self.rollout = ElasticRolloutPool(self.config, self, self.on_event)
+        self._transport = choose_transport(self.config, self.device)
+        broadcasts, parallel = self._transport.name == "collective", self.config.learner.sequence_parallel
+        self.learners = RayLearnerGroup(self._make_learners, self.config.cluster, parallel, announces=broadcasts)
+        self.rollout = ElasticRolloutPool(self.config, self, self.on_event, self.learners if broadcasts else None)
 
     async def start(self) -> None:
         """Reserves places, starts all processes concurrently, and reports what it waits for.
@@ -119,6 +122,9 @@ class RunCluster:
         for sentence in small_stores(ray.nodes(), self._publish_bytes):
             self.on_event(Event(kind="object_store_small", message=sentence))
         config, verifier = self.config, self._bundles["verifier"]
+        if config.sync.transport == "auto" and self._transport.name == "collective":
+            message = f"{self._transport.name}: {self._transport.reason}"
+            self.on_event(Event(kind="transport_chosen", message=message))
         self.waiting_for("the model on every node")
         environment = actor_environment(config.cluster.environment)
         await require_model_on_nodes(config.model.path, self.device, environment, config.cluster.start_timeout_s)

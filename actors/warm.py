@@ -146,6 +146,8 @@ def processes_key(config: TrainConfig, device: Device) -> str | None:
         # A user's engine or transport may keep anything.
         rollout.backend != "vllm",
         sync.transport not in SHARED_ON_A_NODE,
+        # Engines would stay in a group whose learner has ended.
+        sync.transport == "collective",
     )
     if any(obstacles):
         return None

@@ -2,7 +2,7 @@
 
 controller      the loop over fake workers and learners: throughput, memory, overlap of generation and update
 rollout         a real rollout path against bare vLLM
-weight_sync     a publish of weights against a plain copy of the same bytes
+weight_sync     a publish of weights by each transport, against a plain copy of the same bytes and gloo alone
 checkpoint      save and load of the learner's state against torch.save and torch.load
 learner         loss, packing, balance over ranks and log-probabilities against plain implementations
 learner_attention   attention of packed sequences against a dense mask

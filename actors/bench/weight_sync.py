@@ -1,9 +1,10 @@
-"""Time of a publish, against one plain copy of the same bytes.
+"""Time of a publish by each transport, against one plain copy of the same bytes and gloo's own broadcast of them.
 
-500 MB of weights go from the learner's tensors through the object store into the parameters of the engines.
+500 MB of weights go from the learner's tensors into the parameters of the engines: through the object store, then by a
+broadcast.
 
-Writer, object store and worker actors are real, each in its own process. The engine maps the shared memory and copies
-it into its parameters, as vLLM's layer-wise reload does.
+Writer, object store, process group and worker actors are real, each worker in its own process. The engine copies from
+shared memory, or from the buckets of a broadcast, into its parameters, as vLLM's layer-wise reload does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,9 +24,21 @@ import torch
 from ray.actor import ActorHandle
 
 from actors.bench.lines import BenchLine, compare
-from actors.interfaces import PublishReport, RolloutEngine, StagedWeights, WeightSnapshot, WeightUpdate
+from actors.interfaces import (
+    AnnouncedWeights,
+    Broadcast,
+    BroadcastGroup,
+    PublishReport,
+    RolloutEngine,
+    StagedWeights,
+    WeightSnapshot,
+    WeightUpdate,
+)
+from actors.learner.weights import LearnerWeights
 from actors.ray.actor_options import actor_class
 from actors.rollout.actor import RolloutActor
+from actors.weights.collective import entry_of, receive
+from actors.weights.group import GroupMember
 from actors.weights.object_store import write_buckets
 from actors.weights.shared_memory import mapped_file, read_tensors
 from maspo_dist.config import TrainConfig
@@ -35,10 +49,11 @@ _MOST_WORKERS = 4
 _REPEATS = 10
 _STORE_BYTES = 2 * 10**9
 _START_S, _PUBLISH_S = 60.0, 60.0
+_CPU, _ADDRESS = torch.device("cpu"), "127.0.0.1"
 
 
 def run() -> Iterator[BenchLine]:
-    """The lines of the bench. Takes about two minutes and 9 GB of memory."""
+    """The lines of the bench. Takes about four minutes and 9 GB of memory."""
     ray.init(
         address="local",
         include_dashboard=False,
@@ -53,6 +68,7 @@ def run() -> Iterator[BenchLine]:
             while len(workers) < _MOST_WORKERS:
                 workers.append(_start_worker(len(workers), Path(logs)))
                 yield from _publish(weights, workers)
+                yield from _broadcast(weights, workers)
     finally:
         ray.shutdown()
 
@@ -61,7 +77,9 @@ class CopyingEngine:
     """Overwrites its parameters in place at each load. Generates nothing."""
 
     def __init__(self) -> None:
-        self._parameters = [torch.empty(_TENSOR_ELEMENTS) for _ in range(_TENSORS)]
+        self._memory = torch.empty(_TENSORS * _TENSOR_ELEMENTS)
+        self._parameters = list(self._memory.view(_TENSORS, _TENSOR_ELEMENTS))
+        self._member: GroupMember | None = None
 
     async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
         raise AssertionError("nothing is generated in a bench of publishing")
@@ -91,14 +109,32 @@ class CopyingEngine:
     def close(self) -> None:
         pass
 
+    def receive_plainly(self, broadcast: Broadcast) -> None:
+        """By one call of gloo, without a hash or a copy."""
+        member = self._joined(broadcast)
+        member.extend(_PUBLISH_S)
+        member.wait(member.broadcast(self._memory), "the bytes")
+
+    def _joined(self, broadcast: Broadcast) -> GroupMember:
+        if self._member is None or self._member.group != broadcast.group:
+            self._member = GroupMember(broadcast.group, broadcast.first_rank, _CPU)
+        return self._member
+
     def _load(self, weights: StagedWeights) -> None:
-        tensors = read_tensors(mapped_file(weights), weights.entries)
+        if isinstance(source := weights.source, Broadcast):
+            tensors = receive(self._joined(source), source.number, [entry[:3] for entry in weights.entries])
+        else:
+            tensors = read_tensors(mapped_file(weights), weights.entries)
         for parameter, (_, tensor) in zip(self._parameters, tensors, strict=True):
             parameter.copy_(tensor)
 
 
 class CopyingActor(RolloutActor):
     """A rollout worker that answers no requests."""
+
+    async def receive_plainly(self, broadcast: Broadcast) -> None:
+        assert isinstance(self._engine, CopyingEngine)
+        await asyncio.to_thread(self._engine.receive_plainly, broadcast)
 
     async def _make_engine(self) -> RolloutEngine:
         return CopyingEngine()
@@ -142,8 +178,72 @@ def _publish(weights: Sequence[torch.Tensor], workers: Sequence[ActorHandle[Any]
     yield compare("weight-sync", case, count * plain_s, "s", pause_s)
 
 
-def _hand_over(snapshot: WeightSnapshot, workers: Sequence[ActorHandle[Any]]) -> list[PublishReport]:
-    probes, expected = (np.arange(4, dtype=np.int32),), (np.zeros(3, np.float32),)
-    update = WeightUpdate(snapshot=snapshot, probes=probes, expected=expected, max_mean_gap=1e-3)
-    reports: list[PublishReport] = ray.get([worker.publish.remote(update) for worker in workers], timeout=_PUBLISH_S)
+def _broadcast(weights: Sequence[torch.Tensor], workers: Sequence[ActorHandle[Any]]) -> Iterator[BenchLine]:
+    """The best of `_REPEATS` plain copies, broadcasts by gloo alone, and publishes, in turn. The first makes groups."""
+    count = len(workers)
+    flat = torch.cat(list(weights))
+    named = [(f"layer.{index}", weight) for index, weight in enumerate(weights)]
+    learner = LearnerWeights(0, _CPU, _ADDRESS)
+    announced = learner.announce(_REPEATS, [entry_of(*item) for item in named])
+    own, plainly = (
+        BroadcastGroup(address=_ADDRESS, port=announced.port, name=name, engine_ranks=count, deadline_s=_PUBLISH_S)
+        for name in ("own", "plainly")
+    )
+    member: GroupMember | None = None
+    copied, plain, published, pauses = [], [], [], []
+    for number in range(1, 1 + _REPEATS):
+        started_s = time.perf_counter()
+        flat.clone()
+        copied.append(time.perf_counter() - started_s)
+        started_s = time.perf_counter()
+        calls = [
+            worker.receive_plainly.remote(Broadcast(group=plainly, number=number, first_rank=rank))
+            for rank, worker in enumerate(workers, 1)
+        ]
+        member = member or GroupMember(plainly, 0, _CPU)
+        member.extend(_PUBLISH_S)
+        member.wait(member.broadcast(flat), "the bytes")
+        ray.get(calls, timeout=_PUBLISH_S)
+        plain.append(time.perf_counter() - started_s)
+        started_s = time.perf_counter()
+        parts = _send(learner, announced, Broadcast(group=own, number=number, first_rank=0), named, workers)
+        published.append(time.perf_counter() - started_s)
+        pauses.append(max(part.pause_s for part in parts))
+    copy_s, plain_s, published_s, pause_s = (min(seconds[1:]) for seconds in (copied, plain, published, pauses))
+    sent = count * flat.nbytes
+    case = f"{flat.nbytes / 1e6:.0f} MB broadcast to {count} workers on one node, against gloo alone"
+    yield compare("weight-sync", case, sent / published_s, "bytes/s", sent / plain_s)
+    took = f"{pause_s:.2f} s of {published_s:.2f} s"
+    case = f"pause of the engines in a broadcast ({took}), {count} workers, against a plain copy each"
+    yield compare("weight-sync", case, count * copy_s, "s", pause_s)
+
+
+def _send(
+    learner: LearnerWeights,
+    announced: AnnouncedWeights,
+    broadcast: Broadcast,
+    named: Sequence[tuple[str, torch.Tensor]],
+    workers: Sequence[ActorHandle[Any]],
+) -> list[PublishReport]:
+    update = _update(announced)
+    entries = tuple((*entry, 0) for entry in announced.entries)
+    calls = []
+    for rank, worker in enumerate(workers, 1):
+        source = replace(broadcast, first_rank=rank)
+        staged = StagedWeights(version=announced.version, entries=entries, source=source)
+        calls.append(worker.publish.remote(update, staged))
+    if (failure := learner.send(broadcast, named).failure) is not None:
+        raise RuntimeError(failure)
+    reports: list[PublishReport] = ray.get(calls, timeout=_PUBLISH_S)
     return reports
+
+
+def _hand_over(snapshot: WeightSnapshot, workers: Sequence[ActorHandle[Any]]) -> list[PublishReport]:
+    calls = [worker.publish.remote(_update(snapshot)) for worker in workers]
+    reports: list[PublishReport] = ray.get(calls, timeout=_PUBLISH_S)
+    return reports
+
+
+def _update(snapshot: WeightSnapshot | AnnouncedWeights) -> WeightUpdate:
+    probes, expected = (np.arange(4, dtype=np.int32),), (np.zeros(3, np.float32),)
+    return WeightUpdate(snapshot=snapshot, probes=probes, expected=expected, max_mean_gap=1e-3)

@@ -10,18 +10,29 @@ from typing import TYPE_CHECKING, Protocol
 
 import ray
 
-from actors.interfaces import ActorProcess, WeightSnapshot
-from actors.ray.actor_options import health_call
+from actors.interfaces import (
+    ActorProcess,
+    AnnouncedWeights,
+    Broadcast,
+    BroadcastGroup,
+    SendReport,
+    TensorEntry,
+    WeightSnapshot,
+)
+from actors.ray.actor_options import copy_call, health_call
 from actors.ray.on_node import require_shared
 from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
 from maspo_dist.planning.placement import Device
+from maspo_dist.planning.transport import choose_transport
 from maspo_dist.runs.logs import configure_logging, redirect_output
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from actors.learner.weights import LearnerWeights
 
 
 class Engine(Protocol):
@@ -42,6 +53,8 @@ class Engine(Protocol):
     ) -> dict[str, float]: ...
 
     def named_weights(self) -> Iterable[tuple[str, Tensor]]: ...
+
+    def weight_entries(self) -> Sequence[TensorEntry]: ...
 
     def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]: ...
 
@@ -67,6 +80,7 @@ class Learner:
         self._device = device
         self._transport = weight_transport(config.sync.transport)()
         self._running: Engine | None = None
+        self._weights: LearnerWeights | None = None
         self._groups: dict[int, RolloutGroup] = {}
 
     def start(self, init_address: str, token: str) -> ActorProcess:
@@ -76,6 +90,8 @@ class Learner:
         """
         require_shared(self._logs_path, token)
         self._running = self._start_engine(init_address)
+        if choose_transport(self._config, self._device).name == "collective":
+            self._weights = self._make_weights()
         return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
 
     def renew(self, config: TrainConfig, logs_path: Path) -> None:
@@ -101,6 +117,28 @@ class Learner:
     def export_weights(self, version: int) -> WeightSnapshot | None:
         """The weights for the workers, from rank 0; None from the others, which only take part."""
         return self._transport.export(version, self._engine.named_weights(), self._rank)
+
+    def announce_weights(self, version: int) -> AnnouncedWeights:
+        """What `send_weights` is going to send. Not collective; called on rank 0."""
+        return self._outgoing.announce(version, self._engine.weight_entries())
+
+    def send_weights(self, broadcast: Broadcast) -> SendReport:
+        """Sends the weights to engines, see `interfaces.WeightSender`; only rank 0's report counts."""
+        return self._outgoing.send(broadcast, self._engine.named_weights())
+
+    def keep_weights(self, version: int) -> None:
+        """Copies the weights for `stored_weights`."""
+        self._outgoing.keep(version, self._engine.named_weights())
+
+    @health_call
+    def abandon_broadcast(self, group: BroadcastGroup) -> None:
+        """Ends a `send_weights` that runs. Not collective; called on rank 0."""
+        self._outgoing.abandon(group)
+
+    @copy_call
+    def stored_weights(self, version: int) -> WeightSnapshot | None:
+        """The kept weights in the object store; answers during an `update`. Not collective; called on rank 0."""
+        return self._outgoing.stored(version)
 
     def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         """Raw log-probabilities of tokens 1 … L−1 of each sequence."""
@@ -138,6 +176,20 @@ class Learner:
         from actors.engines.deepspeed.engine import DeepSpeedEngine  # takes seconds, which count as part of the start
 
         return DeepSpeedEngine(self._config, self._device, self._rank, self._ranks, init_address)
+
+    def _make_weights(self) -> LearnerWeights:
+        import torch  # which takes seconds, and counts as part of the start
+
+        from actors.learner.weights import LearnerWeights
+
+        device = torch.device("cuda", 0) if self._device == "cuda" else torch.device("cpu")
+        return LearnerWeights(self._rank, device, ray.util.get_node_ip_address())
+
+    @property
+    def _outgoing(self) -> LearnerWeights:
+        if self._weights is None:
+            raise RuntimeError(f"learner rank {self._rank} sends no weights")
+        return self._weights
 
     @property
     def _engine(self) -> Engine:

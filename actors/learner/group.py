@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import ray
 from ray.actor import ActorHandle
 
-from actors.interfaces import Body, WeightSnapshot
+from actors.interfaces import AnnouncedWeights, Body, Broadcast, BroadcastGroup, SendReport, WeightSnapshot
 from actors.ray.on_node import becomes_true
 from actors.ray.waits import cancel_all, within
 from maspo_dist.config import ClusterConfig
@@ -29,22 +29,26 @@ _CLOSE_S = 30.0
 
 
 class RayLearnerGroup:
-    """Implements `actors.interfaces.LearnerGroup` with one Ray actor of `Learner` per rank.
+    """Implements `LearnerGroup` and `WeightSender` of `actors.interfaces` with one Ray actor of `Learner` per rank.
 
     A rank's failure ends the call without waiting for the other ranks, which may hang in a collective that never
     completes. A lost or silent rank raises LearnerLostError, which names it even if the others failed first; an
     error that a rank raised itself is raised here unchanged.
     """
 
-    def __init__(self, make: MakeLearners, config: ClusterConfig, sequence_parallel: int = 1) -> None:
+    def __init__(
+        self, make: MakeLearners, config: ClusterConfig, sequence_parallel: int = 1, *, announces: bool = False
+    ) -> None:
         """`make` starts all ranks and returns them, in order, when they have joined each other.
 
-        `sequence_parallel` neighbouring ranks get the same shard of a batch.
+        `sequence_parallel` neighbouring ranks get the same shard of a batch. `announces` says whether weights are
+        announced, and sent by broadcast, instead of exported to the object store.
         """
         self._make = make
         self._sequence_parallel = sequence_parallel
         self._learners: list[ActorHandle[Any]] = []
         self._config = config
+        self._announces = announces
         self._policy_version = 0
         self._micro_batches: dict[int, int] = {}
 
@@ -94,10 +98,41 @@ class RayLearnerGroup:
         self._policy_version += 1
         return UpdateReport(step=batch.step, policy_version=self._policy_version, metrics=metrics[0])
 
-    async def export_weights(self, version: int) -> WeightSnapshot:
-        """Rank 0's full weights in the object store, stamped `version`."""
-        exported = await self._all("export_weights", f"version {version}", self._config.publish_timeout_s, version)
+    async def export_weights(self, version: int) -> WeightSnapshot | AnnouncedWeights:
+        """Rank 0's full weights, stamped `version`: in the object store, or announced."""
+        subject, timeout_s = f"version {version}", self._config.publish_timeout_s
+        if self._announces:
+            announced: AnnouncedWeights = await self._of_rank_0("announce_weights", subject, version, timeout_s)
+            return announced
+        exported = await self._all("export_weights", subject, timeout_s, version)
         snapshot: WeightSnapshot = exported[0]
+        return snapshot
+
+    # Implements `interfaces.WeightSender`.
+
+    async def send(self, version: int, broadcast: Broadcast) -> SendReport:
+        # A rank passes three deadlines at most; only a rank that hangs takes longer.
+        longest_s = 4 * broadcast.group.deadline_s
+        what = f"version {version} to {broadcast.group.name}"
+        sending = asyncio.ensure_future(self._all("send_weights", what, longest_s + _NOTICE_S, broadcast))
+        try:
+            _, silent = await asyncio.wait([sending], timeout=longest_s)
+            if silent:
+                await self.abandon(broadcast.group)
+            reports: list[SendReport] = await sending
+        finally:
+            await cancel_all([sending])
+        return reports[0]
+
+    async def abandon(self, group: BroadcastGroup) -> None:
+        await self._of_rank_0("abandon_broadcast", group.name, group, self._config.heartbeat_timeout_s)
+
+    async def keep(self, version: int) -> None:
+        await self._all("keep_weights", f"version {version}", self._config.publish_timeout_s, version)
+
+    async def stored(self, version: int) -> WeightSnapshot | None:
+        subject, timeout_s = f"version {version}", self._config.publish_timeout_s
+        snapshot: WeightSnapshot | None = await self._of_rank_0("stored_weights", subject, version, timeout_s)
         return snapshot
 
     async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
@@ -132,6 +167,17 @@ class RayLearnerGroup:
         learners, self._learners = self._learners, []
         for learner in learners:
             ray.kill(learner, no_restart=True)
+
+    async def _of_rank_0(self, method: str, subject: str, argument: object, timeout_s: float) -> Any:
+        """The answer of rank 0 to a call that is not collective."""
+        what = f"learner rank 0: {method} ({subject})"
+        if not self._learners:
+            raise LearnerLostError(f"{what}: the learners do not run")
+        try:
+            call = getattr(self._learners[0], method).remote(argument)
+            return await within(timeout_s, what, call)
+        except (ActorDiedError, DeadlineError) as error:
+            raise LearnerLostError(str(error)) from error
 
     async def _all(self, method: str, subject: str, timeout_s: float, *arguments: object) -> list[Any]:
         """Calls `method` on every rank with the same arguments; results by rank."""

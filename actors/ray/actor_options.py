@@ -2,7 +2,8 @@
 
 A health call is answered however many other calls the actor holds. Health calls have a concurrency group of their own,
 which Ray gives threads of its own, and an event loop if the actor is async. To check more than liveness, `answered_by`
-forwards the call to the event loop that serves requests.
+forwards the call to the event loop that serves requests. Calls that copy a learner's weights have another group: they
+wait for no update, and no health call waits for them.
 """
 
 from __future__ import annotations
@@ -30,13 +31,19 @@ _HEALTH_CALLS = 8
 
 
 def actor_class(plain: type) -> Any:
-    """`plain` as an actor class that may have health calls."""
-    return ray.remote(concurrency_groups={"health": _HEALTH_CALLS})(plain)
+    """`plain` as an actor class that may have health calls and copy calls."""
+    return ray.remote(concurrency_groups={"health": _HEALTH_CALLS, "copies": 1})(plain)
 
 
 def health_call(method: Method) -> Method:
     """Marks a method as a health call; make the actor with `actor_class`."""
     marked: Method = ray.method(concurrency_group="health")(method)
+    return marked
+
+
+def copy_call(method: Method) -> Method:
+    """Marks a method that copies weights while other calls run; such calls run one at a time."""
+    marked: Method = ray.method(concurrency_group="copies")(method)
     return marked
 
 

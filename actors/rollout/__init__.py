@@ -2,6 +2,7 @@
 
 pool         dispatches requests, publishes weights, opens and closes slots
 growth       opens slots where the number of workers is a range
+broadcasts   publishes weights to all engines at once, and recovers from engines that fail meanwhile
 worker_slot  one slot: starts its worker, watches it, and replaces it when it is lost
 actor        one worker: its engine, the scoring of responses, the proof of weights; and its handle
 proof        what the proof compares, when, and what it says when it fails

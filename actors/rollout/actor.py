@@ -26,12 +26,14 @@ from actors.engines.settings import training_engine
 from actors.interfaces import (
     ActorProcess,
     Body,
+    Broadcast,
     MappedFile,
     MovableEngine,
     PublishReport,
     ReportingEngine,
     RolloutEngine,
     StagedWeights,
+    WeightSnapshot,
     WeightUpdate,
 )
 from actors.ray.actor_options import answered_by, health_call
@@ -154,16 +156,18 @@ class RolloutActor:
 
     async def stage(self, update: WeightUpdate) -> StagedWeights:
         """Receives the weights of `update` for all workers of this node; raises as the transport's `receive` does."""
+        assert isinstance(update.snapshot, WeightSnapshot)
         try:
             return await self._transport.receive(update.snapshot)
         except WeightSyncError as error:
             raise WeightSyncError(f"{self._name} {error}") from None
 
     async def publish(self, update: WeightUpdate, staged: StagedWeights | None = None) -> PublishReport:
-        """Loads the weights of `update`, which a worker of this node has `staged`, or else receives them; proves them.
+        """Loads the weights of `update`, which a worker of this node has `staged` or which come by a broadcast, or else
+        receives them; proves them.
 
-        Raises WeightSyncError when the proof fails, and what the transport's `receive` raises. After a failure no
-        result leaves the worker until a later publish succeeds.
+        Raises WeightSyncError when the proof fails, BroadcastError, and what the transport's `receive` raises. After a
+        failure no result leaves the worker until a later publish succeeds.
         """
         engine = self._engine
         started_s = time.perf_counter()
@@ -220,6 +224,8 @@ class RolloutActor:
 
     def _opened(self, staged: StagedWeights | None) -> StagedWeights | None:
         """`staged` as this process reads it; None when there is nothing to share, or its process has died."""
+        if staged is not None and isinstance(staged.source, Broadcast):
+            return staged
         if staged is None or not isinstance(staged.source, MappedFile):
             return None
         try:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from actors.interfaces import Body, PublishReport, StagedWeights, WeightUpdate, WorkerFactory
+from actors.interfaces import AnnouncedWeights, Body, PublishReport, WeightSender, WeightUpdate, WorkerFactory
 from actors.ray.waits import BreakableCondition, cancel_all, within
+from actors.rollout.broadcasts import Broadcasts, Outcome
 from actors.rollout.growth import Growth
 from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot
 from actors.weights.transport import SHARED_ON_A_NODE
@@ -49,14 +50,22 @@ class _WorkerEndedError(MaspoError):
 class ElasticRolloutPool:
     """Implements `interfaces.RolloutPool`. Call `start` first and `stop` last."""
 
-    def __init__(self, config: TrainConfig, factory: WorkerFactory, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        factory: WorkerFactory,
+        on_event: Callable[[Event], None],
+        sender: WeightSender | None = None,
+    ) -> None:
+        """`sender` sends and stores weights that are announced; None where weights are only exported."""
         self._rollout = config.rollout
         self._cluster = config.cluster
         self._is_shared_on_a_node = config.sync.transport in SHARED_ON_A_NODE
         self._slots: dict[int, WorkerSlot] = {}
         self._next_index = 0
         self._condition = BreakableCondition("rollout pool", self._describe)
-        self._state = PoolState(config, factory, self._condition, on_event)
+        self._state = PoolState(config, factory, self._condition, on_event, sender)
+        self._broadcasts = Broadcasts(config, sender, on_event) if sender is not None else None
         #: While true, no request is dispatched: the weights change when the requests in flight have ended.
         self._held = False
         self._answers = 0
@@ -172,12 +181,7 @@ class ElasticRolloutPool:
         try:
             self._state.weights = update
             self._condition.notify()
-            nodes: dict[str, list[RunningWorker]] = {}
-            for worker in self._serving():
-                nodes.setdefault(worker.handle.node_id, []).append(worker)
-            of_nodes = await asyncio.gather(*(self._publish_on_node(workers, update) for workers in nodes.values()))
-            done = [outcome for of_node in of_nodes for outcome in of_node]
-            for failure in done:
+            for failure in (done := await self._publish(update)):
                 if isinstance(failure, BaseException):
                     raise failure
             parts = [part for part in done if isinstance(part, PublishReport)]
@@ -267,7 +271,7 @@ class ElasticRolloutPool:
 
     def _least_loaded(self) -> RunningWorker | None:
         """The free worker with the fewest responses in flight, of equals the oldest; None while requests are held."""
-        free = [worker for worker in self._serving() if not worker.reserved and not self._held]
+        free = [worker for worker in self._serving() if worker.is_whole and not worker.reserved and not self._held]
         return min(free, key=_LOAD, default=None)
 
     async def _until_changed(self, answers: int) -> None:
@@ -294,42 +298,40 @@ class ElasticRolloutPool:
             if not worker.ended.done():
                 await worker.ping()
             await condition.until(
-                lambda: worker.ended.done() or not self._held, cluster.serving_deadline_s, "the weights to change"
+                lambda: worker.ended.done() or (worker.is_whole and not self._held),
+                cluster.serving_deadline_s,
+                "the weights to change",
             )
         except BaseException:
             worker.reserved = False
             raise
         return not worker.ended.done()
 
-    async def _publish_on_node(
-        self, workers: Sequence[RunningWorker], update: WeightUpdate
-    ) -> list[PublishReport | BaseException | None]:
+    async def _publish(self, update: WeightUpdate) -> list[Outcome]:
+        """What the workers that serve report or raise."""
+        workers, done = self._serving(), list[Outcome]()
+        if self._broadcasts is not None and isinstance(update.snapshot, AnnouncedWeights):
+            done, workers = await self._broadcasts.publish(workers, update)
+            self._state.kept_weights = update
+            self._condition.notify()
+        if not workers or (stored := await self._state.stored(update)) is None:
+            return done
+        nodes: dict[str, list[RunningWorker]] = {}
+        for worker in workers:
+            nodes.setdefault(worker.handle.node_id, []).append(worker)
+        of_nodes = await asyncio.gather(*(self._publish_on_node(part, stored) for part in nodes.values()))
+        return done + [outcome for of_node in of_nodes for outcome in of_node]
+
+    async def _publish_on_node(self, workers: Sequence[RunningWorker], update: WeightUpdate) -> list[Outcome]:
         """What each of the workers of a node reports or raises. The first worker receives the weights for all."""
         started_s = asyncio.get_running_loop().time()
         staged = await workers[0].stage(update) if self._is_shared_on_a_node and len(workers) > 1 else None
         staging_s = asyncio.get_running_loop().time() - started_s
-        done = await asyncio.gather(
-            *(self._publish_to(worker, update, staged) for worker in workers), return_exceptions=True
-        )
+        done = await asyncio.gather(*(worker.try_publish(update, staged) for worker in workers), return_exceptions=True)
         return [
             replace(part, transfer_s=part.transfer_s + staging_s) if isinstance(part, PublishReport) else part
             for part in done
         ]
-
-    async def _publish_to(
-        self, worker: RunningWorker, update: WeightUpdate, staged: StagedWeights | None
-    ) -> PublishReport | None:
-        """None when `worker` was lost or left during the publish."""
-        if worker.ended.done():
-            return None
-        try:
-            return await worker.publish(update, staged)
-        except Exception as error:
-            if isinstance(error, ActorDiedError | DeadlineError):
-                worker.end(error)
-            if not worker.ended.done():
-                raise
-            return None
 
     def _is_without_weights(self) -> bool:
         """Whether no worker serves, and none can join, until a new learner group publishes."""

@@ -14,12 +14,28 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from actors.interfaces import Body, PublishReport, RolloutWorkerHandle, StagedWeights, WeightUpdate, WorkerFactory
+from actors.interfaces import (
+    Body,
+    PublishReport,
+    RolloutWorkerHandle,
+    StagedWeights,
+    WeightSender,
+    WeightSnapshot,
+    WeightUpdate,
+    WorkerFactory,
+)
 from actors.ray.waits import BreakableCondition, within
 from maspo_dist.config import ClusterConfig, TrainConfig
-from maspo_dist.errors import ActorDiedError, DeadlineError, LearnerLostError, MaspoError, PlacementError
+from maspo_dist.errors import (
+    ActorDiedError,
+    BroadcastError,
+    DeadlineError,
+    LearnerLostError,
+    MaspoError,
+    PlacementError,
+)
 from maspo_dist.flow.failures import RestartBudget
 from maspo_dist.runs.live import WorkerState
 from maspo_dist.runs.rows import Event, EventKind
@@ -32,14 +48,46 @@ _STOP_S = 30.0
 
 @dataclass(slots=True, eq=False)
 class PoolState:
-    """What the slots share with their pool. `weights` were published last; `lost_weights` died with their learner."""
+    """What the slots share with their pool.
+
+    sender         stores announced weights; None where weights are only exported
+    weights        published last
+    lost_weights   died with their learner
+    kept_weights   announced, and the learner has a copy of them
+    """
 
     config: TrainConfig
     factory: WorkerFactory
     condition: BreakableCondition
     on_event: Callable[[Event], None]
+    sender: WeightSender | None = None
     weights: WeightUpdate | None = None
     lost_weights: WeightUpdate | None = None
+    kept_weights: WeightUpdate | None = None
+
+    async def stored(
+        self, update: WeightUpdate, is_given_up: Callable[[], bool] = lambda: False
+    ) -> WeightUpdate | None:
+        """`update` with its weights in the object store, once the learner can put them there.
+
+        None when later weights have replaced them, or when `is_given_up`. Raises LearnerLostError, also when a new
+        learner has replaced the learner that kept them.
+        """
+        if isinstance(update.snapshot, WeightSnapshot):
+            return update
+        assert self.sender is not None
+        await self.condition.until(
+            lambda: self.kept_weights is update or self.weights is not update or is_given_up(),
+            self.config.publish_deadline_s,
+            f"a copy of policy version {update.version}",
+        )
+        if self.kept_weights is not update or is_given_up():
+            return None
+        snapshot = await self.sender.stored(update.version)
+        if snapshot is None and self.weights is update:
+            what = f"the weights of policy version {update.version}"
+            raise LearnerLostError(f"{what} were lost with the learner that kept them")
+        return None if snapshot is None else replace(update, snapshot=snapshot)
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +96,7 @@ class RunningWorker:
 
     ended      set once: None when the worker leaves, on request or with its node, else why it was lost
     serves     requests go to the worker, unless it is `reserved` for a single request
+    is_whole   false after a failed broadcast: the engine mixes two versions, and is paused until its next publish
     calls      one call per group in flight; `load` counts their responses
     tokens     sampled so far, by the last ping; they last grew before `last_token_s`, an event loop time
     """
@@ -57,6 +106,7 @@ class RunningWorker:
     config: ClusterConfig
     ended: asyncio.Future[MaspoError | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     serves: bool = False
+    is_whole: bool = True
     version: int = -1
     published: PublishReport | None = None
     load: int = 0
@@ -89,13 +139,30 @@ class RunningWorker:
         return None
 
     async def publish(self, update: WeightUpdate, staged: StagedWeights | None = None) -> PublishReport:
-        """Loads and proves the weights. Raises DeadlineError, ActorDiedError, WeightSyncError when the proof fails, and
-        LearnerLostError when the weights were lost with their learner.
+        """Loads and proves the weights. Raises DeadlineError, ActorDiedError, WeightSyncError when the proof fails,
+        BroadcastError, and LearnerLostError when the weights were lost with their learner.
         """
         what = f"{self.handle.name}: publish of policy version {update.version}"
-        self.published = await within(self.config.publish_timeout_s, what, self.handle.publish(update, staged))
-        self.version = update.version
+        try:
+            self.published = await within(self.config.publish_timeout_s, what, self.handle.publish(update, staged))
+        except BroadcastError:
+            self.is_whole = False
+            raise
+        self.version, self.is_whole = update.version, True
         return self.published
+
+    async def try_publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport | None:
+        """As `publish`; ends the worker when it is lost, and returns None when it was lost or left."""
+        if self.ended.done():
+            return None
+        try:
+            return await self.publish(update, staged)
+        except Exception as error:
+            if isinstance(error, ActorDiedError | DeadlineError):
+                self.end(error)
+            if not self.ended.done():
+                raise
+            return None
 
     async def ping(self) -> None:
         """Ends the worker when its engine does not answer."""
@@ -255,7 +322,8 @@ class WorkerSlot:
             if worker.ended.done():
                 return
             try:
-                await worker.publish(weights)
+                if (stored := await pool.stored(weights, worker.ended.done)) is not None:
+                    await worker.publish(stored)
             except LearnerLostError:
                 pool.lost_weights = weights
                 condition.notify()

@@ -5,8 +5,14 @@ blake3 is slower: on 2 cores, 500 MB hash at 8.4 GB/s here, at 4.7 by blake3 on 
 
 from __future__ import annotations
 
+import functools
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 ByteArray = NDArray[np.uint8]
 
@@ -15,6 +21,8 @@ _STEP = 0x9E3779B97F4A7C15
 _BLOCK_WORDS = 8192
 _BLOCK_BYTES = 8 * _BLOCK_WORDS
 _PIECE_BYTES = 16 * _BLOCK_BYTES
+#: Blocks that a device hashes at a time; their products take as much memory again.
+_DEVICE_BLOCKS = 1024
 #: Odd, so that a change of any single word changes the product.
 _WEIGHTS = np.random.default_rng(0).integers(0, 1 << 64, _BLOCK_WORDS, dtype=np.uint64) | np.uint64(1)
 
@@ -39,6 +47,31 @@ def copy_and_fingerprint(source: ByteArray, target: ByteArray) -> int:
         piece[:] = source[start : start + _PIECE_BYTES]
         sums += _block_sums(piece)
     return _fold(source.size, sums)
+
+
+def tensor_fingerprint(data: torch.Tensor) -> int:
+    """`fingerprint` of a contiguous u8 tensor, computed on its device."""
+    return fingerprint(data.numpy()) if data.device.type == "cpu" else device_fingerprint(data)
+
+
+def device_fingerprint(data: torch.Tensor) -> int:
+    """`fingerprint` in torch's arithmetic of 64-bit integers, which wraps as NumPy's does."""
+    import torch  # a worker hashes without it
+
+    padded = torch.nn.functional.pad(data, (0, -data.numel() % _BLOCK_BYTES)).contiguous()
+    words = padded.view(-1, _BLOCK_BYTES).view(torch.int64)
+    weights = _weights_on(data.device)
+    sums: list[int] = []
+    for piece in torch.split(words, _DEVICE_BLOCKS):
+        sums += (piece * weights).sum(1).tolist()
+    return _fold(data.numel(), sums)
+
+
+@functools.cache
+def _weights_on(device: torch.device) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(_WEIGHTS.view(np.int64)).to(device)
 
 
 def combine(fingerprints: list[int]) -> int:

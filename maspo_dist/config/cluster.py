@@ -60,6 +60,14 @@ class ClusterConfig(Section):
     on_stall: Literal["restart", "fail", "report"] = "restart"
 
     @property
+    def broadcast_deadline_s(self) -> float:
+        """Time for each part of a broadcast of weights.
+
+        A member waits for two parts at once, and its engine answers no ping meanwhile.
+        """
+        return 0.4 * self.heartbeat_timeout_s
+
+    @property
     def serving_deadline_s(self) -> float:
         """Upper bound on the time until a worker serves when none does; its first restart may fail."""
         return 2 * (self.restart_backoff_max_s + self.start_timeout_s + self.publish_timeout_s)

@@ -137,9 +137,11 @@ class RolloutConfig(EnginesConfig):
 class SyncConfig(Section):
     """How the learner's weights reach the engines, and the proof that they arrived."""
 
-    #: How weights travel: object_store (Ray's, then shared memory of each node), auto (the same), or a class of your
-    #: own as python:module:Name.
-    transport: Annotated[str, AfterValidator(one_of("auto", "object_store"))] = "auto"
+    #: How weights travel. object_store: Ray's, then shared memory of each node. collective: learner rank 0 broadcasts
+    #: them to the processes of all engines at once, by NCCL or on CPUs by gloo; engines that come later get a copy
+    #: through the object store. auto: collective for vLLM on GPUs, object_store on CPUs, where the engines of a node
+    #: share one copy in memory, and gloo would bring a copy to each. Or a class of your own as python:module:Name.
+    transport: Annotated[str, AfterValidator(one_of("auto", "object_store", "collective"))] = "auto"
     #: Largest accepted mean |logprob(engine) − logprob(learner)| after a publish; null: twice the mean at the start,
     #: when both hold the weights of model.path, but at least 1e-4 in float32 and 0.02 in bfloat16.
     max_mean_logprob_gap: float | None = Field(None, gt=0)

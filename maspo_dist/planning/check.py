@@ -27,6 +27,7 @@ from maspo_dist.models.size import KNOWN_SIZES, ModelSize
 from maspo_dist.planning.environment import environment_notes
 from maspo_dist.planning.placement import Device, pick_device, plan_bundles
 from maspo_dist.planning.preflight import inspect_model, load_data, require_context, require_divisible_heads
+from maspo_dist.planning.transport import choose_transport
 from maspo_dist.reward.registry import check_rewards, reference_problems
 from maspo_dist.runs.metrics import require_sinks
 
@@ -70,7 +71,10 @@ def check_run(config: TrainConfig, console: Console) -> None:
     if size is None:
         console.print(f"placement and memory: unknown until {config.model.path} can be read")
     else:
-        console.print(_placement(config, size, pick_device(config.model.device, has_gpu=torch.cuda.is_available())))
+        device = pick_device(config.model.device, has_gpu=torch.cuda.is_available())
+        console.print(_placement(config, size, device))
+        transport = choose_transport(config, device)
+        console.print(f"weights travel by {transport.name}: {transport.reason}", highlight=False, markup=False)
     if missing:
         lines = ["the configuration is valid; to train, this machine still lacks", *missing]
         console.print("\n  ".join(lines), highlight=False, markup=False)

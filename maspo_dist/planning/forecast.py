@@ -2,7 +2,7 @@
 
     generate   decoding reads all weights and the keys and values of all running responses per token
     update     arithmetic: forwards, backwards and recomputation of all tokens
-    publish    one copy of the weights from learner to engines
+    publish    one copy of the weights from learner to engines, by `sync.transport`
 
 No forecast has been compared with a run on GPUs yet. It leaves out the network, and lengths of responses are
 assumptions.
@@ -18,13 +18,15 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize
 from maspo_dist.planning.accelerators import Accelerator
 from maspo_dist.planning.placement import learner_memory, weight_width
+from maspo_dist.planning.transport import choose_transport
 
 # Shares of a peak that training and inference of dense models usually reach.
 _TRAINING_SHARE, _PREFILL_SHARE, _TRAFFIC_SHARE = 0.4, 0.5, 0.7
 #: The engine's own work per token of a response, whatever the model.
 _DECODING_OVERHEAD_S = 0.002
-#: Bytes per second from the learner over the object store into an engine, hashed twice.
-_PUBLISH_BYTES_PER_S = 6e8
+#: Bytes per second from the learner into all engines, hashed twice: measured on a CPU for the object store; for a
+#: broadcast over NCCL an assumption, with the learner's copy to its host.
+_PUBLISH_BYTES_PER_S = {"object_store": 6e8, "collective": 5e9}
 #: Sequences at once in vLLM's offline limits, on GPUs with 70 GiB and more and on smaller ones.
 _MANY_SEQUENCES, _FEW_SEQUENCES, _LARGE_GPU_BYTES = 1024, 256, 70 * 2**30
 #: Share of a GPU that vLLM takes unless `rollout.engine.gpu_memory_utilization` says otherwise.
@@ -77,9 +79,15 @@ def forecast_step(config: TrainConfig, size: ModelSize, gpu: Accelerator, length
         tokens=responses * (lengths.prompt_tokens + lengths.response_tokens),
         generate_s=_generate_s(config, size, gpu, lengths),
         update_s=_update_s(config, size, gpu, lengths),
-        publish_s=weight_width(config.model) * size.parameters / _PUBLISH_BYTES_PER_S,
+        publish_s=publish_seconds(config, size)[_transport(config)],
         is_overlapped=config.algorithm.max_policy_age > 0,
     )
+
+
+def publish_seconds(config: TrainConfig, size: ModelSize) -> dict[str, float]:
+    """Seconds of a publish by each transport."""
+    size_bytes = weight_width(config.model) * size.parameters
+    return {name: size_bytes / rate for name, rate in _PUBLISH_BYTES_PER_S.items()}
 
 
 def splits(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> list[Split]:
@@ -123,6 +131,9 @@ def advice(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Leng
             f"algorithm.max_policy_age is 0, so the learner waits {forecast.generate_s:,.0f} s per step for the "
             f"engines, and the engines {learner_s:,.0f} s for the learner"
         )
+    yield "a publish takes " + ", ".join(
+        f"{seconds:,.1f} s by {name}" for name, seconds in publish_seconds(config, size).items()
+    )
     if learner_memory(config, size, "cuda").total_bytes > gpu.memory_bytes:
         yield (
             "a learner rank does not fit on this GPU: raise learner.zero_stage, learner.ranks or "
@@ -140,6 +151,12 @@ def advice(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Leng
         yield f"{settings} fits on the same number of GPUs, at {best.forecast.step_s:,.0f} s per step"
     elif best.forecast.step_s < 0.95 * forecast.step_s:
         yield f"{settings} takes {best.forecast.step_s:,.0f} s per step on the same number of GPUs"
+
+
+def _transport(config: TrainConfig) -> str:
+    """The transport of the forecast; a user's own counts as object_store, since nothing is known of it."""
+    name = choose_transport(config, "cuda").name
+    return name if name in _PUBLISH_BYTES_PER_S else "object_store"
 
 
 def _update_s(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> float:

@@ -170,7 +170,7 @@ METRICS = (
     ),
     Metric("sync/mean_logprob_gap", "nats", "mean |Δ logprob| between engine and learner after the publish"),
     Metric("sync/max_logprob_gap", "nats", "largest |Δ logprob| between engine and learner after the publish"),
-    Metric("sync/transfer_s", "seconds", "transfer of the weights to the slowest worker"),
+    Metric("sync/transfer_s", "seconds", "transfer of weights to the slowest worker; a part of the pause if broadcast"),
     Metric("sync/pause_s", "seconds", "longest pause of a rollout worker's requests for the publish"),
     Metric("time/step_s", "seconds", "whole step"),
     Metric("time/generate_s", "seconds", "from the start of the step to the last response of the batch"),
@@ -206,6 +206,7 @@ LIVE_METRICS = (
 
 EVENTS: Mapping[EventKind, str] = {
     "batch_taken_back": "a batch was lost with its node; its groups are sampled again",
+    "broadcast_failed": "weights did not reach all engines by a broadcast; the object store brought them",
     "checkpoint_damaged": "a checkpoint is incomplete or damaged; the run resumes from an older one",
     "checkpoint_failed": "a checkpoint could not be written; the run goes on without it",
     "config_changed": "the run resumes with another configuration",
@@ -226,6 +227,7 @@ EVENTS: Mapping[EventKind, str] = {
     "run_stopped": "the run was stopped by a signal; it can be resumed",
     "scale": "the number of rollout workers changed",
     "stalled": "nothing was achieved for cluster.stall_timeout_s; stacks of all processes are in logs/",
+    "transport_chosen": "sync.transport is auto; the message says how weights travel, and why",
     "verifier_lost": "the verifier actor failed or did not answer; it restarts",
     "verifier_process_lost": "a process of the verifier pool died; another process replaces it",
     "verifier_recovered": "the verifier answers again",

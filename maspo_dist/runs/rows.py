@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # `status` starts without numpy
 #: Every kind of event of events.jsonl.
 EventKind = Literal[
     "batch_taken_back",
+    "broadcast_failed",
     "checkpoint_damaged",
     "checkpoint_failed",
     "config_changed",
@@ -34,6 +35,7 @@ EventKind = Literal[
     "run_stopped",
     "scale",
     "stalled",
+    "transport_chosen",
     "verifier_lost",
     "verifier_process_lost",
     "verifier_recovered",

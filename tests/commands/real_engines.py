@@ -9,17 +9,23 @@ import asyncio
 import json
 import pickle
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
 from actors.engines.vllm.weights import BACKEND
-from actors.interfaces import StagedWeights
+from actors.interfaces import Broadcast, BroadcastGroup, StagedWeights
+from actors.learner.weights import LearnerWeights
+from actors.weights.collective import entry_of
 from actors.weights.object_store import ObjectStoreTransport
-from actors.weights.shared_memory import mapped_file
+from actors.weights.shared_memory import mapped_file, read_tensors
 
 TEXT = "xy + 12 = x, xxy"
 _SMALL: dict[str, Any] = {
@@ -66,10 +72,20 @@ def publish(engine: LLM, run: Path) -> dict[str, Any]:
     transport = ObjectStoreTransport()
     weights = asyncio.run(transport.receive(pickle.loads((run / "snapshot.pickle").read_bytes())))
     load(engine, weights)
+    published = gap(engine, run / "logprobs.npz", probes)
+    learner = LearnerWeights(0, torch.device("cpu"), "127.0.0.1")
+    ends = [
+        *broadcast(engine, weights, learner, factor=1.02, abandons=False),
+        *broadcast(engine, weights, learner, factor=1.02, abandons=True),
+    ]
+    broadcast(engine, weights, learner, factor=1.0, abandons=False)
     [answer] = engine.generate([TEXT], SamplingParams(temperature=0.0, max_tokens=16), use_tqdm=False)
     return {
         "loaded": loaded,
-        "published": gap(engine, run / "logprobs.npz", probes),
+        "published": published,
+        "broadcast": gap(engine, run / "logprobs.npz", probes),
+        "ends": ends,
+        "stale": stale(engine),
         "prompt": list(answer.prompt_token_ids),
         "response": list(answer.outputs[0].token_ids),
         "text": answer.outputs[0].text,
@@ -77,13 +93,49 @@ def publish(engine: LLM, run: Path) -> dict[str, Any]:
 
 
 def load(engine: LLM, weights: StagedWeights) -> None:
-    file = mapped_file(weights)
-    update = {"path": file.path, "size_bytes": file.size_bytes, "entries": weights.entries, "factor": 1.0}
+    update(engine, {"version": weights.version, "entries": weights.entries, "file": asdict(mapped_file(weights))})
+
+
+def update(engine: LLM, information: dict[str, Any]) -> None:
     engine.reset_prefix_cache()
     engine.init_weight_transfer_engine({"init_info": {}})
     engine.start_weight_update()
-    engine.update_weights({"update_info": update})
+    engine.update_weights({"update_info": information})
     engine.finish_weight_update()
+
+
+def broadcast(engine: LLM, weights: StagedWeights, learner: LearnerWeights, *, factor: float, abandons: bool) -> Any:
+    """Broadcasts `weights` times `factor` to the engine: how it ended for the learner, and for the engine.
+
+    With `abandons` the learner abandons the broadcast after half of the tensors.
+    """
+    tensors = [(name, tensor * factor) for name, tensor in read_tensors(mapped_file(weights), weights.entries)]
+    announced = learner.announce(weights.version, [entry_of(name, tensor) for name, tensor in tensors])
+    name = f"{factor} {abandons}"
+    group = BroadcastGroup(address=announced.address, port=announced.port, name=name, engine_ranks=1, deadline_s=30.0)
+
+    def sent() -> Iterator[tuple[str, torch.Tensor]]:
+        for index, item in enumerate(tensors):
+            if abandons and index == len(tensors) // 2:
+                learner.abandon(group)
+            yield item
+
+    with ThreadPoolExecutor(1) as thread:
+        sending = thread.submit(learner.send, Broadcast(group=group, number=1, first_rank=0), sent())
+        entries = [(*entry, 0) for entry in announced.entries]
+        update(
+            engine,
+            {"version": weights.version, "entries": entries, "group": asdict(group), "number": 1, "first_rank": 1},
+        )
+    [failure] = engine.collective_rpc("broadcast_failure")
+    return sending.result().failure, failure
+
+
+def stale(engine: LLM) -> list[str]:
+    """Parameters that do not hold what the last broadcast brought; all are read."""
+    [readings] = engine.collective_rpc("read_back_broadcast")
+    assert len(readings) > 8
+    return [name for name, (_, matches) in readings.items() if not matches]
 
 
 def gap(engine: LLM, logprobs: Path, probes: Path, adapter: LoRARequest | None = None) -> float:

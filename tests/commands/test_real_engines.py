@@ -63,6 +63,19 @@ def test_a_publish_is_proven_and_served(folder: Path, engines: dict[str, Any], r
     assert found["text"] == tokenizer.decode(found["response"], skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("run", MODELS)
+def test_a_broadcast_is_proven_and_a_failed_broadcast_leaves_an_engine_that_takes_the_next(
+    engines: dict[str, Any], run: str
+) -> None:
+    found = engines[run]
+    [*whole, by_learner, by_engine] = found["ends"]
+    assert whole == [None, None]
+    assert "abandoned" in by_learner
+    assert "abandoned" in by_engine
+    assert found["broadcast"] < LARGEST_GAP
+    assert found["stale"] == []
+
+
 def test_a_fresh_vllm_process_gives_the_learners_logprobs_of_an_export(engines: dict[str, Any]) -> None:
     assert engines["export"] < LARGEST_GAP
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import ray
 
-from actors.interfaces import ActorProcess
+from actors.interfaces import ActorProcess, TensorEntry
 from actors.learner.actor import Learner
 from actors.processes import ActorClasses
 from actors.rollout.actor import RolloutActor
@@ -153,6 +153,9 @@ class DigestEngine:
         import torch  # only here: a rank that is restarted has no second to lose
 
         yield "lm_head.weight", torch.full((4, 4), self._weight)
+
+    def weight_entries(self) -> list[TensorEntry]:
+        return [("lm_head.weight", "float32", (4, 4))]
 
     def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         return [np.full(sequence.size - 1, -self._weight, np.float32) for sequence in sequences]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from actors.engines.vllm import engine as module
-from actors.engines.vllm.weights import SharedMemoryEngine
+from actors.engines.vllm.weights import OwnTransferEngine
 from actors.interfaces import EngineSettings, MappedFile, StagedWeights
 from maspo_dist.config import ModelConfig
 from maspo_dist.types import Sampling
@@ -76,7 +76,7 @@ async def asked_over_two_publishes(in_flight_kv):
 def done_in_a_load(device):
     # The engine that receives weights in a worker process of vLLM.
     done = []
-    engine = object.__new__(SharedMemoryEngine)
+    engine = object.__new__(OwnTransferEngine)
     engine.device = torch.device(device)
     engine.parse_update_info = lambda info: info
     engine.receive_weights = lambda info: done.append("receive")

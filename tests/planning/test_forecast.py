@@ -13,7 +13,7 @@ from maspo_dist.config import TrainConfig, load_config
 from maspo_dist.errors import UserError
 from maspo_dist.models.size import KNOWN_SIZES
 from maspo_dist.planning.accelerators import ACCELERATORS
-from maspo_dist.planning.forecast import Lengths, advice, forecast_step, splits
+from maspo_dist.planning.forecast import Lengths, advice, forecast_step, publish_seconds, splits
 from maspo_dist.planning.placement import learner_memory, plan_bundles
 from maspo_dist.planning.plan import assumed_lengths, print_plan
 
@@ -24,7 +24,17 @@ LENGTHS = Lengths(prompt_tokens=1024, response_tokens=4096)
 
 def recipe(*overrides: str) -> TrainConfig:
     batch = ("run.max_steps=247", "rollout.prompts_per_step=1024", "algorithm.mini_batches=4")
-    return load_config(Path("configs/r1_distill_qwen_7b_maspo.yaml"), (*batch, *overrides))
+    fixed = (*batch, "sync.transport=object_store")
+    return load_config(Path("configs/r1_distill_qwen_7b_maspo.yaml"), (*fixed, *overrides))
+
+
+def test_a_publish_is_forecast_for_the_transport_that_a_run_on_gpus_would_use() -> None:
+    stored, chosen = (
+        forecast_step(recipe(f"sync.transport={name}"), SIZE, GPUS["H100"], LENGTHS).publish_s
+        for name in ("object_store", "auto")
+    )
+    assert stored == pytest.approx(2 * SIZE.parameters / 6e8)
+    assert chosen == publish_seconds(recipe(), SIZE)["collective"] < stored
 
 
 def test_the_update_is_the_arithmetic_of_its_forwards() -> None:

@@ -157,6 +157,7 @@ def test_runs_with_other_processes_share_none(model: Path, section: str, values:
         ("learner", {"deepspeed": {"wall_clock_breakdown": True}}),
         ("rollout", {"backend": "python:somewhere:Engine"}),
         ("sync", {"transport": "python:somewhere:Transport"}),
+        ("sync", {"transport": "collective"}),
     ],
 )
 def test_processes_that_would_keep_something_are_not_shared(

@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 from doubles.loop import make_controller
 from doubles.virtual_clock import run_virtually
-from world import LIMIT_S, Faults, SimulatedLearners, SimulatedWorkers, Story, World, make_story
+from world import LIMIT_S, Faults, SimulatedLearners, SimulatedWorker, SimulatedWorkers, Story, World, make_story
 
 from actors.controller.run_services import beside, watch
+from actors.interfaces import PublishReport, WeightUpdate
 from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.runs.catalogue import EVENTS, find_metric
@@ -69,6 +70,17 @@ class MortalRecord:
         pass
 
 
+class WatchedPool(ElasticRolloutPool):
+    """Checks after each publish what the engines hold."""
+
+    async def publish(self, update: WeightUpdate) -> PublishReport:
+        report = await super().publish(update)
+        for worker in self._serving():
+            assert isinstance(worker.handle, SimulatedWorker)
+            assert worker.handle.holds(update.version), f"{worker.handle.name} serves with other weights than published"
+        return report
+
+
 class WatchedLedger(Ledger):
     """Notes the most groups that were ever open at once."""
 
@@ -112,7 +124,8 @@ async def _one_life(world: World, path: Path, end: End | None) -> bool:
         folder.rewind(read_state(resume).step if resume else -1)
         learners = SimulatedLearners(world)
         await learners.restart()
-        pool = ElasticRolloutPool(config, SimulatedWorkers(world), record.write_event)
+        sender = learners if config.sync.transport == "collective" else None
+        pool = WatchedPool(config, SimulatedWorkers(world), record.write_event, sender)
         controller = make_controller(
             config,
             folder,
@@ -220,8 +233,7 @@ def check(world: World, path: Path) -> None:
 def numbers(path: Path) -> list[Row]:
     """metrics.jsonl without times."""
     return [
-        {name: value for name, value in row.items() if not name.startswith("time/") and "per_s" not in name}
-        for row in _rows(path / "metrics.jsonl")
+        {name: value for name, value in row.items() if not name.endswith("_s")} for row in _rows(path / "metrics.jsonl")
     ]
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from play import failure_of, failures_of
 
 import actors.controller.open_groups
 from actors.controller.open_groups import OpenGroups
-from actors.rollout.worker_slot import WorkerSlot
+from actors.interfaces import SendReport, WeightUpdate
+from actors.rollout.broadcasts import Broadcasts, Outcome
+from actors.rollout.worker_slot import RunningWorker, WorkerSlot
 from maspo_dist.flow.admission import open_slots
 
 
@@ -42,6 +44,28 @@ async def _joins_without_weights(self: WorkerSlot, worker: object) -> None:
     worker.version = 0  # type: ignore[attr-defined]
 
 
+_publish = Broadcasts.publish
+
+
+async def _forgets_survivors(
+    self: Broadcasts, workers: Sequence[RunningWorker], update: WeightUpdate
+) -> tuple[list[Outcome], list[RunningWorker]]:
+    outcomes, left = await _publish(self, workers, update)
+    return outcomes, [worker for worker in left if worker.version < 0]
+
+
+async def _broadcasts_first_weights(
+    self: Broadcasts, workers: Sequence[RunningWorker], update: WeightUpdate
+) -> tuple[list[Outcome], list[RunningWorker]]:
+    for worker in workers:
+        worker.version = max(worker.version, 0)
+    return await _publish(self, workers, update)
+
+
+def _keeps_its_group(self: Broadcasts, report: SendReport, version: int, *, are_lost: bool) -> None:
+    pass
+
+
 @pytest.mark.usefixtures("_quiet")
 @pytest.mark.parametrize(
     ("plant", "said"),
@@ -52,8 +76,18 @@ async def _joins_without_weights(self: WorkerSlot, worker: object) -> None:
         ),
         (lambda patch: patch.setattr(OpenGroups, "restore", _forgets_pending), "lost"),
         (lambda patch: patch.setattr(WorkerSlot, "_join", _joins_without_weights), "serves without weights"),
+        (lambda patch: patch.setattr(Broadcasts, "publish", _forgets_survivors), "other weights than published"),
+        (lambda patch: patch.setattr(Broadcasts, "publish", _broadcasts_first_weights), "its first are broadcast"),
+        (lambda patch: patch.setattr(Broadcasts, "_note", _keeps_its_group), "is used again after"),
     ],
-    ids=["one batch too many is admitted", "a resumed run forgets open groups", "a new worker serves unproven"],
+    ids=[
+        "one batch too many is admitted",
+        "a resumed run forgets open groups",
+        "a new worker serves unproven",
+        "engines serve after a failed broadcast",
+        "a new worker gets its first weights by a broadcast",
+        "a group is used again after a failure",
+    ],
 )
 def test_a_planted_bug_is_found_within_a_hundred_stories(
     plant: Callable[[pytest.MonkeyPatch], None], said: str, monkeypatch: pytest.MonkeyPatch

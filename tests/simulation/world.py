@@ -16,9 +16,21 @@ from pathlib import Path
 import numpy as np
 from doubles.loop import make_config, make_snapshot
 from doubles.workers import draw_result
+from simulated_broadcast import SimulatedBroadcast
 
 from actors.bench.doubles import make_publish_report
-from actors.interfaces import Body, PublishReport, StagedWeights, WeightSnapshot, WeightUpdate
+from actors.interfaces import (
+    AnnouncedWeights,
+    Body,
+    Broadcast,
+    BroadcastGroup,
+    PublishReport,
+    SendReport,
+    StagedWeights,
+    WeightSnapshot,
+    WeightUpdate,
+)
+from actors.ray.waits import cancel_all
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, BodyLostError, LearnerLostError, PlacementError
 from maspo_dist.types import (
@@ -49,6 +61,7 @@ class Faults:
     start_hang: float = 0.0
     body_loss: float = 0.0
     drains: int = 0
+    broadcast_failure: float = 0.0
     poison: frozenset[str] = frozenset()
     scalings: int = 0
     node_losses: int = 0
@@ -67,7 +80,7 @@ class Story:
 
 def make_story(seed: int) -> Story:
     """Draws a story; every eighth is without faults."""
-    rng, straggling = random.Random(seed), random.Random(-seed)
+    rng, straggling, transport = random.Random(seed), random.Random(-seed), random.Random(f"transport {seed}")
     age = rng.choice([0, 0, 1, 1, 2])
     per_step = rng.randint(2, 4)
     config = make_config(
@@ -92,6 +105,7 @@ def make_story(seed: int) -> Story:
         },
         checkpoint={"every": rng.choice([None, 1, 2, 3])},
         evaluation={"every": rng.choice([None, 1, 2])},
+        sync={"transport": transport.choice(["object_store", "collective"])},
         logging={"tensorboard": False, "sample_groups": 0},
         cluster={
             "generate_timeout_s": 300,
@@ -123,6 +137,7 @@ def make_story(seed: int) -> Story:
         start_hang=rng.choice([0, 0, 0.1]),
         body_loss=rng.choice([0, 0, 0.05]),
         drains=rng.choice([0, 0, 2]),
+        broadcast_failure=transport.choice([0, 0.2]),
     )
     return Story(seed=seed, config=config, faults=faults)
 
@@ -142,6 +157,18 @@ class World:
     max_outstanding: int = 0
     #: Bodies that are gone with their nodes; held, so that none is taken for another.
     lost_bodies: list[RolloutGroup] = field(default_factory=list)
+    #: By the store where their members meet, their group and their number.
+    broadcasts: dict[tuple[int, str, int], SimulatedBroadcast] = field(default_factory=dict)
+    #: Learner groups started so far; each has a store of its own.
+    stores: int = 0
+
+    def broadcast(self, broadcast: Broadcast) -> SimulatedBroadcast:
+        group = broadcast.group
+        return self.broadcasts.setdefault((group.port, group.name, broadcast.number), SimulatedBroadcast(group))
+
+    def broadcasts_of(self, group: BroadcastGroup) -> list[SimulatedBroadcast]:
+        place = (group.port, group.name)
+        return [members for (port, name, _), members in self.broadcasts.items() if (port, name) == place]
 
     def read(self, body: Body) -> RolloutGroup:
         """Raises BodyLostError, from a chance on for ever."""
@@ -166,6 +193,9 @@ class SimulatedWorker:
         self._index = index
         self._version = -1
         self._hung = asyncio.Event()
+        #: Not set while the engine is paused with a part of its next weights.
+        self._is_whole = asyncio.Event()
+        self._is_whole.set()
         self._answered = 0
         self._missed_at_s = float("inf")
         self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -178,7 +208,10 @@ class SimulatedWorker:
         assert self._version >= 0, f"{self.name} serves without weights"
         world, faults = self._world, self._world.story.faults
         world.dispatches[request.group_id] += 1
+        # An engine without whole weights is paused: a publish that waits for its requests would wait for ever.
+        assert self._is_whole.is_set() or world.story.config.rollout.in_flight_updates
         try:
+            await self._is_whole.wait()
             version = self._version
             await self._work(world.rng.expovariate(0.2))
             if request.prompt.prompt_id in faults.poison or world.chance(faults.kill):
@@ -208,8 +241,42 @@ class SimulatedWorker:
         if self._world.chance(self._world.story.faults.kill):
             self.kill()
             await self._work(0.0)
+        if staged is not None and isinstance(staged.source, Broadcast):
+            await self._receive(staged.source)
+        else:
+            assert isinstance(update.snapshot, WeightSnapshot)
+            assert update.snapshot.version == update.version
         self._version = update.version
+        self._is_whole.set()
         return make_publish_report(update)
+
+    async def _receive(self, source: Broadcast) -> None:
+        assert self._version >= 0, f"{self.name} serves without weights: its first are broadcast"
+        world, broadcast = self._world, self._world.broadcast(source)
+        if world.chance(world.story.faults.hang):
+            self._hung.set()
+            await self._work(float("inf"))
+        broadcast.begun.add(source.first_rank)
+        broadcast.change()
+        self._is_whole.clear()
+        receiving = asyncio.ensure_future(broadcast.until_sent())
+        try:
+            await asyncio.wait((receiving, self._dead), return_when=asyncio.FIRST_COMPLETED)
+            await self._work(0.0)
+            receiving.result()
+            if world.chance(world.story.faults.kill):
+                self.kill()
+            if world.chance(world.story.faults.hang):
+                self._hung.set()
+            await self._work(0.0)
+        finally:
+            await cancel_all([receiving])
+        broadcast.finished.add(source.first_rank)
+        broadcast.change()
+
+    def holds(self, version: int) -> bool:
+        """Whether the engine computes with the weights of `version` alone."""
+        return self._is_whole.is_set() and self._version == version
 
     async def ping(self) -> int:
         await self._work(0.01)
@@ -286,6 +353,7 @@ class SimulatedLearners:
     def __init__(self, world: World) -> None:
         self._world = world
         self._version = 0
+        self._kept: int | None = None
 
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
         world, bound = self._world, self._world.story.config.algorithm.max_policy_age
@@ -302,10 +370,47 @@ class SimulatedLearners:
         tokens = sum(rollout.response_ids.size for group in groups for rollout in group.rollouts)
         return UpdateReport(step=batch.step, policy_version=self._version, metrics={"learner/tokens": float(tokens)})
 
-    async def export_weights(self, version: int) -> WeightSnapshot:
+    async def export_weights(self, version: int) -> WeightSnapshot | AnnouncedWeights:
         assert version == self._version
+        if self._world.story.config.sync.transport == "collective":
+            return AnnouncedWeights(version=version, entries=(), address="here", port=self._world.stores)
         await asyncio.sleep(0.5)
         return make_snapshot(version, 1.0)
+
+    # Implements `interfaces.WeightSender`.
+
+    async def send(self, version: int, broadcast: Broadcast) -> SendReport:
+        assert version == self._version
+        world, group = self._world, broadcast.group
+        has_failed = any(earlier.failure for earlier in world.broadcasts_of(group))
+        assert not has_failed, f"{group.name} is used again after a broadcast of it failed"
+        members = world.broadcast(broadcast)
+        if await members.until_all(members.begun):
+            await asyncio.sleep(world.rng.uniform(0.1, 3))
+            if world.chance(world.story.faults.learner_loss):
+                members.fail("the learner died (simulated)")
+                raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
+            if world.chance(world.story.faults.broadcast_failure):
+                members.fail("no route to host (simulated)")
+            members.is_sent = True
+            members.change()
+            await members.until_all(members.finished)
+        missing = tuple(rank for rank in range(1, 1 + group.engine_ranks) if rank not in members.finished)
+        return SendReport(failure=members.failure, missing=missing)
+
+    async def abandon(self, group: BroadcastGroup) -> None:
+        for members in self._world.broadcasts_of(group):
+            members.fail("abandoned (simulated)")
+
+    async def keep(self, version: int) -> None:
+        assert version == self._version
+        await asyncio.sleep(0.5)
+        self._kept = version
+
+    async def stored(self, version: int) -> WeightSnapshot | None:
+        kept = self._kept
+        await asyncio.sleep(0.5)
+        return make_snapshot(version, 1.0) if version == kept else None
 
     async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         return [np.full(sequence.size - 1, -1.0, np.float32) for sequence in sequences]
@@ -321,5 +426,7 @@ class SimulatedLearners:
 
     async def restart(self) -> None:
         await asyncio.sleep(self._world.rng.uniform(5, 60))
+        self._world.stores += 1
+        self._kept = None
         self._world.trained = {}
         self._version = 0

@@ -50,6 +50,7 @@ from actors.engines.deepspeed.state import (
 from actors.engines.deepspeed.state_loading import load_state
 from actors.engines.deepspeed.statistics import BatchStatistics
 from actors.engines.deepspeed.weights import lost_share, policy_weights, whole_weights
+from actors.interfaces import TensorEntry
 from maspo_dist.algorithm import (
     advantages_after_kl,
     bapo_contributions,
@@ -170,10 +171,7 @@ class DeepSpeedEngine:
         return self._frozen_of_batch
 
     def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
-        """Log-probability of tokens 1 … L−1 of each sequence i32[L], at temperature 1; the same on every rank.
-
-        Takes one forward for all sequences.
-        """
+        """Log-probability of tokens 1 … L−1 of each sequence i32[L] at temperature 1, in one forward, on every rank."""
         if not sequences:
             return []
         packed = pack_sequences(sequences, [np.arange(1, sequence.size) for sequence in sequences])
@@ -189,6 +187,10 @@ class DeepSpeedEngine:
         """
         for weight in whole_weights(policy_weights(self._policy), self._gather):
             yield weight.name, weight.value()
+
+    def weight_entries(self) -> list[TensorEntry]:
+        """(name, dtype, shape) of all that `named_weights` yields, in its order. Gathers nothing, on any rank."""
+        return [weight.entry for weight in policy_weights(self._policy)]
 
     def save(self, folder: Path) -> None:
         """Writes weights, optimizer state, schedule and random generators into `folder`, which is made if missing.

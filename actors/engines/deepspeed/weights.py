@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from actors.engines.deepspeed.lora import LoraLinear, merged
 from actors.engines.deepspeed.policy import Policy
 from actors.engines.deepspeed.state import hugging_face_name
+from actors.interfaces import TensorEntry
 
 #: Elements that are gathered at a time under ZeRO-3.
 _GATHERED_ELEMENTS = 1 << 28
@@ -28,6 +29,12 @@ class PolicyWeight:
     name: str
     parameter: nn.Parameter
     layer: LoraLinear | None
+
+    @property
+    def entry(self) -> TensorEntry:
+        """(name, dtype, shape) of `value`, also where the parameter is not whole."""
+        shape = getattr(self.parameter, "ds_shape", self.parameter.shape)
+        return self.name, str(self.parameter.dtype).removeprefix("torch."), tuple(shape)
 
     @property
     def parameters(self) -> list[nn.Parameter]:

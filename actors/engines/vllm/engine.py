@@ -11,7 +11,7 @@ import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from actors.engines.vllm.figures import FiguresLogger
 from actors.engines.vllm.platform import vllm_platform
 from actors.engines.vllm.weights import BACKEND
-from actors.interfaces import AS_LOADED, EngineSettings, StagedWeights
+from actors.interfaces import AS_LOADED, Broadcast, EngineSettings, StagedWeights
 from actors.weights.shared_memory import mapped_file
-from maspo_dist.errors import ActorDiedError
+from maspo_dist.errors import ActorDiedError, BroadcastError
 from maspo_dist.planning.devices import require_platform, require_torch
 from maspo_dist.planning.placement import Device
 from maspo_dist.runs.live import EngineFigures
@@ -196,15 +196,24 @@ class VllmEngine:
         await self._rpc("log_to", (str(path),))
 
     async def _load(self, weights: StagedWeights, factor: float) -> None:
-        file = mapped_file(weights)
-        update = {"path": file.path, "size_bytes": file.size_bytes, "entries": weights.entries, "factor": factor}
+        source = weights.source
+        update: dict[str, Any] = {"version": weights.version, "entries": weights.entries, "factor": factor}
+        if isinstance(source, Broadcast):
+            update |= {"group": asdict(source.group), "number": source.number, "first_rank": source.first_rank}
+        else:
+            update |= {"file": asdict(mapped_file(weights))}
         with _engine_death():
             if not self._receives_weights:
                 await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
                 self._receives_weights = True
             await self._engine.start_weight_update()
             await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
-            await self._engine.finish_weight_update(str(weights.version))
+            answers = await self._rpc("broadcast_failure", ()) if isinstance(source, Broadcast) else ()
+            failures = [failure for failure in answers if failure is not None]
+            # A failed broadcast leaves a part of the new weights: they get no version, and the engine stays paused.
+            await self._engine.finish_weight_update(None if failures else str(weights.version))
+        if failures:
+            raise BroadcastError(failures[0])
         self._version = weights.version
 
     async def _load_and_look(self, weights: StagedWeights, factor: float) -> dict[str, _Found]:
@@ -217,10 +226,13 @@ class VllmEngine:
 
     async def _read_back(self, weights: StagedWeights, factor: float) -> dict[str, _Found]:
         """See `WeightProofs.read_back`; over all vLLM worker processes."""
-        file = mapped_file(weights)
-        arguments = (file.path, file.size_bytes, weights.entries, factor, weights.version)
         found: dict[str, _Found] = {}
-        for process in await self._rpc("read_back", arguments):
+        if isinstance(weights.source, Broadcast):
+            processes = await self._rpc("read_back_broadcast", ())
+        else:
+            arguments = (asdict(mapped_file(weights)), weights.entries, factor, weights.version)
+            processes = await self._rpc("read_back", arguments)
+        for process in processes:
             for name, (digest, matches) in process.items():
                 found[name] = found.get(name, _NOTHING).beside(digest, matches=matches)
         return found

@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vllm.model_executor.layers.linear import RowParallelLinear, UnquantizedLinearMethod
+from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod, VocabParallelEmbedding
 
+from actors.engines.vllm.samples import COLUMNS, Columns, Sample, Samples
+
 # Registers the weight transfer back end in the worker.
-from actors.engines.vllm.weights import published_tensors
-from actors.interfaces import TensorSlice
+from actors.engines.vllm.weights import OwnTransferEngine, published_tensors
+from actors.interfaces import MappedFile, TensorSlice
 from maspo_dist.runs.logs import redirect_output
 
 #: What a read-back calls the copy of the embeddings that the LM head of a CPU computes from.
@@ -32,16 +33,15 @@ PACKED_HEAD = "lm_head.weight (the LM head's packed copy)"
 
 #: How layers compute from weights that are not quantized.
 _PLAIN = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)
-#: Columns of each matrix that are read; which, depends on the policy version.
-_COLUMNS = 8
 #: Odd, so that a change of any single value changes a row's hash.
-_ROW_WEIGHTS = torch.randint(0, 1 << 62, (_COLUMNS,), generator=torch.Generator().manual_seed(0)) * 2 + 1
+_ROW_WEIGHTS = torch.randint(0, 1 << 62, (COLUMNS,), generator=torch.Generator().manual_seed(0)) * 2 + 1
 
 _PIECE_WORDS = 1 << 20
 _STEP = 0x9E3779B97F4A7C15
 
 #: Hash of what was read, and whether it is what was published.
 Reading = tuple[str, bool]
+Readings = dict[str, Reading]
 
 
 class WeightProofs:
@@ -61,70 +61,70 @@ class WeightProofs:
         with torch.inference_mode():
             return {name: f"{_hash(weight):016x}" for name, weight in model.named_parameters() if weight.numel()}
 
-    def read_back(
-        self, path: str, size_bytes: int, entries: Sequence[TensorSlice], factor: float, version: int
-    ) -> dict[str, Reading]:
-        """A reading per parameter of this process that can be compared with the published tensors times `factor`.
+    def broadcast_failure(self) -> str | None:
+        """Why the last broadcast did not bring all weights to this process."""
+        return self._transfer.failure
+
+    def read_back(self, file: dict[str, Any], entries: Sequence[TensorSlice], factor: float, version: int) -> Readings:
+        """A reading per parameter of this process that can be compared with the tensors in `file` times `factor`.
 
         It leaves out parameters without a counterpart among the tensors, such as fused experts, and parameters that
         hold the published values in another form, such as quantized weights.
         """
         model: nn.Module = self.model_runner.get_model()  # type: ignore[attr-defined]
         with torch.inference_mode():
-            return read_back(model, published_tensors(path, size_bytes, entries, factor), version)
+            tensors = published_tensors(MappedFile(**file), entries, factor)
+            return read_back(model, Samples.of(model, version, tensors))
+
+    def read_back_broadcast(self) -> Readings:
+        """As `read_back`, of the tensors that the last broadcast brought."""
+        model: nn.Module = self.model_runner.get_model()  # type: ignore[attr-defined]
+        assert self._transfer.samples is not None
+        with torch.inference_mode():
+            return read_back(model, self._transfer.samples)
+
+    @property
+    def _transfer(self) -> OwnTransferEngine:
+        engine: OwnTransferEngine = self.weight_transfer_engine  # type: ignore[attr-defined]
+        return engine
 
 
-def read_back(model: nn.Module, tensors: Iterator[tuple[str, Tensor]], version: int) -> dict[str, Reading]:
+def read_back(model: nn.Module, samples: Samples) -> Readings:
     """See `WeightProofs.read_back`."""
     modules = dict(model.named_modules(remove_duplicate=False))
     head = modules.get("lm_head")
-    readings: dict[str, Reading] = {}
-    for name, parts in _by_parameter(model, tensors).items():
+    readings: Readings = {}
+    for name, sample in samples.items():
         path, _, attribute = name.rpartition(".")
         parameter = getattr(modules.get(path), attribute, None)
         if not isinstance(parameter, Tensor):
             continue
-        if parts[0].ndim == 1:
+        if sample.columns is None:
             if parameter.ndim == 1:
-                readings[name] = _reading(_rows(parameter[:, None]), _rows(torch.cat(parts)[:, None]))
-        elif parts[0].ndim == 2 and parameter.dtype == parts[0].dtype:
+                readings[name] = _reading(_rows(parameter[:, None]), _rows(sample.values[:, None]))
+        elif parameter.dtype == sample.values.dtype:
             # Tied embeddings are two modules with one parameter, and a packed copy each.
             module = head if getattr(head, "weight", None) is parameter else modules[path]
-            draw = random.Random(f"{name} {version}")
-            readings |= _read_matrix(module, name, parameter, parts, draw, is_head=module is head)
+            readings |= _read_matrix(module, name, parameter, sample, sample.columns, is_head=module is head)
     return readings
 
 
-def _by_parameter(model: nn.Module, tensors: Iterator[tuple[str, Tensor]]) -> Mapping[str, list[Tensor]]:
-    """The published tensors by the name of the parameter into which vLLM loads them."""
-    mapper = getattr(model, "hf_to_vllm_mapper", None)
-    parts: dict[str, list[Tensor]] = {}
-    for name, tensor in tensors:
-        if (parameter := name if mapper is None else mapper.map_name(name)) is not None:
-            parts.setdefault(parameter, []).append(tensor)
-    return parts
-
-
 def _read_matrix(
-    module: Any, name: str, weight: Tensor, parts: Sequence[Tensor], draw: random.Random, *, is_head: bool
+    module: Any, name: str, weight: Tensor, sample: Sample, columns: Columns, *, is_head: bool
 ) -> Iterator[tuple[str, Reading]]:
     """Readings of the weight itself and of the packed copy that the module computes from, where they exist."""
-    width = parts[0].shape[1]
-    own_width = weight.shape[1] if weight.numel() else getattr(module, "input_size_per_partition", width)
-    is_row_parallel = isinstance(module, RowParallelLinear)
-    if own_width != width and not is_row_parallel:
+    width = weight.shape[1] if weight.numel() else getattr(module, "input_size_per_partition", columns.width)
+    if width != columns.width:
         return
-    columns = min(_COLUMNS, own_width)
-    start = draw.randrange(own_width - columns + 1)
-    offset = start + (module.tp_rank * own_width if is_row_parallel else 0)
-    published = _rows(torch.cat([part[:, offset : offset + columns] for part in parts]))
+    published = _rows(sample.values)
+    end = columns.start + columns.count
     if weight.numel():
-        yield name, _reading(_rows(weight[:, start : start + columns]), published)
+        yield name, _reading(_rows(weight[:, columns.start : end]), published)
     is_plain = isinstance(module.quant_method, _PLAIN) if hasattr(module, "quant_method") else False
     # An embedding looks up rows of its parameter and does not use its packed copy.
     if is_plain and hasattr(module, "cpu_linear") and (is_head or not isinstance(module, VocabParallelEmbedding)):
-        identity = torch.zeros(columns, own_width, dtype=weight.dtype)
-        identity[torch.arange(columns), torch.arange(start, start + columns)] = 1
+        identity = torch.zeros(columns.count, width, dtype=weight.dtype)
+        identity[torch.arange(columns.count), torch.arange(columns.start, end)] = 1
         answer = module.quant_method.apply(module, identity).T
         yield PACKED_HEAD if is_head else name, _reading(_rows(answer), published)
 

@@ -1,17 +1,19 @@
-"""A weight transfer back end of vLLM that reads weights from shared memory.
+"""A weight transfer back end of vLLM that reads weights from shared memory, or takes part in a broadcast.
 
 vLLM's worker processes import this module (by way of `worker_extension_cls`) before the model loads, so that the back
 end is registered when the worker looks it up.
 
     rollout worker                         vLLM worker process
     memory holding all tensors  ──path──►  mmap → model.load_weights (layer-wise reload)
+    learner rank 0  ───────broadcast────►  buckets → model.load_weights
                                            → re-pack the LM head
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.base import (
@@ -23,39 +25,57 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.utils.nccl import unpinned_nccl_env
 
-from actors.interfaces import MappedFile, TensorSlice
+from actors.engines.vllm.samples import Samples
+from actors.interfaces import BroadcastGroup, MappedFile, TensorSlice
+from actors.weights.collective import receive
+from actors.weights.group import GroupMember
 from actors.weights.shared_memory import read_tensors
+from maspo_dist.errors import BroadcastError
 
-BACKEND = "shared_memory"
+BACKEND = "maspo_dist"
 
 
 @dataclass
-class SharedMemoryInit(WeightTransferInitInfo):
+class OwnInit(WeightTransferInitInfo):
     """Nothing is agreed on beforehand."""
 
 
 @dataclass
-class SharedMemoryUpdate(WeightTransferUpdateInfo):
-    """The fields of a MappedFile and the tensors in it; plain values, as vLLM's messages need.
+class OwnUpdate(WeightTransferUpdateInfo):
+    """All tensors of an update, and where they are; plain values, as vLLM's messages need.
 
-    factor   what each tensor is multiplied by, see `published_tensors`
+    factor      what each tensor is multiplied by, see `published_tensors`
+    file        the fields of a MappedFile; None for a broadcast
+    group       the fields of a BroadcastGroup, of which `number` and `first_rank` are those of a Broadcast
     """
 
-    path: str
-    size_bytes: int
+    version: int
     entries: Sequence[TensorSlice]
-    factor: float
+    factor: float = 1.0
+    file: dict[str, Any] | None = None
+    group: dict[str, Any] = field(default_factory=dict)
+    number: int = 0
+    first_rank: int = 0
 
 
-class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInit, SharedMemoryUpdate]):
-    """Loads all weights from shared memory of this node."""
+class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
+    """Loads all weights.
 
-    init_info_cls = SharedMemoryInit
-    update_info_cls = SharedMemoryUpdate
+    samples   of the tensors that the last broadcast brought, see `Samples`
+    failure   of the last broadcast; None when it brought all bytes
+    """
 
-    def init_transfer_engine(self, init_info: SharedMemoryInit) -> None:
-        """There is no connection to open."""
+    init_info_cls = OwnInit
+    update_info_cls = OwnUpdate
+
+    samples: Samples | None = None
+    failure: str | None = None
+    _member: GroupMember | None = None
+
+    def init_transfer_engine(self, init_info: OwnInit) -> None:
+        """A broadcast joins its group."""
 
     def start_weight_update(self) -> None:
         initialize_layerwise_reload(self.model)
@@ -66,9 +86,20 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInit, SharedMemoryUpda
             # The copies must have read the shared memory before the worker writes the next weights there.
             torch.cuda.synchronize(self.device)
 
-    def receive_weights(self, update_info: SharedMemoryUpdate) -> None:
-        update = update_info
-        self.model.load_weights(published_tensors(update.path, update.size_bytes, update.entries, update.factor))
+    def receive_weights(self, update_info: OwnUpdate) -> None:
+        """After a broadcast that fails, `failure` is set and another update may follow; an exception would end vLLM."""
+        update, self.failure, self.samples = update_info, None, None
+        if update.file is not None:
+            self.model.load_weights(published_tensors(MappedFile(**update.file), update.entries, update.factor))
+            return
+        try:
+            self.model.load_weights(self._received(update))
+        except BroadcastError as error:
+            self.failure = str(error)
+            self._leave(self.failure)
+        except BaseException as error:
+            self._leave(repr(error))
+            raise
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -80,20 +111,39 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInit, SharedMemoryUpda
 
     def shutdown(self) -> None:
         """A mapping ends with the tensors that view it."""
+        self._leave("the engine ends")
+
+    def _received(self, update: OwnUpdate) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of a broadcast; keeps samples of them."""
+        group = BroadcastGroup(**update.group)
+        if self._member is None or self._member.group != group:
+            self._leave("another group takes its place")
+            # vLLM pins settings of NCCL for its own groups.
+            with unpinned_nccl_env():
+                self._member = GroupMember(group, update.first_rank + self.parallel_config.rank, self.device)
+        self.samples = Samples(self.model, update.version)
+        for name, tensor in receive(self._member, update.number, [entry[:3] for entry in update.entries]):
+            self.samples.add(name, tensor)
+            yield name, tensor
+
+    def _leave(self, reason: str) -> None:
+        member, self._member = self._member, None
+        if member is not None:
+            member.leave(reason)
 
 
 def published_tensors(
-    path: str, size_bytes: int, entries: Sequence[TensorSlice], factor: float
+    file: MappedFile, entries: Sequence[TensorSlice], factor: float
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors (Hugging Face name, values) in the file at `path`, times `factor`.
+    """The tensors (Hugging Face name, values) in `file`, times `factor`.
 
     With another factor than 1 every tensor differs from what is in the file: a tensor of zeros becomes ones.
     """
-    for name, tensor in read_tensors(MappedFile(path=path, size_bytes=size_bytes), entries):
+    for name, tensor in read_tensors(file, entries):
         if factor == 1:
             yield name, tensor
         else:
             yield name, tensor * factor if tensor.any() else torch.ones_like(tensor)
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryEngine)
+WeightTransferEngineFactory.register_engine(BACKEND, OwnTransferEngine)

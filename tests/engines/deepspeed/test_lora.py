@@ -16,6 +16,7 @@ from actors.engines.deepspeed.lora import LoraLinear, WithoutAdapters, add_adapt
 from actors.engines.deepspeed.micro_batch import ForwardTensors, forward_tensors
 from actors.engines.deepspeed.policy import Policy, load_policy
 from actors.engines.deepspeed.weights import lost_share, policy_weights, whole_weights
+from actors.weights.collective import entry_of
 from actors.weights.object_store import write_buckets
 from maspo_dist.config import LoraConfig, ModelConfig
 from maspo_dist.data.packing import pack_sequences
@@ -108,6 +109,16 @@ def test_merged_weights_compute_what_the_learner_computes(model: Path) -> None:
     assert held == {}
     assert (logprobs(policy) - before).abs().max() > 0.1
     torch.testing.assert_close(logprobs(plain), logprobs(policy), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_merged_weights_are_announced_as_they_are_sent(model: Path, dtype: str) -> None:
+    policy, trained = adapted(model, dtype)
+    step(trained, 1e-3)
+    plain = load_policy(ModelConfig(path=str(model), dtype=dtype, device="cpu"))  # type: ignore[arg-type]
+    announced = [weight.entry for weight in policy_weights(policy)]
+    assert announced == [entry_of(weight.name, weight.value()) for weight in policy_weights(policy)]
+    assert announced == [weight.entry for weight in policy_weights(plain)]
 
 
 def test_with_its_adapters_off_the_policy_is_the_model_it_started_from(model: Path) -> None:

@@ -1,0 +1,119 @@
+"""The weights of a learner rank on their way to engines by `actors.weights.collective`.
+
+Rank 0 serves the store where members meet, sends the weights, and keeps a copy for engines that come later. The other
+ranks only take part when a tensor is gathered.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+import ray
+import torch
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+
+from actors.interfaces import AnnouncedWeights, Broadcast, BroadcastGroup, SendReport, TensorEntry, WeightSnapshot
+from actors.weights.collective import entry_of, finished, send
+from actors.weights.group import GroupMember, abandon, serve_store
+from actors.weights.object_store import Put, write_buckets
+from maspo_dist.errors import BroadcastError
+
+#: Seconds in which a send notices that its group is abandoned, unless it hangs.
+_NOTICE_S = 2.0
+
+
+class LearnerWeights:
+    """What a rank sends, keeps and stores. `send` and `keep` are collective; only rank 0 answers the other calls."""
+
+    def __init__(self, rank: int, device: torch.device, address: str, put: Put = ray.put) -> None:
+        """`address` is that of this node; `put` places a bucket in the object store."""
+        self._rank = rank
+        self._device = device
+        self._address = address
+        self._put = put
+        self._store = serve_store(address) if rank == 0 else None
+        self._member: GroupMember | None = None
+        self._is_idle = threading.Event()
+        self._is_idle.set()
+        self._entries: Sequence[TensorEntry] = ()
+        #: Guards the kept copy: it may not change while it is written to the object store.
+        self._lock = threading.Lock()
+        self._kept: dict[str, Tensor] = {}
+        self._kept_version: int | None = None
+        self._stored: WeightSnapshot | None = None
+
+    def announce(self, version: int, entries: Sequence[TensorEntry]) -> AnnouncedWeights:
+        """Weights that the next `send` sends."""
+        assert self._store is not None
+        self._entries = tuple(entries)
+        return AnnouncedWeights(version=version, entries=self._entries, address=self._address, port=self._store.port)
+
+    def send(self, broadcast: Broadcast, tensors: Iterable[tuple[str, Tensor]]) -> SendReport:
+        """See `interfaces.WeightSender.send`."""
+        source = iter(tensors)
+        self._is_idle.clear()
+        try:
+            return self._send(broadcast, source) if self._rank == 0 else SendReport()
+        finally:
+            self._is_idle.set()
+            # Gathering a tensor is collective, so rank 0 gathers all of them, also after a failed broadcast.
+            deque(source, maxlen=0)
+
+    def abandon(self, group: BroadcastGroup) -> None:
+        """Called from another thread than `send`."""
+        assert self._store is not None
+        reason = "the broadcast was abandoned"
+        abandon(self._store, group, reason)
+        if not self._is_idle.wait(_NOTICE_S) and self._member is not None:
+            self._member.leave(reason)
+
+    def keep(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Copies the weights to the memory of the host."""
+        with self._lock:
+            for name, tensor in tensors:
+                if self._rank > 0:
+                    continue
+                copy = self._kept.get(name)
+                if copy is None or entry_of(name, copy) != entry_of(name, tensor):
+                    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                    self._kept[name] = copy
+                copy.copy_(tensor.detach())
+            self._kept_version, self._stored = version, None
+
+    def stored(self, version: int) -> WeightSnapshot | None:
+        """See `interfaces.WeightSender.stored`; called from another thread than updates."""
+        with self._lock:
+            if version != self._kept_version:
+                return None
+            if self._stored is None:
+                self._stored = write_buckets(version, self._kept.items(), self._put)
+            return self._stored
+
+    def _send(self, broadcast: Broadcast, tensors: Iterator[tuple[str, Tensor]]) -> SendReport:
+        group, number = broadcast.group, broadcast.number
+        try:
+            if self._member is None or self._member.group != group:
+                self._leave("another group takes its place")
+                self._member = GroupMember(group, 0, self._device)
+            send(self._member, number, self._entries, tensors)
+        except BroadcastError as error:
+            self._leave(str(error))
+            return SendReport(failure=str(error), missing=self._missing(group, number))
+        except BaseException as error:
+            self._leave(repr(error))
+            raise
+        return SendReport()
+
+    def _leave(self, reason: str) -> None:
+        member, self._member = self._member, None
+        if member is not None:
+            member.leave(reason)
+
+    def _missing(self, group: BroadcastGroup, number: int) -> tuple[int, ...]:
+        assert self._store is not None
+        store = PrefixStore(group.name, self._store)
+        ranks = range(1, 1 + group.engine_ranks)
+        return tuple(rank for rank in ranks if not store.check([f"{finished(number)}-{rank}"]))

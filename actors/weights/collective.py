@@ -1,0 +1,156 @@
+"""Weights over a process group: learner rank 0 broadcasts buckets of bytes to the processes of all engines at once.
+
+    learner rank 0                                       process of an engine
+    have all begun?  ◄─────────── store ───────────────  begun
+    tensors ──► bucket, hashed ──► broadcast ──►  fresh bucket, hashed ──► tensors ──► load
+    hash of all hashes ──────────► broadcast ──►  is it the same?
+    have all finished?  ◄──────── store ───────────────  finished
+
+Both sides cut the same buckets from the same entries. An engine keeps views of a bucket until it has all tensors of a
+layer, so each bucket has memory of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributed import Work
+
+from actors.interfaces import TensorEntry, TensorSlice
+from actors.weights.fingerprint import combine, tensor_fingerprint
+from actors.weights.group import GroupMember
+from maspo_dist.errors import BroadcastError
+
+#: A bucket is closed before it would grow past this; a larger tensor gets its own.
+BUCKET_BYTES = 64 << 20
+#: Every tensor starts at a multiple of this.
+_ALIGNMENT_BYTES = 64
+#: Buckets in flight while rank 0 fills the next.
+_IN_FLIGHT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """Tensors that travel together, at offsets in `size_bytes` bytes."""
+
+    slices: tuple[TensorSlice, ...]
+    size_bytes: int
+
+
+def cut(entries: Sequence[TensorEntry], bucket_bytes: int) -> Iterator[Bucket]:
+    """The buckets of `entries`, in order."""
+    slices: list[TensorSlice] = []
+    end = 0
+    for name, dtype, shape in entries:
+        start = -(-end // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        size = _size_bytes(dtype, shape)
+        if slices and start + size > bucket_bytes:
+            yield Bucket(slices=tuple(slices), size_bytes=end)
+            slices, start = [], 0
+        slices.append((name, dtype, shape, start))
+        end = start + size
+    if slices:
+        yield Bucket(slices=tuple(slices), size_bytes=end)
+
+
+def entry_of(name: str, tensor: Tensor) -> TensorEntry:
+    return name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+
+
+def send(
+    member: GroupMember, number: int, entries: Sequence[TensorEntry], tensors: Iterator[tuple[str, Tensor]]
+) -> None:
+    """Sends `tensors` as broadcast `number` of the group; returns when all members have them. Called by rank 0.
+
+    Raises BroadcastError, and ValueError when `tensors` are not `entries`.
+    """
+    engines = range(1, 1 + member.group.engine_ranks)
+    member.extend(member.group.deadline_s)
+    member.until_reported(begun(number), engines, "all engines to begin")
+    member.extend(member.group.deadline_s)
+    works: deque[tuple[Tensor, Work]] = deque()
+
+    def start(buffer: Tensor, in_flight: int) -> None:
+        works.append((buffer, member.broadcast(buffer)))
+        while len(works) > in_flight:
+            member.wait(works.popleft()[1], "the bytes to be sent")
+
+    fingerprints: list[int] = []
+    for bucket in cut(entries, BUCKET_BYTES):
+        buffer = torch.empty(bucket.size_bytes, dtype=torch.uint8, device=member.device)
+        for name, dtype, shape, offset in bucket.slices:
+            found, tensor = next(tensors, ("nothing", torch.empty(0)))
+            if entry_of(found, tensor) != (name, dtype, shape):
+                raise ValueError(f"the learner has {entry_of(found, tensor)} where it announced {(name, dtype, shape)}")
+            part = buffer[offset : offset + tensor.nbytes]
+            part.copy_(tensor.detach().reshape(-1).view(torch.uint8))
+            fingerprints.append(tensor_fingerprint(part))
+        start(buffer, _IN_FLIGHT)
+    start(_hash_tensor(fingerprints, member.device), 0)
+    member.until_reported(finished(number), engines, "all engines to have all bytes")
+
+
+def receive(member: GroupMember, number: int, entries: Sequence[TensorEntry]) -> Iterator[tuple[str, Tensor]]:
+    """Yields (name, tensor) of broadcast `number` as the tensors arrive. Called by every rank but 0.
+
+    The tensors are views of buckets. Raises BroadcastError; after the last tensor also when the bytes are not those
+    that were sent.
+    """
+    # Rank 0 waits for the last engine to begin, then for the bytes.
+    member.extend(2 * member.group.deadline_s)
+    member.report(begun(number))
+    fingerprints: list[int] = []
+    for bucket, buffer, work in _each_ahead(_expected(member, entries)):
+        member.wait(work, "bytes from rank 0")
+        for name, dtype, shape, offset in bucket.slices:
+            part = buffer[offset : offset + _size_bytes(dtype, shape)]
+            fingerprints.append(tensor_fingerprint(part))
+            yield name, part.view(getattr(torch, dtype)).view(shape)
+    ours, sent = _hash_tensor(fingerprints, member.device), torch.zeros(1, dtype=torch.int64, device=member.device)
+    member.wait(member.broadcast(sent), "the hash from rank 0")
+    if not torch.equal(ours, sent):
+        raise BroadcastError(f"rank {member.rank} of {member.group.name} received other bytes than were sent")
+    member.report(finished(number))
+
+
+def begun(number: int) -> str:
+    """What a member reports when it is ready to receive broadcast `number`."""
+    return f"begun-{number}"
+
+
+def finished(number: int) -> str:
+    """What a member reports when it has all bytes of broadcast `number`."""
+    return f"finished-{number}"
+
+
+def _expected(member: GroupMember, entries: Sequence[TensorEntry]) -> Iterator[tuple[Bucket, Tensor, Work]]:
+    for bucket in cut(entries, BUCKET_BYTES):
+        buffer = torch.empty(bucket.size_bytes, dtype=torch.uint8, device=member.device)
+        yield bucket, buffer, member.broadcast(buffer)
+
+
+def _each_ahead(parts: Iterable[tuple[Bucket, Tensor, Work]]) -> Iterator[tuple[Bucket, Tensor, Work]]:
+    """`parts`, one behind: the next part is already receiving its bytes while the caller loads this part."""
+    waiting = None
+    for part in parts:
+        if waiting is not None:
+            yield waiting
+        waiting = part
+    if waiting is not None:
+        yield waiting
+
+
+def _hash_tensor(fingerprints: list[int], device: torch.device) -> Tensor:
+    """The combined fingerprint as i64[1], bit for bit."""
+    value = combine(fingerprints)
+    return torch.tensor([value - (1 << 64) if value >> 63 else value], dtype=torch.int64, device=device)
+
+
+def _size_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    itemsize: int = getattr(torch, dtype).itemsize
+    return math.prod(shape) * itemsize

@@ -70,7 +70,8 @@ def train(config: TrainConfig, *, allow_config_change: bool = False, shelf: Shel
         if resume is not None:
             _compare_config(config, resume, folder, allow_config_change)
         sets = {"train": prepared.train, **prepared.evaluation}
-        for note in (*learner_notes(config), *(n for name in sets for n in data_notes(config, name, sets[name]))):
+        notes = learner_notes(config, prepared.model.size)
+        for note in (*notes, *(n for name in sets for n in data_notes(config, name, sets[name]))):
             logger.warning("%s", note)
         folder.write_config(dump_config(config))
         resumed_step = read_state(resume).step if resume else -1

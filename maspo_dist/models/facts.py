@@ -232,14 +232,34 @@ def _size(outline: Any, settings: Any, tokenizer: PreTrainedTokenizerBase) -> Mo
         vocabulary=settings.vocab_size,
         layers=settings.num_hidden_layers,
         hidden=settings.hidden_size,
-        intermediate=getattr(settings, "intermediate_size", None) or 4 * settings.hidden_size,
+        intermediate=_intermediate(settings),
         heads=heads,
         kv_heads=getattr(settings, "num_key_value_heads", None) or heads,
         head_dim=getattr(settings, "head_dim", None) or settings.hidden_size // heads,
         context_tokens=context_tokens,
         context_key=context_key,
         linear_layers=linear_kinds(outline),
+        idle_parameters=_idle_parameters(outline, settings),
     )
+
+
+def _intermediate(settings: Any) -> int:
+    width, experts = getattr(settings, "moe_intermediate_size", None), _experts_per_token(settings)
+    if width and experts:
+        return int(width * experts)
+    return getattr(settings, "intermediate_size", None) or 4 * int(settings.hidden_size)
+
+
+def _idle_parameters(outline: Any, settings: Any) -> int:
+    """Of experts whose weights transformers keeps in one tensor, [experts, …]."""
+    used = _experts_per_token(settings)
+    stacked = [p for name, p in outline.named_parameters() if ".experts." in name and p.ndim == 3]
+    return sum(p.numel() // p.shape[0] * max(0, p.shape[0] - used) for p in stacked) if used else 0
+
+
+def _experts_per_token(settings: Any) -> int:
+    """0 for a model without experts."""
+    return int(getattr(settings, "num_experts_per_tok", None) or 0)
 
 
 def _context(settings: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, str]:

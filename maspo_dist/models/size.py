@@ -23,8 +23,10 @@ class LinearKind:
 class ModelSize:
     """Number of weights, and what memory and cost depend on; hidden and intermediate are widths of a layer.
 
-    context_key     the setting of the model folder that bounds the context
-    linear_layers   where adapters can be put
+    intermediate      of all experts that compute a token, in a mixture of experts
+    context_key       the setting of the model folder that bounds the context
+    linear_layers     where adapters can be put
+    idle_parameters   weights of experts that do not compute a token
     """
 
     parameters: int
@@ -38,6 +40,12 @@ class ModelSize:
     context_tokens: int
     context_key: str = "max_position_embeddings of config.json"
     linear_layers: tuple[LinearKind, ...] = ()
+    idle_parameters: int = 0
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights that compute a token."""
+        return self.parameters - self.idle_parameters
 
     @property
     def key_value_elements(self) -> int:

@@ -66,7 +66,7 @@ def check_run(config: TrainConfig, console: Console) -> None:
                 console.print(f"note: {note}", highlight=False, markup=False)
     train = data["train"]
     prompts = train if isinstance(train, PromptSet) else None
-    for note in (*learner_notes(config), *environment_notes(config, prompts)):
+    for note in (*learner_notes(config, size), *environment_notes(config, prompts)):
         console.print(f"note: {note}", highlight=False, markup=False)
     if size is None:
         console.print(f"placement and memory: unknown until {config.model.path} can be read")
@@ -94,7 +94,7 @@ def data_notes(config: TrainConfig, name: str, prompts: PromptSet) -> list[str]:
     return notes
 
 
-def learner_notes(config: TrainConfig) -> list[str]:
+def learner_notes(config: TrainConfig, size: ModelSize | None) -> list[str]:
     """What is worth knowing of the learner, one sentence each; `train` logs these sentences too."""
     notes = []
     if config.learner.lora is not None and config.model.dtype == "bfloat16":
@@ -102,6 +102,12 @@ def learner_notes(config: TrainConfig) -> list[str]:
             "learner.lora is set and model.dtype is bfloat16: engines get adapters merged into the weights, where "
             "changes below 1/512 of a weight are lost; the metric learner/adapter_lost_share says how much they lose: "
             "if it stays near 1, raise learner.lr, or set model.dtype to float32"
+        )
+    if size is not None and size.idle_parameters:
+        notes.append(
+            f"{config.model.path} is a mixture of experts: learner and engines each choose the experts of a token, so "
+            "where two experts are close the choices can differ, and mismatch/abs_max says how far logprobs then "
+            "differ; no loss balances the experts"
         )
     return notes
 

@@ -181,10 +181,11 @@ def _generate_s(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths:
     # On average a running response is half done.
     context = lengths.prompt_tokens + lengths.response_tokens // 2
     kept = at_once * context * size.key_value_elements * weight_width(config.model)
-    arithmetic_s = at_once * 2 * size.parameters / (parallel * gpu.flops * _PREFILL_SHARE)
+    arithmetic_s = at_once * 2 * size.active_parameters / (parallel * gpu.flops * _PREFILL_SHARE)
     token_s = max((weights + kept) / traffic, arithmetic_s) + _DECODING_OVERHEAD_S
     full_s = per_engine * lengths.response_tokens / at_once * token_s
-    tail_s = (rollout.max_response_tokens - lengths.response_tokens) * (weights / traffic + _DECODING_OVERHEAD_S)
+    alone_s = weight_width(config.model) * size.active_parameters / traffic + _DECODING_OVERHEAD_S
+    tail_s = (rollout.max_response_tokens - lengths.response_tokens) * alone_s
     # The responses of a group share the keys and values of their prompt.
     prefill = per_engine / rollout.group_size * lengths.prompt_tokens * _forward_operations(size, lengths.prompt_tokens)
     return prefill / (parallel * gpu.flops * _PREFILL_SHARE) + full_s + tail_s
@@ -204,4 +205,4 @@ def _sequences_at_once(config: TrainConfig, size: ModelSize, gpu: Accelerator) -
 
 def _forward_operations(size: ModelSize, tokens: int) -> float:
     """Operations per token of one forward of a causal sequence of `tokens`: two per weight, and the attention."""
-    return 2.0 * size.parameters + 2.0 * size.layers * size.hidden * tokens
+    return 2.0 * size.active_parameters + 2.0 * size.layers * size.hidden * tokens

@@ -9,7 +9,15 @@ from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 from transformers.convert_slow_tokenizer import import_protobuf
 
 from doubles.tiny_learner import VOCABULARY
@@ -62,6 +70,24 @@ def save_mixed(folder: Path) -> Path:
     index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     _save_sentence_pieces(folder)
+    return folder
+
+
+def save_experts(folder: Path) -> Path:
+    """A Qwen3-MoE: one dense layer, then two of 8 experts, 2 of which compute a token."""
+    torch.manual_seed(1)
+    # Experts on CPU need multiples of 32 in vLLM.
+    shape = _SHAPE | {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 32, "sliding_window": None}
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+    settings = Qwen3MoeConfig(**shape, **experts, mlp_only_layers=[0], eos_token_id=0)
+    model = _spread(Qwen3MoeForCausalLM(settings))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            # Wider than a fresh model's, so that the choice of experts is clear and matters.
+            if "mlp.gate.weight" in name or ".experts." in name:
+                weight.mul_(8.0)
+    model.save_pretrained(folder, max_shard_size=_SHARD_BYTES)
+    _save_pair(folder)
     return folder
 
 

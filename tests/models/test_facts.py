@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from doubles.model_kinds import save_experts
 from doubles.untrained_demo import save_untrained_demo
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BloomConfig, Gemma2Config, GPT2Config, MambaConfig, Qwen2_5_VLConfig, T5Config
@@ -252,3 +253,11 @@ def test_a_proxy_that_does_not_work_means_that_the_hub_is_not_reachable(
         assert not hub_is_reachable()
     finally:
         hub_is_reachable.cache_clear()
+
+
+def test_experts_that_do_not_compute_a_token_are_counted_apart(tmp_path: Path) -> None:
+    size = facts(save_experts(tmp_path / "experts")).size
+    # Two layers, of whose 8 experts 6 are idle; an expert has three matrices of 64 x 32.
+    assert size.idle_parameters == 2 * 6 * 3 * 64 * 32
+    assert size.active_parameters == size.parameters - size.idle_parameters
+    assert size.intermediate == 2 * 32

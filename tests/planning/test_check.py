@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from doubles.model_kinds import save_experts
 from doubles.untrained_demo import save_untrained_demo
 from rich.console import Console
 
@@ -94,3 +95,11 @@ def test_check_says_how_many_prompts_open_a_reasoning_block(model: Path, tmp_pat
         "note: data set train: 2 of 2 prompts leave '<think>' open: a response is judged as if it had written this "
         "tag itself\n"
     ) in checked(model, train, template="{problem} <think>")
+
+
+def test_check_says_that_learner_and_engines_choose_experts_by_themselves(model: Path, tmp_path: Path) -> None:
+    train = tmp_path / "train.jsonl"
+    train.write_text(json.dumps({"problem": "1+2", "answer": "3"}) + "\n")
+    experts = save_experts(tmp_path / "experts")
+    assert f"note: {experts} is a mixture of experts: learner and engines each choose" in checked(experts, train)
+    assert "mixture of experts" not in checked(model, train)

@@ -119,6 +119,16 @@ def test_ranks_that_share_sequences_divide_activations_and_nothing_else() -> Non
     assert (bundle.count, bundle.what) == (8, "DeepSpeed ZeRO-3 rank, 4 share a sequence")
 
 
+def test_idle_experts_take_memory_and_no_arithmetic() -> None:
+    mixture = replace(SIZE, idle_parameters=SIZE.parameters // 2)
+    assert learner_memory(recipe(), mixture, "cuda") == learner_memory(recipe(), SIZE, "cuda")
+    dense, half = (forecast_step(recipe(), size, GPUS["H100"], LENGTHS) for size in (SIZE, mixture))
+    # Attention costs the same.
+    assert 0.5 * dense.update_s < half.update_s < 0.6 * dense.update_s
+    assert half.generate_s < dense.generate_s
+    assert half.publish_s == dense.publish_s
+
+
 def test_groups_of_ranks_that_share_sequences_stay_whole_in_every_division() -> None:
     ways = splits(recipe("learner.sequence_parallel=4"), SIZE, GPUS["H100"], LENGTHS)
     assert {way.ranks for way in ways} == {4, 8, 12}

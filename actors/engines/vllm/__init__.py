@@ -2,6 +2,7 @@
 
 engine   AsyncLLM as a RolloutEngine
 weights  runs in vLLM's worker processes: loads weights
+experts  lets an update pack the weights of experts again
 samples  runs in vLLM's worker processes: keeps what proofs compare
 proofs   runs in vLLM's worker processes: reads back what they compute with
 plugin   runs first in each of vLLM's processes: ends it with its parent, and filters its log

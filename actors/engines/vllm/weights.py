@@ -27,6 +27,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.utils.nccl import unpinned_nccl_env
 
+from actors.engines.vllm.experts import pack_experts_again
 from actors.engines.vllm.samples import Samples
 from actors.interfaces import BroadcastGroup, MappedFile, TensorSlice
 from actors.weights.collective import receive
@@ -78,6 +79,8 @@ class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
         """A broadcast joins its group."""
 
     def start_weight_update(self) -> None:
+        if self.device.type == "cpu":
+            pack_experts_again(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, object]) -> None:

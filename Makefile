@@ -17,12 +17,17 @@ DEMO   := .cache/demo/seed-$(SEED)
 SMOLLM2 := .cache/smollm2-135m-instruct
 LINTERS := .cache/linters
 
-# Folders of the tests that start real engines.
-ENGINES := tests/commands tests/e2e tests/engines
+# Folders of the tests, in parts for processes of their own. A part may not need what another part has made.
+e2e     := tests/e2e
+engines := tests/commands tests/engines
+faults  := tests/faults
+reward  := tests/reward
 # Measures seconds against deadlines, so nothing else may run beside it.
 DEADLINES := tests/reward/pool/test_torture.py
+# All other folders are the part `rest`. The longest parts come first.
+PARTS := e2e rest engines faults reward
 
-.PHONY: setup setup-gpu test test-engines test-others stories endurance lint local-smoke gpu-smoke smollm2-smoke submit clean
+.PHONY: setup setup-gpu test $(PARTS:%=test-%) stories endurance lint local-smoke gpu-smoke smollm2-smoke submit clean
 
 setup: $(READY)
 
@@ -48,17 +53,15 @@ $(LINTERS)/.ready: deploy/requirements-linters.txt | $(READY)
 	@$(BIN)/python -m pip --disable-pip-version-check --python $(LINTERS) install -qq --no-deps -r $<
 	@touch $@
 
-# Two processes side by side: an engine that starts leaves a core idle half of the time. Ray would give its workers a
-# low priority, and then the other tests would starve them.
+# Two parts side by side, and then the next one: an engine that starts leaves a core idle half of the time. Ray would
+# give its workers a low priority, and then the other tests would starve them.
 test: $(READY)
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-engines test-others
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(PARTS:%=test-%)
 	@$(BIN)/pytest -q $(DEADLINES)
 
-test-engines: $(READY)
-	@RAY_worker_niceness=0 bash -o pipefail -c '$(BIN)/pytest $(ENGINES) 2>&1 | sed -u "s/^/engines: /"'
-
-test-others: $(READY)
-	@RAY_worker_niceness=0 bash -o pipefail -c '$(BIN)/pytest -q $(patsubst %,--ignore=%,$(ENGINES) $(DEADLINES)) 2>&1 | sed -u "s/^/others:  /"'
+test-rest: OTHERS = $(e2e) $(engines) $(faults) $(reward)
+$(PARTS:%=test-%): test-%: $(READY)
+	@RAY_worker_niceness=0 bash -o pipefail -c '$(BIN)/pytest -q $($*) $(patsubst %,--ignore=%,$(OTHERS) $(DEADLINES)) 2>&1 | sed -u "s/^/$*: /"'
 
 # Ten thousand seeded stories of faults, on a virtual clock.
 stories: $(READY)

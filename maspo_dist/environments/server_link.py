@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
 
 from maspo_dist.config.environment import EnvironmentConfig
 from maspo_dist.environments.fork_server import PACKET_BYTES
 from maspo_dist.reward.pool.lifetime import kill_tree
-from maspo_dist.reward.pool.process import process_environment
+from maspo_dist.reward.pool.process import start_process
 
 #: Seconds for the processes to end by themselves once the connection is closed.
 _EXIT_S = 5.0
@@ -31,16 +29,7 @@ class ServerLink:
     def __init__(self, config: EnvironmentConfig) -> None:
         self._loop = asyncio.get_running_loop()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "maspo_dist.environments.fork_server", str(theirs.fileno()), str(os.getpid())],
-                env=process_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
+        self._process = start_process("maspo_dist.environments.fork_server", theirs)
         self.death: str | None = None
         self._kind = config.kind
         self._failure: asyncio.Future[str | None] = self._loop.create_future()

@@ -15,6 +15,7 @@ from doubles.command_line import call
 from actors import cli
 from actors.bench.lines import BenchLine, compare
 from maspo_dist import __version__
+from maspo_dist.errors import WeightSyncError
 
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "configs/local_smoke.yaml")
@@ -61,6 +62,17 @@ def test_a_mistake_in_another_command_is_one_sentence_too(arguments: list[str], 
     assert fragment in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_a_run_that_fails_is_one_line_and_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise WeightSyncError("rollout worker 0 does not hold policy version 0")
+
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("actors.commands.training.train", fail)
+    result = call("train", SMOKE, f"model.path={tmp_path}")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "WeightSyncError: rollout worker 0 does not hold policy version 0\n"
 
 
 def test_the_command_ends_its_process_with_the_exit_code_and_the_sentence() -> None:

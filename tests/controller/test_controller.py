@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from doubles.loop import FakeLearners, FakePool, make_config, make_controller
 
-from actors.interfaces import Body
+from actors.interfaces import Body, PublishReport, WeightUpdate
 from actors.weights.probes import probe_sequences
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import BodyLostError, LearnerLostError
+from maspo_dist.errors import BodyLostError, LearnerLostError, WeightSyncError
 from maspo_dist.runs.checkpoint import CheckpointStore, read_finished, read_state
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.types import TrainingBatch, UpdateReport
@@ -70,6 +70,18 @@ async def test_a_batch_without_training_groups_leaves_the_policy_unchanged(tmp_p
     assert learners.steps == [1, 3]
     assert pool.published == [0, 1, 2]
     assert [row["policy/version"] for row in rows(folder.metrics_path)] == [1, 1, 2]
+
+
+async def test_weights_that_a_worker_does_not_hold_end_the_run_before_its_policy_is_scored(tmp_path: Path) -> None:
+    class StalePool(FakePool):
+        async def publish(self, update: WeightUpdate) -> PublishReport:
+            raise WeightSyncError("rollout worker 0 does not hold policy version 0")
+
+    pool = StalePool()
+    with pytest.raises(WeightSyncError):
+        await run(tmp_path, make_config(evaluation={"every": 1}), pool, FakeLearners())
+    assert pool.requests == []
+    assert list(RunFolder(tmp_path / "run").read_metrics()) == []
 
 
 async def test_evaluation_comes_before_training_when_due_and_at_the_end(tmp_path: Path) -> None:

@@ -21,13 +21,26 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 _EXIT_WAIT_S = 0.3
 
 
-def process_environment() -> dict[str, str]:
-    """The environment of a new process that imports what this process can import, and computes on one core."""
-    return os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+def start_process(module: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """Starts `python -m MODULE DESCRIPTOR PARENT` in a session of its own. DESCRIPTOR is `theirs`; it is closed here.
+
+    By exec, so that the process inherits no torch, no Ray and no locks. It can import what this process can, and
+    computes on one core.
+    """
+    with theirs:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid())],
+            env=os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
 
 
 class VerifierProcess:
-    """A process of its own session, started by exec so that the process inherits no torch, no Ray, no locks.
+    """A process as `start_process` starts it.
 
     The kernel kills it when the thread that started it ends (PR_SET_PDEATHSIG): start it from a thread that lives
     as long as the process should.
@@ -40,16 +53,7 @@ class VerifierProcess:
         """
         try:
             ours, theirs = socket.socketpair()
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "maspo_dist.reward.pool.worker", str(theirs.fileno()), str(os.getpid())],
-                    env=process_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                )
+            self._process = start_process("maspo_dist.reward.pool.worker", theirs)
         except OSError as error:
             raise VerifierError(f"a verifier process cannot be started: {error.strerror}") from None
         self.connection = Connection(ours)

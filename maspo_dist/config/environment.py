@@ -32,7 +32,7 @@ class EnvironmentConfig(Section):
     max_turns: Meaning[int] = Field(8, ge=1)
     #: Longest turn in tokens; null: what is left of rollout.max_response_tokens.
     max_turn_tokens: Meaning[int | None] = Field(None, ge=1)
-    #: Longest observation in tokens; a longer one loses its middle.
+    #: Longest observation in tokens. A longer observation loses its middle; the mark in its place counts.
     max_observation_tokens: Meaning[int] = Field(1024, ge=16)
     #: Hard wall-clock deadline of one call of `reset` or `step`. A process that misses it is killed.
     step_timeout_s: Execution[float] = Field(30.0, gt=0)

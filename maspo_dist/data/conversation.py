@@ -32,6 +32,8 @@ _MARK = "Mark0f7urn"
 _PLAIN, _THOUGHT = "So be it.", "<think>\nIt may be.\n</think>\n\nSo be it."
 #: Observations on which the start-up check compares tokens.
 _AWKWARD = ("1332", " a b", "\n\nline\n", "", "«é»", "x" * 300)
+#: What stands for the middle of a long observation: the first mark that the limit leaves room for.
+_MARKS = ("\n[… {} characters left out …]\n", "\n…\n")
 #: Characters that are tokenized per kept token of a long observation.
 _CHARACTERS_PER_TOKEN = 16
 _NOT_SHOWN = "(The text is not shown: it spells the special tokens of the conversation.)"
@@ -67,11 +69,11 @@ class Continuation:
     def heard(self, observation: str) -> Heard:
         """The tokens between a turn end and the start of the next turn.
 
-        A special token that `observation` spells is broken by a space, so that no tool can forge a turn. A longer
-        observation than `max_tokens` loses its middle.
+        A special token that `observation` spells is broken by a space, so that no tool can forge a turn. An observation
+        of more than `max_tokens` loses its middle; the mark in its place counts.
         """
-        text, broken = self._spelled.subn(lambda found: f"{found[0][0]} {found[0][1:]}", self._shortened(observation))
-        ids = _encode(self._tokenizer, _delta(self._tokenizer, self.role, text, turns=1))
+        text, broken = self._spelled.subn(lambda found: f"{found[0][0]} {found[0][1:]}", observation)
+        ids = _encode(self._tokenizer, _delta(self._tokenizer, self.role, self._shortened(text), turns=1))
         if self._specials(ids) != self._frame_specials:
             # A tokenizer that normalizes text can read special tokens into other spellings.
             ids = _encode(self._tokenizer, _delta(self._tokenizer, self.role, _NOT_SHOWN, turns=1))
@@ -87,15 +89,26 @@ class Continuation:
         return [token for token in ids if token in self._special_ids]
 
     def _shortened(self, text: str) -> str:
-        most, reach = self._max_tokens, self._max_tokens * _CHARACTERS_PER_TOKEN
-        if len(text) <= 2 * reach:
-            ids = _encode(self._tokenizer, text)
-            if len(ids) <= most:
-                return text
-        start = _encode(self._tokenizer, text[:reach])[: most // 2]
-        end = _encode(self._tokenizer, text[-reach:])[-(most - most // 2) :]
-        kept = [self._tokenizer.decode(ids, skip_special_tokens=False).strip("\ufffd") for ids in (start, end)]
-        return f"{kept[0]}\n[… {len(text) - len(kept[0]) - len(kept[1])} characters left out …]\n{kept[1]}"
+        most = self._max_tokens
+        if len(text) <= 2 * most * _CHARACTERS_PER_TOKEN and len(_encode(self._tokenizer, text)) <= most:
+            return text
+        for mark in _MARKS:
+            kept = most
+            while kept > 0:
+                shown = self._without_middle(text, kept, mark)
+                excess = len(_encode(self._tokenizer, shown)) - most
+                if excess <= 0:
+                    return shown
+                kept -= excess
+        return ""
+
+    def _without_middle(self, text: str, kept: int, mark: str) -> str:
+        """`kept` tokens of the start and the end of `text`, with `mark` between them."""
+        reach = self._max_tokens * _CHARACTERS_PER_TOKEN
+        start = _encode(self._tokenizer, text[:reach])[: kept // 2]
+        end = _encode(self._tokenizer, text[-reach:])[-(kept - kept // 2) :]
+        shown = [self.said(ids).strip("\ufffd") for ids in (start, end)]
+        return mark.format(len(text) - len(shown[0]) - len(shown[1])).join(shown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

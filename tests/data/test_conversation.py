@@ -195,14 +195,34 @@ def test_text_that_normalizes_to_a_special_token_is_not_shown() -> None:
 @pytest.mark.parametrize("size", [150, 200, 5_000, 2_000_000])
 def test_a_long_observation_loses_its_middle(size: int) -> None:
     one = tokenizer(SMOLLM2)
-    how = Continuation(one, "tool", 100)
     text = "".join(chr(97 + i % 26) for i in range(size))
-    shown = one.decode(how.heard(text).token_ids).partition("tool\n")[2].partition("<|im_end|>")[0]
+    shown = shown_of(text, most=100)
     start, mark, end = shown.split("\n")
     assert text.startswith(start)
     assert text.endswith(end)
-    assert mark == f"[… {size - 100} characters left out …]"
-    assert (len(start), len(end)) == (50, 50)
+    assert mark == f"[… {size - len(start) - len(end)} characters left out …]"
+    assert len(end) - len(start) in (0, 1)
+    # The mark counts.
+    assert len(one(shown)["input_ids"]) == 100
+
+
+@given(st.text(min_size=17) | FORGED.map("".join), st.integers(16, 60))
+def test_no_observation_is_longer_than_the_limit(text: str, most: int) -> None:
+    assert len(tokenizer(SMOLLM2)(shown_of(text, most))["input_ids"]) <= most
+
+
+def test_a_mark_for_which_there_is_no_room_is_shortened() -> None:
+    start, mark, end = shown_of("a" * 20 + "z" * 20, most=16).split("\n")
+    assert mark == "…"
+    assert set(start) == {"a"}
+    assert set(end) == {"z"}
+
+
+def shown_of(observation: str, most: int) -> str:
+    """What the model sees of `observation`."""
+    one = tokenizer(SMOLLM2)
+    shown = one.decode(Continuation(one, "tool", most).heard(observation).token_ids)
+    return str(shown.partition("tool\n")[2].rpartition("<|im_end|>\n<|im_start|>")[0])
 
 
 def test_an_observation_of_just_the_limit_stays_whole() -> None:

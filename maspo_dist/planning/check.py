@@ -24,7 +24,7 @@ from maspo_dist.errors import HubUnreachableError
 from maspo_dist.models.facts import ModelFacts, hub_is_reachable
 from maspo_dist.models.path import is_hub_name
 from maspo_dist.models.size import KNOWN_SIZES, ModelSize
-from maspo_dist.planning.environment import environment_notes
+from maspo_dist.planning.environment import inspect_environment
 from maspo_dist.planning.placement import Device, pick_device, plan_bundles
 from maspo_dist.planning.preflight import inspect_model, load_data, require_context, require_divisible_heads
 from maspo_dist.planning.transport import choose_transport
@@ -34,7 +34,7 @@ from maspo_dist.runs.metrics import require_sinks
 #: A data set: its prompts if model and files are on this machine, else its number of rows, else nothing.
 DataFacts = PromptSet | int | None
 
-#: Longest prompt that is printed whole, in characters.
+#: Longest prompt or conversation that is printed whole, in characters.
 _SHOWN_CHARS = 2_000
 
 
@@ -66,7 +66,11 @@ def check_run(config: TrainConfig, console: Console) -> None:
                 console.print(f"note: {note}", highlight=False, markup=False)
     train = data["train"]
     prompts = train if isinstance(train, PromptSet) else None
-    for note in (*learner_notes(config, size), *environment_notes(config, prompts)):
+    found = inspect_environment(config, prompts)
+    for source, conversation in found.conversations:
+        title = f"train, source {source}: an example conversation, in which the turns of the model are made up:"
+        console.print("\n".join([title, *_quoted(conversation)]), highlight=False, markup=False)
+    for note in (*learner_notes(config, size), *found.notes):
         console.print(f"note: {note}", highlight=False, markup=False)
     if size is None:
         console.print(f"placement and memory: unknown until {config.model.path} can be read")
@@ -176,17 +180,21 @@ def _data(facts: Mapping[str, DataFacts]) -> Table:
 def _blocks(name: str, prompts: PromptSet) -> Iterator[str]:
     """One block of text per source: its first prompt, and what may be wrong with it."""
     for example in prompts.examples:
-        text = example.text
-        if len(text) > _SHOWN_CHARS:
-            left_out = f" … ({len(text) - _SHOWN_CHARS:,} characters) … "
-            text = text[: _SHOWN_CHARS // 2] + left_out + text[-_SHOWN_CHARS // 2 :]
         yield "\n".join(
             [
                 f"{name}, source {example.source}: {example.prompts:,} prompts; the first, {example.tokens:,} tokens:",
-                *(f"  | {line}" for line in text.split("\n")),
+                *_quoted(example.text),
                 *(f"  note: {note}" for note in example.notes),
             ]
         )
+
+
+def _quoted(text: str) -> Iterator[str]:
+    """The lines of `text` behind a bar; a long text without its middle."""
+    if len(text) > _SHOWN_CHARS:
+        left_out = f" … ({len(text) - _SHOWN_CHARS:,} characters) … "
+        text = text[: _SHOWN_CHARS // 2] + left_out + text[-_SHOWN_CHARS // 2 :]
+    return (f"  | {line}" for line in text.split("\n"))
 
 
 def _placement(config: TrainConfig, size: ModelSize, device: Device) -> Table:

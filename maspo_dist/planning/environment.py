@@ -1,18 +1,21 @@
-"""What may be wrong with the environment of a run, one sentence each."""
+"""What `maspo-dist check` shows of the environment of a run, and what may be wrong with it."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from maspo_dist.config import EnvironmentConfig, EvaluationConfig, TrainConfig
-from maspo_dist.data.conversation import continuation
+from maspo_dist.data.conversation import Continuation, continuation
 from maspo_dist.data.prompts import PromptSet
-from maspo_dist.environments.play import play_notes
+from maspo_dist.environments.play import Play, play_notes, play_twice
 from maspo_dist.environments.protocol import Task
 from maspo_dist.environments.schemas import tool_schemas
 from maspo_dist.errors import ConfigError
 from maspo_dist.models.facts import read_tokenizer
+from maspo_dist.types import Prompt
 
 _HOW_TO_CALL = {
     "tags": 'To call a tool, write <tool_call>{"name": …, "arguments": {…}}</tool_call>.',
@@ -20,21 +23,52 @@ _HOW_TO_CALL = {
 }
 
 
-def environment_notes(config: TrainConfig, prompts: PromptSet | None) -> Iterator[str]:
-    """Notes on deadlines, on tools that no prompt shows, and on two plays of the first prompt.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentFindings:
+    """What `check` says of an environment.
 
-    Starts processes, and ends them. Raises ConfigError where the environment cannot be imported there.
+    conversations   per source, a whole conversation as the model sees it, whose turns of the model are made up
+    notes           what may be wrong, one sentence each
+    """
+
+    conversations: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def inspect_environment(config: TrainConfig, prompts: PromptSet | None) -> EnvironmentFindings:
+    """Looks at deadlines, at tools that no prompt shows, and at two plays of the first prompt of each source.
+
+    Starts processes, and ends them. Raises ConfigError where the environment cannot be imported there, and as
+    `continuation_notes` does.
     """
     environment = config.environment
     if environment is None:
-        return
-    yield from _deadline_notes(config, environment)
-    if prompts is not None:
-        yield from continuation_notes(config)
-        yield from _tool_notes(environment, prompts)
-        first = prompts.prompts[0]
-        task = Task(prompt_id=first.prompt_id, reference=first.reference, source=first.source, seed=config.run.seed)
-        yield from play_notes(environment, task)
+        return EnvironmentFindings()
+    notes = list(_deadline_notes(config, environment))
+    if prompts is None:
+        return EnvironmentFindings(notes=tuple(notes))
+    how, note = _continuation(config, environment)
+    notes += [*([] if note is None else [note]), *_tool_notes(environment, prompts)]
+    firsts = {prompt.source: prompt for prompt in reversed(prompts.prompts)}
+    examples = [firsts[example.source] for example in prompts.examples]
+    tasks = [
+        Task(prompt_id=prompt.prompt_id, reference=prompt.reference, source=prompt.source, seed=config.run.seed)
+        for prompt in examples
+    ]
+    conversations = []
+    for prompt, plays in zip(examples, play_twice(environment, tasks), strict=True):
+        conversations.append((prompt.source, _conversation(how, prompt, plays[0])))
+        notes += play_notes(environment, *plays)
+    return EnvironmentFindings(conversations=tuple(conversations), notes=tuple(notes))
+
+
+def _conversation(how: Continuation, prompt: Prompt, play: Play) -> str:
+    """The prompt and all that came after it. What is answered to the last turn is not heard, as in training."""
+    turns = [f"{said}{how.said([how.turn_end])}" for said in play.said]
+    heard = [how.said(how.heard(step.observation).token_ids.tolist()) for step in play.steps[: len(turns) - 1]]
+    return how.said(prompt.token_ids.tolist()) + "".join(
+        part for pair in itertools.zip_longest(turns, heard, fillvalue="") for part in pair
+    )
 
 
 def continuation_notes(config: TrainConfig | EvaluationConfig) -> list[str]:
@@ -43,17 +77,22 @@ def continuation_notes(config: TrainConfig | EvaluationConfig) -> list[str]:
     Raises ConfigError for prompts without a chat template, ModelError for a template that cannot continue a
     conversation.
     """
-    environment = config.environment
-    if environment is None:
+    if config.environment is None:
         return []
+    _, note = _continuation(config, config.environment)
+    return [] if note is None else [note]
+
+
+def _continuation(
+    config: TrainConfig | EvaluationConfig, environment: EnvironmentConfig
+) -> tuple[Continuation, str | None]:
     if config.data.template != "chat":
         raise ConfigError(
             f"data.template is {config.data.template!r}, but an environment is set, whose conversations need the chat "
             "template: set data.template to chat"
         )
     tokenizer, end_ids = read_tokenizer(config.model)
-    _, note = continuation(tokenizer, end_ids, environment.role, environment.max_observation_tokens)
-    return [] if note is None else [note]
+    return continuation(tokenizer, end_ids, environment.role, environment.max_observation_tokens)
 
 
 def _deadline_notes(config: TrainConfig, environment: EnvironmentConfig) -> Iterator[str]:

@@ -16,7 +16,7 @@ import pytest
 
 from maspo_dist.config import EnvironmentConfig
 from maspo_dist.environments.host import ForkedEnvironments
-from maspo_dist.environments.play import play_notes
+from maspo_dist.environments.play import play_notes, play_twice
 from maspo_dist.environments.protocol import Step, Task
 from maspo_dist.errors import ActorDiedError, ConfigError, DeadlineError, EnvironmentFailedError
 
@@ -201,6 +201,7 @@ def test_the_processes_end_with_a_killed_owner() -> None:
     ],
 )
 def test_two_plays_show_what_breaks_the_contract(name: str, note: str | None) -> None:
-    notes = list(play_notes(config(name), task()))
+    [plays] = play_twice(config(name), [task()])
+    notes = list(play_notes(config(name), *plays))
     assert len(notes) == (note is not None)
     assert note is None or note in notes[0]

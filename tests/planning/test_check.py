@@ -20,7 +20,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_untrained_demo(tmp_path_factory.mktemp("check") / "model")
 
 
-def checked(model: Path | str, train: Path, *, lora: bool = False, dtype: str = "float32", **data: object) -> str:
+def checked(
+    model: Path | str,
+    train: Path,
+    *,
+    lora: bool = False,
+    dtype: str = "float32",
+    environment: dict[str, object] | None = None,
+    **data: object,
+) -> str:
     config = TrainConfig.model_validate(
         {
             "run": {"name": "check", "max_steps": 1},
@@ -29,6 +37,7 @@ def checked(model: Path | str, train: Path, *, lora: bool = False, dtype: str = 
             "rollout": {"workers": 1, "group_size": 4, "prompts_per_step": 4, "max_response_tokens": 40},
             "algorithm": {"mini_batches": 2},
             "learner": {"lora": {"rank": 8} if lora else None},
+            "environment": environment,
         }
     )
     screen = io.StringIO()
@@ -103,3 +112,42 @@ def test_check_says_that_learner_and_engines_choose_experts_by_themselves(model:
     experts = save_experts(tmp_path / "experts")
     assert f"note: {experts} is a mixture of experts: learner and engines each choose" in checked(experts, train)
     assert "mixture of experts" not in checked(model, train)
+
+
+@pytest.mark.parametrize(
+    ("environment", "sums", "digits"),
+    [
+        (
+            {"tools": ["python:doubles.own_environments:calc"], "call_format": "calls"},
+            "calc('1')<|end|><|user|>1<|assistant|>1<|end|>",
+            "calc('1')<|end|><|user|>1<|assistant|>1<|end|>",
+        ),
+        (
+            {"tools": ["python:doubles.own_environments:add"]},
+            '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call><|end|><|user|>1<|assistant|>1<|end|>',
+            '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call><|end|><|user|>1<|assistant|>1<|end|>',
+        ),
+        (
+            {"kind": "python:doubles.own_environments:HigherLower", "max_turns": 3},
+            "1<|end|><|user|>higher<|assistant|>Let me think.<|end|><|user|>a number, please<|assistant|><|end|>",
+            "1<|end|>",
+        ),
+        (
+            {"kind": "python:doubles.own_environments:Fragile"},
+            "1<|end|><|user|>1<|assistant|>Let me think.<|end|>",
+            "1<|end|><|user|>1<|assistant|>Let me think.<|end|>",
+        ),
+    ],
+    ids=["calls", "tags", "an environment that ends or goes on", "an environment that fails"],
+)
+def test_check_prints_a_whole_conversation_per_source(
+    model: Path, tmp_path: Path, environment: dict[str, object], sums: str, digits: str
+) -> None:
+    train = tmp_path / "train.jsonl"
+    rows = [("1+2=", "3", "sums"), ("1", "1", "digits"), ("2+2=", "4", "sums")]
+    train.write_text("".join(json.dumps({"problem": p, "answer": a, "source": s}) + "\n" for p, a, s in rows))
+    said = checked(model, train, environment=environment)
+    title = "an example conversation, in which the turns of the model are made up:"
+    assert f"train, source sums: {title}\n  | <|user|>1+2=<|assistant|>{sums}\n" in said
+    assert f"train, source digits: {title}\n  | <|user|>1<|assistant|>{digits}\n" in said
+    assert said.count("fails in turn 2 (step: ValueError") == (2 if "Fragile" in str(environment) else 0)

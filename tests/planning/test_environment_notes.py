@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from doubles.loop import make_config
 
 from maspo_dist.config import TrainConfig
+from maspo_dist.data.conversation import Continuation
 from maspo_dist.data.prompts import Example, PromptSet
-from maspo_dist.environments.protocol import Task
+from maspo_dist.demo.model import make_tokenizer
+from maspo_dist.environments.play import Play
+from maspo_dist.environments.protocol import Step, Task
 from maspo_dist.planning import environment as planning
-from maspo_dist.planning.environment import environment_notes
+from maspo_dist.planning.environment import EnvironmentFindings, inspect_environment
 from maspo_dist.types import Prompt
 
 TOOLS = {"tools": ["python"], "max_turns": 4, "step_timeout_s": 10}
@@ -21,11 +26,11 @@ def config(**sections: dict[str, object]) -> TrainConfig:
 
 
 def test_without_an_environment_there_is_nothing_to_note() -> None:
-    assert list(environment_notes(make_config(), None)) == []
+    assert inspect_environment(make_config(), None) == EnvironmentFindings()
 
 
 def test_an_environment_within_all_deadlines_has_no_notes() -> None:
-    assert list(environment_notes(config(), None)) == []
+    assert inspect_environment(config(), None) == EnvironmentFindings()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,7 @@ def test_an_environment_within_all_deadlines_has_no_notes() -> None:
     ],
 )
 def test_what_an_environment_may_hold_up_is_one_sentence(sections: dict[str, dict[str, object]], sentence: str) -> None:
-    assert list(environment_notes(config(**sections), None)) == [sentence]
+    assert inspect_environment(config(**sections), None) == EnvironmentFindings(notes=(sentence,))
 
 
 @pytest.mark.parametrize(
@@ -67,15 +72,9 @@ def test_what_an_environment_may_hold_up_is_one_sentence(sections: dict[str, dic
 def test_a_prompt_that_shows_no_tools_is_noted_with_a_system_prompt_that_does(
     call_format: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    played: list[Task] = []
-
-    def play(_: object, task: Task) -> list[str]:
-        played.append(task)
-        return ["two plays differ"]
-
-    monkeypatch.setattr(planning, "continuation_notes", lambda _: ["the template drops earlier turns"])
-    monkeypatch.setattr(planning, "play_notes", play)
-    [continued, tools, plays] = environment_notes(config(environment={**TOOLS, "call_format": call_format}), prompts())
+    played = script(monkeypatch, "the template drops earlier turns", ["two plays differ"])
+    found = inspect_environment(config(environment={**TOOLS, "call_format": call_format}), prompts())
+    [continued, tools, plays] = found.notes
     assert (continued, plays) == ("the template drops earlier turns", "two plays differ")
     assert tools.startswith(
         "source sums: the prompt does not name the tools python, because the chat template does not show tools: a "
@@ -86,12 +85,28 @@ def test_a_prompt_that_shows_no_tools_is_noted_with_a_system_prompt_that_does(
 
 
 def test_a_prompt_that_names_all_tools_needs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "continuation_notes", lambda _: [])
-    monkeypatch.setattr(planning, "play_notes", lambda *_: [])
-    assert list(environment_notes(config(), prompts("You may use python."))) == []
+    script(monkeypatch, None, [])
+    found = inspect_environment(config(), prompts("You may use python."))
+    assert found.notes == ()
+    assert found.conversations == (("sums", "<|end|><|pad|>1<|end|><|user|>7<|assistant|>2<|end|>"),)
+
+
+def script(monkeypatch: pytest.MonkeyPatch, note: str | None, of_plays: list[str]) -> list[Task]:
+    """Scripts the notes on the template and on two plays; the tasks that are played are added to the result."""
+    played: list[Task] = []
+
+    def play_twice(_: object, tasks: Sequence[Task]) -> list[tuple[Play, Play]]:
+        played.extend(tasks)
+        plays = [Play(task=task, said=("1", "2"), steps=(Step(observation="7"), Step(done=True))) for task in tasks]
+        return [(play, play) for play in plays]
+
+    monkeypatch.setattr(planning, "_continuation", lambda *_: (Continuation(make_tokenizer(), "tool", 64), note))
+    monkeypatch.setattr(planning, "play_twice", play_twice)
+    monkeypatch.setattr(planning, "play_notes", lambda *_: of_plays)
+    return played
 
 
 def prompts(text: str = "1+2?") -> PromptSet:
     example = Example(source="sums", prompts=1, text=text, tokens=4, notes=())
-    prompt = Prompt(prompt_id="p", token_ids=np.array([1, 2], np.int32), reference="3", source="sums")
+    prompt = Prompt(prompt_id="p", token_ids=np.array([0, 1], np.int32), reference="3", source="sums")
     return PromptSet(prompts=(prompt,), dropped_overlong=0, examples=(example,))

@@ -35,7 +35,7 @@ def config(transport: str = "collective", workers: int = ENGINES) -> TrainConfig
 
 @pytest.fixture
 def factory(monkeypatch: pytest.MonkeyPatch) -> Iterator[BroadcastFactory]:
-    monkeypatch.setattr("actors.weights.collective.BUCKET_BYTES", BUCKET_BYTES)
+    monkeypatch.setattr("actors.weights.collective.BUCKET_BYTES", {"cpu": BUCKET_BYTES})
     factory = BroadcastFactory(ENGINES + 1)
     yield factory
     factory.close()

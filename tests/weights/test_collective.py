@@ -95,7 +95,7 @@ def test_a_device_computes_the_fingerprint_of_numpy(size: int) -> None:
 
 
 def test_one_group_brings_several_versions_to_every_engine(meeting: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.weights.collective.BUCKET_BYTES", 1000)
+    monkeypatch.setattr("actors.weights.collective.BUCKET_BYTES", {"cpu": 1000})
     learner, *engines = meeting.members(meeting.group())
     for number in (1, 2, 3):
         tensors = weights(number)

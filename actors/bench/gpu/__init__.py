@@ -19,4 +19,5 @@ engine           tokens per second of an engine
 logprobs         engine against learner, on sampled responses
 publish          weights from learner to engine, with requests in flight
 zero             ZeRO 2 and 3 on two ranks against one rank
+collective       broadcasts of weights to another GPU
 """

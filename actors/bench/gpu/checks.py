@@ -30,6 +30,7 @@ GROUPS = (
         Check(name="publish", target="actors.bench.gpu.publish:measure", deadline_s=1200),
     ),
     (Check(name="zero", target="actors.bench.gpu.zero:measure", deadline_s=1800, gpus=2),),
+    (Check(name="collective", target="actors.bench.gpu.collective:measure", deadline_s=600, gpus=2),),
 )
 CHECKS = {check.name: check for group in GROUPS for check in group}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,3 +91,9 @@ class Workplace:
     def close(self) -> None:
         if self._pair is not None:
             self._pair.close()
+
+
+def show_only_gpu(rank: int) -> None:
+    """Of the GPUs that this process sees, leaves it GPU `rank`; the process has not used CUDA yet."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = given.split(",")[rank] if given else str(rank)

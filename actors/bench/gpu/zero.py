@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.multiprocessing.spawn import spawn
 from actors.bench.gpu.responses import lay_out, random_groups
 from actors.bench.gpu.result import Figure, Limit, Measured
 from actors.bench.gpu.setting import Setting
-from actors.bench.gpu.workplace import Workplace
+from actors.bench.gpu.workplace import Workplace, show_only_gpu
 from actors.engines.deepspeed.engine import DeepSpeedEngine
 from actors.ray.on_node import free_port
 
@@ -64,7 +63,7 @@ def measure(place: Workplace) -> Measured:
 def _train_rank(rank: int, address: str, setting: Setting, folder: Path, model: Path) -> None:
     """Runs in a fresh process: a step under each stage; the checkpoint is of the last."""
     if setting.device == "cuda":
-        _show_only_gpu(rank)
+        show_only_gpu(rank)
     place = Workplace(setting, folder)
     for stage in _STAGES:
         learner = _Learner(place, model, rank, address, ranks=_RANKS, zero_stage=stage)
@@ -73,12 +72,6 @@ def _train_rank(rank: int, address: str, setting: Setting, folder: Path, model: 
             torch.save((trained.weights, trained.grad_norm), folder / f"zero-{stage}.pt")
     learner.engine.save(folder / _CHECKPOINT)
     learner.engine.close()
-
-
-def _show_only_gpu(rank: int) -> None:
-    """Of the GPUs that this process sees, leaves it GPU `rank`; the process has not used CUDA yet."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = given.split(",")[rank] if given else str(rank)
 
 
 class _Learner:

@@ -24,7 +24,7 @@ LONGEST_CASE_S = 300
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """134 MB in float32: three buckets."""
+    """134 MB in float32: several buckets."""
     folder = tmp_path_factory.mktemp("broadcasts") / "model"
     save_model_folder(folder, random_qwen3(vocabulary=8192, layers=8, width=512), make_tokenizer())
     return folder

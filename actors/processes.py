@@ -105,6 +105,7 @@ class RunCluster:
         self._cleanups: list[Awaitable[object]] = []
         self._is_leaving = False
         #: Kept processes that this run has not taken into use, or leaves behind.
+        self._idle_verifier: ActorHandle[Any] | None = None
         self._idle_learners: list[ActorHandle[Any]] = []
         self._idle_workers: list[WarmWorker] = []
         self._transport = choose_transport(self.config, self.device)
@@ -133,8 +134,13 @@ class RunCluster:
             base = [self._bundles["learner"], verifier]
             self._base = await reserve(base, config.cluster.start_timeout_s, self.waiting_for)
         options = bundle_options(self._base, config.learner.ranks, verifier, config.cluster.environment)
-        self._verifier = VerifierProcess(config.reward, config.cluster, self._logs, options, self.classes.verifier)
+        kept, self._idle_verifier = self._idle_verifier, None
+        self._verifier = VerifierProcess(
+            config.reward, config.cluster, self._logs, options, self.classes.verifier, kept
+        )
         starts = {"learners": self.learners.start(), "rollout workers": self.rollout.start()}
+        if kept is not None:
+            starts["verifier"] = self._verifier.renew()
         await all_ready(starts, self.waiting_for)
         self._is_started = True
 
@@ -155,7 +161,7 @@ class RunCluster:
 
         `stop` ends what is not put there: all processes where there is no shelf, or a process does not come to rest.
         """
-        if self.shelf is None or self._base is None:
+        if self.shelf is None or self._base is None or self._verifier is None:
             return
         try:
             key = processes_key(self.config, self.device)
@@ -169,17 +175,19 @@ class RunCluster:
             logger.warning("no process is kept for the next run: %s", error)
             return
         base, self._base = self._base, None
+        verifier, self._verifier = self._verifier.handle, None
         learners, self._idle_learners = self._idle_learners, []
         first = self.config.rollout.first_workers
         workers, self._idle_workers = self._idle_workers[:first], self._idle_workers[first:]
-        self.shelf.kept = WarmProcesses(key=key, base=base, learners=learners, workers=workers)
+        self.shelf.kept = WarmProcesses(key=key, base=base, verifier=verifier, learners=learners, workers=workers)
 
     async def _take_from_shelf(self) -> None:
         if self.shelf is None:
             return
         kept = await self.shelf.take(processes_key(self.config, self.device))
         if kept is not None:
-            self._base, self._idle_learners, self._idle_workers = kept.base, list(kept.learners), list(kept.workers)
+            self._base, self._idle_verifier = kept.base, kept.verifier
+            self._idle_learners, self._idle_workers = list(kept.learners), list(kept.workers)
 
     async def stop(self) -> None:
         """Ends every process; engines end their own processes first."""
@@ -190,8 +198,8 @@ class RunCluster:
         learners, self._idle_learners = self._idle_learners, []
         workers, self._idle_workers = self._idle_workers, []
         await asyncio.gather(*(worker.end() for worker in workers), return_exceptions=True)
-        for learner in learners:
-            ray.kill(learner, no_restart=True)
+        for process in (*learners, *([self._idle_verifier] if self._idle_verifier else [])):
+            ray.kill(process, no_restart=True)
         await _settled(self._cleanups)
         if self._base is not None:
             remove_placement_group(self._base)

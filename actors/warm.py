@@ -5,7 +5,7 @@
 
 A rollout worker keeps its engine. The next run's first publish replaces all of its weights, and the path proof of
 `actors.rollout.proof` shows that no parameter kept an older value. A learner process keeps its imports alone: it builds
-a new engine from the next run's model.
+a new engine from the next run's model. The verifier keeps its processes, for scoring has no state.
 """
 
 from __future__ import annotations
@@ -84,16 +84,17 @@ class KeepableWorker(RayRolloutWorker):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmProcesses:
-    """What a run leaves: its rollout workers, its learner processes, and the place of learners and verifier."""
+    """What a run leaves: its rollout workers, its learner processes and its verifier, and the place of both."""
 
     key: str
     base: PlacementGroup
+    verifier: ActorHandle[Any]
     learners: Sequence[ActorHandle[Any]]
     workers: Sequence[WarmWorker]
 
     async def answer(self) -> bool:
         """Whether every process, and every engine, still answers."""
-        pings = [worker.handle.ping.remote() for worker in self.workers]
+        pings = [self.verifier.ping.remote(), *(worker.handle.ping.remote() for worker in self.workers)]
         pings += [learner.micro_batches.remote() for learner in self.learners]
         answers = [within(_ANSWER_S, "a kept process: ping", ping) for ping in pings]
         return not any(isinstance(it, BaseException) for it in await asyncio.gather(*answers, return_exceptions=True))
@@ -101,8 +102,8 @@ class WarmProcesses:
     async def end(self) -> None:
         """Ends every process."""
         await asyncio.gather(*(worker.end() for worker in self.workers), return_exceptions=True)
-        for learner in self.learners:
-            ray.kill(learner, no_restart=True)
+        for process in (*self.learners, self.verifier):
+            ray.kill(process, no_restart=True)
         remove_placement_group(self.base)
 
 

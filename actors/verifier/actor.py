@@ -46,6 +46,11 @@ class VerifierActor:
         """Verifier processes that died and have been replaced since the last call."""
         return self._pool.take_deaths()
 
+    async def renew(self, logs_path: Path) -> None:
+        """Makes this the verifier of another run with an equal `reward`, as if it had just started."""
+        redirect_output(configure_logging("verifier", logs_path))
+        self._pool.start_over()
+
     async def stop(self) -> None:
         """Kills the verifier processes."""
         await asyncio.to_thread(self._pool.close)

@@ -37,14 +37,24 @@ class VerifierProcess:
         logs_path: Path,
         options: Mapping[str, Any],
         plain: type[VerifierActor] = VerifierActor,
+        kept: ActorHandle[Any] | None = None,
     ) -> None:
-        """Starts the actor with Ray's `options`; `plain` is its class."""
+        """Starts the actor with Ray's `options`; `plain` is its class.
+
+        An actor of an earlier run that was `kept` takes its place; then call `renew`.
+        """
         self._cluster = cluster
-        self.handle: ActorHandle[Any] = (
+        self._logs_path = logs_path
+        self._is_kept = kept is not None
+        self.handle: ActorHandle[Any] = kept or (
             actor_class(plain)
             .options(**options, max_restarts=-1, max_task_retries=3, max_concurrency=CONCURRENT_CALLS)
             .remote(config, logs_path)
         )
+
+    async def renew(self) -> None:
+        """Raises ActorDiedError or DeadlineError if a kept actor does not become that of this run."""
+        await self._ask("renew", self._cluster.start_timeout_s, self._logs_path)
 
     async def watch(self, on_event: Callable[[Event], None]) -> None:
         """Runs until cancelled. Raises ActorDiedError or DeadlineError if a start fails or exceeds its timeout."""
@@ -68,6 +78,9 @@ class VerifierProcess:
                 answering_pid = await self._ask("ping", start_s)
             now_s = loop.time()
             if answering_pid != pid:
+                if self._is_kept:
+                    # Ray has restarted it as the verifier of the run that made it.
+                    await self._ask("renew", answer_s, self._logs_path)
                 took_s = now_s - answered_s
                 message = f"the verifier was restarted; it answers again after {took_s:.1f} s"
                 on_event(Event(kind="verifier_recovered", message=message, details=(("seconds", took_s),)))
@@ -86,5 +99,5 @@ class VerifierProcess:
         finally:
             ray.kill(self.handle)
 
-    async def _ask(self, method: str, timeout_s: float) -> Any:
-        return await within(timeout_s, f"verifier: {method}", getattr(self.handle, method).remote())
+    async def _ask(self, method: str, timeout_s: float, *arguments: object) -> Any:
+        return await within(timeout_s, f"verifier: {method}", getattr(self.handle, method).remote(*arguments))

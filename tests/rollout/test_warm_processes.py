@@ -178,6 +178,7 @@ class Kept(WarmProcesses):
     base: PlacementGroup = field(default_factory=PlacementGroup.empty)
     learners: Sequence[Any] = ()
     workers: Sequence[Any] = ()
+    verifier: Any = None
     answers: bool
     ended: list[str] = field(default_factory=list)
 

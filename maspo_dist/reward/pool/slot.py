@@ -71,6 +71,11 @@ class HungSamples:
             self._verdicts[key] = (verdict, self._clock())
             self._problems = frozenset((reference, source) for _, reference, source in self._verdicts)
 
+    def forget(self) -> None:
+        with self._lock:
+            self._verdicts = {}
+            self._problems = frozenset()
+
     def _key(self, sample: Sample) -> tuple[str, str, str]:
         return judged_part(sample, self._config), sample.reference, sample.source
 

@@ -49,11 +49,12 @@ class VerifierPool:
         # A reward that is one remote verifier and nothing else needs no process, and has a queue of its own.
         urls = {reward for reward in self.config.rewards() if is_remote(reward)}
         self._tickets = {reward: queue.SimpleQueue[Ticket | None]() for reward in ("", *urls)}
+        self._hung = HungSamples(self.config)
         side = PoolSide(
             config=self.config,
             tickets=self._tickets[""],
             stopping=threading.Event(),
-            hung=HungSamples(self.config),
+            hung=self._hung,
             resolve=self._resolve,
             fail=self._break,
             report_death=self._deaths.put,
@@ -109,6 +110,12 @@ class VerifierPool:
     def take_deaths(self) -> tuple[ProcessDeath, ...]:
         """Deaths of processes that have been replaced since the last call."""
         return tuple(self._deaths.get() for _ in range(self._deaths.qsize()))
+
+    def start_over(self) -> None:
+        """Forgets earlier samples, as a new pool; the processes go on. Call it while no sample is open."""
+        self._monitor = UnverifiableMonitor(self.config)
+        self._hung.forget()
+        self.take_deaths()
 
     def close(self) -> None:
         """Kills the processes; samples without a verdict fail with VerifierError. Safe to call twice."""

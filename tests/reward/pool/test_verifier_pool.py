@@ -156,6 +156,9 @@ def test_a_hang_is_forgotten_after_a_minute_and_when_there_are_too_many() -> Non
 
     assert hung.recall(samples[0]) is None
     assert hung.recall(samples[1]) is not None
+    hung.forget()
+    assert hung.recall(samples[-1]) is None
+    hung.remember(samples[1], make_verdict("timeout", 0.0))
     now = 61.0
     assert hung.recall(samples[1]) is None
 
@@ -293,6 +296,16 @@ def test_a_window_that_is_not_full_stops_nothing() -> None:
         pool.verify_many([("raise", "")] * 3)
 
         assert asyncio.run(pool.verify(Sample(response="a", reference=""))).status == "correct"
+
+
+def test_a_pool_that_starts_over_keeps_its_processes_and_forgets_earlier_samples() -> None:
+    with VerifierPool(custom("hostile", unverifiable_window=4, max_unverifiable_share=0.5)) as pool:
+        pool.verify_many([("raise", "")] * 4)
+        pids = pool.pids()
+        pool.start_over()
+
+        assert asyncio.run(pool.verify(Sample(response="a", reference=""))).status == "correct"
+        assert pool.pids() == pids
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from maspo_dist.runs.interrupt import Interruption, until_signal
 from maspo_dist.runs.jsonl import replace_text
 from maspo_dist.views.format import format_duration
 
-#: Exit code of a run with a user error, which would stop the other runs too.
+#: Exit code of a run with a user error. If no run has finished yet, the others would end with it too.
 _USER_ERROR = 2
 #: Longest that a run takes to end its processes, once it has saved its state.
 _END_S = 60.0
@@ -44,9 +44,9 @@ _LOOK_S = 0.2
 def compare(plan: Plan, jobs: int, launcher: Sequence[str], console: Console) -> None:
     """Runs what has not finished, at most `jobs` at once, and writes the report after each.
 
-    Raises ConfigError if a run cannot start or a folder holds something else, RunsFailedError at the end if runs
-    failed; after a failed tuning run, no run of the comparison starts. Exits 130 or 143 when interrupted, with every
-    run ended.
+    Raises ConfigError if the first run cannot start or a folder holds something else, RunsFailedError at the end if
+    runs failed; after a failed tuning run, no run of the comparison starts. Exits 130 or 143 when interrupted, with
+    every run ended.
     """
     with LockedFolder(plan.folder) as folder:
         folder.lock("another comparison: choose another --name", "set run.dir")
@@ -148,7 +148,7 @@ class _Runs:
         code = await lane.train(run.base, run.overrides, log)
         self._idle_lanes.append(lane)
         took = format_duration(time.monotonic() - started_s)
-        if code == _USER_ERROR:
+        if code == _USER_ERROR and not self._finished:
             raise ConfigError(f"{run.name} cannot run: {last_line(log).removeprefix('error: ')}")
         if code == 0 and is_finished(run):
             self._finished[run.folder] = run

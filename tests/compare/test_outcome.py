@@ -233,6 +233,15 @@ def test_a_run_whose_input_cannot_run_stops_the_comparison(plan: Plan, monkeypat
     assert trainer.started == ["maspo-seed0"]
 
 
+def test_a_run_that_cannot_start_after_others_have_finished_costs_that_run_only(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(plan, {"grpo-seed0": 2})
+    with pytest.raises(RunsFailedError, match=r"1 of 4 runs failed, see .*grpo-seed0\.log: error: model\.path m"):
+        run(plan, trainer, monkeypatch)
+    assert len(trainer.started) == 4
+
+
 @contextlib.contextmanager
 def used_by_another_process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that holds the lock of `folder` until it is killed."""

@@ -52,6 +52,7 @@ BENCHES = (
     "data",
     "reasoning-gym",
     "run-folder",
+    "run-memory",
     "gpu",
 )
 

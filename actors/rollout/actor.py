@@ -11,13 +11,11 @@ import contextlib
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray.actor import ActorHandle
 
@@ -39,7 +37,7 @@ from actors.interfaces import (
 from actors.ray.actor_options import answered_by, health_call
 from actors.ray.errors import translate_ray_errors
 from actors.ray.on_node import mapped_segments
-from actors.rollout.conversation import Partner, Scorer, partner_of, respond
+from actors.rollout.conversation import Partner, Scorer, finished_group, partner_of, respond
 from actors.rollout.proof import logprob_gaps, require_proven
 from actors.weights.shared_memory import NeighbourMemory
 from actors.weights.transport import weight_transport
@@ -132,27 +130,7 @@ class RolloutActor:
             *(respond(engine, scorer, partner, request, sample) for sample in range(request.num_samples))
         )
         await self._proven.wait()
-        rollouts = tuple(response.rollout for response in responses)
-        group = RolloutGroup(group_id=request.group_id, prompt=request.prompt, rollouts=rollouts)
-        versions: Counter[int] = Counter()
-        for rollout in rollouts:
-            for version, tokens in rollout.token_versions:
-                versions[version] += tokens
-        report = GroupReport(
-            group_id=request.group_id,
-            prompt_tokens=request.prompt.token_ids.size,
-            response_tokens=np.asarray([rollout.behavior_logprobs.size for rollout in rollouts], np.int32),
-            truncated=np.asarray([rollout.finish_reason == "length" for rollout in rollouts], np.bool_),
-            oldest_version=np.asarray([min(rollout.token_versions)[0] for rollout in rollouts], np.int32),
-            version_tokens=tuple(sorted(versions.items())),
-            version_runs=np.asarray([len(rollout.token_versions) for rollout in rollouts], np.int32),
-            verdicts=tuple(response.verdict for response in responses),
-            generated_at_s=max(response.ended_s for response in responses),
-            scored_at_s=time.time(),
-            heard_tokens=np.asarray([rollout.heard_tokens for rollout in rollouts if partner], np.int32),
-            conversations=tuple(response.conversation for response in responses if response.conversation),
-        )
-        return report, group
+        return finished_group(request, responses)
 
     async def stage(self, update: WeightUpdate) -> StagedWeights:
         """Receives the weights of `update` for all workers of this node; raises as the transport's `receive` does."""

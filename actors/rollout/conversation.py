@@ -10,8 +10,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+import numpy as np
 
 from actors.interfaces import RolloutEngine
 from maspo_dist.config import EnvironmentConfig, EvaluationConfig, TrainConfig
@@ -21,7 +25,15 @@ from maspo_dist.environments.protocol import EnvironmentHost, Session, Step, Tas
 from maspo_dist.errors import EnvironmentFailedError
 from maspo_dist.flow.seeds import turn_seed
 from maspo_dist.reward.unverifiable import UnverifiableMonitor
-from maspo_dist.types import Conversation, ConversationEnd, Rollout, RolloutRequest, Verdict
+from maspo_dist.types import (
+    Conversation,
+    ConversationEnd,
+    GroupReport,
+    Rollout,
+    RolloutGroup,
+    RolloutRequest,
+    Verdict,
+)
 
 #: From this reward on, a conversation counts as correct.
 _CORRECT_FROM = 0.5
@@ -83,6 +95,31 @@ async def respond(
     ended_s = time.time()
     verdict = await scorer.score(prompt.response_start + rollout.text, prompt.reference, prompt.source)
     return Response(rollout=rollout, verdict=verdict, ended_s=ended_s)
+
+
+def finished_group(request: RolloutRequest, responses: Sequence[Response]) -> tuple[GroupReport, RolloutGroup]:
+    """All responses to `request`, and what the controller needs to know of them."""
+    rollouts = tuple(response.rollout for response in responses)
+    versions: Counter[int] = Counter()
+    for rollout in rollouts:
+        for version, tokens in rollout.token_versions:
+            versions[version] += tokens
+    conversations = tuple(response.conversation for response in responses if response.conversation)
+    report = GroupReport(
+        group_id=request.group_id,
+        prompt_tokens=request.prompt.token_ids.size,
+        response_tokens=np.asarray([rollout.behavior_logprobs.size for rollout in rollouts], np.int32),
+        truncated=np.asarray([rollout.finish_reason == "length" for rollout in rollouts], np.bool_),
+        oldest_version=np.asarray([min(rollout.token_versions)[0] for rollout in rollouts], np.int32),
+        version_tokens=tuple(sorted(versions.items())),
+        version_runs=np.asarray([len(rollout.token_versions) for rollout in rollouts], np.int32),
+        verdicts=tuple(response.verdict for response in responses),
+        generated_at_s=max(response.ended_s for response in responses),
+        scored_at_s=time.time(),
+        heard_tokens=np.asarray([rollout.heard_tokens for rollout in rollouts if conversations], np.int32),
+        conversations=conversations,
+    )
+    return report, RolloutGroup(group_id=request.group_id, prompt=request.prompt, rollouts=rollouts)
 
 
 @dataclass(slots=True, eq=False)

@@ -226,14 +226,22 @@ def check(world: World, path: Path) -> None:
         if row["reason"] == "poison":
             sent = world.dispatches[row["group_id"]]
             assert sent >= config.rollout.max_attempts, f"group {row['group_id']} was set aside too early"
+    talks = config.environment is not None
+    for row in metrics:
+        has_result = row["rollout/groups_trained"] > 0
+        assert ("conversation/turns_mean" in row) >= (talks and has_result), "conversations are lost"
+        assert talks or "conversation/turns_mean" not in row
+    sessions = [session for talker in world.talkers for session in talker.host.sessions]
+    assert all(session.is_closed for session in sessions), "an environment outlives its conversation"
     spared = [i for i in ids if f"p{i}" in story.faults.poison and outcomes[i]["outcome"] == "trained"]
     assert not spared, f"poison prompts of groups {spared} were trained"
 
 
 def numbers(path: Path) -> list[Row]:
-    """metrics.jsonl without times."""
+    """metrics.jsonl without times; an environment's answers are timed by the real clock."""
     return [
-        {name: value for name, value in row.items() if not name.endswith("_s")} for row in _rows(path / "metrics.jsonl")
+        {name: value for name, value in row.items() if not name.endswith("_s") and "/step_s_p" not in name}
+        for row in _rows(path / "metrics.jsonl")
     ]
 
 

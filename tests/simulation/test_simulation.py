@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from doubles.environments import ScriptedSession
 from play import failure_of, failures_of
 
 import actors.controller.open_groups
@@ -15,6 +19,9 @@ from actors.interfaces import SendReport, WeightUpdate
 from actors.rollout.broadcasts import Broadcasts, Outcome
 from actors.rollout.worker_slot import RunningWorker, WorkerSlot
 from maspo_dist.flow.admission import open_slots
+from maspo_dist.types import FinishedGroup, RolloutGroup
+
+_RESTORE = OpenGroups.restore
 
 
 def test_five_hundred_stories_end_well() -> None:
@@ -66,6 +73,21 @@ def _keeps_its_group(self: Broadcasts, report: SendReport, version: int, *, are_
     pass
 
 
+def _forgets_conversations(
+    self: OpenGroups, state: object, finished: Sequence[FinishedGroup[RolloutGroup]], store: object
+) -> None:
+    silent = [replace(group.scored.report, conversations=(), heard_tokens=np.zeros(0, np.int32)) for group in finished]
+    groups = [
+        replace(group, scored=replace(group.scored, report=report))
+        for group, report in zip(finished, silent, strict=True)
+    ]
+    _RESTORE(self, state, groups, store)  # type: ignore[arg-type]
+
+
+async def _leaves_its_environment(self: ScriptedSession) -> None:
+    self.is_closed |= not (task := asyncio.current_task()) or not task.cancelling()
+
+
 @pytest.mark.usefixtures("_quiet")
 @pytest.mark.parametrize(
     ("plant", "said"),
@@ -79,6 +101,8 @@ def _keeps_its_group(self: Broadcasts, report: SendReport, version: int, *, are_
         (lambda patch: patch.setattr(Broadcasts, "publish", _forgets_survivors), "other weights than published"),
         (lambda patch: patch.setattr(Broadcasts, "publish", _broadcasts_first_weights), "its first are broadcast"),
         (lambda patch: patch.setattr(Broadcasts, "_note", _keeps_its_group), "is used again after"),
+        (lambda patch: patch.setattr(OpenGroups, "restore", _forgets_conversations), "micro-batch has|faults show"),
+        (lambda patch: patch.setattr(ScriptedSession, "close", _leaves_its_environment), "outlives its conversation"),
     ],
     ids=[
         "one batch too many is admitted",
@@ -87,6 +111,8 @@ def _keeps_its_group(self: Broadcasts, report: SendReport, version: int, *, are_
         "engines serve after a failed broadcast",
         "a new worker gets its first weights by a broadcast",
         "a group is used again after a failure",
+        "a resumed run forgets conversations",
+        "a cancelled conversation leaves its environment",
     ],
 )
 def test_a_planted_bug_is_found_within_a_hundred_stories(

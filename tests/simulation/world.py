@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 from doubles.loop import make_config, make_snapshot
 from doubles.workers import draw_result
+from layout import require_layout
 from simulated_broadcast import SimulatedBroadcast
+from talk import TALKING, Talker
 
 from actors.bench.doubles import make_publish_report
 from actors.interfaces import (
@@ -81,6 +83,7 @@ class Story:
 def make_story(seed: int) -> Story:
     """Draws a story; every eighth is without faults."""
     rng, straggling, transport = random.Random(seed), random.Random(-seed), random.Random(f"transport {seed}")
+    talking = random.Random(f"talks {seed}")
     age = rng.choice([0, 0, 1, 1, 2])
     per_step = rng.randint(2, 4)
     config = make_config(
@@ -117,6 +120,7 @@ def make_story(seed: int) -> Story:
             "max_worker_restarts": 1000,
             "max_learner_restarts": 1000,
         },
+        **(TALKING if talking.random() < 0.3 else {}),
     )
     if seed % 8 == 0:
         return Story(seed=seed, config=config, faults=Faults())
@@ -149,6 +153,8 @@ class World:
     story: Story
     rng: random.Random
     living: set[SimulatedWorker] = field(default_factory=set)
+    #: Who responds where responses are conversations, over all workers that ever were.
+    talkers: list[Talker] = field(default_factory=list)
     #: How often each group was sent to a worker.
     dispatches: Counter[int] = field(default_factory=Counter)
     capacity: int = 8
@@ -199,6 +205,10 @@ class SimulatedWorker:
         self._answered = 0
         self._missed_at_s = float("inf")
         self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        environment = world.story.config.environment
+        self._talker = None if environment is None else Talker(environment, self._serving, self._work)
+        if self._talker is not None:
+            world.talkers.append(self._talker)
 
     @property
     def name(self) -> str:
@@ -210,10 +220,13 @@ class SimulatedWorker:
         world.dispatches[request.group_id] += 1
         # An engine without whole weights is paused: a publish that waits for its requests would wait for ever.
         assert self._is_whole.is_set() or world.story.config.rollout.in_flight_updates
+        result = None
         try:
-            await self._is_whole.wait()
-            version = self._version
-            await self._work(world.rng.expovariate(0.2))
+            if self._talker is not None:
+                result = await self._talker.respond(request)
+            else:
+                result = draw_result(request, await self._serving())
+                await self._work(world.rng.expovariate(0.2))
             if request.prompt.prompt_id in faults.poison or world.chance(faults.kill):
                 self.kill()
             if world.chance(faults.hang):
@@ -224,10 +237,10 @@ class SimulatedWorker:
         except asyncio.CancelledError:
             # The reply was on its way when the call was given up.
             never = request.prompt.prompt_id in faults.poison
-            if self._dead.done() or never or not world.chance(faults.late_reply):
+            if result is None or self._dead.done() or never or not world.chance(faults.late_reply):
                 raise
         self._answered += 1
-        return draw_result(request, version)
+        return result
 
     @property
     def node_id(self) -> str:
@@ -249,6 +262,11 @@ class SimulatedWorker:
         self._version = update.version
         self._is_whole.set()
         return make_publish_report(update)
+
+    async def _serving(self) -> int:
+        """The policy version, once the engine has all of its weights."""
+        await self._is_whole.wait()
+        return self._version
 
     async def _receive(self, source: Broadcast) -> None:
         assert self._version >= 0, f"{self.name} serves without weights: its first are broadcast"
@@ -357,8 +375,10 @@ class SimulatedLearners:
 
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
         world, bound = self._world, self._world.story.config.algorithm.max_policy_age
-        for body in map(world.read, bodies.values()):
-            oldest = min(rollout.token_versions[0][0] for rollout in body.rollouts)
+        read = {group_id: world.read(body) for group_id, body in bodies.items()}
+        require_layout(batch, read, world.story.config.learner.micro_batch_tokens)
+        for body in read.values():
+            oldest = min(min(rollout.token_versions)[0] for rollout in body.rollouts)
             age = self._version - oldest
             assert 0 <= age <= bound, f"group {body.group_id} is {age} versions old, {bound} are allowed"
         await asyncio.sleep(world.rng.uniform(1, 30))
@@ -366,8 +386,7 @@ class SimulatedLearners:
             raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
         self._version += 1
         world.trained[self._version] = sorted(bodies)
-        groups = [body for body in bodies.values() if isinstance(body, RolloutGroup)]
-        tokens = sum(rollout.response_ids.size for group in groups for rollout in group.rollouts)
+        tokens = sum(rollout.behavior_logprobs.size for group in read.values() for rollout in group.rollouts)
         return UpdateReport(step=batch.step, policy_version=self._version, metrics={"learner/tokens": float(tokens)})
 
     async def export_weights(self, version: int) -> WeightSnapshot | AnnouncedWeights:

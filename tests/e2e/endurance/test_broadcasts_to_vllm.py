@@ -17,7 +17,8 @@ from actors.engines.settings import engine_environment
 from maspo_dist.demo.model import make_tokenizer
 from maspo_dist.models.folder import save_model_folder
 
-REPETITIONS = 20
+#: A repetition of all cases takes a minute or more, most of it for the starts of engines.
+REPETITIONS = 3
 #: Of the longest repetition of a case, with the start of an engine in it.
 LONGEST_CASE_S = 300
 

@@ -31,8 +31,12 @@ _HEALTH_CALLS = 8
 
 
 def actor_class(plain: type) -> Any:
-    """`plain` as an actor class that may have health calls and copy calls."""
-    return ray.remote(concurrency_groups={"health": _HEALTH_CALLS, "copies": 1})(plain)
+    """`plain` as an actor class that may have health calls and copy calls.
+
+    Its calls are no task events of Ray, of which the GCS would keep 100,000 in memory.
+    """
+    groups = {"health": _HEALTH_CALLS, "copies": 1}
+    return ray.remote(concurrency_groups=groups, enable_task_events=False)(plain)
 
 
 def health_call(method: Method) -> Method:

@@ -43,7 +43,7 @@ def open_control(run_name: str) -> ActorHandle[Any]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": f"{_PREFIX}{run_name}", "num_cpus": 0, "scheduling_strategy": here}
     try:
-        control: ActorHandle[Any] = ray.remote(RunControl).options(**options).remote()
+        control: ActorHandle[Any] = ray.remote(enable_task_events=False)(RunControl).options(**options).remote()
     except ValueError:
         raise PlacementError(f"a run called {run_name} is on this cluster already: choose another run.name") from None
     return control

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import signal
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from actors.interfaces import ActorProcess, TensorEntry
 from actors.learner.actor import Learner
 from actors.processes import ActorClasses
 from actors.rollout.actor import RolloutActor
+from doubles.drained_node import drain_node
 from doubles.engines import FakeEngine
 from doubles.fault_script import strikes
 from maspo_dist.errors import ActorDiedError
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
 #: driver, and nothing would be lost with it.
 _ON_LOST_NODE = "MASPO_TEST_NODE" in os.environ
 _LARGE = 200_000
+#: Whether this process is on the node that is to leave.
+_ON_LEAVING_NODE = "MASPO_TEST_LEAVING_NODE" in os.environ
+#: What a node that leaves is given; a run looks for such nodes each second.
+LEAVES_WITHIN_S, _NOTICED_S = 60.0, 3.0
 
 
 class EchoEngine(FakeEngine):
@@ -104,6 +110,9 @@ class FaultyRolloutActor(RolloutActor):
         if _ON_LOST_NODE and strikes(reference, "kill_node"):
             # A worker's parent is the raylet; without it, nothing of the node lives on.
             os.kill(os.getppid(), signal.SIGKILL)
+        if _ON_LEAVING_NODE and strikes(reference, "rollout_node_leaves"):
+            _leave()
+            await asyncio.Event().wait()
         if strikes(reference, "stall"):
             await asyncio.Event().wait()
         if strikes(reference, "kill_engine"):
@@ -118,6 +127,12 @@ class FaultyRolloutActor(RolloutActor):
             raise RuntimeError("no memory left on the device")
         self._echo = await EchoEngine.start()
         return self._echo
+
+
+def _leave() -> None:
+    """Drains the node of this process."""
+    here = ray.get_runtime_context()
+    drain_node(here.gcs_address, here.get_node_id(), LEAVES_WITHIN_S)
 
 
 class DigestEngine:
@@ -142,6 +157,9 @@ class DigestEngine:
                 os.kill(os.getpid(), signal.SIGKILL)
             if strikes(group.prompt.reference, "freeze_learner"):
                 os.kill(os.getpid(), signal.SIGSTOP)
+            if strikes(group.prompt.reference, "learner_node_leaves"):
+                _leave()
+                time.sleep(_NOTICED_S)
         texts = [(key, group.prompt.prompt_id, [r.text for r in group.rollouts]) for key, group in groups.items()]
         digest = hashlib.sha256(repr((self._weight, shard, texts)).encode()).digest()
         # 24 bits: exact in float32.

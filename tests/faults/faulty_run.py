@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
+import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from doubles.drained_node import drain_node
 from doubles.faulty_actors import CLASSES
 from doubles.live_run import comparable
 from doubles.loop import make_config, make_prompt
 from ray._private.node import Node as ClusterNode
-from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
 from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
 
 from actors.commands.training import Run
@@ -31,6 +30,7 @@ from maspo_dist.data.cursor import PromptCursor
 from maspo_dist.demo import DemoRecipe, WarmStart, make_demo
 from maspo_dist.planning.placement import CPU_SHARE
 from maspo_dist.planning.preflight import prepare
+from maspo_dist.runs.checkpoint import CheckpointStore, read_state
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.interrupt import until_signal
 from maspo_dist.runs.rows import Event
@@ -60,10 +60,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left, and what ended it, if anything did."""
+    """What a run left, and what ended it, if anything did: an error, or a signal or a node that leaves."""
 
     folder: RunFolder
     error: BaseException | None
+    interrupted: signal.Signals | None
     screen: str
 
     @property
@@ -108,11 +109,7 @@ def extra_node(cluster: Cluster, **options: Any) -> Iterator[ClusterNode]:
 
 async def drain(cluster: Cluster, node: ClusterNode, seconds: float) -> None:
     """Tells the cluster that `node` leaves in that time."""
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline_ms = int((time.time() + seconds) * 1000)
-    client = GcsClient(address=cluster.address)
-    accepted, why_not = await asyncio.to_thread(client.drain_node, node.node_id, reason, "", deadline_ms)
-    assert accepted, why_not
+    await asyncio.to_thread(drain_node, cluster.address, node.node_id, seconds)
 
 
 @contextmanager
@@ -208,26 +205,37 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.2)
 
 
-def play(config: TrainConfig, meanwhile: Callable[[RunFolder], Awaitable[None]] | None = None) -> Outcome:
-    """Runs it to its end, good or bad; with `meanwhile`, which is awaited beside it, it is then asked to stop."""
+def play(
+    config: TrainConfig,
+    meanwhile: Callable[[RunFolder], Awaitable[None]] | None = None,
+    *,
+    opened: Callable[[Path], RunFolder] = RunFolder.create,
+) -> Outcome:
+    """Runs it to its end, good or bad; with `meanwhile`, which is awaited beside it, it is then asked to stop.
+
+    With RunFolder.resume as `opened` the run goes on from its newest checkpoint.
+    """
     prepared = prepare(config)
     error: BaseException | None = None
+    interrupted: signal.Signals | None = None
     screen = StringIO()
-    with RunFolder.create(config.run.dir / config.run.name) as folder:
+    with opened(config.run.dir / config.run.name) as folder:
+        newest, _ = CheckpointStore(folder.checkpoints_path).newest()
+        folder.rewind(-1 if newest is None else read_state(newest).step)
         with open_console(config.run.name, config.run.max_steps, stream=screen) as console:
-            run = Run(config, prepared, folder, console, None, CLASSES)
+            run = Run(config, prepared, folder, console, newest, CLASSES)
 
             async def stop_when_told() -> None:
                 if meanwhile is not None:
                     await meanwhile(folder)
                     run.request_stop()
 
-            async def bounded() -> None:
+            async def bounded() -> signal.Signals | None:
                 async with asyncio.timeout(_DEADLINE_S):
-                    await beside(until_signal(run.drive), stop_when_told())
+                    return await beside(until_signal(run.drive, run.request_stop), stop_when_told())
 
             try:
-                asyncio.run(bounded())
+                interrupted = asyncio.run(bounded())
             except Exception as raised:
                 error = raised
-        return Outcome(folder, error, screen.getvalue())
+        return Outcome(folder, error, interrupted, screen.getvalue())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import signal
 from contextlib import ExitStack
 
 import pytest
+from doubles.faulty_actors import LEAVES_WITHIN_S
 
 from faults.faulty_run import (
     Outcome,
     Scene,
-    drain,
     extra_node,
     faulty_config,
     occupied,
@@ -129,9 +131,10 @@ def test_a_stall_leaves_the_stacks_of_every_process_in_the_logs(scene: Scene) ->
 
 def test_workers_of_a_lost_node_are_replaced_when_another_node_comes_and_move_when_that_leaves(scene: Scene) -> None:
     """The first node has no room for all workers. The prompt of a later step kills the raylet of the second node, which
-    takes along the responses that lie there. Then the node that came leaves, and the workers go to one more.
+    takes along the responses that lie there. Another prompt drains the node that came, in the middle of its
+    generation, and the workers go to one more.
     """
-    script = write_script(scene.folder / "node", 40, ["none"] * 5 + ["kill_node"])
+    script = write_script(scene.folder / "node", 40, ["none"] * 5 + ["kill_node", "none", "rollout_node_leaves"])
     config = faulty_config(
         scene,
         "node",
@@ -147,23 +150,43 @@ def test_workers_of_a_lost_node_are_replaced_when_another_node_comes_and_move_wh
 
         async def another_node_comes(folder: RunFolder) -> None:
             await until(lambda: bool(told(folder, "worker_waits")))
-            other = stack.enter_context(extra_node(scene.cluster))
-            await until(lambda: len(told(folder, "worker_recovered")) == len(told(folder, "worker_lost")))
+            stack.enter_context(extra_node(scene.cluster, env_vars={"MASPO_TEST_LEAVING_NODE": "1"}))
+            await until(lambda: bool(told(folder, "worker_moves")))
             stack.enter_context(extra_node(scene.cluster))
-            await drain(scene.cluster, other, 120)
             ended = ("worker_lost", "worker_moves")
-            await until(
-                lambda: (
-                    bool(told(folder, "worker_moves"))
-                    and len(told(folder, "worker_recovered")) == sum(len(told(folder, kind)) for kind in ended)
-                )
-            )
+            await until(lambda: len(told(folder, "worker_recovered")) == sum(len(told(folder, kind)) for kind in ended))
 
         outcome = play(config, another_node_comes)
     assert outcome.error is None
     before, _, after = outcome.screen.partition("worker_lost")
     assert "start-up" in before
     assert "start-up" not in after
+    moved = [re.search(r"its groups in flight \((\d+)\) go to others", text) for text in outcome.told("worker_moves")]
+    assert sum(int(groups[1]) for groups in moved if groups) > 0
+    assert not outcome.told("prompt_set_aside")
     rows = list(outcome.folder.read_ledger())
     assert sorted(row["group_id"] for row in rows) == list(range(len(rows)))
     assert {row["outcome"] for row in rows} <= {"trained", "pending"}
+
+
+def test_a_run_whose_learners_node_leaves_saves_in_time_and_goes_on_to_the_same_numbers(
+    scene: Scene, undisturbed: Outcome
+) -> None:
+    """The node leaves during an update. The run goes on where another node has the label of learners."""
+    script = write_script(scene.folder / "leaving", PROMPTS, ["none"] * 3 + ["learner_node_leaves"])
+    labels = {"learner": {"pool": "home"}}
+    config = faulty_config(scene, "leaving", script, PROMPTS, cluster={"labels": labels}, checkpoint={"every": 100})
+    with extra_node(scene.cluster, labels=labels["learner"]):
+        left = play(config)
+    assert left.error is None
+    assert left.interrupted == signal.SIGTERM
+    times = {event["kind"]: event["time"] for event in left.folder.read_events()}
+    assert times["run_stopped"] - times["node_leaves"] < LEAVES_WITHIN_S / 2
+    steps = len(left.metrics)
+    assert 4 <= steps < len(undisturbed.metrics)
+    with extra_node(scene.cluster, labels=labels["learner"]):
+        resumed = play(config, opened=RunFolder.resume)
+    assert resumed.error is None
+    assert f"after step {steps}" in resumed.told("resumed")
+    assert resumed.metrics == undisturbed.metrics
+    assert set(resumed.ledger.values()) == {"trained"}

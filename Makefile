@@ -67,9 +67,10 @@ $(PARTS:%=test-%): test-%: $(READY)
 stories: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/simulation/play.py $(STORIES)
 
-# Real runs of minutes each: workers that join, leave and are killed.
+# Real runs of minutes each: workers that join, leave and are killed; and jobs under a real Slurm. Without Slurm these
+# jobs are skipped, and the packages that are missing are printed.
 endurance: $(READY)
-	$(BIN)/pytest -q -s tests/e2e/endurance
+	$(BIN)/pytest -q -s -rs tests/e2e/endurance
 
 # The demo by configs/$(1)_smoke.yaml. Every run gets a folder of its own under runs/.
 smoke = $(BIN)/maspo-dist train configs/$(1)_smoke.yaml run.seed=$(SEED) run.name=$(1)_smoke-$$(date +%Y%m%d-%H%M%S) \

@@ -90,7 +90,7 @@ class LiveRun:
             time.sleep(0.1)
         assert not processes, f"processes left behind: {processes}"
         # Other tests that run beside this one may hold a segment for a moment before they map it.
-        while (segments := _orphaned_segments() - self._segments_before) and time.monotonic() < deadline:
+        while (segments := orphaned_segments() - self._segments_before) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not segments, f"shared memory left behind: {sorted(segments)}"
 
@@ -122,7 +122,7 @@ class Launcher:
         output = self.runs / f"{name}.out"
         extra = dict(environment or {})
         path = os.pathsep.join(filter(None, [extra.pop("PYTHONPATH", ""), str(ROOT), os.environ.get("PYTHONPATH")]))
-        before = frozenset(_orphaned_segments())
+        before = frozenset(orphaned_segments())
         with output.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "actors.cli", *arguments],
@@ -225,7 +225,7 @@ def _is_of_pytest(process: psutil.Process) -> bool:
         return False
 
 
-def _orphaned_segments() -> set[str]:
+def orphaned_segments() -> set[str]:
     """Files in /dev/shm that no living process has mapped or open: what a dead one left there."""
     inodes: dict[str, int] = {}
     for path in SHARED_MEMORY.iterdir():

@@ -104,13 +104,18 @@ class FakeJob:
             "SLURM_JOB_NODELIST": "n[1-2]",
             "SLURMD_NODENAME": "n1",
         }
-        self._script = files.script
+        self.script = files.script
         self._process: subprocess.Popen[bytes] | None = None
+
+    def keep_slurms_programs(self) -> None:
+        """For a job under a real Slurm: only Ray, Python and the training stay stand-ins."""
+        for name in ("srun", "squeue", "scontrol"):
+            (self._programs / name).unlink()
 
     def start(self) -> None:
         with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                ["bash", str(self._script)], env=self._environment, stdout=log, stderr=log, cwd=self.folder
+                ["bash", str(self.script)], env=self._environment, stdout=log, stderr=log, cwd=self.folder
             )
 
     @property

@@ -8,6 +8,12 @@
 say() { printf '%(%T)T %s: %s\n' -1 "$SLURMD_NODENAME" "$*"; }
 # within COMMAND…: becomes the command, in the container if the cluster's file names one. It ends its shell.
 within() { eval "exec $MASPO_CONTAINER \"\$@\""; }
+# alive PID: whether the process lives. One that has ended stays visible until it is reaped, and the first process of a
+# container may never reap an orphan such as the keeper.
+alive() {
+  local stat
+  stat=$(cat "/proc/$1/stat" 2> /dev/null) && [[ ${stat##*) } != Z* ]]
+}
 over=''
 trap 'over=1' USR1
 
@@ -21,15 +27,15 @@ keep() {
     SECONDS=0
     within "$@" &
     ray=$!
-    while [ -z "$over" ] && kill -0 "$task" && kill -0 "$ray"; do sleep 0.5; done 2> /dev/null
-    if [ -n "$over" ] || ! kill -0 "$task" 2> /dev/null; then break; fi
+    while [ -z "$over" ] && alive "$task" && alive "$ray"; do sleep 0.5; done
+    if [ -n "$over" ] || ! alive "$task"; then break; fi
     say "Ray ended after $SECONDS s, starts left: $left"
     [ "$left" -gt 0 ] || break
     [ "$role" = head ] && [ -s "$MASPO_TMP/r/ray_current_cluster" ] && break
   done
   kill "$ray" 2> /dev/null
   for _ in {1..40}; do
-    kill -0 "$ray" 2> /dev/null || return 0
+    alive "$ray" || return 0
     sleep 0.25
   done
   kill -KILL "$ray" 2> /dev/null
@@ -89,12 +95,12 @@ log=$MASPO_LOGS/$SLURMD_NODENAME.log
   echo $! > "$MASPO_TMP/$SLURMD_NODENAME.pid"
 )
 keeper=$(< "$MASPO_TMP/$SLURMD_NODENAME.pid")
-while [ -z "$over" ] && kill -0 "$keeper" 2> /dev/null; do
+while [ -z "$over" ] && alive "$keeper"; do
   sleep 1 &
   wait $!
 done
 kill -USR1 "$keeper" 2> /dev/null
-while kill -0 "$keeper" 2> /dev/null; do sleep 0.2; done
+while alive "$keeper"; do sleep 0.2; done
 [ "$(hostname)" = "$MASPO_HOST" ] || rm -rf "$MASPO_TMP"
 [ -n "$over" ] || {
   say "Ray ended by itself: see $log"

@@ -258,7 +258,8 @@ class ElasticRolloutPool:
     async def _claim(self, alone: bool) -> RunningWorker:
         """The least loaded worker that serves; with `alone`, reserved for the caller and emptied first.
 
-        The deadline restarts with each answer to another caller: it holds for any number of requests that run alone.
+        The deadline restarts with each answer to another caller and each worker that begins to serve: it holds for any
+        number of requests that run alone.
         """
         while True:
             self._condition.raise_failure()
@@ -280,7 +281,7 @@ class ElasticRolloutPool:
             lambda: self._least_loaded() is not None or self._answers != answers or self._is_without_weights(),
             self._cluster.turn_deadline_s,
             _A_WORKER,
-            self.last_token_s,
+            lambda: max([self.last_token_s(), *(slot.serving_s for slot in self._slots.values())]),
         )
 
     async def _reserve(self, worker: RunningWorker) -> bool:

@@ -194,7 +194,8 @@ class RunningWorker:
 class WorkerSlot:
     """`worker` is the worker that runs in the slot, or None; `closing` is set once the slot is to close.
 
-    refusal   set when no node came for the first worker of a slot that waited for one
+    refusal     set when no node came for the first worker of a slot that waited for one
+    serving_s   loop time at which its newest worker began to serve
     """
 
     def __init__(
@@ -210,6 +211,7 @@ class WorkerSlot:
         self.state: WorkerState = "starting"
         self.worker: RunningWorker | None = None
         self.restarts = 0
+        self.serving_s = 0.0
         self.closing = asyncio.Event()
         self.refusal: PlacementError | None = None
         self.budget = RestartBudget(
@@ -250,7 +252,7 @@ class WorkerSlot:
                 async with self._running(worker):
                     await self._join(worker)
                     if not worker.ended.done():
-                        self.state, worker.serves = "serving", True
+                        self.state, self.serving_s, worker.serves = "serving", clock(), True
                         pool.condition.notify()
                         if lost_s is not None:
                             seconds, lost_s = clock() - lost_s, None

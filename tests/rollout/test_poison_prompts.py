@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from doubles.pool import config, generate, request, running, sent_to
+from doubles.virtual_clock import run_virtually
 from doubles.workers import ScriptedFactory, ScriptedWorker
 
 from maspo_dist.errors import (
@@ -92,3 +93,25 @@ async def test_a_group_whose_workers_left_often_is_not_set_aside() -> None:
             pool.scale(workers)
         [report] = await generating
     assert report.group_id == 0
+
+
+def test_a_group_outlives_poison_prompts_that_each_cost_the_only_worker_a_start() -> None:
+    """Five restarts of 900 s each are longer than a worker may take to come."""
+    factory = ScriptedFactory(start_s=900.0)
+    deadlines = {"start_timeout_s": 1000, "publish_timeout_s": 100, "generate_timeout_s": 300, "heartbeat_s": 30}
+    settings = config(workers=1, max_attempts=2, cluster=deadlines)
+
+    async def poison(worker: ScriptedWorker, subject: object) -> None:
+        if isinstance(subject, RolloutRequest) and subject.group_id < 4:
+            worker.kill()
+
+    async def run() -> list[object]:
+        factory.hooks["generate"] = poison
+        async with running(factory, settings) as (pool, _):
+            groups = (pool.generate(request(group)) for group in range(5))
+            return list(await asyncio.gather(*groups, return_exceptions=True))
+
+    *poisoned, (report, _) = run_virtually(run(), 20_000)
+    assert all(isinstance(error, PoisonPromptError) for error in poisoned)
+    assert report.group_id == 4
+    assert settings.cluster.turn_deadline_s < 5 * 900

@@ -62,7 +62,7 @@ def play_notes(config: EnvironmentConfig, first: Play, second: Play) -> Iterator
 
 
 def example_call(config: EnvironmentConfig) -> str:
-    """A call of the first tool as the model writes it, with made-up arguments for those that it needs."""
+    """A call of the first tool, as a model would write it. The values of required arguments are made up."""
     function = tool_schemas(config)[0]["function"]
     name, parameters = function["name"], function["parameters"]
     arguments = {key: _argument(parameters["properties"][key]) for key in parameters.get("required", ())}

@@ -140,7 +140,7 @@ class Trial:
                 while victim in self._serving():  # noqa: ASYNC110 (a condition of its parts)
                     await asyncio.sleep(0.05)
         if case == "joins":
-            # The learner's weights change in an update; those that it kept do not.
+            # An update changes the weights of the learner, but not the copy that it kept.
             self._learner.version = 1_000_000
             self.pool.scale(self._workers + 1)
             await self.require_right(self._workers + 1)

@@ -104,7 +104,7 @@ class Job:
         self.wait_until(lambda: self.state == state, state)
 
     def start_again(self) -> None:
-        """Slurm starts a job again two minutes after it was put back, unless it is told otherwise."""
+        """Waits for the next start, without the two minutes that Slurm leaves before it by default."""
         self.wait_for_state("PENDING")
         self.wait_until(self._is_under_way, "next start")
 

@@ -156,7 +156,7 @@ async def test_an_engine_killed_after_a_broadcast_is_replaced_by_one_with_its_we
 async def test_an_engine_that_joins_during_an_update_waits_for_no_publish(factory: BroadcastFactory) -> None:
     async with running(factory, config(workers=2)) as scene:
         await scene.publish(1)
-        # The learner's weights change now; those that it kept do not.
+        # The weights of the learner change now; the copy that it kept does not.
         scene.learner.version = 99
         scene.pool.scale(3)
         await until_serving(scene.pool, 3)

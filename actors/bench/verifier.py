@@ -99,6 +99,8 @@ def _scaling(pairs: Sequence[Pair], repeats: int) -> Iterator[BenchLine]:
     best = {name: max(found[1:]) for name, found in rates.items()}
     yield compare("verifier", "pool of two processes, against twice one", best["two"], _UNIT, 2 * best["one"])
     yield compare("verifier", "two without a pool, against twice one", best["two alone"], _UNIT, 2 * best["one alone"])
+    # What the pool costs where two processes cannot do twice the work of one.
+    yield compare("verifier", "pool of two, against two without a pool", best["two"], _UNIT, best["two alone"])
     pool, processes = spent
     case = "processor time of the pool's processes, of all it takes"
     yield compare("verifier", case, processes, "CPU s", pool + processes)

@@ -24,6 +24,9 @@ def engine_environment(device: Device, threads: int) -> dict[str, str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # Keeps torch from compiling C++ at the first request with logprobs.
         "TORCHDYNAMO_DISABLE": "1",
+        # Products of matrices that are kept compiled, each for one number of tokens: of 1024 that oneDNN would keep,
+        # the last ones come after thousands of steps, so that the engine's memory seems to leak.
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     }
 
 

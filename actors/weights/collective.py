@@ -7,12 +7,13 @@
     have all finished?  ◄──────── store ───────────────  finished
 
 Both sides cut the same buckets from the same entries. An engine keeps views of a bucket until it has all tensors of a
-layer, so each bucket has memory of its own.
+layer, so the memory of a bucket is used again only when no tensor views it.
 """
 
 from __future__ import annotations
 
 import math
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,12 +27,11 @@ from actors.weights.fingerprint import combine, tensor_fingerprint
 from actors.weights.group import GroupMember
 from maspo_dist.errors import BroadcastError
 
-#: By kind of device. A bucket is closed before it would grow past this; a larger tensor gets its own. On CPUs, malloc
-#: hands out freed memory again only up to 32 MiB; fresh pages from the kernel take longer than to send the bytes.
+#: By kind of device. A bucket is closed before it would grow past this; a larger tensor gets its own.
 BUCKET_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
 #: Every tensor starts at a multiple of this.
 _ALIGNMENT_BYTES = 64
-#: Buckets in flight while rank 0 fills the next.
+#: Buckets in flight while rank 0 fills the next bucket.
 _IN_FLIGHT = 1
 
 
@@ -76,23 +76,33 @@ def send(
     member.extend(member.group.deadline_s)
     works: deque[tuple[Tensor, Work]] = deque()
 
-    def start(buffer: Tensor, in_flight: int) -> None:
+    def start(buffer: Tensor) -> None:
         works.append((buffer, member.broadcast(buffer)))
+
+    def wait(in_flight: int) -> None:
         while len(works) > in_flight:
             member.wait(works.popleft()[1], "the bytes to be sent")
 
     fingerprints: list[int] = []
+    memory = _Memory(member.device)
     for bucket in cut(entries, BUCKET_BYTES[member.device.type]):
-        buffer = torch.empty(bucket.size_bytes, dtype=torch.uint8, device=member.device)
-        for name, dtype, shape, offset in bucket.slices:
-            found, tensor = next(tensors, ("nothing", torch.empty(0)))
-            if entry_of(found, tensor) != (name, dtype, shape):
-                raise ValueError(f"the learner has {entry_of(found, tensor)} where it announced {(name, dtype, shape)}")
-            part = buffer[offset : offset + tensor.nbytes]
-            part.copy_(tensor.detach().reshape(-1).view(torch.uint8))
-            fingerprints.append(tensor_fingerprint(part))
-        start(buffer, _IN_FLIGHT)
-    start(_hash_tensor(fingerprints, member.device), 0)
+        if len(bucket.slices) == 1:
+            # Sent from its own memory, which may be freed when the next tensor is made.
+            data = _bytes_of(bucket.slices[0], tensors)
+            start(data)
+            fingerprints.append(tensor_fingerprint(data))
+            wait(0)
+            continue
+        buffer = memory.take(bucket.size_bytes)
+        for part in bucket.slices:
+            data, offset = _bytes_of(part, tensors), part[3]
+            copy = buffer[offset : offset + data.numel()]
+            copy.copy_(data)
+            fingerprints.append(tensor_fingerprint(copy))
+        start(buffer)
+        wait(_IN_FLIGHT)
+    start(_hash_tensor(fingerprints, member.device))
+    wait(0)
     member.until_reported(finished(number), engines, "all engines to have all bytes")
 
 
@@ -129,9 +139,37 @@ def finished(number: int) -> str:
     return f"finished-{number}"
 
 
+class _Memory:
+    """Memory of buckets. On CPUs it is used again: fresh pages from the kernel take longer than to send the bytes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._free: list[Tensor] = []
+
+    def take(self, size_bytes: int) -> Tensor:
+        """`size_bytes` bytes that no other tensor views."""
+        usual_bytes = BUCKET_BYTES[self._device.type]
+        if self._device.type != "cpu" or size_bytes > usual_bytes:
+            return torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
+        memory = self._free.pop() if self._free else torch.empty(usual_bytes, dtype=torch.uint8)
+        # The tensor and all its views hold the array, so its end is theirs.
+        array = memory[:size_bytes].numpy()
+        weakref.finalize(array, self._free.append, memory)
+        return torch.from_numpy(array)
+
+
+def _bytes_of(part: TensorSlice, tensors: Iterator[tuple[str, Tensor]]) -> Tensor:
+    """The bytes of the next tensor, u8. Raises ValueError when it is not `part`."""
+    found, tensor = next(tensors, ("nothing", torch.empty(0)))
+    if entry_of(found, tensor) != part[:3]:
+        raise ValueError(f"the learner has {entry_of(found, tensor)} where it announced {part[:3]}")
+    return tensor.detach().reshape(-1).view(torch.uint8)
+
+
 def _expected(member: GroupMember, entries: Sequence[TensorEntry]) -> Iterator[tuple[Bucket, Tensor, Work]]:
+    memory = _Memory(member.device)
     for bucket in cut(entries, BUCKET_BYTES[member.device.type]):
-        buffer = torch.empty(bucket.size_bytes, dtype=torch.uint8, device=member.device)
+        buffer = memory.take(bucket.size_bytes)
         yield bucket, buffer, member.broadcast(buffer)
 
 

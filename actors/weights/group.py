@@ -85,7 +85,10 @@ class GroupMember:
 
     def wait(self, work: Work, what: str) -> None:
         """Waits until the tensor of `work` is sent or received; on a GPU, for the work of the current stream."""
-        self._until(work.is_completed, what, _LOOK_S)
+        if self.device.type == "cuda":
+            self._until(work.is_completed, what, _LOOK_S)
+        else:
+            self._until(lambda: _has_ended(work), what, 0)
         with self._failing_together(what):
             work.wait()
         self._works.remove(work)
@@ -129,6 +132,13 @@ class GroupMember:
         with contextlib.suppress(RuntimeError):
             return self._store.get(_ABANDONED).decode()
         return ""
+
+
+def _has_ended(work: Work) -> bool:
+    """Waits for `work` of gloo, but not for long. It has ended when it has failed, too."""
+    with contextlib.suppress(RuntimeError):
+        work.wait(timedelta(seconds=_LOOK_FOR_FAILURE_S))
+    return work.is_completed()
 
 
 def _release(groups: list[ProcessGroup], works: list[Work]) -> None:

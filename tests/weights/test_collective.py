@@ -106,6 +106,28 @@ def test_one_group_brings_several_versions_to_every_engine(meeting: Meeting, mon
             assert all(torch.equal(got.result()[name], tensor) for name, tensor in tensors.items())
 
 
+def test_memory_of_a_bucket_is_used_again_only_when_no_tensor_views_it(
+    meeting: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.weights.collective.BUCKET_BYTES", {"cpu": 2000})
+    # Two tensors per bucket.
+    tensors = {f"layer.{index}": torch.full((200,), float(index)) for index in range(24)}
+    learner, *engines = meeting.members(meeting.group())
+    sending = threading.Thread(target=send, args=(learner, 1, entries(tensors), iter(tensors.items())))
+    sending.start()
+    others = [meeting.receive(engine, 1, entries(tensors)) for engine in engines[:-1]]
+    kept, freed = {}, []
+    for index, (name, tensor) in enumerate(receive(engines[-1], 1, entries(tensors))):
+        if index in (2, 3, 9):
+            kept[name] = tensor
+        elif index % 2:
+            freed.append(tensor.data_ptr())
+    sending.join()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in kept.items())
+    assert all(other.result().keys() == tensors.keys() for other in others)
+    assert len(set(freed)) < len(freed)
+
+
 def test_nothing_is_sent_before_all_engines_have_begun(meeting: Meeting) -> None:
     tensors, taken = weights(0), threading.Event()
 

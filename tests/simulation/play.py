@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 from doubles.loop import make_controller
 from doubles.virtual_clock import run_virtually
-from world import LIMIT_S, Faults, SimulatedLearners, SimulatedWorker, SimulatedWorkers, Story, World, make_story
+from simulated_learners import SimulatedLearners
+from story import Faults, Story, make_story
+from world import LIMIT_S, SimulatedWorker, SimulatedWorkers, World
 
 from actors.controller.run_services import beside, watch
 from actors.interfaces import PublishReport, WeightUpdate

@@ -1,4 +1,4 @@
-"""The world around the real controller, stream, ledger and pool: workers, learners and a machine that fail at random.
+"""The world around the real controller, stream, ledger and pool: its workers, which fail at random.
 
 Every fault is drawn from one seed and timed by a virtual clock, so that a story can be replayed from its seed.
 """
@@ -6,144 +6,35 @@ Every fault is drawn from one seed and timed by a virtual clock, so that a story
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
-from doubles.loop import make_config, make_snapshot
 from doubles.workers import draw_result
-from layout import require_layout
 from simulated_broadcast import SimulatedBroadcast
-from talk import TALKING, Talker
+from story import Story
+from talk import Talker
 
 from actors.bench.doubles import make_publish_report
 from actors.interfaces import (
-    AnnouncedWeights,
     Body,
     Broadcast,
     BroadcastGroup,
     PublishReport,
-    SendReport,
     StagedWeights,
     WeightSnapshot,
     WeightUpdate,
 )
 from actors.ray.waits import cancel_all
-from maspo_dist.config import TrainConfig
-from maspo_dist.errors import ActorDiedError, BodyLostError, LearnerLostError, PlacementError
+from maspo_dist.errors import ActorDiedError, BodyLostError, PlacementError
 from maspo_dist.types import (
-    FloatArray,
     GroupReport,
-    IntArray,
     RolloutGroup,
     RolloutRequest,
-    TrainingBatch,
-    UpdateReport,
 )
 
 #: Virtual seconds after which a run that is not done counts as stuck.
 LIMIT_S = 200_000.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Faults:
-    """Probabilities per call, except for the last four, which count events per run."""
-
-    kill: float = 0.0
-    hang: float = 0.0
-    lost_reply: float = 0.0
-    slow_link: float = 0.0
-    late_reply: float = 0.0
-    learner_loss: float = 0.0
-    start_failure: float = 0.0
-    start_hang: float = 0.0
-    body_loss: float = 0.0
-    drains: int = 0
-    broadcast_failure: float = 0.0
-    poison: frozenset[str] = frozenset()
-    scalings: int = 0
-    node_losses: int = 0
-    crashes: int = 0
-    stops: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    """A seed's configuration and what goes wrong in it."""
-
-    seed: int
-    config: TrainConfig
-    faults: Faults
-
-
-def make_story(seed: int) -> Story:
-    """Draws a story; every eighth is without faults."""
-    rng, straggling, transport = random.Random(seed), random.Random(-seed), random.Random(f"transport {seed}")
-    talking = random.Random(f"talks {seed}")
-    age = rng.choice([0, 0, 1, 1, 2])
-    per_step = rng.randint(2, 4)
-    config = make_config(
-        run={"name": "simulated", "seed": seed % 1000, "max_steps": rng.randint(3, 6)},
-        rollout={
-            "workers": rng.choice([1, 2, 3, {"min": 1, "max": 3}]),
-            "prompts_per_step": per_step,
-            "group_size": 2,
-            "max_response_tokens": 8,
-            "batch_order": rng.choice(["admission", "completion"]),
-            "over_sampling": rng.choice([None, 1.25]) if age else None,
-            "in_flight_updates": rng.random() < 0.7,
-            "max_attempts": rng.randint(2, 4),
-            "straggler": straggling.choice(
-                [{}, {}, {"deadline_s": 60, "action": "drop"}, {"deadline_s": 60, "action": "requeue"}]
-            ),
-        },
-        algorithm={
-            "mini_batches": 2,
-            "max_policy_age": age,
-            "dynamic_sampling": {"zero_variance": rng.choice(["keep", "drop", "refill"])},
-        },
-        checkpoint={"every": rng.choice([None, 1, 2, 3])},
-        evaluation={"every": rng.choice([None, 1, 2])},
-        sync={"transport": transport.choice(["object_store", "collective"])},
-        logging={"tensorboard": False, "sample_groups": 0},
-        cluster={
-            "generate_timeout_s": 300,
-            "publish_timeout_s": 100,
-            "start_timeout_s": 1000,
-            "heartbeat_s": 30,
-            "heartbeat_timeout_s": 30,
-            "stall_timeout_s": 50_000,
-            "max_worker_restarts": 1000,
-            "max_learner_restarts": 1000,
-        },
-        **(TALKING if talking.random() < 0.3 else {}),
-    )
-    if seed % 8 == 0:
-        return Story(seed=seed, config=config, faults=Faults())
-    prompts = config.run.max_steps * per_step
-    faults = Faults(
-        kill=rng.choice([0, 0.02, 0.1]),
-        hang=rng.choice([0, 0.02, 0.05]),
-        lost_reply=rng.choice([0, 0, 0.03]),
-        slow_link=rng.choice([0, 0.2]),
-        late_reply=rng.choice([0, 0.5]),
-        learner_loss=rng.choice([0, 0, 0.05]),
-        start_failure=rng.choice([0, 0.1]),
-        poison=frozenset(f"p{rng.randrange(prompts)}" for _ in range(rng.choice([0, 0, 0, 1]))),
-        scalings=rng.choice([0, 0, 3]),
-        node_losses=rng.choice([0, 0, 1]),
-        crashes=rng.choice([0, 0, 1, 2]),
-        stops=rng.choice([0, 0, 1, 2]),
-        start_hang=rng.choice([0, 0, 0.1]),
-        body_loss=rng.choice([0, 0, 0.05]),
-        drains=rng.choice([0, 0, 2]),
-        broadcast_failure=transport.choice([0, 0.2]),
-    )
-    return Story(seed=seed, config=config, faults=faults)
 
 
 @dataclass(eq=False)
@@ -361,91 +252,3 @@ class SimulatedWorkers:
 
     def store(self, group: RolloutGroup) -> Body:
         return group
-
-
-class SimulatedLearners:
-    """Checks what it is given, against the policy it holds; a checkpoint holds its history."""
-
-    achieved = 0
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._version = 0
-        self._kept: int | None = None
-
-    async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
-        world, bound = self._world, self._world.story.config.algorithm.max_policy_age
-        read = {group_id: world.read(body) for group_id, body in bodies.items()}
-        require_layout(batch, read, world.story.config.learner.micro_batch_tokens)
-        for body in read.values():
-            oldest = min(min(rollout.token_versions)[0] for rollout in body.rollouts)
-            age = self._version - oldest
-            assert 0 <= age <= bound, f"group {body.group_id} is {age} versions old, {bound} are allowed"
-        await asyncio.sleep(world.rng.uniform(1, 30))
-        if world.chance(world.story.faults.learner_loss):
-            raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
-        self._version += 1
-        world.trained[self._version] = sorted(bodies)
-        tokens = sum(rollout.behavior_logprobs.size for group in read.values() for rollout in group.rollouts)
-        return UpdateReport(step=batch.step, policy_version=self._version, metrics={"learner/tokens": float(tokens)})
-
-    async def export_weights(self, version: int) -> WeightSnapshot | AnnouncedWeights:
-        assert version == self._version
-        if self._world.story.config.sync.transport == "collective":
-            return AnnouncedWeights(version=version, entries=(), address="here", port=self._world.stores)
-        await asyncio.sleep(0.5)
-        return make_snapshot(version, 1.0)
-
-    # Implements `interfaces.WeightSender`.
-
-    async def send(self, version: int, broadcast: Broadcast) -> SendReport:
-        assert version == self._version
-        world, group = self._world, broadcast.group
-        has_failed = any(earlier.failure for earlier in world.broadcasts_of(group))
-        assert not has_failed, f"{group.name} is used again after a broadcast of it failed"
-        members = world.broadcast(broadcast)
-        if await members.until_all(members.begun):
-            await asyncio.sleep(world.rng.uniform(0.1, 3))
-            if world.chance(world.story.faults.learner_loss):
-                members.fail("the learner died (simulated)")
-                raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
-            if world.chance(world.story.faults.broadcast_failure):
-                members.fail("no route to host (simulated)")
-            members.is_sent = True
-            members.change()
-            await members.until_all(members.finished)
-        missing = tuple(rank for rank in range(1, 1 + group.engine_ranks) if rank not in members.finished)
-        return SendReport(failure=members.failure, missing=missing)
-
-    async def abandon(self, group: BroadcastGroup) -> None:
-        for members in self._world.broadcasts_of(group):
-            members.fail("abandoned (simulated)")
-
-    async def keep(self, version: int) -> None:
-        assert version == self._version
-        await asyncio.sleep(0.5)
-        self._kept = version
-
-    async def stored(self, version: int) -> WeightSnapshot | None:
-        kept = self._kept
-        await asyncio.sleep(0.5)
-        return make_snapshot(version, 1.0) if version == kept else None
-
-    async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
-        return [np.full(sequence.size - 1, -1.0, np.float32) for sequence in sequences]
-
-    async def save(self, folder: Path) -> None:
-        await asyncio.sleep(self._world.rng.uniform(0.1, 5))
-        folder.mkdir()  # noqa: ASYNC240 (no other task to hold up)
-        (folder / "trained").write_text(json.dumps(list(self._world.trained.items())))
-
-    async def load(self, folder: Path) -> None:
-        self._world.trained = dict(json.loads((folder / "trained").read_text()))
-        self._version = max(self._world.trained, default=0)
-
-    async def restart(self) -> None:
-        await asyncio.sleep(self._world.rng.uniform(5, 60))
-        self._world.stores += 1
-        self._kept = None
-        self._world.trained = {}
-        self._version = 0

@@ -24,8 +24,9 @@ from maspo_dist.types import FinishedGroup, RolloutGroup
 _RESTORE = OpenGroups.restore
 
 
-def test_five_hundred_stories_end_well() -> None:
-    assert failures_of(range(500)) == []
+def test_a_hundred_stories_end_well() -> None:
+    """`make stories` plays ten thousand."""
+    assert failures_of(range(100)) == []
 
 
 def _first_failure(limit: int) -> str | None:

@@ -74,6 +74,21 @@ def test_prometheus_finds_runs_by_the_file_that_they_write() -> None:
     assert read("prometheus.yml")["rule_files"] == ["alerts.yml"]
 
 
+def test_the_prometheus_operator_finds_the_port_that_every_job_of_kuberay_serves() -> None:
+    """The controller serves it, in the pod of the head."""
+    monitor = read("podmonitor.yaml")
+    assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "PodMonitor")
+    assert monitor["spec"].keys() == {"selector", "podMetricsEndpoints"}
+    assert monitor["spec"]["selector"] == {"matchLabels": {"ray.io/node-type": "head"}}
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint.keys() == {"portNumber", "honorLabels", "interval"}
+    runs = sorted(MONITORING.parent.glob("kuberay/*/run.yaml"))
+    assert len(runs) == 3
+    for path in runs:
+        logging = yaml.safe_load(path.read_text())["logging"]
+        assert (logging["prometheus_port"], logging["prometheus_host"]) == (endpoint["portNumber"], "0.0.0.0")
+
+
 def test_the_dashboard_is_the_one_that_the_command_prints() -> None:
     printed = CliRunner().invoke(app, ["metrics", "--dashboard"])
     assert printed.exit_code == 0, printed.output

@@ -262,11 +262,11 @@ class WorkerSlot:
             except (ActorDiedError, DeadlineError) as error:
                 cause = error
             except PlacementError as error:
-                if pool.weights is None:
-                    raise
                 if self._is_spare():
                     self.refusal = error if self._node_timeout_s is not None else None
                     return
+                if pool.weights is None:
+                    raise
                 if self.state != "waiting":
                     self._event("worker_waits", str(error))
                 self.state = "waiting"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from doubles.pool import config, generate, running, until_serving
+from doubles.pool import config, generate, publish, running, until_serving
 from doubles.workers import ScriptedFactory, ScriptedWorker
 
 from actors.rollout.pool import ElasticRolloutPool
@@ -13,6 +13,7 @@ from maspo_dist.errors import (
     ActorDiedError,
     PlacementError,
 )
+from maspo_dist.runs.rows import Event
 
 
 async def test_a_slot_that_keeps_losing_workers_is_closed_and_the_last_slot_ends_the_run() -> None:
@@ -123,6 +124,26 @@ async def test_a_pool_with_bounds_asks_for_one_node_at_a_time_and_tells_once_tha
         factory.free = 4
         await until_serving(pool, 4)
     assert factory.place_timeouts_s[0] == settings.cluster.place_timeout_s
+
+
+async def test_a_pool_with_bounds_starts_while_the_cluster_has_no_node_for_more_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A learner may load its model for longer than a node may take to come."""
+    monkeypatch.setattr("actors.rollout.growth._FOLLOW_S", 0.005)
+    factory, events = ScriptedFactory(free=1), list[Event]()
+    settings = config(workers={"min": 1, "max": 2}, cluster={"node_timeout_s": 0.01})
+    pool = ElasticRolloutPool(settings, factory, events.append)
+    try:
+        await pool.start()
+        async with asyncio.timeout(10):
+            while factory.place_timeouts_s.count(0.01) < 3:  # noqa: ASYNC110 (a list, not an event)
+                await asyncio.sleep(0.001)
+        await publish(pool, 0)
+        assert [report.group_id for report in await generate(pool, range(1))] == [0]
+    finally:
+        await pool.stop()
+    assert [event.kind for event in events] == ["worker_waits"]
 
 
 async def test_a_fixed_pool_keeps_the_slot_of_a_lost_node_until_there_is_room_again() -> None:

@@ -27,8 +27,9 @@ from actors.weights.fingerprint import combine, tensor_fingerprint
 from actors.weights.group import GroupMember
 from maspo_dist.errors import BroadcastError
 
-#: By kind of device. A bucket is closed before it would grow past this; a larger tensor gets its own.
-BUCKET_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
+#: By kind of device. A bucket is closed before it would grow past this; a larger tensor gets its own. Rank 0 copies
+#: tensors that share a bucket. Copies take long on CPUs, so there only small tensors share a bucket.
+BUCKET_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 #: Every tensor starts at a multiple of this.
 _ALIGNMENT_BYTES = 64
 #: Buckets in flight while rank 0 fills the next bucket.

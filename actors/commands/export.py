@@ -20,6 +20,7 @@ import torch
 import transformers
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
+from transformers.core_model_loading import revert_weight_conversion
 
 from actors.commands.adapter_export import MergedWeights, merge, write_adapter
 from actors.engines.deepspeed.state import LearnerState, open_learner_state
@@ -51,10 +52,10 @@ def export_run(
     source = _open(run, to, step, dtype)
     config, lora = source.config, source.config.learner.lora
     weights = source.state if lora is None else merge(config, lora, source.state)
-    settings = _settings(config, weights.shapes, source.dtype)
+    settings, model = _outline(config, weights.shapes, source.dtype)
 
     def write(draft: Path) -> None:
-        _write_weights(draft, weights, getattr(torch, source.dtype), max_shard_size)
+        write_weights(draft, weights, model, getattr(torch, source.dtype), max_shard_size)
         settings.save_pretrained(draft)
         _write_companions(draft, config, settings)
 
@@ -75,6 +76,22 @@ def export_adapter(run: Path, to: Path, *, step: str | None = None, dtype: str |
     write = functools.partial(write_adapter, config=config, lora=lora, state=source.state, dtype=dtype_of_adapters)
     _write(to, source, write, library="peft")
     return source.checkpoint
+
+
+def write_weights(
+    folder: Path, source: LearnerState | MergedWeights, model: Any, dtype: torch.dtype, max_shard_size: str
+) -> None:
+    """Writes the weights of `model` as shards under the names of the hub, which has one tensor for each expert."""
+    outline = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in source.shapes.items()}
+    split = split_torch_state_dict_into_shards(outline, max_shard_size=max_shard_size)
+    places: dict[str, str] = {}
+    for file, names in split.filename_to_tensors.items():
+        weights = revert_weight_conversion(model, {name: source.weight(name, dtype) for name in names})
+        save_file({name: _alone(weight) for name, weight in weights.items()}, folder / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(weights, file)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": places}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +156,8 @@ def _checkpoint(folder: RunFolder, step: str | None) -> Path:
     return store.path(chosen)
 
 
-def _settings(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> Any:
-    """The config.json of model.path. Raises ModelError if its parameters have other `shapes`."""
+def _outline(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> tuple[Any, Any]:
+    """The config.json of model.path, and its model without weights. Raises ModelError if it has other `shapes`."""
     settings, model = read_outline(config.model)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(wanted)
@@ -153,18 +170,13 @@ def _settings(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]], dtype:
     # vLLM takes a folder without its architecture for an embedding model.
     settings.architectures = [type(model).__name__]
     settings.dtype = dtype
-    return settings
+    return settings, model
 
 
-def _write_weights(folder: Path, source: LearnerState | MergedWeights, dtype: torch.dtype, max_shard_size: str) -> None:
-    outline = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in source.shapes.items()}
-    split = split_torch_state_dict_into_shards(outline, max_shard_size=max_shard_size)
-    for file, names in split.filename_to_tensors.items():
-        weights = {name: source.weight(name, dtype) for name in names}
-        save_file(weights, folder / file, metadata={"format": "pt"})
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+def _alone(weight: torch.Tensor) -> torch.Tensor:
+    """`weight` in memory of its own, as a file of safetensors needs it; the experts of a layer share their memory."""
+    is_alone = weight.is_contiguous() and weight.untyped_storage().nbytes() == weight.nbytes
+    return weight if is_alone else weight.clone(memory_format=torch.contiguous_format)
 
 
 def _write_companions(folder: Path, config: TrainConfig, settings: Any) -> None:

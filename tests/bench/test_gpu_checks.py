@@ -31,7 +31,9 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_check_that_ends_badly_costs_neither_the_checks_before_it_nor_those_after(temporary: Path) -> None:
+def test_a_check_that_ends_badly_leaves_its_log_and_costs_neither_the_checks_before_it_nor_those_after(
+    temporary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = ("passes", "breaks_its_limit", "raises", "exits", "dies", "passes")
     results = CheckProcesses(SETTING).results(group(*names))
     assert [(result.check, result.reason) for result in results] == [
@@ -44,6 +46,7 @@ def test_a_check_that_ends_badly_costs_neither_the_checks_before_it_nor_those_af
     ]
     processes = {result.measured.figures["process"] for result in results if result.ok}
     assert len(processes) == 2
+    assert "the driver is gone" in capsys.readouterr().err
     assert list(temporary.iterdir()) == []
 
 
@@ -52,12 +55,9 @@ def test_a_check_that_hangs_is_killed_at_its_deadline(temporary: Path) -> None:
     assert result.reason == "DeadlineError: no end within 0.5 s; its process was killed"
 
 
-def test_a_failed_check_leaves_its_log_on_standard_error(temporary: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    CheckProcesses(SETTING).results(group("exits"))
-    assert "the driver is gone" in capsys.readouterr().err
-
-
-def test_the_last_line_sums_up(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_every_check_says_what_is_missing_and_the_last_line_sums_up(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     many = Check(name="many", target="doubles.gpu_checks:passes", deadline_s=120, gpus=2)
     monkeypatch.setattr(gpu_run, "chosen", lambda only: [(*group("passes", "raises"), many)])
     lines: list[str] = []
@@ -65,15 +65,10 @@ def test_the_last_line_sums_up(temporary: Path, monkeypatch: pytest.MonkeyPatch)
     assert not run_checks((), Setting(device="cuda", is_tiny=True), lines.append)
     first, second, summary = map(json.loads, lines)
     assert (first["check"], first["ok"], first["device"]) == ("passes", False, "cuda")
+    assert first["reason"].startswith("ConfigError: the run is on cuda (model.device), but on node ")
     assert (second["check"], second["ok"]) == ("raises", False)
     assert summary["left_out"] == ["many"]
     assert (summary["ok"], summary["passed"], summary["failed"]) == (False, 0, ["passes", "raises"])
-
-
-def test_without_a_gpu_every_check_says_what_is_missing(temporary: Path) -> None:
-    [result] = CheckProcesses(Setting(device="cuda", is_tiny=True)).results(group("passes"))
-    assert result.reason is not None
-    assert result.reason.startswith("ConfigError: the run is on cuda (model.device), but on node ")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the rollout engine asks of vLLM, and what vLLM's worker does, when weights change."""
+"""What the rollout engine asks of vLLM, at its start and when weights change, and what vLLM's worker does then."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from maspo_dist.types import Sampling
 class Recorder:
     def __init__(self):
         self.asked = []
+        self.are_flat = []
 
     def get_tokenizer(self):
         return SimpleNamespace(decode=lambda ids, **_: "")
@@ -39,6 +40,7 @@ class Recorder:
 
     async def generate(self, prompt, parameters, request_id):
         self.asked.append(prompt.get("cache_salt"))
+        self.are_flat.append(parameters.flat_logprobs)
         raise RuntimeError("enough")
         yield
 
@@ -49,18 +51,26 @@ class Recorder:
         return nothing
 
 
-async def asked_over_two_publishes(in_flight_kv):
-    recorder = Recorder()
-    module.AsyncLLM = SimpleNamespace(from_engine_args=lambda *_, **__: recorder)
+def make_engine(recorder, keeps_kv):
+    def make(engine_args, usage_context, stat_loggers):
+        recorder.limits_of = usage_context.name
+        return recorder
+
+    module.AsyncLLM = SimpleNamespace(from_engine_args=make)
     settings = EngineSettings(
         model=ModelConfig(path="none", dtype="float32"),
         max_model_len=8,
         tensor_parallel=1,
         seed=0,
-        keeps_kv=in_flight_kv == "keep",
+        keeps_kv=keeps_kv,
         arguments={},
     )
-    engine = module.VllmEngine(settings, "cpu")
+    return module.VllmEngine(settings, "cpu")
+
+
+async def asked_over_two_publishes(in_flight_kv):
+    recorder = Recorder()
+    engine = make_engine(recorder, in_flight_kv == "keep")
     for version in (4, 5):
         await engine.pause()
         source = MappedFile(path="none", size_bytes=0)
@@ -71,6 +81,20 @@ async def asked_over_two_publishes(in_flight_kv):
         except RuntimeError:
             pass
     return recorder.asked
+
+
+async def asked_once():
+    recorder = Recorder()
+    engine = make_engine(recorder, False)
+    for request in (
+        engine.generate(np.asarray([1], np.int32), Sampling(temperature=1.0, max_response_tokens=2), 0, None),
+        engine.prompt_logprobs(np.asarray([1, 2], np.int32)),
+    ):
+        try:
+            await request
+        except RuntimeError:
+            pass
+    return [recorder.limits_of, recorder.are_flat]
 
 
 def done_in_a_load(device):
@@ -86,13 +110,14 @@ def done_in_a_load(device):
 
 
 found = {kv: asyncio.run(asked_over_two_publishes(kv)) for kv in ("recompute", "keep")}
+found["once"] = asyncio.run(asked_once())
 print(json.dumps(found | {device: done_in_a_load(device) for device in ("cuda:1", "cpu")}))
 """
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, list[object]]:
-    """What the engine asks, by rollout.in_flight_kv, and what a load does, by device."""
+    """What the engine asks, by rollout.in_flight_kv and once, and what a load does, by device."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=ROOT,
@@ -124,3 +149,9 @@ def test_a_load_ends_when_the_gpu_has_copied_the_weights(
     found: dict[str, list[object]], device: str, done: list[str]
 ) -> None:
     assert found[device] == done
+
+
+def test_an_engine_has_the_limits_of_offline_generation_and_gets_logprobs_as_arrays(
+    found: dict[str, list[object]],
+) -> None:
+    assert found["once"] == ["LLM_CLASS", [True, True]]

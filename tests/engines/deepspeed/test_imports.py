@@ -1,4 +1,4 @@
-"""What a rank's environment is when DeepSpeed is imported."""
+"""What the first import of DeepSpeed sets in a rank, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -20,3 +20,13 @@ def test_a_rank_takes_the_first_device_that_it_sees_whatever_a_launcher_left(mon
     monkeypatch.setenv("LOCAL_RANK", "3")
     import_deepspeed(torch.device("cpu"))
     assert os.environ["LOCAL_RANK"] == "0"
+
+
+def test_on_a_gpu_no_operation_of_deepspeed_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Reading this table of the real module tries every operation.
+    deepspeed = ModuleType("deepspeed")
+    monkeypatch.setitem(sys.modules, "deepspeed", deepspeed)
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert import_deepspeed(torch.device("cuda")) is deepspeed
+    assert not hasattr(deepspeed, "ops")

@@ -35,6 +35,27 @@ from maspo_dist.errors import ConfigError
             "verifier 'math' stands twice in '0.5*math + 0.5*math': add its weights up",
         ),
         ({"reward": {"default": f"1{'0' * 400}*math"}}, "the weight must be finite"),
+        (
+            {"reward": {"default": "https:score"}},
+            "verifier 'https:score' is not a URL, such as https://host:8000/score",
+        ),
+        ({"rollout": {"workers": 0}}, "workers must be a number of at least 1 or {min: …, max: …}, got 0"),
+        ({"rollout": {"workers": {"min": 3, "max": 2}}}, "max must be at least min (3), got 2"),
+        (
+            {"rollout": {"top_p": 0.9}},
+            "top_p is 0.9, so that logprobs of the rollout engine and of the learner are of different distributions: "
+            "set top_p to 1, or allow_biased_sampling: true",
+        ),
+        (
+            {"rollout": {"over_sampling": 2.0}},
+            "rollout.over_sampling (2) is more than the 1 batches that algorithm.max_policy_age (0) lets train: "
+            "lower one or raise the other",
+        ),
+        ({"rollout": {"engine": {"seed": 1}}}, "engine.seed is set by run.seed; remove it here"),
+        (
+            {"data": {"template": "hello"}},
+            "template must be chat, none, or text that holds {problem}, got 'hello'",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_refused(sections: dict[str, object], sentence: str) -> None:

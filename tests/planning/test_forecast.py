@@ -143,6 +143,7 @@ def test_groups_of_ranks_that_share_sequences_stay_whole_in_every_division() -> 
             "algorithm.max_policy_age is 0, so the learner waits 555 s per step for the engines, and the engines "
             "1,049 s for the learner",
         ),
+        ("H100", [], "a publish takes 25.4 s by object_store, 3.0 s by collective"),
         ("H100", ["algorithm.max_policy_age=1"], "the engines wait 494 s per step for the learner"),
         (
             "H100",

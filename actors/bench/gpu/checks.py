@@ -20,9 +20,11 @@ class Check:
 
 #: In the order in which they run. Checks of a group share a process, and with it an engine and a learner.
 GROUPS = (
-    (Check(name="stack", target="actors.bench.gpu.stack:measure", deadline_s=300),),
-    (Check(name="attention", target="actors.bench.gpu.attention:measure", deadline_s=600),),
-    (Check(name="head", target="actors.bench.gpu.head:measure", deadline_s=600),),
+    (
+        Check(name="stack", target="actors.bench.gpu.stack:measure", deadline_s=300),
+        Check(name="attention", target="actors.bench.gpu.attention:measure", deadline_s=600),
+        Check(name="head", target="actors.bench.gpu.head:measure", deadline_s=600),
+    ),
     (Check(name="step", target="actors.bench.gpu.step:measure", deadline_s=1200),),
     (
         Check(name="engine", target="actors.bench.gpu.engine:measure", deadline_s=1200),
@@ -31,6 +33,8 @@ GROUPS = (
     ),
     (Check(name="zero", target="actors.bench.gpu.zero:measure", deadline_s=1800, gpus=2),),
     (Check(name="collective", target="actors.bench.gpu.collective:measure", deadline_s=600, gpus=2),),
+    (Check(name="tensor-parallel", target="actors.bench.gpu.tensor_parallel:measure", deadline_s=1800, gpus=2),),
+    (Check(name="run", target="actors.bench.gpu.whole_run:measure", deadline_s=2400, gpus=2),),
 )
 CHECKS = {check.name: check for group in GROUPS for check in group}
 

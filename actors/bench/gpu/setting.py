@@ -36,6 +36,7 @@ class Scale:
     requests             to the engine at once, of `request_tokens` each
     responses            compared between engine and learner, of `response_tokens` each
     sharded_layers       of the model whose checkpoint the ranks write: its optimizer state fits on most disks
+    run_steps            of the whole run
     """
 
     shape: Shape
@@ -47,6 +48,7 @@ class Scale:
     responses: int
     response_tokens: int
     sharded_layers: int
+    run_steps: int
 
 
 #: The shape of Qwen2 1.5B, with separate input and output embeddings as in DeepSeek-R1-Distill-Qwen-1.5B.
@@ -68,6 +70,7 @@ FULL = Scale(
     responses=64,
     response_tokens=4096,
     sharded_layers=4,
+    run_steps=5,
 )
 #: Enough to run every line of a check within seconds.
 TINY = Scale(
@@ -80,6 +83,7 @@ TINY = Scale(
     responses=4,
     response_tokens=256,
     sharded_layers=2,
+    run_steps=2,
 )
 
 

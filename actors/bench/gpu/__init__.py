@@ -18,7 +18,7 @@ step             an update of the learner against the GPU's peak and the planned
 engine           tokens per second of an engine
 logprobs         engine against learner, on sampled responses
 publish          weights from learner to engine, with requests in flight
-zero             ZeRO 2 and 3 on two ranks against one rank
+zero             ZeRO 2 and 3, and shared sequences, on two ranks against one rank
 collective       broadcasts of weights to another GPU
 tensor_parallel  a publish to an engine on two GPUs
 whole_run        runs of configs/gpu_smoke.yaml, a rollout worker killed

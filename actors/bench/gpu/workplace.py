@@ -52,7 +52,14 @@ class Workplace:
         return self.folder / name
 
     def config(
-        self, model: Path, *, ranks: int = 1, zero_stage: int = 2, lr: float = _LR, eps: float = 1e-8
+        self,
+        model: Path,
+        *,
+        ranks: int = 1,
+        zero_stage: int = 2,
+        sequence_parallel: int = 1,
+        lr: float = _LR,
+        eps: float = 1e-8,
     ) -> TrainConfig:
         """A run of the scale's sizes with one optimizer step per batch."""
         scale, setting = self.setting.scale, self.setting
@@ -71,6 +78,7 @@ class Workplace:
                 "learner": {
                     "ranks": ranks,
                     "zero_stage": zero_stage,
+                    "sequence_parallel": sequence_parallel,
                     "lr": lr,
                     "eps": eps,
                     "micro_batch_tokens": scale.micro_batch_tokens,

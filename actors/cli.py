@@ -53,6 +53,7 @@ BENCHES = (
     "reasoning-gym",
     "run-folder",
     "run-memory",
+    "plan",
     "gpu",
 )
 

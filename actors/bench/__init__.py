@@ -12,10 +12,11 @@ environments    trajectories that wait for tools against an engine without tools
 math            the mathematics verifier against bare math-verify, layer by layer
 reasoning_gym   whether every task of reasoning_gym accepts right answers and refuses nonsense
 run_folder      status and report of a run of 20,000 steps: seconds and memory
+plan            `maspo-dist plan` on this CPU: predicted seconds and memory against a run
 gpu             a package: proves each GPU path on this machine, `maspo-dist bench gpu`
 doubles         fakes for benches and tests
 lines           the record of a measurement
-memory          peak memory of a process
+memory          peak memory of processes
 models          models of random weights
 vllm_direct     bare vLLM, the yardstick of `rollout`
 """

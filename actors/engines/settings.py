@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actors.interfaces import EngineSettings
 from maspo_dist.config import EvaluationConfig, TrainConfig
-from maspo_dist.planning.placement import Device
+from maspo_dist.planning.placement import CPU_CACHE_GIB, Device
 
 
 def engine_environment(device: Device, threads: int) -> dict[str, str]:
@@ -18,7 +18,7 @@ def engine_environment(device: Device, threads: int) -> dict[str, str]:
     if device == "cuda":
         return common
     return common | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         # Runs the model in the engine's process: a worker process would import torch and vLLM a third time.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

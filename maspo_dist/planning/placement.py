@@ -21,6 +21,11 @@ CPU_SHARE = 0.25
 #: CHUNK_ELEMENTS of `maspo_dist.algorithm.logprobs`, whose import takes seconds.
 HEAD_LOGITS: Mapping[Device, int] = {"cpu": 1 << 26, "cuda": 1 << 28}
 
+#: Keys and values of an engine on the CPU; vLLM takes them whole when it starts.
+CPU_CACHE_GIB = 1
+#: What Python and its libraries hold in the main memory of a process, measured after the imports.
+_LEARNER_LIBRARIES_BYTES, _ENGINE_LIBRARIES_BYTES = 280 << 20, 420 << 20
+
 
 def pick_device(wanted: Device | Literal["auto"], *, has_gpu: bool) -> Device:
     """The configured device; `auto` means GPUs where there are any."""
@@ -55,7 +60,7 @@ def plan_bundles(config: TrainConfig, size: ModelSize, device: Device) -> tuple[
             memory_bytes=learner_memory(config, size, device).total_bytes,
             what=f"DeepSpeed {learner_name(learner)}",
         ),
-        _engine_bundle(rollout, rollout.first_workers, engine_memory(config, size).total_bytes, device),
+        _engine_bundle(rollout, rollout.first_workers, engine_memory(config, size, device).total_bytes, device),
         _verifier_bundle(config.reward, device),
     )
     return _labelled(bundles, config.cluster)
@@ -107,31 +112,32 @@ def _verifier_bundle(config: VerifierConfig, device: Device) -> Bundle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerMemory:
-    """An estimate of what one rank holds, in bytes; weights include those of a reference model."""
+    """An estimate of what one rank holds on its device, in bytes; weights include those of a reference model."""
 
     weights_bytes: int
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int
     head_bytes: int
+    libraries_bytes: int
 
     @property
     def total_bytes(self) -> int:
-        return (
-            self.weights_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes + self.head_bytes
-        )
+        of_model = self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
+        return of_model + self.activations_bytes + self.head_bytes + self.libraries_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineMemory:
-    """An estimate of what one engine holds, over all its GPUs, in bytes."""
+    """An estimate of what one engine holds on its device, over all its GPUs, in bytes."""
 
     weights_bytes: int
     keys_and_values_bytes: int
+    libraries_bytes: int
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.keys_and_values_bytes
+        return self.weights_bytes + self.keys_and_values_bytes + self.libraries_bytes
 
 
 def learner_memory(config: TrainConfig, size: ModelSize, device: Device) -> LearnerMemory:
@@ -165,17 +171,21 @@ def learner_memory(config: TrainConfig, size: ModelSize, device: Device) -> Lear
         optimizer_bytes=int(optimizer),
         activations_bytes=tokens * kept * width,
         head_bytes=logits + (4 * size.vocabulary * size.hidden if lora is None else 0),
+        libraries_bytes=0 if device == "cuda" else _LEARNER_LIBRARIES_BYTES,
     )
 
 
-def engine_memory(config: TrainConfig, size: ModelSize) -> EngineMemory:
-    """Weights of one engine, and the keys and values of its share of a step, all sequences at full length."""
+def engine_memory(config: TrainConfig, size: ModelSize, device: Device) -> EngineMemory:
+    """Weights of one engine, and keys and values: on GPUs of its share of a step, all sequences at full length."""
     sequences = math.ceil(config.rollout.prompts_per_step * config.rollout.group_size / config.rollout.first_workers)
     sequences = min(sequences, int(config.rollout.engine.get("max_num_seqs", 256)))
     tokens = sequences * (config.data.max_prompt_tokens + config.rollout.max_response_tokens)
     width = weight_width(config.model)
+    wanted = width * tokens * size.key_value_elements
     return EngineMemory(
-        weights_bytes=width * size.parameters, keys_and_values_bytes=width * tokens * size.key_value_elements
+        weights_bytes=width * size.parameters,
+        keys_and_values_bytes=wanted if device == "cuda" else CPU_CACHE_GIB << 30,
+        libraries_bytes=0 if device == "cuda" else _ENGINE_LIBRARIES_BYTES,
     )
 
 

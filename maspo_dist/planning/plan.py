@@ -66,7 +66,7 @@ def _gpu(name: str) -> Accelerator:
 
 
 def _memory(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> Table:
-    learner, engine = learner_memory(config, size, "cuda"), engine_memory(config, size)
+    learner, engine = learner_memory(config, size, "cuda"), engine_memory(config, size, "cuda")
     table = Table(
         "process", "count", "GB", title=f"memory, of {gpu.memory_bytes / 1e9:.0f} GB per GPU", title_justify="left"
     )

@@ -14,7 +14,7 @@ from maspo_dist.errors import UserError
 from maspo_dist.models.size import KNOWN_SIZES
 from maspo_dist.planning.accelerators import ACCELERATORS
 from maspo_dist.planning.forecast import Lengths, advice, forecast_step, publish_seconds, splits
-from maspo_dist.planning.placement import learner_memory, plan_bundles
+from maspo_dist.planning.placement import engine_memory, learner_memory, plan_bundles
 from maspo_dist.planning.plan import assumed_lengths, print_plan
 
 GPUS = {gpu.name: gpu for gpu in ACCELERATORS}
@@ -212,3 +212,12 @@ def test_a_mean_above_the_longest_response_is_refused() -> None:
         UserError, match=r"^--response-tokens is 9000, but rollout.max_response_tokens is 8192: lower it"
     ):
         assumed_lengths(recipe(), None, 9000)
+
+
+def test_a_process_on_the_cpu_holds_its_libraries_and_an_engine_a_fixed_cache() -> None:
+    on_gpu, on_cpu = (learner_memory(recipe(), SIZE, device) for device in ("cuda", "cpu"))
+    assert (on_gpu.libraries_bytes, on_cpu.libraries_bytes) == (0, 280 * 2**20)
+    assert on_cpu.weights_bytes == on_gpu.weights_bytes
+    engine = engine_memory(recipe(), SIZE, "cpu")
+    assert engine.total_bytes == 2 * SIZE.parameters + 2**30 + 420 * 2**20
+    assert engine_memory(recipe(), SIZE, "cuda").total_bytes > 2 * SIZE.parameters + 2**30

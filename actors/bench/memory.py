@@ -17,9 +17,9 @@ def watch_peak() -> Callable[[], int]:
 
 
 class HighestByRole:
-    """The most memory that any descendant of `pid` holds for itself, by how its name begins.
+    """The most memory that any descendant of `pid` holds, with its own descendants, by how its name begins.
 
-    That is what it has allocated: neither files, such as libraries, nor memory that processes share.
+    That is what they have allocated: neither files, such as libraries, nor memory that processes share.
     """
 
     def __init__(self, pid: int, roles: Sequence[str]) -> None:
@@ -38,7 +38,8 @@ class HighestByRole:
             title = "".join(process.cmdline()[:1])
             for role in self.bytes_by_role:
                 if title.startswith(role):
-                    held = _status_bytes(str(process.pid), "RssAnon")
+                    family = (process, *process.children(recursive=True))
+                    held = sum(_status_bytes(str(member.pid), "RssAnon") for member in family)
                     self.bytes_by_role[role] = max(self.bytes_by_role[role], held)
 
 

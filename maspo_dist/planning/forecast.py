@@ -2,9 +2,10 @@
 
     generate   decoding reads all weights and the keys and values of all running responses per token
     update     arithmetic: forwards, backwards and recomputation of all tokens
-    publish    one copy of the weights from learner to engines, by `sync.transport`
+    publish    one copy of the weights from learner to engines, by `sync.transport`, and the proof
 
-No forecast has been compared with a run on GPUs yet. It leaves out the network, and lengths of responses are
+No forecast has been compared with a run on GPUs yet. It leaves out the network, and what an engine computes per
+response outside of the model: on a CPU, the demo spends most of its generation there. Lengths of responses are
 assumptions.
 """
 
@@ -27,6 +28,8 @@ _DECODING_OVERHEAD_S = 0.002
 #: Bytes per second from the learner into all engines, hashed twice: measured on a CPU for the object store; for a
 #: broadcast over NCCL an assumption, with the learner's copy to its host.
 _PUBLISH_BYTES_PER_S = {"object_store": 6e8, "collective": 5e9}
+#: Messages between the processes and the proof of the weights, whatever the model: measured on a CPU.
+_PUBLISH_S = 0.3
 #: Sequences at once in vLLM's offline limits, on GPUs with 70 GiB and more and on smaller ones.
 _MANY_SEQUENCES, _FEW_SEQUENCES, _LARGE_GPU_BYTES = 1024, 256, 70 * 2**30
 #: Share of a GPU that vLLM takes unless `rollout.engine.gpu_memory_utilization` says otherwise.
@@ -87,7 +90,7 @@ def forecast_step(config: TrainConfig, size: ModelSize, gpu: Accelerator, length
 def publish_seconds(config: TrainConfig, size: ModelSize) -> dict[str, float]:
     """Seconds of a publish by each transport."""
     size_bytes = weight_width(config.model) * size.parameters
-    return {name: size_bytes / rate for name, rate in _PUBLISH_BYTES_PER_S.items()}
+    return {name: _PUBLISH_S + size_bytes / rate for name, rate in _PUBLISH_BYTES_PER_S.items()}
 
 
 def splits(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> list[Split]:

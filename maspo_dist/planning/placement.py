@@ -23,8 +23,9 @@ HEAD_LOGITS: Mapping[Device, int] = {"cpu": 1 << 26, "cuda": 1 << 28}
 
 #: Keys and values of an engine on the CPU; vLLM takes them whole when it starts.
 CPU_CACHE_GIB = 1
-#: What Python and its libraries hold in the main memory of a process, measured after the imports.
-_LEARNER_LIBRARIES_BYTES, _ENGINE_LIBRARIES_BYTES = 280 << 20, 420 << 20
+#: What Python and its libraries hold in main memory, measured after the imports. An engine is two processes: the
+#: rollout worker, and vLLM's.
+_LEARNER_LIBRARIES_BYTES, _ENGINE_LIBRARIES_BYTES = 280 << 20, 2 * 420 << 20
 
 
 def pick_device(wanted: Device | Literal["auto"], *, has_gpu: bool) -> Device:

@@ -34,15 +34,19 @@ def hide_memory() -> None:
 
 
 def kill_tree(root: int) -> None:
-    """SIGKILLs `root`, its session, and all descendants.
+    """SIGKILLs `root`, a child of this process, its session if it leads one, and all descendants.
 
     Orphaned descendants are found as long as `root` is their subreaper. `root` is stopped first, so that it starts
-    nothing new. Killing repeats, because a descendant may fork meanwhile.
+    nothing new. Killing repeats, because a descendant may fork meanwhile. A child that was reaped before may have left
+    processes of its session; when its number belongs to another process by now, nothing is killed.
     """
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(root)
+        if parent.ppid() != os.getpid():
+            return
         parent.suspend()
         _kill_descendants(parent)
+        parent.kill()
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(root, signal.SIGKILL)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from maspo_dist.config import ModelConfig
 from maspo_dist.planning.placement import Device
@@ -189,6 +189,7 @@ class EngineSettings:
 
     keeps_kv   whether responses in flight go on with the keys and values of the weights before a `load`
     counts     whether the engine is to keep its `EngineFigures`
+    sleeps     whether the engine shares its device with a learner, see `SleepingEngine`
     """
 
     model: ModelConfig
@@ -198,6 +199,7 @@ class EngineSettings:
     keeps_kv: bool
     arguments: Mapping[str, Any]
     counts: bool = False
+    sleeps: bool = False
 
 
 class RolloutEngine(Protocol):
@@ -259,21 +261,6 @@ class RolloutEngine(Protocol):
         """Ends the engine's processes."""
 
 
-@runtime_checkable
-class ReportingEngine(Protocol):
-    """A rollout engine that tells what it does; an engine need not."""
-
-    def figures(self) -> EngineFigures | None: ...
-
-
-@runtime_checkable
-class MovableEngine(Protocol):
-    """A rollout engine that goes on in another run; an engine need not, where each run starts its own."""
-
-    async def log_to(self, path: Path) -> None:
-        """Sends the output of the engine's processes to `path` from now on."""
-
-
 class WeightTransport(Protocol):
     """Carries weights from the learner ranks to the engines; `sync.transport` names its class.
 
@@ -333,6 +320,9 @@ class RolloutWorkerHandle(Protocol):
 
     async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
         """Loads and proves `update`, from `staged` if it is given and its worker lives."""
+
+    async def sleep(self) -> None:
+        """See `SleepingEngine`; a publish wakes the engine."""
 
     @property
     def figures(self) -> EngineFigures | None:

@@ -19,7 +19,9 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.controller.turns import DeviceTurns
 from actors.engines.settings import engine_environment, learner_environment
 from actors.interfaces import ActorProcess, Body, RolloutWorkerHandle
 from actors.learner.actor import Learner
@@ -33,7 +35,7 @@ from actors.ray.actor_options import (
 )
 from actors.ray.connection import small_stores
 from actors.ray.model_on_nodes import require_model_on_nodes
-from actors.ray.on_node import dump_stacks, free_address, remove_segments, run_beside, write_token
+from actors.ray.on_node import dump_stacks, free_address, gpu_ids, remove_segments, run_beside, write_token
 from actors.ray.placement_groups import bundles_by_node, reserve, room_for
 from actors.ray.waits import all_ready, within
 from actors.rollout.actor import RolloutActor
@@ -44,7 +46,7 @@ from actors.verifier.process import VerifierProcess
 from actors.warm import KeepableWorker, Shelf, WarmProcesses, WarmWorker, processes_key
 from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize
-from maspo_dist.planning.placement import Device, plan_bundles, require_fit
+from maspo_dist.planning.placement import Bundle, Device, plan_bundles, require_fit, shared_bundle
 from maspo_dist.planning.transport import choose_transport
 from maspo_dist.runs.rows import Event
 from maspo_dist.types import RolloutGroup
@@ -112,6 +114,12 @@ class RunCluster:
         broadcasts, parallel = self._transport.name == "collective", self.config.learner.sequence_parallel
         self.learners = RayLearnerGroup(self._make_learners, self.config.cluster, parallel, announces=broadcasts)
         self.rollout = ElasticRolloutPool(self.config, self, self.on_event, self.learners if broadcasts else None)
+        #: None where engines and learners have devices of their own.
+        self.turns: DeviceTurns | None = None
+        if self.config.cluster.layout == "colocated":
+            self.turns = DeviceTurns(self.rollout, self.learners)
+        #: GPUs of each place that an engine shares with learner ranks.
+        self._shared_gpus: list[list[int]] = []
 
     async def start(self) -> None:
         """Reserves places, starts all processes concurrently, and reports what it waits for.
@@ -131,24 +139,43 @@ class RunCluster:
         await require_model_on_nodes(config.model.path, self.device, environment, config.cluster.start_timeout_s)
         await self._take_from_shelf()
         if self._base is None:
-            base = [self._bundles["learner"], verifier]
+            base = [self._learner_places(), verifier]
             self._base = await reserve(base, config.cluster.start_timeout_s, self.waiting_for)
-        options = bundle_options(self._base, config.learner.ranks, verifier, config.cluster.environment)
+        options = bundle_options(self._base, self._learner_places().count, verifier, config.cluster.environment)
         kept, self._idle_verifier = self._idle_verifier, None
         self._verifier = VerifierProcess(
             config.reward, config.cluster, self._logs, options, self.classes.verifier, kept
         )
-        starts = {"learners": self.learners.start(), "rollout workers": self.rollout.start()}
+        starts: dict[str, Awaitable[object]] = {}
+        if self.turns is None:
+            starts |= {"learners": self.learners.start(), "rollout workers": self.rollout.start()}
+        else:
+            starts |= {"rollout workers, then learners": self._start_in_turn()}
         if kept is not None:
             starts["verifier"] = self._verifier.renew()
         await all_ready(starts, self.waiting_for)
         self._is_started = True
 
+    async def _start_in_turn(self) -> None:
+        """An engine measures the free memory of its device when it starts, so it starts first."""
+        if self.device == "cuda":
+            self._shared_gpus = await self._gpus_of_places()
+        await self.rollout.start()
+        await self.rollout.sleep()
+        await self.learners.start()
+
+    def _learner_places(self) -> Bundle:
+        """The places of learners: one per rank, or one per engine with the ranks that share its devices."""
+        learner = self._bundles["learner"]
+        if self.turns is None:
+            return learner
+        return shared_bundle(learner, self._bundles["rollout"], self.config.rollout.tensor_parallel)
+
     def own_nodes(self) -> set[str]:
         """Ids of the nodes without which the run cannot go on: those of the learners and of this process."""
         assert self._base is not None
         places = placement_group_table(self._base)["bundles_to_node_id"]
-        of_learners = {places[index] for index in range(self.config.learner.ranks)}
+        of_learners = {places[index] for index in range(self._learner_places().count)}
         return {ray.get_runtime_context().get_node_id(), *of_learners}
 
     async def watch_verifier(self) -> None:
@@ -241,6 +268,9 @@ class RunCluster:
         return worker
 
     async def _place_of_worker(self, timeout_s: float) -> PlacementGroup:
+        if self.turns is not None:
+            assert self._base is not None
+            return self._base
         # After the start, the pool reports that a worker waits.
         waiting_for = None if self._is_started else self.waiting_for
         bundle = replace(self._bundles["rollout"], count=1)
@@ -250,10 +280,14 @@ class RunCluster:
         config, bundle = self.config, self._bundles["rollout"]
         processes = config.rollout.first_workers * config.rollout.tensor_parallel
         environment = engine_environment(self.device, config.rollout.threads or share_of_cores(processes))
+        if self._shared_gpus:
+            # Ray gives the GPUs of the place to the learner ranks, and leaves this variable to a process without GPUs.
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._shared_gpus[index]))
+        at = 0 if self.turns is None else index
         handle: ActorHandle[Any] = (
             actor_class(self.classes.rollout)
             .options(
-                **bundle_options(place, 0, bundle, config.cluster.environment, environment),
+                **bundle_options(place, at, bundle, config.cluster.environment, environment),
                 max_concurrency=CONCURRENT_CALLS,
             )
             .remote(config, index, self.device, scorer, self._logs)
@@ -262,10 +296,27 @@ class RunCluster:
 
     def _released(self, name: str, group: PlacementGroup) -> None:
         """Frees a worker's place, and removes the shared memory that a killed engine left."""
-        remove_placement_group(group)
+        if group is not self._base:
+            remove_placement_group(group)
         process = self._processes.pop(name, None)
         if process is not None and process.segments:
             self._cleanups.append(run_beside(process, remove_segments, process.segments))
+
+    async def _gpus_of_places(self) -> list[list[int]]:
+        """Ids on its node of the GPUs of each place, as Ray gives them to a task that takes them all."""
+        assert self._base is not None
+        places = self._learner_places()
+        tasks = [
+            ray.remote(gpu_ids).options(
+                num_cpus=0,
+                num_gpus=places.gpus,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._base, placement_group_bundle_index=index),
+            )
+            for index in range(places.count)
+        ]
+        answers = asyncio.gather(*(task.remote() for task in tasks))
+        found: list[list[int]] = await within(self.config.cluster.start_timeout_s, "GPUs of the learners", answers)
+        return found
 
     async def room(self) -> int:
         """How many more rollout workers fit into the free resources."""
@@ -283,12 +334,13 @@ class RunCluster:
     async def _make_learners(self) -> list[ActorHandle[Any]]:
         config, base, bundle = self.config, self._base, self._bundles["learner"]
         assert base is not None
-        ranks = config.learner.ranks
+        ranks, places = config.learner.ranks, self._learner_places().count
         environment = learner_environment(self.device, config.learner.threads or share_of_cores(ranks))
         nodes = (await asyncio.to_thread(placement_group_table, base))["bundles_to_node_id"]
         options = [
             bundle_options(base, index, bundle, config.cluster.environment, environment)
-            for index in bundles_by_node(nodes, ranks)
+            for index in bundles_by_node(nodes, places)
+            for _ in range(ranks // places)
         ]
         beside_rank_0 = {"num_cpus": 0, "scheduling_strategy": options[0]["scheduling_strategy"]}
         address: str = await within(

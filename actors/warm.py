@@ -136,6 +136,8 @@ def processes_key(config: TrainConfig, device: Device) -> str | None:
     obstacles = (
         # A GPU's memory is left to one learner engine only.
         device == "cuda",
+        # Engines and learners take turns, and a kept engine would have to sleep.
+        config.cluster.layout == "colocated",
         # The engine would find keys and values of an earlier run.
         rollout.in_flight_kv == "keep",
         # The process that leads several of vLLM would write to the log of the earlier run.

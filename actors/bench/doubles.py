@@ -222,6 +222,9 @@ class FakeWorker:
     async def stage(self, update: WeightUpdate) -> StagedWeights:
         return StagedWeights(version=update.version, entries=(), source=self.name)
 
+    async def sleep(self) -> None:
+        pass
+
     async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
         self.version = update.version
         return make_publish_report(update)

@@ -6,11 +6,18 @@ from actors.engines.registry import rollout_engine
 from actors.weights.transport import weight_transport
 from maspo_dist.config import EvaluationConfig, TrainConfig
 from maspo_dist.config.extension import is_extension
+from maspo_dist.errors import ConfigError
 
 
 def require_extensions(config: TrainConfig | EvaluationConfig) -> None:
     """Raises ConfigError naming the key, its class and what the class lacks. Imports no engine of this package."""
     if is_extension(config.rollout.backend):
-        rollout_engine(config.rollout.backend)
+        engine = rollout_engine(config.rollout.backend)
+        shares_devices = isinstance(config, TrainConfig) and config.cluster.layout == "colocated"
+        if shares_devices and not hasattr(engine, "sleep"):
+            raise ConfigError(
+                f"cluster.layout is colocated, but rollout.backend {config.rollout.backend} has no method sleep: add "
+                "it (see SleepingEngine), or set layout to separate"
+            )
     if isinstance(config, TrainConfig) and is_extension(config.sync.transport):
         weight_transport(config.sync.transport)

@@ -236,6 +236,7 @@ class Run:
             learners=cluster.learners,
             prompts=probe_sequences(prompts, -(-tokens // length), length),
             tokens=tokens,
+            turns=cluster.turns,
         )
 
     def _recorder(self, cluster: RunCluster) -> StepRecorder | None:

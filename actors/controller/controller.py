@@ -10,7 +10,8 @@
 One step: take the groups that the age bound allows → lay them out → update → publish and prove → evaluation starts
 when due → metrics → checkpoint when due. Later groups generate during all of this as far as `algorithm.max_policy_age`
 allows; with 0 they wait for the publish. An evaluation belongs to one policy version, so the next publish waits for
-it. Responses travel from worker to learner by reference: this process sees only their lengths, versions and verdicts.
+it; the next update too where engines and learners take turns on their devices. Responses travel from worker to learner
+by reference: this process sees only their lengths, versions and verdicts.
 
 The pool replaces lost rollout workers. Groups in the memory of a lost node are sampled again. A lost learner ends the
 session: the learner group restarts, and a new session continues from the newest good checkpoint, as a resumed run does.
@@ -30,13 +31,14 @@ from actors.controller.group_stream import Batch, GroupStream
 from actors.controller.publisher import Publisher
 from actors.controller.recording import StepRecorder
 from actors.controller.step_rows import batch_metrics, generation_times, sample_rows
-from actors.interfaces import Body, LearnerGroup, RolloutPool
+from actors.interfaces import LearnerGroup, RolloutPool
 from actors.ray.waits import unless_set, within
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.batching import lay_out_batch
-from maspo_dist.errors import BodyLostError, LearnerLostError, PolicyAgeError
+from maspo_dist.errors import BodyLostError, LearnerLostError
 from maspo_dist.flow.failures import RestartBudget
 from maspo_dist.flow.ledger import Ledger
+from maspo_dist.flow.policy_age import require_young
 from maspo_dist.runs.checkpoint import (
     LEARNER_FOLDER,
     CheckpointStore,
@@ -167,6 +169,8 @@ class Controller:
     async def _open_session(self, resume: Path | None) -> None:
         state = None if resume is None else read_state(resume)
         finished: Sequence[FinishedGroup[RolloutGroup]] = ()
+        if self.publisher.turns is not None:
+            await self.publisher.turns.to_learners()
         if resume is not None:
             self._enter("load checkpoint")
             await self.learners.load((resume / LEARNER_FOLDER).resolve())
@@ -214,6 +218,8 @@ class Controller:
             self._event("checkpoint_damaged", reason)
         await asyncio.sleep(pause_s)
         self._enter("restart learners")
+        if self.publisher.turns is not None:
+            await self.publisher.turns.to_new_learners()
         while True:
             try:
                 await self.learners.restart()
@@ -267,11 +273,16 @@ class Controller:
         metrics = batch_metrics(batch, consumed_version)
         metrics |= generation_times(batch, started_s, taken_s, self._taken_s)
         self._taken_s = taken_s
+        if self.publisher.turns is not None and batch.training:
+            await self._finish_evaluation()
+            await self.publisher.turns.to_learners()
         self._enter("update")
         try:
             metrics |= await self._update(step, batch)
         except BodyLostError as error:
             self._event("batch_taken_back", f"step {step}: {error}", step=step)
+            if self.publisher.turns is not None:
+                await self.publisher.publish(self._version)
             await session.stream.take_back()
             return False
         updated_s = self.clock()
@@ -328,7 +339,7 @@ class Controller:
         }
         if training := batch.training:
             for group in training:
-                self._require_young(group)
+                require_young(group, self._version, self.config.algorithm.max_policy_age)
             layout = lay_out_batch(
                 step,
                 [group.scored for group in training],
@@ -345,16 +356,6 @@ class Controller:
             logger.warning("step %d: no group trains, the policy stays unchanged", step)
         batch.enter(self._current.ledger, step)
         return metrics
-
-    def _require_young(self, group: FinishedGroup[Body]) -> None:
-        """The last check of the age bound, just before the group trains."""
-        bound = self.config.algorithm.max_policy_age
-        oldest = group.oldest_version
-        if self._version - oldest > bound:
-            raise PolicyAgeError(
-                f"group {group.group_id} holds tokens of policy version {oldest}, {self._version - oldest} "
-                f"behind the learner's {self._version}; algorithm.max_policy_age is {bound}"
-            )
 
     async def _save(self) -> None:
         """Saves the state between two steps; the checkpoint is completed while training continues."""

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from actors.controller.turns import DeviceTurns
 from actors.interfaces import Body, LearnerGroup, PublishReport, RolloutPool, WeightUpdate
 from actors.rollout.proof import mean_gap_limit
 from actors.weights.probes import response_probes
@@ -32,6 +33,7 @@ class Publisher:
     tokens      of all probes of a publish, where they are made of responses
     start_gap   mean gap between the logprobs of engines and learner at policy version 0, the measure for later
                 versions; it is saved in checkpoints, and None where it is not known
+    turns       gives the engines the devices of the learners; None where each has its own
     """
 
     config: TrainConfig
@@ -40,6 +42,7 @@ class Publisher:
     prompts: Sequence[IntArray]
     tokens: int
     start_gap: float | None = None
+    turns: DeviceTurns | None = None
 
     async def publish(self, version: int, bodies: Sequence[Body] = ()) -> PublishReport:
         """Publishes the learner's weights, which are of `version`; `bodies` are the groups that it trained on last.
@@ -54,6 +57,8 @@ class Publisher:
         configured, dtype = self.config.sync.max_mean_logprob_gap, self.config.model.dtype
         limit = mean_gap_limit(configured, dtype, self.start_gap)
         update = WeightUpdate(snapshot=snapshot, probes=probes, expected=expected, max_mean_gap=limit)
+        if self.turns is not None:
+            await self.turns.to_engines()
         report = await self.pool.publish(update)
         if version == 0:
             self.start_gap = report.mean_logprob_gap

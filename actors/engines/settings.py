@@ -49,6 +49,7 @@ def training_engine(config: TrainConfig) -> EngineSettings:
         keeps_kv=config.rollout.in_flight_kv == "keep",
         arguments=config.rollout.engine,
         counts=config.logging.prometheus_port is not None,
+        sleeps=config.cluster.layout == "colocated",
     )
 
 

@@ -64,6 +64,10 @@ class Engine(Protocol):
 
     def load(self, folder: Path) -> None: ...
 
+    def rest(self) -> None: ...
+
+    def wake(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -162,6 +166,14 @@ class Learner:
         """See `DeepSpeedEngine.load`; returns the policy version of the checkpoint."""
         self._engine.load(folder)
         return self._engine.policy_version
+
+    def rest(self) -> None:
+        """See `DeepSpeedEngine.rest`."""
+        self._engine.rest()
+
+    def wake(self) -> None:
+        """Takes the device again."""
+        self._engine.wake()
 
     def stop(self) -> None:
         """Leaves the process group, and frees its port and the engine's memory."""

@@ -135,6 +135,14 @@ class RayLearnerGroup:
         snapshot: WeightSnapshot | None = await self._of_rank_0("stored_weights", subject, version, timeout_s)
         return snapshot
 
+    async def rest(self) -> None:
+        """See `RestingLearners` of `actors.controller.turns`."""
+        await self._all("rest", "engines' turn", self._config.publish_timeout_s)
+
+    async def wake(self) -> None:
+        """Takes the devices again."""
+        await self._all("wake", "learners' turn", self._config.publish_timeout_s)
+
     async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
         """Raw log-probabilities of tokens 1 … L−1 of each sequence, temperature 1."""
         subject, timeout_s = f"{len(sequences)} sequences", self._config.publish_timeout_s

@@ -52,6 +52,11 @@ def dump_stacks(pid: int) -> None:
         os.kill(pid, signal.SIGUSR1)
 
 
+def gpu_ids() -> list[int]:
+    """The GPUs that Ray gave this process."""
+    return list(map(int, ray.get_gpu_ids()))
+
+
 def free_address(port: int | None, release_s: float = _RELEASE_S) -> str:
     """`tcp://node:port` where nothing listens, at `port` or any port; torch's store binds it a moment later.
 

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from actors.engines.abilities import MovableEngine, ReportingEngine, SleepingEngine
 from actors.engines.registry import rollout_engine
 from actors.engines.settings import training_engine
 from actors.interfaces import (
@@ -26,9 +27,7 @@ from actors.interfaces import (
     Body,
     Broadcast,
     MappedFile,
-    MovableEngine,
     PublishReport,
-    ReportingEngine,
     RolloutEngine,
     StagedWeights,
     WeightSnapshot,
@@ -67,6 +66,8 @@ class RolloutActor:
         self._partner: Partner | None = None
         self._proven = asyncio.Event()
         self._was_published_to = False
+        #: Held by the call that changes the engine's weights.
+        self._weights_lock = asyncio.Lock()
         self._open_calls: set[asyncio.Task[Any]] = set()
         self._serving = asyncio.get_running_loop()
 
@@ -147,6 +148,18 @@ class RolloutActor:
         Raises WeightSyncError when the proof fails, BroadcastError, and what the transport's `receive` raises. After a
         failure no result leaves the worker until a later publish succeeds.
         """
+        async with self._weights_lock:
+            return await self._publish(update, staged)
+
+    async def sleep(self) -> None:
+        """Leaves the device to the learners until the next `publish`."""
+        async with self._weights_lock:
+            engine = self._engine
+            assert isinstance(engine, SleepingEngine)
+            self._proven.clear()
+            await engine.sleep()
+
+    async def _publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
         engine = self._engine
         started_s = time.perf_counter()
         weights = self._opened(staged) or await self.stage(update)
@@ -280,6 +293,10 @@ class RayRolloutWorker:
         with translate_ray_errors(self.name):
             report: PublishReport = await self.handle.publish.remote(update, staged)
         return report
+
+    async def sleep(self) -> None:
+        with translate_ray_errors(self.name):
+            await self.handle.sleep.remote()
 
     async def ping(self) -> int:
         with translate_ray_errors(self.name):

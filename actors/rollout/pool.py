@@ -17,7 +17,7 @@ from actors.interfaces import AnnouncedWeights, Body, PublishReport, WeightSende
 from actors.ray.waits import BreakableCondition, cancel_all, within
 from actors.rollout.broadcasts import Broadcasts, Outcome
 from actors.rollout.growth import Growth
-from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot
+from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot, of_living_nodes, until_settled
 from actors.weights.transport import SHARED_ON_A_NODE
 from maspo_dist.config import TrainConfig, WorkerRange
 from maspo_dist.errors import (
@@ -60,6 +60,7 @@ class ElasticRolloutPool:
         """`sender` sends and stores weights that are announced; None where weights are only exported."""
         self._rollout = config.rollout
         self._cluster = config.cluster
+        self._is_colocated = config.cluster.layout == "colocated"
         self._is_shared_on_a_node = config.sync.transport in SHARED_ON_A_NODE
         self._slots: dict[int, WorkerSlot] = {}
         self._next_index = 0
@@ -101,8 +102,13 @@ class ElasticRolloutPool:
     def scale(self, workers: int) -> None:
         """Opens or closes slots until there are `workers`. Returns at once: workers start and leave during the run.
 
-        From now on the number is fixed, also where `rollout.workers` is a range.
+        From now on the number is fixed, also where `rollout.workers` is a range. It does not change where each engine
+        has the devices of learner ranks.
         """
+        if self._is_colocated:
+            message = f"not {workers} rollout workers: cluster.layout colocated ties their number to learner ranks"
+            self._state.on_event(Event(kind="scale", message=message))
+            return
         if self._follower is not None:
             self._follower.cancel()
             self._follower = None
@@ -151,7 +157,7 @@ class ElasticRolloutPool:
             except _WorkerEndedError as ended:
                 if ended.cause is None:
                     continue
-                lost = await self._without_lost_nodes([*lost, ended.worker])
+                lost = await of_living_nodes([*lost, ended.worker])
                 fate = after_loss(len(lost), alone and ended.worker in lost, self._rollout.max_attempts)
                 if fate == "set_aside":
                     for worker in lost:
@@ -171,15 +177,9 @@ class ElasticRolloutPool:
         worker can be trusted, and LearnerLostError when the weights were lost with their learner.
         """
         if not self._rollout.in_flight_updates:
-            self._held = True
-            await self._condition.until(
-                lambda: all(not worker.calls for worker in self._serving()),
-                self._cluster.last_request_deadline_s,
-                "requests to end before the weights change",
-                self.last_token_s,
-            )
+            await self._hold_requests()
         try:
-            self._state.weights = update
+            self._state.weights, self._state.sleeps = update, False
             self._condition.notify()
             for failure in (done := await self._publish(update)):
                 if isinstance(failure, BaseException):
@@ -198,6 +198,24 @@ class ElasticRolloutPool:
             max_logprob_gap=max(part.max_logprob_gap for part in parts),
             transfer_s=max(part.transfer_s for part in parts),
             pause_s=max(part.pause_s for part in parts),
+        )
+
+    async def sleep(self) -> None:
+        """Returns when every engine has left its device to the learners, until the next publish. Requests wait."""
+        await self._hold_requests()
+        self._state.sleeps = True
+        await until_settled(self._slots, self._state)
+        await asyncio.gather(*(slot.worker.sleep() for slot in self._slots.values() if slot.worker is not None))
+        await until_settled(self._slots, self._state)
+
+    async def _hold_requests(self) -> None:
+        """Returns when no request is in flight; later requests wait for the end of the next publish."""
+        self._held = True
+        await self._condition.until(
+            lambda: all(not worker.calls for worker in self._serving()),
+            self._cluster.last_request_deadline_s,
+            "requests to end before the weights change",
+            self.last_token_s,
         )
 
     async def fetch(self, body: Body) -> RolloutGroup:
@@ -341,14 +359,6 @@ class ElasticRolloutPool:
 
     def _serving(self) -> list[RunningWorker]:
         return [worker for slot in self._slots.values() if (worker := slot.worker) is not None and worker.serves]
-
-    async def _without_lost_nodes(self, lost: Sequence[RunningWorker]) -> list[RunningWorker]:
-        """Workers of `lost` whose nodes still live: the death of a whole node does not count against a prompt.
-
-        A cluster notices the loss of a node seconds later, so this checks the workers of earlier losses again.
-        """
-        gone = await asyncio.gather(*(worker.is_gone_with_its_node() for worker in lost))
-        return [worker for worker, is_gone in zip(lost, gone, strict=True) if not is_gone]
 
     # Slots.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from actors.interfaces import (
@@ -54,6 +54,7 @@ class PoolState:
     weights        published last
     lost_weights   died with their learner
     kept_weights   announced, and the learner has a copy of them
+    sleeps         the learners have the devices of the engines: no engine starts or loads weights
     """
 
     config: TrainConfig
@@ -64,6 +65,13 @@ class PoolState:
     weights: WeightUpdate | None = None
     lost_weights: WeightUpdate | None = None
     kept_weights: WeightUpdate | None = None
+    sleeps: bool = False
+
+    async def engines_turn(self, is_given_up: Callable[[], bool]) -> None:
+        """Returns when engines may use their devices, or when `is_given_up`."""
+        await self.condition.until(
+            lambda: not self.sleeps or is_given_up(), self.config.publish_deadline_s, "the turn of the engines"
+        )
 
     async def stored(
         self, update: WeightUpdate, is_given_up: Callable[[], bool] = lambda: False
@@ -164,6 +172,13 @@ class RunningWorker:
                 raise
             return None
 
+    async def sleep(self) -> None:
+        """Ends the worker when its engine does not fall asleep."""
+        try:
+            await within(self.config.publish_timeout_s, f"{self.handle.name}: sleep", self.handle.sleep())
+        except (ActorDiedError, DeadlineError) as error:
+            self.end(error)
+
     async def ping(self) -> None:
         """Ends the worker when its engine does not answer."""
         try:
@@ -191,11 +206,31 @@ class RunningWorker:
         return self.ended.result()
 
 
+async def until_settled(slots: Mapping[int, WorkerSlot], pool: PoolState) -> None:
+    """Returns when every process of a slot is that of a worker that runs."""
+
+    def is_settled(slot: WorkerSlot) -> bool:
+        return not slot.has_process or (slot.worker is not None and not slot.worker.ended.done())
+
+    start_s = pool.config.cluster.start_timeout_s + _STOP_S
+    await pool.condition.until(lambda: all(map(is_settled, slots.values())), start_s, "engines that start or end")
+
+
+async def of_living_nodes(lost: Sequence[RunningWorker]) -> list[RunningWorker]:
+    """Workers of `lost` whose nodes still live: the death of a whole node does not count against a prompt.
+
+    A cluster notices the loss of a node seconds later, so this checks the workers of earlier losses again.
+    """
+    gone = await asyncio.gather(*(worker.is_gone_with_its_node() for worker in lost))
+    return [worker for worker, is_gone in zip(lost, gone, strict=True) if not is_gone]
+
+
 class WorkerSlot:
     """`worker` is the worker that runs in the slot, or None; `closing` is set once the slot is to close.
 
-    refusal     set when no node came for the first worker of a slot that waited for one
-    serving_s   loop time at which its newest worker began to serve
+    refusal      set when no node came for the first worker of a slot that waited for one
+    serving_s    loop time at which its newest worker began to serve
+    has_process  whether the process of a worker is being started, runs, or is being ended
     """
 
     def __init__(
@@ -212,6 +247,7 @@ class WorkerSlot:
         self.worker: RunningWorker | None = None
         self.restarts = 0
         self.serving_s = 0.0
+        self.has_process = False
         self.closing = asyncio.Event()
         self.refusal: PlacementError | None = None
         self.budget = RestartBudget(
@@ -245,10 +281,7 @@ class WorkerSlot:
             worker: RunningWorker | None = None
             cause: MaspoError | None
             try:
-                place_s, node_s = cluster.place_timeout_s, self._node_timeout_s
-                start = pool.factory.start_worker(self.index, place_s if node_s is None else node_s)
-                handle = await within(cluster.start_timeout_s + (node_s or 0.0), f"{self.name}: start", start)
-                worker, self._node_timeout_s = RunningWorker(self.index, handle, cluster), None
+                worker = await self._launch()
                 async with self._running(worker):
                     await self._join(worker)
                     if not worker.ended.done():
@@ -292,6 +325,19 @@ class WorkerSlot:
             await self._pause(pause_s)
             self.restarts += 1
 
+    async def _launch(self) -> RunningWorker:
+        pool, cluster, node_s = self._pool, self._pool.config.cluster, self._node_timeout_s
+        await pool.engines_turn(self.closing.is_set)
+        self.has_process = True
+        try:
+            start = pool.factory.start_worker(self.index, cluster.place_timeout_s if node_s is None else node_s)
+            handle = await within(cluster.start_timeout_s + (node_s or 0.0), f"{self.name}: start", start)
+        except BaseException:
+            self._ended()
+            raise
+        self._node_timeout_s = None
+        return RunningWorker(self.index, handle, cluster)
+
     @contextlib.asynccontextmanager
     async def _running(self, worker: RunningWorker) -> AsyncIterator[None]:
         """Ends the worker's process on exit: a lost worker is killed at once, any other is asked to stop first."""
@@ -316,13 +362,21 @@ class WorkerSlot:
                         await within(_STOP_S, f"{self.name}: stop", worker.handle.stop())
             finally:
                 worker.handle.kill()
+                self._ended()
+
+    def _ended(self) -> None:
+        self.has_process = False
+        self._pool.condition.notify()
 
     async def _join(self, worker: RunningWorker) -> None:
         """Brings `worker` to the pool's weights; before the first publish there are none."""
         pool, condition = self._pool, self._pool.condition
         while (weights := pool.weights) is not None and worker.version != weights.version:
+            await pool.engines_turn(worker.ended.done)
             if worker.ended.done():
                 return
+            if pool.weights is not weights:
+                continue
             try:
                 if (stored := await pool.stored(weights, worker.ended.done)) is not None:
                     await worker.publish(stored)

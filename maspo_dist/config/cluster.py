@@ -15,6 +15,9 @@ EnvironmentValue = Annotated[str, BeforeValidator(lambda value: str(value) if ty
 class ClusterConfig(Section):
     """Deadlines and restarts of the processes on Ray."""
 
+    #: separate: learners and engines have devices of their own. colocated: they take turns on the same devices, one
+    #: engine per rollout.tensor_parallel learner ranks.
+    layout: Literal["separate", "colocated"] = "separate"
     #: Labels that a node must have for a process of a role to be placed there, such as {rollout: {pool: spot}}. Ray's
     #: nodes get labels from `ray start --labels`. A role that is not named may be placed anywhere.
     labels: dict[Literal["learner", "rollout", "verifier"], dict[str, str]] = Field(default_factory=dict)

@@ -68,7 +68,31 @@ class TrainConfig(Section):
                 f"({self.rollout.max_response_tokens})"
             )
         self._environment_fits()
+        if self.cluster.layout == "colocated":
+            self._turns_are_possible()
         return self
+
+    def _turns_are_possible(self) -> None:
+        rollout, learner = self.rollout, self.learner
+        engines, rest = divmod(learner.ranks, rollout.tensor_parallel)
+        is_offloaded = (learner.offload_optimizer, learner.offload_parameters) != ("none", "none")
+        problems = {
+            f"algorithm.max_policy_age is {self.algorithm.max_policy_age}, so that engines would generate during an "
+            "update: set it to 0": self.algorithm.max_policy_age > 0,
+            f"rollout.tensor_parallel ({rollout.tensor_parallel}) does not divide learner.ranks ({learner.ranks}), and "
+            "an engine needs whole ranks: set ranks to a multiple of it": rest > 0,
+            "rollout.workers is not learner.ranks / rollout.tensor_parallel, and each engine shares the devices of its "
+            f"own ranks: set it to {engines}": rollout.workers != engines,
+            f"learner.zero_stage is {learner.zero_stage}, under which DeepSpeed cannot leave a device: set it to 2 or "
+            "3": learner.zero_stage < 2,
+            "learner.offload_optimizer and learner.offload_parameters move to the host what the layout moves in "
+            "turns: set both to none": is_offloaded,
+            "sync.transport is collective, which needs a device for each of its processes: set it to "
+            "auto": self.sync.transport == "collective",
+        }
+        for problem, is_so in problems.items():
+            if is_so:
+                raise ValueError(f"cluster.layout is colocated, but {problem}, or layout to separate")
 
     def _environment_fits(self) -> None:
         if self.environment is None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize
 from maspo_dist.planning.accelerators import Accelerator
-from maspo_dist.planning.placement import learner_memory, weight_width
+from maspo_dist.planning.placement import SHARED_ENGINE_SHARE, learner_memory, weight_width
 from maspo_dist.planning.transport import choose_transport
 
 # Shares of a peak that training and inference of dense models usually reach.
@@ -34,6 +34,8 @@ _PUBLISH_S = 0.3
 _MANY_SEQUENCES, _FEW_SEQUENCES, _LARGE_GPU_BYTES = 1024, 256, 70 * 2**30
 #: Share of a GPU that vLLM takes unless `rollout.engine.gpu_memory_utilization` says otherwise.
 _ENGINE_SHARE = 0.9
+#: Bytes per second between a GPU and its host: an assumption.
+_HOST_BYTES_PER_S = 2e10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,7 @@ class StepForecast:
     """Seconds per phase of one step.
 
     tokens          of prompts and responses
+    turns_s         for the moves to the host and back, where learner ranks and engines share GPUs
     is_overlapped   the learner updates while engines generate the next batch
     """
 
@@ -56,6 +59,7 @@ class StepForecast:
     generate_s: float
     update_s: float
     publish_s: float
+    turns_s: float
     is_overlapped: bool
 
     @property
@@ -63,7 +67,7 @@ class StepForecast:
         """Without overlap the sum of the phases, with overlap the slower side."""
         if self.is_overlapped:
             return max(self.generate_s, self.update_s + self.publish_s)
-        return self.generate_s + self.update_s + self.publish_s
+        return self.generate_s + self.update_s + self.publish_s + self.turns_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,7 @@ def forecast_step(config: TrainConfig, size: ModelSize, gpu: Accelerator, length
         generate_s=_generate_s(config, size, gpu, lengths),
         update_s=_update_s(config, size, gpu, lengths),
         publish_s=publish_seconds(config, size)[_transport(config)],
+        turns_s=_turns_s(config, size),
         is_overlapped=config.algorithm.max_policy_age > 0,
     )
 
@@ -114,10 +119,16 @@ def splits(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Leng
 
 
 def fits(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> bool:
-    """Whether a rank fits on one `gpu`, and an engine with the longest sequence on its GPUs."""
+    """Whether a rank fits on one `gpu`, and an engine with the longest sequence on its GPUs.
+
+    Where they share GPUs, the weights of a rank must fit beside the engine.
+    """
+    memory = learner_memory(config, size, "cuda")
+    beside = memory.weights_bytes if config.cluster.layout == "colocated" else 0
     return (
-        learner_memory(config, size, "cuda").total_bytes <= gpu.memory_bytes
+        memory.total_bytes <= gpu.memory_bytes
         and _sequences_at_once(config, size, gpu) >= 1
+        and _engine_share(config) * gpu.memory_bytes + beside <= gpu.memory_bytes
     )
 
 
@@ -144,6 +155,13 @@ def advice(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Leng
         )
     if _sequences_at_once(config, size, gpu) < 1:
         yield "an engine has no room for one sequence at full length: raise rollout.tensor_parallel"
+    if config.cluster.layout == "colocated":
+        if not fits(config, size, gpu):
+            yield (
+                "a rank and its engine do not fit on the GPUs that they share: lower "
+                "rollout.engine.gpu_memory_utilization, or set learner.zero_stage to 3"
+            )
+        return
     ways = splits(config, size, gpu, lengths)
     if not ways:
         yield "no division of these GPUs between learner and engines fits into their memory"
@@ -200,10 +218,24 @@ def _sequences_at_once(config: TrainConfig, size: ModelSize, gpu: Accelerator) -
     limit = int(
         rollout.engine.get("max_num_seqs", _MANY_SEQUENCES if gpu.memory_bytes >= _LARGE_GPU_BYTES else _FEW_SEQUENCES)
     )
-    share = float(rollout.engine.get("gpu_memory_utilization", _ENGINE_SHARE))
-    room = rollout.tensor_parallel * gpu.memory_bytes * share - weight_width(config.model) * size.parameters
+    taken_bytes = rollout.tensor_parallel * gpu.memory_bytes * _engine_share(config)
+    room = taken_bytes - weight_width(config.model) * size.parameters
     tokens = config.data.max_prompt_tokens + rollout.max_response_tokens
     return min(limit, int(room / (tokens * size.key_value_elements * weight_width(config.model))))
+
+
+def _engine_share(config: TrainConfig) -> float:
+    """The share of a GPU that vLLM takes."""
+    usual = SHARED_ENGINE_SHARE if config.cluster.layout == "colocated" else _ENGINE_SHARE
+    return float(config.rollout.engine.get("gpu_memory_utilization", usual))
+
+
+def _turns_s(config: TrainConfig, size: ModelSize) -> float:
+    """What an optimizer step needs goes to the host and comes back, once a step."""
+    if config.cluster.layout == "separate":
+        return 0.0
+    memory = learner_memory(config, size, "cuda")
+    return 2 * (memory.optimizer_bytes + memory.gradients_bytes) / _HOST_BYTES_PER_S
 
 
 def _forward_operations(size: ModelSize, tokens: int) -> float:

@@ -28,6 +28,10 @@ CPU_CACHE_GIB = 1
 _LEARNER_LIBRARIES_BYTES, _ENGINE_LIBRARIES_BYTES = 280 << 20, 2 * 420 << 20
 
 
+#: Share of a GPU that vLLM takes where a learner rank keeps its weights beside it.
+SHARED_ENGINE_SHARE = 0.6
+
+
 def pick_device(wanted: Device | Literal["auto"], *, has_gpu: bool) -> Device:
     """The configured device; `auto` means GPUs where there are any."""
     if wanted == "auto":
@@ -64,7 +68,21 @@ def plan_bundles(config: TrainConfig, size: ModelSize, device: Device) -> tuple[
         _engine_bundle(rollout, rollout.first_workers, engine_memory(config, size, device).total_bytes, device),
         _verifier_bundle(config.reward, device),
     )
+    if config.cluster.layout == "colocated":
+        learners, engines, verifier = bundles
+        bundles = learners, replace(engines, gpus=0, what=f"{engines.what}, on the devices of its ranks"), verifier
     return _labelled(bundles, config.cluster)
+
+
+def shared_bundle(learner: Bundle, engine: Bundle, ranks: int) -> Bundle:
+    """The places where an engine and `ranks` learner ranks take turns on the same devices, one per engine."""
+    return replace(
+        learner,
+        count=engine.count,
+        cpus=ranks * learner.cpus + engine.cpus,
+        gpus=ranks * learner.gpus,
+        memory_bytes=ranks * learner.memory_bytes + engine.memory_bytes,
+    )
 
 
 def plan_evaluation(config: EvaluationConfig, size: ModelSize, device: Device, gpus: int) -> tuple[Bundle, ...]:

@@ -29,10 +29,13 @@ def print_plan(config: TrainConfig, gpu_name: str, lengths: Lengths, console: Co
     require_divisible_heads(config, size)
     forecast = forecast_step(config, size, gpu, lengths)
     workers, parallel = config.rollout.first_workers, config.rollout.tensor_parallel
+    ranks, engines = config.learner.ranks, f"{workers} × {parallel}"
+    gpus, shared = ranks + workers * parallel, ""
+    if config.cluster.layout == "colocated":
+        gpus, shared = ranks, "the same as "
     console.print(
-        f"{config.learner.ranks + workers * parallel} × {gpu.name}: {config.learner.ranks} for the learner, "
-        f"{workers} × {parallel} for engines; assumed means: {lengths.prompt_tokens:,} tokens per prompt, "
-        f"{lengths.response_tokens:,} per response",
+        f"{gpus} × {gpu.name}: {ranks} for the learner, {shared}{engines} for engines; assumed means: "
+        f"{lengths.prompt_tokens:,} tokens per prompt, {lengths.response_tokens:,} per response",
         highlight=False,
     )
     console.print(_memory(config, size, gpu))
@@ -92,8 +95,9 @@ def _seconds(forecast: StepForecast) -> Table:
         ("generate", forecast.generate_s),
         ("update", forecast.update_s),
         ("publish", forecast.publish_s),
+        *([("turns", forecast.turns_s)] if forecast.turns_s else []),
         ("step", forecast.step_s),
     ):
-        rate = "" if phase == "publish" else f"{forecast.tokens / seconds:,.0f}"
+        rate = "" if phase in ("publish", "turns") else f"{forecast.tokens / seconds:,.0f}"
         table.add_row(phase, f"{seconds:,.1f}", rate)
     return table

@@ -20,6 +20,9 @@ def choose_transport(config: TrainConfig, device: Device) -> TransportChoice:
     """The transport of a run of `config` on `device`."""
     if config.sync.transport != "auto":
         return TransportChoice(name=config.sync.transport, reason="sync.transport says so")
+    if config.cluster.layout == "colocated":
+        reason = "engines and learners share devices, and a broadcast needs a device for each of its processes"
+        return TransportChoice(name="object_store", reason=reason)
     if device == "cpu":
         reason = "on CPUs all engines of a node read one copy in shared memory"
         return TransportChoice(name="object_store", reason=reason)

@@ -9,7 +9,7 @@ from doubles.gpu_bench import tiny_lines
 
 from actors.bench.gpu.checks import CHECKS
 
-ELSEWHERE = ("tensor-parallel", "run")
+ELSEWHERE = ("tensor-parallel", "turns", "run")
 
 
 def test_the_checks_pass_on_the_cpu_with_tiny_models() -> None:

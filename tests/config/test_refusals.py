@@ -63,6 +63,51 @@ def test_what_contradicts_itself_is_refused(sections: dict[str, object], sentenc
         make_config(**sections)
 
 
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        (
+            {"algorithm": {"max_policy_age": 2}},
+            "algorithm.max_policy_age is 2, so that engines would generate during an update: set it to 0",
+        ),
+        (
+            {"learner": {"ranks": 3}, "rollout": {"tensor_parallel": 2}},
+            "rollout.tensor_parallel (2) does not divide learner.ranks (3), and an engine needs whole ranks: set ranks "
+            "to a multiple of it",
+        ),
+        (
+            {"learner": {"ranks": 4}, "rollout": {"tensor_parallel": 2}},
+            "rollout.workers is not learner.ranks / rollout.tensor_parallel, and each engine shares the devices of its "
+            "own ranks: set it to 2",
+        ),
+        (
+            {"rollout": {"workers": {"min": 1, "max": 2}}},
+            "rollout.workers is not learner.ranks / rollout.tensor_parallel, and each engine shares the devices of its "
+            "own ranks: set it to 1",
+        ),
+        (
+            {"learner": {"zero_stage": 1}},
+            "learner.zero_stage is 1, under which DeepSpeed cannot leave a device: set it to 2 or 3",
+        ),
+        (
+            {"learner": {"offload_optimizer": "cpu"}},
+            "learner.offload_optimizer and learner.offload_parameters move to the host what the layout moves in turns: "
+            "set both to none",
+        ),
+        (
+            {"sync": {"transport": "collective"}},
+            "sync.transport is collective, which needs a device for each of its processes: set it to auto",
+        ),
+    ],
+)
+def test_what_keeps_engines_and_learners_from_taking_turns_is_refused(
+    sections: dict[str, object], sentence: str
+) -> None:
+    whole = f"cluster.layout is colocated, but {sentence}, or layout to separate"
+    with pytest.raises(ValidationError, match=re.escape(whole)):
+        make_config(**sections, cluster={"layout": "colocated"})
+
+
 def test_a_key_that_is_required_is_named() -> None:
     with pytest.raises(ConfigError, match=r"run: required, but not set"):
         build_config(TrainConfig, {})

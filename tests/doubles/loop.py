@@ -21,6 +21,7 @@ from actors.controller.controller import Controller, Session
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
 from actors.controller.publisher import Publisher
+from actors.controller.turns import DeviceTurns
 from actors.interfaces import (
     Body,
     LearnerGroup,
@@ -115,6 +116,7 @@ def make_controller(
     config_yaml: str | None = None,
     clock: Callable[[], float] = time.time,
     more: Sequence[MetricSink] = (),
+    turns: DeviceTurns | None = None,
 ) -> Controller:
     """The real loop over doubles and a real run folder, which is also the record unless one is given.
 
@@ -151,7 +153,12 @@ def make_controller(
         checkpoints=checkpoints,
         writer=CheckpointWriter(checkpoints, config.checkpoint, config_yaml or dump_config(config), failed),
         publisher=Publisher(
-            config=config, pool=pool, learners=learners, prompts=probe_sequences([[1, 2, 3]], 1, 3), tokens=64
+            config=config,
+            pool=pool,
+            learners=learners,
+            prompts=probe_sequences([[1, 2, 3]], 1, 3),
+            tokens=64,
+            turns=turns,
         ),
         hidden=128,
         decode=fake_decode,

@@ -60,6 +60,10 @@ class ScriptedWorker(FakeWorker):
         self.factory.staged_by.append(staged.source if staged else None)
         return await super().publish(update, staged)
 
+    async def sleep(self) -> None:
+        await self._alive("sleep", None)
+        self.factory.slept.append(self.index)
+
     async def ping(self) -> int:
         await self._alive("ping", None)
         return self.tokens()
@@ -103,6 +107,7 @@ class ScriptedFactory:
     started: list[ScriptedWorker] = field(default_factory=list)
     requests: list[tuple[int, RolloutRequest]] = field(default_factory=list)
     published: list[tuple[int, int]] = field(default_factory=list)
+    slept: list[int] = field(default_factory=list)
     #: Workers that share a node, by index; any other worker has a node of its own.
     nodes: dict[int, str] = field(default_factory=dict)
     #: Who received the weights of each of `published`; None for the worker itself.

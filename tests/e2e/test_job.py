@@ -1,4 +1,7 @@
-"""The run as a job of a Ray cluster that was there before: submitted from a copy of the project, as the README says."""
+"""The run as a job of a Ray cluster that was there before: submitted from a copy of the project, as the README says.
+
+Its learner and its engine take turns, which changes no number.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from tiny_recipe import TINY_RUN
 from maspo_dist.runs.folder import RunFolder
 
 
-def test_a_job_takes_the_demo_along_and_gives_the_metrics_of_a_local_run_of_its_seed(
+def test_a_job_whose_processes_take_turns_takes_the_demo_along_and_gives_the_metrics_of_a_local_run(
     clone: Path, cluster: Mapping[str, str], whole_run: LiveRun
 ) -> None:
     overrides = [f"{section}.{key}={value}" for section, values in TINY_RUN.items() for key, value in values.items()]
     # Submission copies only what is not ignored, the demo apart; hence a relative model path works.
     command = ["ray", "job", "submit", "--submission-id=smoke", "--working-dir", ".", "--"]
-    command += ["maspo-dist", "train", "configs/local_smoke.yaml", *overrides]
+    command += ["maspo-dist", "train", "configs/local_smoke.yaml", "cluster.layout=colocated", *overrides]
     done = run_on(command, clone, cluster)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,4 +1,4 @@
-"""A real engine refuses a device that it cannot use, and reports stale parameters, a straggler and its own death.
+"""A real engine refuses a device that it cannot use, sleeps, and reports stale parameters, a straggler and its death.
 
 Its logprobs of a conversation are the learner's.
 """
@@ -74,6 +74,14 @@ async def main() -> None:
     assert cut.finish_reason == "length" or cut.response_ids.size == full.response_ids.size
     assert np.array_equal(cut.response_ids, full.response_ids[: cut.response_ids.size])
     print("cut", cut.response_ids.size, "of", full.response_ids.size, cut.finish_reason)
+    await engine.sleep()
+    await engine.sleep()
+    early = asyncio.ensure_future(engine.generate(PROMPT, Sampling(temperature=1.0, max_response_tokens=4), 7, None))
+    assert not (await asyncio.wait([early], timeout=1.0))[0], "an engine that sleeps answered"
+    await engine.pause()
+    assert not (await asyncio.wait([early], timeout=1.0))[0], "an engine without keys and values answered"
+    await engine.resume()
+    assert np.array_equal((await early).response_ids, whole.response_ids)
     [core] = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name()]
     waiting = asyncio.ensure_future(engine.generate(PROMPT, endless, 8, None))
     await asyncio.sleep(0)
@@ -93,7 +101,7 @@ sys.exit(REACHED_ITS_END)
 """
 
 
-def test_a_real_engine_names_what_is_stale_cuts_stragglers_and_names_its_death(tiny_demo: DemoFiles) -> None:
+def test_a_real_engine_names_what_is_stale_cuts_stragglers_sleeps_and_names_its_death(tiny_demo: DemoFiles) -> None:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),

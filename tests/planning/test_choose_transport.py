@@ -22,3 +22,7 @@ from maspo_dist.planning.transport import choose_transport
 def test_auto_broadcasts_to_vllm_on_gpus(transport: str, backend: str, device: Device, chosen: str) -> None:
     config = make_config(sync={"transport": transport}, rollout={"backend": backend})
     assert choose_transport(config, device).name == chosen
+
+
+def test_auto_broadcasts_to_no_engine_that_shares_its_device() -> None:
+    assert choose_transport(make_config(cluster={"layout": "colocated"}), "cuda").name == "object_store"

@@ -83,6 +83,22 @@ def test_an_overlapped_step_takes_as_long_as_its_slower_side() -> None:
     assert overlapped.step_s == max(apart.generate_s, apart.update_s + apart.publish_s)
 
 
+def test_turns_on_shared_gpus_cost_the_moves_of_the_optimizer_state() -> None:
+    shared = recipe("cluster.layout=colocated", "rollout.workers=4", "learner.zero_stage=3")
+    forecast = forecast_step(shared, SIZE, GPUS["H100"], LENGTHS)
+    assert forecast.turns_s == pytest.approx(2 * 16 * SIZE.parameters / 8 / 2e10, rel=1e-6)
+    assert forecast.step_s == forecast.generate_s + forecast.update_s + forecast.publish_s + forecast.turns_s
+    assert not any("division" in sentence for sentence in advice(shared, SIZE, GPUS["H100"], LENGTHS))
+    tight = recipe(
+        "cluster.layout=colocated",
+        "rollout.workers=4",
+        "learner.zero_stage=3",
+        "rollout.engine.gpu_memory_utilization=0.99",
+    )
+    [said] = [sentence for sentence in advice(tight, SIZE, GPUS["H100"], LENGTHS) if "share" in sentence]
+    assert said.endswith("lower rollout.engine.gpu_memory_utilization, or set learner.zero_stage to 3")
+
+
 def test_the_fastest_division_of_the_gpus_stands_first() -> None:
     ways = splits(recipe(), SIZE, GPUS["H100"], LENGTHS)
     assert {(way.ranks, way.workers) for way in ways} >= {(8, 4), (10, 3), (6, 5)}

@@ -120,6 +120,12 @@ def test_an_engine_that_cannot_serve_is_refused_before_anything_starts(name: str
     assert "\n" not in str(error.value)
 
 
+def test_an_engine_that_cannot_sleep_shares_no_device() -> None:
+    config = make_config(**OWN, learner={"ranks": 2}, cluster={"layout": "colocated"})
+    with pytest.raises(ConfigError, match=r"rollout\.backend .* has no method sleep: add it \(see SleepingEngine\)"):
+        require_extensions(config)
+
+
 def test_own_parts_that_can_serve_are_accepted() -> None:
     require_extensions(make_config(**OWN))
     require_extensions(make_config())

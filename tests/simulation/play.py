@@ -23,6 +23,7 @@ from story import Faults, Story, make_story
 from world import LIMIT_S, SimulatedWorker, SimulatedWorkers, World
 
 from actors.controller.run_services import beside, watch
+from actors.controller.turns import DeviceTurns
 from actors.interfaces import PublishReport, WeightUpdate
 from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.flow.ledger import Ledger
@@ -113,6 +114,7 @@ def play(story: Story, path: Path) -> World:
     while not run_virtually(_one_life(world, path, ends.pop() if ends else None), LIMIT_S):
         world.living.clear()
         world.capacity = 8
+        world.learners_hold = False
     return world
 
 
@@ -125,7 +127,10 @@ async def _one_life(world: World, path: Path, end: End | None) -> bool:
         resume, _ = checkpoints.newest()
         folder.rewind(read_state(resume).step if resume else -1)
         learners = SimulatedLearners(world)
-        await learners.restart()
+        # Until a checkpoint is loaded.
+        world.trained = {}
+        if not world.is_colocated:
+            await learners.restart()
         sender = learners if config.sync.transport == "collective" else None
         pool = WatchedPool(config, SimulatedWorkers(world), record.write_event, sender)
         controller = make_controller(
@@ -138,9 +143,13 @@ async def _one_life(world: World, path: Path, end: End | None) -> bool:
             make_ledger=lambda: WatchedLedger(world),
             config_yaml="run: simulated",
             clock=asyncio.get_running_loop().time,
+            turns=DeviceTurns(pool, learners) if world.is_colocated else None,
         )
         try:
             await pool.start()
+            if world.is_colocated:
+                await pool.sleep()
+                await learners.restart()
             main = asyncio.ensure_future(
                 beside(
                     controller.run(resume),

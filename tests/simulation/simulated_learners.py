@@ -28,6 +28,7 @@ class SimulatedLearners:
         self._kept: int | None = None
 
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
+        self._require_devices()
         world, bound = self._world, self._world.story.config.algorithm.max_policy_age
         read = {group_id: world.read(body) for group_id, body in bodies.items()}
         require_layout(batch, read, world.story.config.learner.micro_batch_tokens)
@@ -42,6 +43,33 @@ class SimulatedLearners:
         world.trained[self._version] = sorted(bodies)
         tokens = sum(rollout.behavior_logprobs.size for group in read.values() for rollout in group.rollouts)
         return UpdateReport(step=batch.step, policy_version=self._version, metrics={"learner/tokens": float(tokens)})
+
+    # Implements `RestingLearners` of `actors.controller.turns`.
+
+    async def rest(self) -> None:
+        world = self._world
+        self._require_devices()
+        await asyncio.sleep(world.rng.uniform(0.1, 2))
+        if world.chance(world.story.faults.learner_loss):
+            raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
+        world.learners_hold = False
+
+    async def wake(self) -> None:
+        world = self._world
+        self._take_devices()
+        await asyncio.sleep(world.rng.uniform(0.1, 2))
+        if world.chance(world.story.faults.learner_loss):
+            raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
+
+    def _take_devices(self) -> None:
+        """An engine that is awake would be short of memory."""
+        if self._world.is_colocated:
+            awake = [worker.name for worker in self._world.living if worker.is_awake]
+            assert not awake, f"learners take the devices of {awake}, which are awake"
+            self._world.learners_hold = True
+
+    def _require_devices(self) -> None:
+        assert self._world.learners_hold or not self._world.is_colocated, "learners compute on the devices of engines"
 
     async def export_weights(self, version: int) -> WeightSnapshot | AnnouncedWeights:
         assert version == self._version
@@ -86,6 +114,7 @@ class SimulatedLearners:
         return make_snapshot(version, 1.0) if version == kept else None
 
     async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:
+        self._require_devices()
         return [np.full(sequence.size - 1, -1.0, np.float32) for sequence in sequences]
 
     async def save(self, folder: Path) -> None:
@@ -98,6 +127,7 @@ class SimulatedLearners:
         self._version = max(self._world.trained, default=0)
 
     async def restart(self) -> None:
+        self._take_devices()
         await asyncio.sleep(self._world.rng.uniform(5, 60))
         self._world.stores += 1
         self._kept = None

@@ -54,10 +54,17 @@ def _draw_config(seed: int, rng: random.Random, transport: random.Random) -> Tra
     straggling, talking = random.Random(-seed), random.Random(f"talks {seed}")
     age = rng.choice([0, 0, 1, 1, 2])
     per_step = rng.randint(2, 4)
+    max_steps, workers = rng.randint(3, 6), rng.choice([1, 2, 3, {"min": 1, "max": 3}])
+    wire = transport.choice(["object_store", "collective"])
+    may_share = age == 0 and isinstance(workers, int) and wire == "object_store"
+    is_colocated = may_share and random.Random(f"layout {seed}").random() < 0.5
+    more: dict[str, dict[str, object]] = dict(TALKING) if talking.random() < 0.3 else {}
+    if is_colocated:
+        more["learner"] = {**more.get("learner", {}), "ranks": workers}
     return make_config(
-        run={"name": "simulated", "seed": seed % 1000, "max_steps": rng.randint(3, 6)},
+        run={"name": "simulated", "seed": seed % 1000, "max_steps": max_steps},
         rollout={
-            "workers": rng.choice([1, 2, 3, {"min": 1, "max": 3}]),
+            "workers": workers,
             "prompts_per_step": per_step,
             "group_size": 2,
             "max_response_tokens": 8,
@@ -76,9 +83,10 @@ def _draw_config(seed: int, rng: random.Random, transport: random.Random) -> Tra
         },
         checkpoint={"every": rng.choice([None, 1, 2, 3])},
         evaluation={"every": rng.choice([None, 1, 2])},
-        sync={"transport": transport.choice(["object_store", "collective"])},
+        sync={"transport": wire},
         logging={"tensorboard": False, "sample_groups": 0},
         cluster={
+            "layout": "colocated" if is_colocated else "separate",
             "generate_timeout_s": 300,
             "publish_timeout_s": 100,
             "start_timeout_s": 1000,
@@ -88,7 +96,7 @@ def _draw_config(seed: int, rng: random.Random, transport: random.Random) -> Tra
             "max_worker_restarts": 1000,
             "max_learner_restarts": 1000,
         },
-        **(TALKING if talking.random() < 0.3 else {}),
+        **more,
     )
 
 

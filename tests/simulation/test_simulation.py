@@ -14,10 +14,11 @@ from doubles.environments import ScriptedSession
 from play import failure_of, failures_of
 
 import actors.controller.open_groups
+import actors.rollout.pool
 from actors.controller.open_groups import OpenGroups
 from actors.interfaces import SendReport, WeightUpdate
 from actors.rollout.broadcasts import Broadcasts, Outcome
-from actors.rollout.worker_slot import RunningWorker, WorkerSlot
+from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot
 from maspo_dist.flow.admission import open_slots
 from maspo_dist.types import FinishedGroup, RolloutGroup
 
@@ -85,6 +86,10 @@ def _forgets_conversations(
     _RESTORE(self, state, groups, store)  # type: ignore[arg-type]
 
 
+async def _at_once(*_: object) -> None:
+    """In place of a wait."""
+
+
 async def _leaves_its_environment(self: ScriptedSession) -> None:
     self.is_closed |= not (task := asyncio.current_task()) or not task.cancelling()
 
@@ -104,6 +109,9 @@ async def _leaves_its_environment(self: ScriptedSession) -> None:
         (lambda patch: patch.setattr(Broadcasts, "_note", _keeps_its_group), "is used again after"),
         (lambda patch: patch.setattr(OpenGroups, "restore", _forgets_conversations), "micro-batch has|faults show"),
         (lambda patch: patch.setattr(ScriptedSession, "close", _leaves_its_environment), "outlives its conversation"),
+        (lambda patch: patch.setattr(RunningWorker, "sleep", _at_once), "take the devices of"),
+        (lambda patch: patch.setattr(PoolState, "engines_turn", _at_once), "while learners hold its device"),
+        (lambda patch: patch.setattr(actors.rollout.pool, "until_settled", _at_once), "hold|take the devices of"),
     ],
     ids=[
         "one batch too many is admitted",
@@ -114,6 +122,9 @@ async def _leaves_its_environment(self: ScriptedSession) -> None:
         "a group is used again after a failure",
         "a resumed run forgets conversations",
         "a cancelled conversation leaves its environment",
+        "an engine does not sleep",
+        "a lost engine starts in the turn of the learners",
+        "learners do not wait for an engine that starts",
     ],
 )
 def test_a_planted_bug_is_found_within_a_hundred_stories(

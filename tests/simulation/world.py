@@ -59,6 +59,13 @@ class World:
     #: Learner groups started so far; each has a store of its own.
     stores: int = 0
 
+    #: Learners that hold the devices, which engines share with them in a colocated story.
+    learners_hold: bool = False
+
+    @property
+    def is_colocated(self) -> bool:
+        return self.story.config.cluster.layout == "colocated"
+
     def broadcast(self, broadcast: Broadcast) -> SimulatedBroadcast:
         group = broadcast.group
         return self.broadcasts.setdefault((group.port, group.name, broadcast.number), SimulatedBroadcast(group))
@@ -94,6 +101,7 @@ class SimulatedWorker:
         self._is_whole = asyncio.Event()
         self._is_whole.set()
         self._answered = 0
+        self.is_awake = True
         self._missed_at_s = float("inf")
         self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         environment = world.story.config.environment
@@ -111,6 +119,7 @@ class SimulatedWorker:
         world.dispatches[request.group_id] += 1
         # An engine without whole weights is paused: a publish that waits for its requests would wait for ever.
         assert self._is_whole.is_set() or world.story.config.rollout.in_flight_updates
+        assert self.is_awake, f"{self.name} gets a request while it sleeps"
         result = None
         try:
             if self._talker is not None:
@@ -140,7 +149,20 @@ class SimulatedWorker:
     async def stage(self, update: WeightUpdate) -> StagedWeights:
         raise AssertionError("every simulated worker has a node of its own")
 
+    async def sleep(self) -> None:
+        world = self._world
+        assert world.is_colocated
+        # Before anything is trained, a lost worker ends the run.
+        if world.trained and world.chance(world.story.faults.hang):
+            self._hung.set()
+        await self._work(world.rng.uniform(0.1, 2.0))
+        self.is_awake = False
+        if world.trained and world.chance(world.story.faults.kill):
+            asyncio.get_running_loop().call_later(world.rng.uniform(0, 20), self.kill)
+
     async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
+        assert not self._world.learners_hold, f"{self.name} wakes while learners hold its device"
+        self.is_awake = True
         await self._work(self._world.rng.uniform(0.1, 2.0))
         if self._world.chance(self._world.story.faults.kill):
             self.kill()
@@ -232,7 +254,7 @@ class SimulatedWorkers:
 
     async def start_worker(self, index: int, place_timeout_s: float) -> SimulatedWorker:
         world = self._world
-        await asyncio.sleep(world.rng.uniform(5, 40))
+        await self._start(world)
         if len(world.living) >= world.capacity:
             raise PlacementError("1 processes found no room (simulated)")
         # Before anything is trained, a worker that cannot start ends the run: no start fails then.
@@ -243,6 +265,12 @@ class SimulatedWorkers:
         worker = SimulatedWorker(world, index)
         world.living.add(worker)
         return worker
+
+    async def _start(self, world: World) -> None:
+        ends_s = asyncio.get_running_loop().time() + world.rng.uniform(5, 40)
+        while (left_s := ends_s - asyncio.get_running_loop().time()) > 0:
+            assert not world.learners_hold, "an engine starts while learners hold its device"
+            await asyncio.sleep(min(left_s, 1.0))
 
     async def room(self) -> int:
         return self._world.capacity - len(self._world.living)

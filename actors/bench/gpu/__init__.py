@@ -21,5 +21,5 @@ publish          weights from learner to engine, with requests in flight
 zero             ZeRO 2 and 3, and shared sequences, on two ranks against one rank
 collective       broadcasts of weights to another GPU
 tensor_parallel  a publish to an engine on two GPUs
-whole_run        runs of configs/gpu_smoke.yaml, a rollout worker killed
+whole_run        runs of configs/gpu_smoke.yaml, a rollout worker killed; also in turns on one GPU
 """

@@ -1,11 +1,14 @@
-"""Whole runs of `configs/gpu_smoke.yaml`: strictly on-policy, and asynchronous with a rollout worker killed."""
+"""Whole runs of `configs/gpu_smoke.yaml`: strictly on-policy, asynchronous, and in turns on one GPU.
+
+In the last two a rollout worker is killed.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -38,17 +41,29 @@ _ROLLOUT_WORKER = "ray::RolloutActor"
 
 
 def measure(place: Workplace) -> Measured:
-    """Exit codes, events and the metrics of the last step. At tiny scale, the run with the kill alone."""
+    """Runs whose engines and learners have GPUs of their own. At tiny scale, the run with the kill alone."""
+    ages = _AGES[-1:] if place.setting.is_tiny else _AGES
+    return _measure(
+        place, {f"age_{age}": (f"algorithm.max_policy_age={age}",) for age in ages}, killed=f"age_{_AGES[-1]}"
+    )
+
+
+def measure_turns(place: Workplace) -> Measured:
+    """A run whose engine and learner take turns on one GPU; its rollout worker is killed."""
+    return _measure(place, {"turns": ("algorithm.max_policy_age=0", "cluster.layout=colocated")}, killed="turns")
+
+
+def _measure(place: Workplace, runs: Mapping[str, Sequence[str]], killed: str) -> Measured:
+    """Exit codes, events and the metrics of the last step of `runs`, which are overrides by name."""
     setting = place.setting
     if not _CONFIG.is_file():
         raise ConfigError(f"{_CONFIG} does not exist: run this check from a checkout of the project")
     demo = make_demo(place.folder / "demo", 0, _TINY_DEMO if setting.is_tiny else None)
     figures: dict[str, Figure] = {}
     limits: list[Limit] = []
-    for age in _AGES[-1:] if setting.is_tiny else _AGES:
-        is_killing = age == _AGES[-1]
-        run = f"age_{age}"
-        figures |= {f"{run}_{name}": value for name, value in _train(place, demo, run, age, is_killing).items()}
+    for run, overrides in runs.items():
+        is_killing = run == killed
+        figures |= {f"{run}_{name}": value for name, value in _train(place, demo, run, overrides, is_killing).items()}
         limits += [
             Limit(figure=f"{run}_exit_code", most=0, least=0),
             Limit(figure=f"{run}_steps", least=setting.scale.run_steps),
@@ -57,10 +72,12 @@ def measure(place: Workplace) -> Measured:
     return Measured(figures=figures, limits=tuple(limits))
 
 
-def _train(place: Workplace, demo: DemoFiles, name: str, age: int, is_killing: bool) -> Mapping[str, Figure]:
+def _train(
+    place: Workplace, demo: DemoFiles, name: str, overrides: Sequence[str], is_killing: bool
+) -> Mapping[str, Figure]:
     folder = RunFolder(place.folder / name)
     command = [sys.executable, "-m", "actors.cli", "train", str(_CONFIG)]
-    command += _overrides(place.setting, demo, place.folder, name, age)
+    command += [*_overrides(place.setting, demo, place.folder, name), *overrides]
     run = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     deadline_s = time.monotonic() + _RUN_S
     try:
@@ -70,7 +87,7 @@ def _train(place: Workplace, demo: DemoFiles, name: str, age: int, is_killing: b
                 worker.kill()
         exit_code = run.wait(max(1.0, deadline_s - time.monotonic()))
     except subprocess.TimeoutExpired:
-        raise DeadlineError(f"the run with max_policy_age {age} did not end within {_RUN_S:g} s") from None
+        raise DeadlineError(f"the run with {' '.join(overrides)} did not end within {_RUN_S:g} s") from None
     finally:
         run.kill()
         run.wait()
@@ -86,7 +103,7 @@ def _train(place: Workplace, demo: DemoFiles, name: str, age: int, is_killing: b
     }
 
 
-def _overrides(setting: Setting, demo: DemoFiles, folder: Path, name: str, age: int) -> list[str]:
+def _overrides(setting: Setting, demo: DemoFiles, folder: Path, name: str) -> list[str]:
     return [
         f"run.dir={folder}",
         f"run.name={name}",
@@ -94,7 +111,6 @@ def _overrides(setting: Setting, demo: DemoFiles, folder: Path, name: str, age: 
         f"model.path={demo.model}",
         f"data.train=[{demo.train}]",
         "data.eval={}",
-        f"algorithm.max_policy_age={age}",
         "checkpoint.every=null",
         "evaluation.every=null",
         "cluster.heartbeat_s=1",

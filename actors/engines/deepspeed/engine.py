@@ -29,6 +29,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from actors.engines.deepspeed.config import deepspeed_config, import_deepspeed, reference_config
+from actors.engines.deepspeed.kl_in_reward import with_kl_in_reward
 from actors.engines.deepspeed.lora import WithoutAdapters, add_adapters
 from actors.engines.deepspeed.micro_batch import (
     ForwardTensors,
@@ -36,6 +37,7 @@ from actors.engines.deepspeed.micro_batch import (
     forward_tensors,
     micro_batch_tensors,
 )
+from actors.engines.deepspeed.offload import leave_device, return_to_device
 from actors.engines.deepspeed.policy import Policy, load_policy
 from actors.engines.deepspeed.random_state import fresh_seed, random_states, seed_everything, set_random_states
 from actors.engines.deepspeed.sequence_parallel import rank_groups
@@ -52,13 +54,11 @@ from actors.engines.deepspeed.statistics import BatchStatistics
 from actors.engines.deepspeed.weights import lost_share, policy_weights, whole_weights
 from actors.interfaces import TensorEntry
 from maspo_dist.algorithm import (
-    advantages_after_kl,
     bapo_contributions,
     entropy_advantages,
     loss_by_parts,
     micro_batch_objective,
     move_bounds,
-    response_kl,
 )
 from maspo_dist.algorithm.logprobs import TokenLogprobs
 from maspo_dist.algorithm.schedule import learning_rate
@@ -136,9 +136,9 @@ class DeepSpeedEngine:
             [micro_batch_tensors(pack_micro_batch(micro, groups), self._device, self._groups) for micro in mini]
             for mini in shard
         ]
-        minis = self._with_kl_in_reward(
-            [[self._with_frozen(m, is_first=index == 0) for m in mini] for index, mini in enumerate(minis)]
-        )
+        minis = [[self._with_frozen(m, is_first=index == 0) for m in mini] for index, mini in enumerate(minis)]
+        if self._has_kl_in_reward:
+            minis = with_kl_in_reward(minis, self._config.algorithm, self._groups.data)
         counts = loss_tokens if self._config.algorithm.aggregate == "token-mean" else loss_sequences
         grad_norms, trained = [], []
         for index, mini in enumerate(minis):
@@ -238,6 +238,13 @@ class DeepSpeedEngine:
         self._batches = client_state["batches"]
         set_random_states(torch.load(folder / f"random_rank{self._rank}.pt", weights_only=False), self._device)
 
+    def rest(self) -> None:
+        """Leaves the device to an engine until `wake`, but for the weights; see `offload`."""
+        leave_device(self._engine, self._config.learner.zero_stage)
+
+    def wake(self) -> None:
+        return_to_device(self._engine, self._config.learner.zero_stage, self._device)
+
     def close(self) -> None:
         """Leaves the process group; the engine cannot be used afterwards."""
         self._engine.destroy()
@@ -268,29 +275,6 @@ class DeepSpeedEngine:
             logprobs, entropy, _ = model(tokens=tensors, temperature=self._config.rollout.temperature)
         self.micro_batches += 1
         return TokenLogprobs(logprobs, entropy)
-
-    def _with_kl_in_reward(self, minis: list[list[MicroBatchTensors]]) -> list[list[MicroBatchTensors]]:
-        algorithm = self._config.algorithm
-        if not self._has_kl_in_reward:
-            return minis
-        mine = []
-        for micro in (micro for mini in minis for micro in mini if micro.samples):
-            sampled = micro.sampled
-            assert sampled.old_logprobs is not None
-            assert sampled.ref_logprobs is not None
-            kl = response_kl(sampled.old_logprobs, sampled.ref_logprobs, sampled.sequence_ids, algorithm.kl.estimator)
-            mine += list(zip(micro.samples, kl.tolist(), strict=True))
-        everyone: list[Any] = [None] * dist.get_world_size(self._groups.data)
-        dist.all_gather_object(everyone, mine, group=self._groups.data)
-        advantages = advantages_after_kl([pair for part in everyone for pair in part], algorithm)
-
-        def with_advantages(micro: MicroBatchTensors) -> MicroBatchTensors:
-            by_response = [advantages[ref.group_id, ref.sample] for ref in micro.samples]
-            values = torch.tensor(by_response, dtype=torch.float32, device=self._device)
-            sampled = replace(micro.sampled, advantages=values[micro.sampled.sequence_ids])
-            return replace(micro, sampled=sampled)
-
-        return [[with_advantages(micro) for micro in mini] for mini in minis]
 
     def _optimizer_step(
         self, index: int, mini: list[MicroBatchTensors], denominator: float, statistics: BatchStatistics

@@ -35,7 +35,7 @@ from actors.interfaces import AS_LOADED, Broadcast, EngineSettings, StagedWeight
 from actors.weights.shared_memory import mapped_file
 from maspo_dist.errors import ActorDiedError, BroadcastError
 from maspo_dist.planning.devices import require_platform, require_torch
-from maspo_dist.planning.placement import Device
+from maspo_dist.planning.placement import SHARED_ENGINE_SHARE, Device
 from maspo_dist.runs.live import EngineFigures
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
 
@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 #: Engine arguments on a machine without a GPU; rollout.engine overrides them. A chunked prefill rewinds the request's
 #: random generator, which torch cannot do on CPU, so that the engine would fail.
 _CPU_ARGUMENTS: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False}
+
+#: Engine arguments on GPUs that learner ranks share; their weights stay while the engine computes.
+_SLEEP_ARGUMENTS: dict[str, Any] = {"enable_sleep_mode": True, "gpu_memory_utilization": SHARED_ENGINE_SHARE}
 
 #: The worker's GPUs are all in one bundle; vLLM's own actors would take one bundle each.
 _PARALLEL_ARGUMENTS: dict[str, Any] = {"distributed_executor_backend": "mp"}
@@ -84,6 +87,7 @@ class VllmEngine:
             "max_model_len": settings.max_model_len,
             "disable_log_stats": True,
             **({} if device == "cuda" else _CPU_ARGUMENTS),
+            **(_SLEEP_ARGUMENTS if device == "cuda" and settings.sleeps else {}),
             **({} if settings.tensor_parallel == 1 else _PARALLEL_ARGUMENTS),
             **settings.arguments,
         }
@@ -106,6 +110,7 @@ class VllmEngine:
         )
         self._tokenizer = self._engine.get_tokenizer()
         self._receives_weights = False
+        self._sleeps = False
         self._keeps_kv = settings.keeps_kv
         self._version = AS_LOADED
         self._other_forms: set[str] = set()
@@ -150,6 +155,9 @@ class VllmEngine:
     async def pause(self) -> None:
         """Unless keys and values are kept, also clears the prefix cache, and requests in flight are prefilled again."""
         with _engine_death():
+            if self._sleeps:
+                await self._engine.wake_up(["weights"])
+                return
             await self._engine.pause_generation(mode="keep", clear_cache=not self._keeps_kv)
 
     async def load(self, weights: StagedWeights) -> None:
@@ -175,7 +183,20 @@ class VllmEngine:
 
     async def resume(self) -> None:
         with _engine_death():
+            if self._sleeps:
+                # Which also resumes generation.
+                await self._engine.wake_up(["kv_cache"])
+                self._sleeps = False
+                return
             await self._engine.resume_generation()
+
+    async def sleep(self) -> None:
+        """See `SleepingEngine`. On a CPU, which has no memory of its own to leave, only the scheduler sleeps."""
+        if not self._sleeps:
+            self._sleeps = True
+            with _engine_death():
+                # Level 2 drops the weights instead of keeping a copy on the host: new weights come.
+                await self._engine.sleep(level=2, mode="keep")
 
     async def ping(self) -> int:
         """Answers when the engine's processes do, between two of their steps."""

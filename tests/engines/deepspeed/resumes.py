@@ -52,6 +52,8 @@ def layout_config(folder: Path, layout: Layout) -> TrainConfig:
 def save_and_resume(folder: Path, layouts: list[Layout], resumes: list[tuple[Layout, Layout]]) -> None:
     """Trains a batch under each layout and saves `NAME`; goes on for another one: `NAME/after.npz`.
 
+    Where an engine can leave its device, it is saved while it rests.
+
     Then loads each (saved, other) pair, saves at once as `SAVED-to-OTHER`, and goes on likewise.
     """
     barrier = multiprocessing.get_context("spawn").Barrier(3)
@@ -68,13 +70,19 @@ def _work(
     barrier: Any,
 ) -> None:
     from actors.engines.deepspeed.engine import DeepSpeedEngine
+    from actors.engines.deepspeed.offload import MOVABLE_STAGES
 
     for layout in layouts:
         if layout.ranks == world_size:
             engine = DeepSpeedEngine(layout_config(folder, layout), "cpu", rank, world_size, address)
             _update(engine, rank, world_size)
+            leaves_device = layout.zero_stage in MOVABLE_STAGES
+            if leaves_device:
+                engine.rest()
             engine.save(folder / layout.name)
             weights_at_save = _weights(engine)
+            if leaves_device:
+                engine.wake()
             _update(engine, rank, world_size)
             after = _weights(engine)
             if rank == 0:

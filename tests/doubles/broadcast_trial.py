@@ -11,6 +11,7 @@ import asyncio
 import functools
 import itertools
 import json
+import os
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from actors.engines.settings import engine_environment
 from actors.interfaces import PublishReport, WeightUpdate
 from actors.ray.waits import cancel_all
 from actors.rollout.pool import ElasticRolloutPool
@@ -198,6 +200,8 @@ def _gap(answers: Sequence[FloatArray], expected: Sequence[FloatArray]) -> float
 
 
 def main(folder: str, workers: str, tensor_parallel: str, repetitions: str) -> None:
+    # Without it vLLM on CPU takes most of the machine's memory, so a second engine would not start.
+    os.environ.update(engine_environment("cpu", threads=1))
     config = make_config(
         model={"path": folder, "dtype": "float32", "device": "cpu"},
         rollout={

@@ -13,7 +13,6 @@ from doubles.broadcast_trial import CASES
 from doubles.live_run import ROOT
 
 from actors.bench.models import random_qwen3
-from actors.engines.settings import engine_environment
 from maspo_dist.demo.model import make_tokenizer
 from maspo_dist.models.folder import save_model_folder
 
@@ -40,7 +39,6 @@ def test_every_engine_that_serves_has_the_right_weights(model: Path, workers: in
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
-        **engine_environment("cpu", threads=1),
     }
     command = [sys.executable, "-m", "doubles.broadcast_trial", str(model)]
     done = subprocess.run(

@@ -21,3 +21,4 @@ def test_the_checks_pass_on_the_cpu_with_tiny_models() -> None:
     assert by_name["publish"]["responses_over_versions"] > 0
     assert by_name["zero"]["resumed_differences"] == 0
     assert 0 < by_name["zero"]["sequence_parallel_distance"] < 1e-4
+    assert "rank 0 of first" in by_name["collective"]["failure"]

@@ -133,6 +133,7 @@ def layout_config(folder: Path, layout: Layout) -> TrainConfig:
 
 def _train(rank: int, world_size: int, address: str, folder: Path, layouts: list[Layout]) -> None:
     from actors.engines.deepspeed.engine import DeepSpeedEngine
+    from actors.weights.collective import entry_of
     from maspo_dist.data.batching import lay_out_batch
 
     class OldBeforehand(DeepSpeedEngine):
@@ -153,7 +154,11 @@ def _train(rank: int, world_size: int, address: str, folder: Path, layouts: list
             ranks=config.learner.data_parallel,
             micro_batch_tokens=layout.micro_batch_tokens,
         )
-        before = {name: tensor.float().numpy().copy() for name, tensor in engine.named_weights()}
+        before, entries = {}, []
+        for name, tensor in engine.named_weights():
+            before[name] = tensor.float().numpy().copy()
+            entries.append(entry_of(name, tensor))
+        assert engine.weight_entries() == entries
         bodies = {group.group_id: group for group in groups}
         for _ in range(layout.batches):
             shard = batch.shards[rank // layout.sequence_parallel]

@@ -25,11 +25,13 @@ class Layout:
     persistent_elements: int = 0
     #: Adapters are trained, all other weights frozen.
     lora: bool = False
+    #: Ranks that share the tokens of each micro-batch.
+    sequence_parallel: int = 1
 
     @property
     def name(self) -> str:
         kept = f"-kept{self.persistent_elements}" if self.persistent_elements else ""
-        kept += "-lora" * self.lora
+        kept += "-lora" * self.lora + "-shared" * (self.sequence_parallel > 1)
         return f"{self.model}-{self.ranks}-zero{self.zero_stage}-{self.dtype}{kept}"
 
 
@@ -41,6 +43,7 @@ def layout_config(folder: Path, layout: Layout) -> TrainConfig:
             "lr": 1e-3,
             "threads": 1,
             "ranks": layout.ranks,
+            "sequence_parallel": layout.sequence_parallel,
             "zero_stage": layout.zero_stage,
             "warmup_steps": 4,
             "lora": {"rank": 4, "alpha": 8} if layout.lora else None,
@@ -75,7 +78,7 @@ def _work(
     for layout in layouts:
         if layout.ranks == world_size:
             engine = DeepSpeedEngine(layout_config(folder, layout), "cpu", rank, world_size, address)
-            _update(engine, rank, world_size)
+            _update(engine, rank, layout)
             leaves_device = layout.zero_stage in MOVABLE_STAGES
             if leaves_device:
                 engine.rest()
@@ -83,7 +86,7 @@ def _work(
             weights_at_save = _weights(engine)
             if leaves_device:
                 engine.wake()
-            _update(engine, rank, world_size)
+            _update(engine, rank, layout)
             after = _weights(engine)
             if rank == 0:
                 np.savez(folder / layout.name / "at_save.npz", **weights_at_save)
@@ -98,20 +101,21 @@ def _work(
             copy = folder / f"{saved.name}-to-{other.name}"
             engine.save(copy)
             (copy / f"drawn-{rank}.txt").write_text(repr(drawn))
-            _update(engine, rank, world_size)
+            _update(engine, rank, other)
             after = _weights(engine)
             if rank == 0:
                 np.savez(copy / "after.npz", **after)
     engine.close()
 
 
-def _update(engine: Any, rank: int, world_size: int) -> None:
+def _update(engine: Any, rank: int, layout: Layout) -> None:
     from maspo_dist.data.batching import lay_out_batch
 
     groups = make_groups(seed=engine.policy_version)
-    batch = lay_out_batch(0, score(groups), mini_batches=4, ranks=world_size, micro_batch_tokens=128)
+    shards = layout.ranks // layout.sequence_parallel
+    batch = lay_out_batch(0, score(groups), mini_batches=4, ranks=shards, micro_batch_tokens=128)
     bodies = {group.group_id: group for group in groups}
-    engine.update(batch.shards[rank], batch.loss_tokens, batch.loss_sequences, bodies)
+    engine.update(batch.shards[rank // layout.sequence_parallel], batch.loss_tokens, batch.loss_sequences, bodies)
 
 
 def _weights(engine: Any) -> dict[str, np.ndarray]:

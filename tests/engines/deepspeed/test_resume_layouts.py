@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from doubles.model_kinds import save_experts
 from doubles.tiny_learner import make_model
 from resumes import Layout, save_and_resume
 from transformers import Qwen3ForCausalLM
@@ -18,15 +19,17 @@ from maspo_dist.errors import ConfigError
 ZERO_2 = Layout(ranks=2, zero_stage=2)
 ZERO_3 = Layout(ranks=2, zero_stage=3)
 ALONE = Layout(ranks=1, zero_stage=0)
+SHARED = Layout(ranks=2, zero_stage=2, sequence_parallel=2)
 TIED_2 = Layout(ranks=2, zero_stage=2, model="tied")
 TIED_ALONE = Layout(ranks=1, zero_stage=0, model="tied")
 BF16_2 = Layout(ranks=2, zero_stage=2, dtype="bfloat16")
 BF16_ALONE = Layout(ranks=1, zero_stage=0, dtype="bfloat16")
+EXPERTS_2 = Layout(ranks=2, zero_stage=3, model="experts")
 LORA_2 = Layout(ranks=2, zero_stage=2, model="tied", lora=True)
 LORA_3 = Layout(ranks=2, zero_stage=3, model="tied", lora=True)
 LORA_ALONE = Layout(ranks=1, zero_stage=0, model="tied", lora=True)
 
-LAYOUTS = [ZERO_2, ZERO_3, ALONE, TIED_2, TIED_ALONE, BF16_2, BF16_ALONE]
+LAYOUTS = [ZERO_2, ZERO_3, ALONE, SHARED, TIED_2, TIED_ALONE, BF16_2, BF16_ALONE, EXPERTS_2]
 ADAPTERS = [LORA_2, LORA_3, LORA_ALONE]
 RESUMES = [
     (ZERO_2, ALONE),
@@ -37,8 +40,13 @@ RESUMES = [
     (ZERO_3, ALONE),
     (ALONE, ZERO_2),
     (ALONE, ZERO_3),
+    (ZERO_2, SHARED),
+    (SHARED, ZERO_2),
+    (SHARED, ALONE),
+    (ALONE, SHARED),
     (TIED_2, TIED_ALONE),
     (TIED_ALONE, Layout(ranks=2, zero_stage=3, model="tied")),
+    (EXPERTS_2, Layout(ranks=1, zero_stage=0, model="experts")),
     (BF16_2, BF16_ALONE),
     (BF16_ALONE, Layout(ranks=2, zero_stage=3, dtype="bfloat16")),
     (LORA_2, LORA_3),
@@ -57,6 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resumes")
     make_model(folder / "model")
     make_model(folder / "tied", tied=True)
+    save_experts(folder / "experts")
     save_and_resume(folder, LAYOUTS + ADAPTERS, RESUMES + SAME)
     return folder
 

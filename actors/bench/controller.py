@@ -13,10 +13,11 @@ import psutil
 
 from actors.bench.doubles import FakeLearners, FakePrompts, FakeRecord, FakeWorkers, fake_decode, make_config
 from actors.bench.lines import BenchLine, compare
-from actors.controller.controller import Controller, Session
+from actors.controller.controller import Controller
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
 from actors.controller.publisher import Publisher
+from actors.controller.session import Session
 from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.config import TrainConfig
 from maspo_dist.flow.ledger import Ledger

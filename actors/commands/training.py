@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.commands.extensions import require_extensions
-from actors.controller.controller import Controller, Session
+from actors.controller.controller import Controller
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
 from actors.controller.publisher import Publisher
 from actors.controller.recording import StepRecorder
 from actors.controller.run_services import beside, follow_drains, follow_requests, watch, write_live
+from actors.controller.session import Session
 from actors.interfaces import RolloutPool
 from actors.processes import REAL_CLASSES, ActorClasses, RunCluster, publish_bytes
 from actors.ray.connection import cluster_address, connect, disconnect, own_store

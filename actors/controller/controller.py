@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from actors.controller.evaluator import Evaluator
-from actors.controller.group_stream import Batch, GroupStream
+from actors.controller.group_stream import Batch
 from actors.controller.publisher import Publisher
 from actors.controller.recording import StepRecorder
+from actors.controller.session import Session
 from actors.controller.step_rows import batch_metrics, generation_times, sample_rows
 from actors.interfaces import LearnerGroup, RolloutPool
 from actors.ray.waits import unless_set, within
@@ -37,7 +38,6 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.data.batching import lay_out_batch
 from maspo_dist.errors import BodyLostError, LearnerLostError
 from maspo_dist.flow.failures import RestartBudget
-from maspo_dist.flow.ledger import Ledger
 from maspo_dist.flow.policy_age import require_young
 from maspo_dist.runs.checkpoint import (
     LEARNER_FOLDER,
@@ -49,7 +49,6 @@ from maspo_dist.runs.checkpoint import (
 )
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.live import Standing
-from maspo_dist.runs.metrics import MetricFanout
 from maspo_dist.runs.rows import Event, EventKind
 from maspo_dist.types import FinishedGroup, RolloutGroup
 from maspo_dist.views.console import RunConsole
@@ -60,15 +59,6 @@ T = TypeVar("T")
 
 #: Seconds that a run that is asked to stop waits for an evaluation.
 _LAST_SCORES_S = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """Made at the start of a run, and again whenever the run continues from a checkpoint."""
-
-    stream: GroupStream
-    ledger: Ledger
-    metrics: MetricFanout
 
 
 @dataclass(kw_only=True, eq=False)
@@ -274,7 +264,7 @@ class Controller:
         metrics |= generation_times(batch, started_s, taken_s, self._taken_s)
         self._taken_s = taken_s
         if self.publisher.turns is not None and batch.training:
-            await self._finish_evaluation()
+            await self._settle_evaluation(step)
             await self.publisher.turns.to_learners()
         self._enter("update")
         try:
@@ -286,8 +276,7 @@ class Controller:
             await session.stream.take_back()
             return False
         updated_s = self.clock()
-        if not await self._finish_evaluation():
-            self._event("evaluation_given_up", f"of step {step - 1}: the run is asked to stop", step=step - 1)
+        await self._settle_evaluation(step)
         if self._version > consumed_version:
             self._enter("publish")
             published = await self.publisher.publish(self._version, [group.body for group in batch.training])
@@ -311,6 +300,11 @@ class Controller:
         self.console.step(step, metrics)
         await self._write_metrics(metrics)
         return True
+
+    async def _settle_evaluation(self, step: int) -> None:
+        """Waits for the scores of the step before `step`, or notes that they do not come."""
+        if not await self._finish_evaluation():
+            self._event("evaluation_given_up", f"of step {step - 1}: the run is asked to stop", step=step - 1)
 
     async def _finish_evaluation(self) -> bool:
         """Waits for the scores of the last step, if it is evaluated, and writes the scores.

@@ -17,10 +17,11 @@ from actors.bench.doubles import (
     make_snapshot,
     make_verdict,
 )
-from actors.controller.controller import Controller, Session
+from actors.controller.controller import Controller
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
 from actors.controller.publisher import Publisher
+from actors.controller.session import Session
 from actors.controller.turns import DeviceTurns
 from actors.interfaces import (
     Body,

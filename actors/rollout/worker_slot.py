@@ -213,6 +213,7 @@ async def until_settled(slots: Mapping[int, WorkerSlot], pool: PoolState) -> Non
         return not slot.has_process or (slot.worker is not None and not slot.worker.ended.done())
 
     start_s = pool.config.cluster.start_timeout_s + _STOP_S
+    pool.condition.notify()  # a slot whose worker has ended may wait for something else
     await pool.condition.until(lambda: all(map(is_settled, slots.values())), start_s, "engines that start or end")
 
 

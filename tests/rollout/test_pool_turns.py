@@ -9,6 +9,7 @@ from doubles.pool import FAST, generate, publish, request, running, until_servin
 from doubles.workers import ScriptedFactory, ScriptedWorker
 
 from maspo_dist.config import TrainConfig
+from maspo_dist.errors import LearnerLostError
 
 
 def colocated() -> TrainConfig:
@@ -75,6 +76,28 @@ async def test_an_engine_that_does_not_fall_asleep_is_killed_before_learners_tak
         factory.hooks["sleep"] = hang
         await pool.sleep()
         assert [worker.index for worker in factory.living] == [0]
+
+
+async def test_an_engine_that_dies_while_it_waits_for_weights_holds_no_learner_up() -> None:
+    factory = ScriptedFactory()
+    async with running(factory, colocated()) as (pool, _):
+
+        async def lose_weights(worker: ScriptedWorker, subject: object) -> None:
+            raise LearnerLostError("the weights were lost with the learner")
+
+        factory.hooks["publish"] = lose_weights
+        factory.started[0].kill()
+        while [worker.state for worker in pool.status()] != ["joining", "serving"]:  # noqa: ASYNC110 (a condition of its parts)
+            await asyncio.sleep(0.001)
+
+        async def die(worker: ScriptedWorker, subject: object) -> None:
+            if worker.index == 0:
+                worker.kill()
+
+        factory.hooks["sleep"] = die
+        async with asyncio.timeout(5):
+            await pool.sleep()
+        assert [worker.index for worker in factory.living] == [1]
 
 
 async def test_the_number_of_engines_that_share_devices_does_not_change() -> None:

@@ -1,7 +1,7 @@
 """What `maspo-dist plan` predicts, against short runs on this CPU: seconds per phase, memory per process.
 
-The formulas are those for GPUs. The figures that a table has for a GPU are measured for this CPU first. Lengths are
-those that the run sampled.
+The formulas are those for GPUs. The figures that a table has for a GPU are measured for this CPU first. The
+lengths of prompts and responses are taken from the run.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class DeviceTurns:
             self._holder = "learners"
 
     async def to_new_learners(self) -> None:
-        """Returns when a new group of learners may start, whoever had the devices before."""
+        """Returns when a new group of learners may start. Engines or lost learners had the devices before."""
         await self._pool.sleep()
         self._holder = "learners"
 

@@ -240,7 +240,7 @@ class DeepSpeedEngine:
 
     def rest(self) -> None:
         """Leaves the device to an engine until `wake`, but for the weights; see `offload`."""
-        leave_device(self._engine, self._config.learner.zero_stage)
+        leave_device(self._engine, self._config.learner.zero_stage, self._device)
 
     def wake(self) -> None:
         return_to_device(self._engine, self._config.learner.zero_stage, self._device)

@@ -16,14 +16,14 @@ from torch import Tensor
 MOVABLE_STAGES = (2, 3)
 
 
-def leave_device(engine: Any, zero_stage: int) -> None:
-    """Moves the states of a DeepSpeed `engine` to the host. Call it between two updates."""
+def leave_device(engine: Any, zero_stage: int, device: torch.device) -> None:
+    """Moves the states of a DeepSpeed `engine` from `device` to the host. Call it between two updates."""
     from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as State
 
     states = [State.lp_grads, State.contiguous_grad_buffer]
     if zero_stage == 2:
         states += [State.hp_params, State.optim_states]
-    on_cuda = torch.cuda.is_available()
+    on_cuda = device.type == "cuda"
     engine.offload_states(include=states, pin_memory=on_cuda)
     if zero_stage == 3:
         for tensor in _sharded_states(engine):

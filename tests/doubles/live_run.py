@@ -16,8 +16,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,22 @@ _PR_SET_CHILD_SUBREAPER = 36
 _ENDING_S = 20.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """What was there when a run started, and is not the run's: shared memory, and descendants of this process."""
+
+    segments: frozenset[str]
+    processes: frozenset[psutil.Process]
+
+
 class LiveRun:
     """One `maspo-dist train` that has been started, with its folder."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes], before: frozenset[str], output: Path) -> None:
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes], before: Before, output: Path) -> None:
         self.folder = RunFolder(folder)
         self.pid = process.pid
         self._process = process
-        self._segments_before = before
+        self._before = before
         self._output = output
 
     @property
@@ -86,22 +95,34 @@ class LiveRun:
     def assert_nothing_left(self) -> None:
         """No process and no shared memory; a moment is allowed for what was told to end."""
         deadline = time.monotonic() + _ENDING_S
-        while (processes := _adopted()) and time.monotonic() < deadline:
+        while (processes := _adopted(self._before.processes)) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not processes, f"processes left behind: {processes}"
         # Other tests that run beside this one may hold a segment for a moment before they map it.
-        while (segments := orphaned_segments() - self._segments_before) and time.monotonic() < deadline:
+        while (segments := orphaned_segments() - self._before.segments) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not segments, f"shared memory left behind: {sorted(segments)}"
 
     def kill(self) -> None:
         """Ends whatever lives; for clean-up, not for tests."""
-        for process in [*self.processes, *descendants()]:
+        for process in {*self.processes, *descendants()} - self._before.processes:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
         self._process.wait()
+
+
+def launch(
+    command: Sequence[str | Path], folder: Path, output: Path, *, cwd: Path, environment: Mapping[str, str]
+) -> LiveRun:
+    """Starts a command that makes the run `folder`; what it prints goes to the file `output`."""
+    before = Before(segments=frozenset(orphaned_segments()), processes=frozenset(descendants()))
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=cwd, env=dict(environment)
+        )
+    return LiveRun(folder, process, before, output)
 
 
 class Launcher:
@@ -112,27 +133,29 @@ class Launcher:
         self.runs = runs
         self._started: list[LiveRun] = []
 
-    def start(self, name: str, *overrides: str, environment: Mapping[str, str] | None = None) -> LiveRun:
+    def start(
+        self,
+        name: str,
+        *overrides: str,
+        environment: Mapping[str, str] | None = None,
+        module: str = "actors.cli",
+    ) -> LiveRun:
         """`maspo-dist train CONFIG run.name=NAME OVERRIDES…`; returns at once.
 
-        `environment` is added to this process's; its PYTHONPATH is put before the project's.
+        `environment` is added to this process's; its PYTHONPATH is put before the project's. `module` is called in
+        place of the command line.
         """
         self.runs.mkdir(parents=True, exist_ok=True)
         arguments = ["train", str(self.config), f"run.name={name}", f"run.dir={self.runs}", *overrides]
-        output = self.runs / f"{name}.out"
         extra = dict(environment or {})
         path = os.pathsep.join(filter(None, [extra.pop("PYTHONPATH", ""), str(ROOT), os.environ.get("PYTHONPATH")]))
-        before = frozenset(orphaned_segments())
-        with output.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "actors.cli", *arguments],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                cwd=ROOT,
-                env={**os.environ, **extra, "PYTHONPATH": path},
-            )
-        run = LiveRun(self.runs / name, process, before, output)
+        run = launch(
+            [sys.executable, "-m", module, *arguments],
+            self.runs / name,
+            self.runs / f"{name}.out",
+            cwd=ROOT,
+            environment={**os.environ, **extra, "PYTHONPATH": path},
+        )
         self._started.append(run)
         return run
 
@@ -195,10 +218,12 @@ def descendants() -> list[psutil.Process]:
     return [process for process in psutil.Process().children(recursive=True) if not _is_of_pytest(process)]
 
 
-def _adopted() -> list[str]:
-    """Living processes that descend from this one and are not pytest's own; the dead are reaped."""
+def _adopted(others: Set[psutil.Process]) -> list[str]:
+    """Living processes that descend from this one, but for `others` and pytest's own; the dead are reaped."""
     living = []
     for process in descendants():
+        if process in others:
+            continue
         try:
             if process.status() == psutil.STATUS_ZOMBIE:
                 _reap(process.pid)

@@ -57,6 +57,8 @@ class VerifierProcess:
         except OSError as error:
             raise VerifierError(f"a verifier process cannot be started: {error.strerror}") from None
         self.connection = Connection(ours)
+        #: How many verdicts were read.
+        self.verdicts = 0
         deadline = time.monotonic() + config.start_timeout_s
         try:
             self.connection.send(encode(config), deadline)

@@ -4,8 +4,9 @@
         ▲                    └────── tickets ──────────►│
         └── killed ◄── deadline passed, process died, or spent
 
-A slot sends several samples at once, so that its process never waits. Each sample has its own deadline, which starts
-when the verdict before it is read. Samples that a killed process had not begun go to the next process.
+A slot sends several samples at once, and more once half of them are judged, so that its process never waits. Each
+sample has its own deadline, which starts when the verdict before it is read. Samples that a killed process had not
+begun go to the next process.
 `serve_remote` gathers samples into requests to one URL.
 
 Every thread ends when `PoolSide.stopping` is set; a None among the tickets wakes it if it waits for work.
@@ -136,7 +137,10 @@ class Slot(threading.Thread):
         try:
             while not self._pool.stopping.is_set():
                 process = self._ensure_process()
-                self._take()
+                # Samples that a process left behind are the first of the next process.
+                self._taken = deque(taken for taken in self._taken if not self._resolve_hung(taken[0]))
+                if not self._taken:
+                    self._take(wait=True)
                 if self._taken:
                     self._serve(process)
         except VerifierError as error:
@@ -157,48 +161,61 @@ class Slot(threading.Thread):
                 self._process = VerifierProcess(self._pool.config)
             return self._process
 
-    def _take(self) -> None:
-        """Waits for a first ticket, then takes more that fit. Samples that hung lately get their verdict again."""
+    def _take(self, *, wait: bool) -> bytes:
+        """Takes more tickets that fit beside those taken, and returns their samples as messages.
+
+        With `wait`, it waits for the first of them. A sample that hung lately gets its verdict again.
+        """
         tickets = self._pool.tickets
-        if not self._taken and (first := tickets.get()):
-            self._taken.append((first, encode(first.sample)))
-        # Samples behind a slow one wait for it: take only a share of the queue.
-        room = min(_SENT_SAMPLES, 1 + tickets.qsize() // (2 * self._pool.config.workers))
         size = sum(len(line) for _, line in self._taken)
+        lines = []
         with contextlib.suppress(queue.Empty):
-            while self._taken and len(self._taken) < room and size < _SENT_BYTES and (more := tickets.get_nowait()):
-                line = encode(more.sample)
-                size += len(line)
-                if size > _SENT_BYTES:
-                    tickets.put(more)
-                else:
-                    self._taken.append((more, line))
-        taken, self._taken = self._taken, deque()
-        for ticket, line in taken:
-            if verdict := self._pool.hung.recall(ticket.sample):
-                self._pool.resolve(ticket, verdict)
-            else:
+            while len(self._taken) < self._room() and size < _SENT_BYTES and (ticket := tickets.get(block=wait)):
+                wait = False
+                if self._resolve_hung(ticket):
+                    continue
+                line = encode(ticket.sample)
+                if self._taken and size + len(line) > _SENT_BYTES:
+                    tickets.put(ticket)
+                    break
                 self._taken.append((ticket, line))
+                lines.append(line)
+                size += len(line)
+        return b"".join(lines)
+
+    def _room(self) -> int:
+        """How many samples the process may have. Samples behind a slow one wait for it: only a share of the queue."""
+        return min(_SENT_SAMPLES, 1 + self._pool.tickets.qsize() // (2 * self._pool.config.workers))
+
+    def _resolve_hung(self, ticket: Ticket) -> bool:
+        """Whether its sample hung lately: then it gets that verdict."""
+        verdict = self._pool.hung.recall(ticket.sample)
+        if verdict:
+            self._pool.resolve(ticket, verdict)
+        return verdict is not None
 
     def _serve(self, process: VerifierProcess) -> None:
-        """Sends the taken samples and reads their verdicts, until all are in or the process has to be replaced."""
+        """Sends the taken samples, then more, and reads verdicts, until all are in or the process must be replaced."""
         timeout_s = self._pool.config.timeout_s
         started = time.monotonic()
         try:
-            # A process that is gone may have left verdicts to read; reading them ends in EOFError.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                process.connection.send(b"".join(line for _, line in self._taken), started + timeout_s)
+            self._send(process, b"".join(line for _, line in self._taken), started + timeout_s)
             spent = False
             while self._taken and not spent:
                 if len(self._taken) > 1 and not process.connection.has_more:
                     time.sleep(_GATHER_S * len(self._taken))
                 scored = process.connection.receive(Scored, started + timeout_s)
+                if scored.number != process.verdicts + 1:
+                    raise ValueError("a verdict on another sample")
+                process.verdicts += 1
                 self._report_death()
                 self._resolve_first(scored.verdict)
                 # A repeat that was sent already would hang again.
                 hangs = scored.verdict.status == "timeout" and any(map(self._hung_lately, self._taken))
                 spent = scored.spent or hangs
                 started = time.monotonic()
+                if not spent and not self._pool.stopping.is_set() and 2 * len(self._taken) <= self._room():
+                    self._send(process, self._take(wait=False), started + timeout_s)
             if spent or process.connection.has_more:
                 # A process that sends more verdicts than it got samples cannot be trusted any longer.
                 self._drop_process()
@@ -214,6 +231,11 @@ class Slot(threading.Thread):
             if not self._pool.stopping.is_set() and first.deaths > self._pool.config.retries_after_death:
                 reason = f"the verifier process died on this sample ({death})"
                 self._resolve_first(make_verdict("error", started, reason=reason))
+
+    def _send(self, process: VerifierProcess, lines: bytes, deadline: float) -> None:
+        # A process that is gone may have left verdicts to read; reading them ends in EOFError.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            process.connection.send(lines, deadline)
 
     def _report_death(self) -> None:
         """Called once the successor serves."""

@@ -15,7 +15,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.reward.sample import Sample
@@ -33,8 +34,9 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """A verdict. `spent` says that the process ends here and must be replaced before the next sample."""
+    """A verdict on sample `number` of the process, from 1. With `spent` the process serves no further sample."""
 
+    number: int
     verdict: Verdict
     spent: bool
 
@@ -46,8 +48,11 @@ _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
 
 
 def encode(message: VerifierConfig | Sample | Started | Scored) -> bytes:
-    """One message with its end of line. Lone surrogates survive as escapes, which pydantic's own JSON refuses."""
-    return json.dumps(_ADAPTERS[type(message)].dump_python(message)).encode("ascii") + b"\n"
+    """One message with its end of line. Lone surrogates, which pydantic refuses, are escaped by the slower `json`."""
+    try:
+        return to_json(message, inf_nan_mode="constants") + b"\n"
+    except PydanticSerializationError:
+        return json.dumps(_ADAPTERS[type(message)].dump_python(message)).encode("ascii") + b"\n"
 
 
 class Connection:
@@ -72,11 +77,16 @@ class Connection:
 
     def receive(self, kind: type[_M], deadline: float | None = None) -> _M:
         """Waits for one message. Raises as `receive_line`, and ValueError for a line that is no message of `kind`."""
+        line = self.receive_line(deadline)
+        adapter: TypeAdapter[_M] = _ADAPTERS[kind]
         try:
-            message: _M = _ADAPTERS[kind].validate_python(json.loads(self.receive_line(deadline)))
-        except RecursionError as error:
-            raise ValueError(f"not a message: {error}") from None
-        return message
+            return adapter.validate_json(line)
+        except ValidationError:
+            # Escaped surrogates, or no message.
+            try:
+                return adapter.validate_python(json.loads(line))
+            except RecursionError as error:
+                raise ValueError(f"not a message: {error}") from None
 
     def receive_line(self, deadline: float | None = None) -> bytes:
         """Waits for one line. Raises TimeoutError past the deadline, EOFError when the other side is gone."""

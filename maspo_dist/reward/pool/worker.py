@@ -56,7 +56,7 @@ def _serve(connection: Connection, config: VerifierConfig, verifiers: dict[str, 
         verdict, sound = score_safely(verifiers[config.reward_for(sample.source)].score, sample)
         has_grown = count % _LOOK_EVERY == 0 and _resident_mb() > grown_mb
         spent = not sound or has_grown or count >= config.recycle_after
-        connection.send(encode(Scored(verdict=verdict, spent=spent)))
+        connection.send(encode(Scored(number=count, verdict=verdict, spent=spent)))
 
 
 def _limit_memory(memory_mb: int) -> None:

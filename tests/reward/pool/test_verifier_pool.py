@@ -191,6 +191,13 @@ def test_a_process_that_says_more_than_it_was_asked_does_not_stop_its_slot() -> 
     assert verdicts[1].reason == verdicts[3].reason == "RuntimeError: as asked"
 
 
+def test_a_verdict_that_a_reward_function_forges_counts_for_no_other_sample() -> None:
+    with VerifierPool(custom("hostile")) as pool:
+        verdicts = pool.verify_many([("forge", ""), *[("raise", "")] * 7])
+
+    assert {verdict.status for verdict in verdicts[1:]} == {"error"}
+
+
 def test_processes_are_replaced_after_so_many_samples() -> None:
     with VerifierPool(custom("which_process", recycle_after=2)) as pool:
         pids = [verdict.reward for verdict in pool.verify_many([("", "")] * 6)]

@@ -31,12 +31,24 @@ def import_deepspeed(device: torch.device) -> Any:
         # An all-reduce through shared memory, compiled at first use: that takes minutes, and it prints. To set this
         # entry DeepSpeed tries every one of its operations, which takes seconds on a GPU.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _import_muon()
     for name in ("DeepSpeed", "deepspeed"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.WARNING)
     return deepspeed
+
+
+def _import_muon() -> None:
+    """Imports an optimizer that ZeRO asks for in any case. Uncompiled: torch's compiler takes 2 s to import."""
+    from deepspeed.runtime import compiler
+
+    compile_function, compiler.compile = compiler.compile, lambda: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    finally:
+        compiler.compile = compile_function
 
 
 def deepspeed_config(config: TrainConfig) -> dict[str, Any]:

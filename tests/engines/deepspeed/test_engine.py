@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def _save_and_go_on_twice(rank: int, world_size: int, address: str, folder: Path
     with pytest.raises(ConfigError, match="no learner checkpoint"):
         first.load(folder / "nowhere")
     first.close()
+    assert "torch._inductor.compile_fx" not in sys.modules, "torch's compiler was imported, which takes seconds"
 
 
 def _fill_the_disk_of_one_rank(engine: Any, rank: int, folder: Path) -> None:

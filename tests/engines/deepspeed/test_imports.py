@@ -9,7 +9,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
+from actors.engines.deepspeed import config
 from actors.engines.deepspeed.config import import_deepspeed
+
+
+@pytest.fixture(autouse=True)
+def _no_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for DeepSpeed has no optimizers."""
+    monkeypatch.setattr(config, "_import_muon", lambda: None)
 
 
 def test_a_rank_takes_the_first_device_that_it_sees_whatever_a_launcher_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ once, and each rank starts as a fork of it: a process of its own that has comput
 from __future__ import annotations
 
 import faulthandler
+import gc
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -91,6 +92,8 @@ def _logged(log: Path, work: Callable[..., None], *arguments: Any) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     faulthandler.enable()
+    # DeepSpeed collects garbage whenever it starts an engine, and there is none in what was imported.
+    gc.freeze()
     code = 1
     try:
         work(*arguments)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from doubles.live_run import ROOT
+from doubles.vllm_forks import run_script
 from transformers import AutoTokenizer
 
 from actors.commands.export import export_adapter, export_run
-from actors.engines.settings import engine_environment
 from maspo_dist.config import ModelConfig
 from maspo_dist.models.facts import read_model_facts
 
@@ -31,17 +27,8 @@ def engines(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     export, adapter = (tmp_path_factory.mktemp("engines") / name for name in ("out", "adapter"))
     export_run(folder / "tied", export)
     export_adapter(folder / "adapters", adapter)
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("real_engines.py")), str(folder), str(export), str(adapter)],
-        cwd=ROOT,
-        env={**os.environ, **engine_environment("cpu", threads=2), "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    script = Path(__file__).with_name("real_engines.py")
+    found: dict[str, Any] = json.loads(run_script(script, folder, export, adapter))
     return found
 
 

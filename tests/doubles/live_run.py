@@ -30,6 +30,8 @@ ROOT = Path(__file__).parents[2]
 SHARED_MEMORY = Path("/dev/shm")
 
 _PR_SET_CHILD_SUBREAPER = 36
+#: Of multiprocessing, and of `doubles.vllm_forks`.
+_HELPERS = ("resource_tracker", "forkserver", "vllm_forks")
 #: From the last process's order to end until the kernel has taken it down, on a busy machine.
 _ENDING_S = 20.0
 
@@ -242,10 +244,10 @@ def _reap(pid: int) -> None:
 
 
 def _is_of_pytest(process: psutil.Process) -> bool:
-    """Whether it is a helper of multiprocessing that another test started: these live as long as pytest."""
+    """Whether it is a helper that another test started: these live as long as pytest."""
     try:
         command = " ".join(process.cmdline())
-        return process.ppid() == os.getpid() and ("resource_tracker" in command or "forkserver" in command)
+        return process.ppid() == os.getpid() and any(helper in command for helper in _HELPERS)
     except psutil.NoSuchProcess:
         return False
 

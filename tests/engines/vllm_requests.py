@@ -1,0 +1,99 @@
+"""python vllm_requests.py: what the rollout engine asks of vLLM, as JSON. An AsyncLLM that records takes its place."""
+
+import asyncio
+import json
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.engines.vllm import engine as module
+from actors.engines.vllm.weights import OwnTransferEngine
+from actors.interfaces import EngineSettings, MappedFile, StagedWeights
+from maspo_dist.config import ModelConfig
+from maspo_dist.types import Sampling
+
+
+class Recorder:
+    def __init__(self):
+        self.asked = []
+        self.are_flat = []
+
+    def get_tokenizer(self):
+        return SimpleNamespace(decode=lambda ids, **_: "")
+
+    async def pause_generation(self, *, mode, clear_cache):
+        self.asked.append([mode, clear_cache])
+
+    async def generate(self, prompt, parameters, request_id):
+        self.asked.append(prompt.get("cache_salt"))
+        self.are_flat.append(parameters.flat_logprobs)
+        raise RuntimeError("enough")
+        yield
+
+    def __getattr__(self, name):
+        async def nothing(*_: Any, **__: Any) -> None:
+            return None
+
+        return nothing
+
+
+def make_engine(recorder, keeps_kv):
+    def make(engine_args, usage_context, stat_loggers):
+        recorder.limits_of = usage_context.name
+        return recorder
+
+    module.AsyncLLM = SimpleNamespace(from_engine_args=make)
+    settings = EngineSettings(
+        model=ModelConfig(path="none", dtype="float32"),
+        max_model_len=8,
+        tensor_parallel=1,
+        seed=0,
+        keeps_kv=keeps_kv,
+        arguments={},
+    )
+    return module.VllmEngine(settings, "cpu")
+
+
+async def asked_over_two_publishes(in_flight_kv):
+    recorder = Recorder()
+    engine = make_engine(recorder, in_flight_kv == "keep")
+    for version in (4, 5):
+        await engine.pause()
+        source = MappedFile(path="none", size_bytes=0)
+        await engine.load(StagedWeights(version=version, entries=(), source=source))
+        await engine.resume()
+        with suppress(RuntimeError):
+            await engine.generate(np.asarray([1], np.int32), Sampling(temperature=1.0, max_response_tokens=2), 0, None)
+    return recorder.asked
+
+
+async def asked_once():
+    recorder = Recorder()
+    engine = make_engine(recorder, False)
+    for request in (
+        engine.generate(np.asarray([1], np.int32), Sampling(temperature=1.0, max_response_tokens=2), 0, None),
+        engine.prompt_logprobs(np.asarray([1, 2], np.int32)),
+    ):
+        with suppress(RuntimeError):
+            await request
+    return [recorder.limits_of, recorder.are_flat]
+
+
+def done_in_a_load(device):
+    # The engine that receives weights in a worker process of vLLM.
+    done = []
+    engine = object.__new__(OwnTransferEngine)
+    engine.device = torch.device(device)
+    engine.parse_update_info = lambda info: info
+    engine.receive_weights = lambda info: done.append("receive")
+    torch.cuda.synchronize = lambda device: done.append(f"wait for {device}")
+    engine.update_weights({})
+    return done
+
+
+found = {kv: asyncio.run(asked_over_two_publishes(kv)) for kv in ("recompute", "keep")}
+found["once"] = asyncio.run(asked_once())
+print(json.dumps(found | {device: done_in_a_load(device) for device in ("cuda:1", "cpu")}))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from unittest.mock import patch
@@ -21,9 +23,10 @@ class Called:
 
 
 def call(*arguments: str) -> Called:
-    """Runs `maspo-dist ARGUMENTS…`."""
+    """Runs `maspo-dist ARGUMENTS…`, and leaves the loggers as they were."""
     stdout, stderr = StringIO(), StringIO()
-    with patch.object(sys, "argv", ["maspo-dist", *arguments]), redirect_stdout(stdout), redirect_stderr(stderr):
+    argv = patch.object(sys, "argv", ["maspo-dist", *arguments])
+    with argv, _loggers_restored(), redirect_stdout(stdout), redirect_stderr(stderr):
         try:
             main()
         except SystemExit as ended:
@@ -31,3 +34,17 @@ def call(*arguments: str) -> Called:
         else:
             code = 0
     return Called(code, stdout.getvalue(), stderr.getvalue())
+
+
+@contextmanager
+def _loggers_restored() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in (None, "maspo_dist", "actors")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, level, handlers in before:
+            logger.setLevel(level)
+            for handler in [handler for handler in logger.handlers if handler not in handlers]:
+                logger.removeHandler(handler)
+                handler.close()

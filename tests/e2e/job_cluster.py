@@ -63,7 +63,6 @@ def cluster(tmp_path: Path) -> Iterator[Mapping[str, str]]:
         )
         try:
             _wait_for_port(dashboard, head)
-            _wait_for_jobs(environment, tmp_path)
             yield environment
         finally:
             head.send_signal(signal.SIGTERM)
@@ -76,6 +75,18 @@ def cluster(tmp_path: Path) -> Iterator[Mapping[str, str]]:
 def run_on(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """A command as one types it in a shell on that cluster."""
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def submit(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], deadline_s: float = 90.0
+) -> subprocess.CompletedProcess[str]:
+    """`ray job submit …` on that cluster, whose head listens some time before it has an agent that takes jobs."""
+    deadline = time.monotonic() + deadline_s
+    while True:
+        done = run_on(command, folder, environment)
+        if "submitted successfully" in done.stdout + done.stderr:
+            return done
+        assert time.monotonic() < deadline, f"no job within {deadline_s:g} s: {done.stdout}{done.stderr}"
 
 
 def _free_port(held: ExitStack) -> int:
@@ -94,11 +105,3 @@ def _wait_for_port(port: int, head: subprocess.Popen[bytes], deadline_s: float =
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.2)
-
-
-def _wait_for_jobs(environment: Mapping[str, str], folder: Path, deadline_s: float = 90.0) -> None:
-    """The head listens some time before it has an agent that takes jobs."""
-    deadline = time.monotonic() + deadline_s
-    command = ["ray", "job", "submit", "--no-wait", "--", "true"]
-    while (done := run_on(command, folder, environment)).returncode != 0:
-        assert time.monotonic() < deadline, f"no job within {deadline_s:g} s: {done.stderr}"

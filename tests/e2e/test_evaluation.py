@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from doubles.command_line import call
 from doubles.live_run import command
 
 from maspo_dist.demo import DemoFiles
 
 
-def evaluate(demo: DemoFiles, to: Path) -> str:
-    """Greedily, on both sets of the demo; what it printed. It must end well."""
+def evaluation(demo: DemoFiles, to: Path) -> tuple[str, ...]:
+    """The command that scores the demo greedily on both of its sets."""
     data = ("--data", str(demo.heldout), "--data", f"seen={demo.train}")
-    return command(
-        "eval", "--model", str(demo.model), "--to", str(to), *data, "--dtype", "float32", "--max-response-tokens", "20"
+    return (
+        *("eval", "--model", str(demo.model), "--to", str(to), *data),
+        *("--dtype", "float32", "--max-response-tokens", "20"),
     )
 
 
 def test_a_model_is_scored_on_two_sets_in_one_start_and_again_without_any(tiny_demo: DemoFiles, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    screen = evaluate(tiny_demo, out)
+    screen = command(*evaluation(tiny_demo, out))
     assert "mean over sets" in screen
     results = json.loads((out / "results.json").read_text())["sets"]
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
@@ -33,5 +35,6 @@ def test_a_model_is_scored_on_two_sets_in_one_start_and_again_without_any(tiny_d
     assert results["seen"]["avg@1"]["value"] == sum(right) / 32 > 0
     logs = {path.name: path.stat().st_mtime_ns for path in (out / "logs").glob("evaluation-*")}
     assert len(logs) == 1
-    assert evaluate(tiny_demo, out) == screen
+    again = call(*evaluation(tiny_demo, out))
+    assert (again.returncode, again.stdout) == (0, screen), again.stderr
     assert {path.name: path.stat().st_mtime_ns for path in (out / "logs").glob("evaluation-*")} == logs

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from doubles.live_run import LiveRun, comparable
-from job_cluster import run_on
+from job_cluster import run_on, submit
 from tiny_recipe import TINY_RUN
 
 from maspo_dist.runs.folder import RunFolder
@@ -22,7 +22,7 @@ def test_a_job_whose_processes_take_turns_takes_the_demo_along_and_gives_the_met
     # Submission copies only what is not ignored, the demo apart; hence a relative model path works.
     command = ["ray", "job", "submit", "--submission-id=smoke", "--working-dir", ".", "--"]
     command += ["maspo-dist", "train", "configs/local_smoke.yaml", "cluster.layout=colocated", *overrides]
-    done = run_on(command, clone, cluster)
+    done = submit(command, clone, cluster)
     assert done.returncode == 0, done.stdout + done.stderr
 
     logs = run_on(["ray", "job", "logs", "smoke"], clone, cluster)

@@ -28,7 +28,10 @@ def ray_cluster() -> Iterator[Cluster]:
             "PYTHONPATH", os.pathsep.join([str(_TESTS.parent), str(_TESTS), *([inherited] if inherited else [])])
         )
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 10**8})
+        # As in a cluster that the trainer starts: Ray would start a Python process per core that no actor uses.
+        patch.setenv("RAY_prestart_worker_first_driver", "0")
+        head = {"num_cpus": 2, "object_store_memory": 10**8, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         patch.setenv("RAY_ADDRESS", cluster.address)
         try:
             yield cluster

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from job_cluster import run_on
+from job_cluster import run_on, submit
 
 
 def test_a_job_is_scaled_from_another_shell_and_stopped(
@@ -19,7 +19,7 @@ def test_a_job_is_scaled_from_another_shell_and_stopped(
     overrides += ["learner.ranks=1", "rollout.prompts_per_step=8"]
     command = ["ray", "job", "submit", "--submission-id=scaled", "--no-wait", "--working-dir", ".", "--"]
     command += ["maspo-dist", "train", "configs/local_smoke.yaml", *overrides]
-    assert run_on(command, clone, cluster).returncode == 0
+    assert submit(command, clone, cluster).returncode == 0
     _wait_until(lambda: any(row["step"] == 1 for row in _rows(folder / "metrics.jsonl")), "step 1")
 
     scaled = run_on(["maspo-dist", "scale", str(folder), "--rollout-workers", "2"], tmp_path, cluster)

@@ -82,11 +82,11 @@ def test_without_a_gpu_every_check_says_what_is_missing_and_the_last_line_sums_u
     ],
 )
 def test_a_limit_holds_or_says_what_is_wanted(limit: Limit, value: float | None, reason: str | None) -> None:
-    assert judged("c", "cpu", Measured(figures={"a": value}, limits=(limit,))).reason == reason
+    assert judged("c", "cpu", 1.0, Measured(figures={"a": value}, limits=(limit,))).reason == reason
 
 
 def test_a_limit_on_a_figure_that_is_not_there_is_broken() -> None:
-    assert not judged("c", "cpu", Measured(figures={}, limits=(Limit(figure="a", most=1.0),))).ok
+    assert not judged("c", "cpu", 1.0, Measured(figures={}, limits=(Limit(figure="a", most=1.0),))).ok
 
 
 def test_a_result_is_one_line_of_strict_json() -> None:
@@ -94,11 +94,12 @@ def test_a_result_is_one_line_of_strict_json() -> None:
         figures={"share": math.nan, "ms": 1.23456789, "names": ("a", "b"), "tokens": 123_456, "peak": None},
         limits=(Limit(figure="ms", most=2.0),),
     )
-    line = judged("head", "NVIDIA H100 80GB HBM3", measured).to_json()
+    line = judged("head", "NVIDIA H100 80GB HBM3", 2.04, measured).to_json()
     assert json.loads(line, parse_constant=lambda _: pytest.fail("NaN is not JSON")) == {
         "check": "head",
         "ok": True,
         "device": "NVIDIA H100 80GB HBM3",
+        "check_s": 2.0,
         "share": "nan",
         "ms": 1.235,
         "names": ["a", "b"],
@@ -110,7 +111,7 @@ def test_a_result_is_one_line_of_strict_json() -> None:
 
 def test_a_result_survives_the_way_between_processes() -> None:
     measured = Measured(figures={"ms": 1.5, "peak": None}, limits=(Limit(figure="ms", most=2.0),))
-    result = CheckResult(check="head", device="cpu", measured=measured, reason="because")
+    result = CheckResult(check="head", device="cpu", check_s=2.0, measured=measured, reason="because")
     assert decode(encode(result)) == result
 
 

@@ -105,6 +105,13 @@ class FakePool:
         return ()
 
 
+def _note_failure(record: RunFolder) -> Callable[[int, str], None]:
+    def note(step: int, reason: str) -> None:
+        record.write_event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}"))
+
+    return note
+
+
 def make_controller(
     config: TrainConfig,
     folder: RunFolder,
@@ -142,9 +149,6 @@ def make_controller(
 
     checkpoints = CheckpointStore(folder.checkpoints_path)
 
-    def failed(step: int, reason: str) -> None:
-        kept.write_event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}"))
-
     return Controller(
         config=config,
         pool=pool,
@@ -152,7 +156,9 @@ def make_controller(
         sessions=session,
         evaluator=Evaluator(config, pool, {"held_out": [make_prompt(1001), make_prompt(1002)]}, kept.write_event),
         checkpoints=checkpoints,
-        writer=CheckpointWriter(checkpoints, config.checkpoint, config_yaml or dump_config(config), failed),
+        writer=CheckpointWriter(
+            checkpoints, config.checkpoint, config_yaml or dump_config(config), _note_failure(kept)
+        ),
         publisher=Publisher(
             config=config,
             pool=pool,

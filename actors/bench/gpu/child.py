@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -38,13 +39,14 @@ def main(folder: Path, setting: Setting, checks: list[str]) -> int:
 def _result(place: Workplace, name: str, target: str) -> tuple[CheckResult, bool]:
     """The result, and whether the check came to its end."""
     module, _, function = target.partition(":")
+    started_s = time.monotonic()
     try:
         measured = getattr(import_module(module), function)(place)
-        return judged(name, place.device_name, measured), True
+        return judged(name, place.device_name, time.monotonic() - started_s, measured), True
     except Exception as error:
         traceback.print_exc()
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_CHARACTERS]
-        return crashed(name, place.setting.device, reason), False
+        return crashed(name, place.setting.device, time.monotonic() - started_s, reason), False
 
 
 if __name__ == "__main__":

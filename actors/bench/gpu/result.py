@@ -42,10 +42,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """One check. `reason` says in one sentence why it failed."""
+    """One check that took `check_s` seconds. `reason` says in one sentence why it failed."""
 
     check: str
     device: str
+    check_s: float
     measured: Measured
     reason: str | None
 
@@ -54,22 +55,24 @@ class CheckResult:
         return self.reason is None
 
     def to_json(self) -> str:
-        """One line of JSON: check, ok, device, the figures, the limits and, after a failure, the reason."""
+        """One line of JSON: check, ok, device, seconds, the figures, the limits and, after a failure, the reason."""
         line: dict[str, object] = {"check": self.check, "ok": self.ok, "device": self.device}
+        line["check_s"] = round(self.check_s, 1)
         line |= {name: _rounded(value) for name, value in self.measured.figures.items()}
         line["limits"] = {limit.figure: str(limit) for limit in self.measured.limits}
         return json.dumps(line if self.ok else line | {"reason": self.reason})
 
 
-def judged(check: str, device: str, measured: Measured) -> CheckResult:
+def judged(check: str, device: str, check_s: float, measured: Measured) -> CheckResult:
     """Fails by the first limit that `measured` breaks."""
     breaches = [limit.breach(measured.figures.get(limit.figure)) for limit in measured.limits]
-    return CheckResult(check=check, device=device, measured=measured, reason=next(filter(None, breaches), None))
+    reason = next(filter(None, breaches), None)
+    return CheckResult(check=check, device=device, check_s=check_s, measured=measured, reason=reason)
 
 
-def crashed(check: str, device: str, reason: str) -> CheckResult:
+def crashed(check: str, device: str, check_s: float, reason: str) -> CheckResult:
     """A check that measured nothing."""
-    return CheckResult(check=check, device=device, measured=Measured(figures={}), reason=reason)
+    return CheckResult(check=check, device=device, check_s=check_s, measured=Measured(figures={}), reason=reason)
 
 
 def encode(result: CheckResult) -> str:
@@ -82,7 +85,7 @@ def decode(line: str) -> CheckResult:
     tree = json.loads(line)
     limits = tuple(Limit(**limit) for limit in tree["measured"]["limits"])
     measured = Measured(figures=tree["measured"]["figures"], limits=limits)
-    return CheckResult(check=tree["check"], device=tree["device"], measured=measured, reason=tree["reason"])
+    return CheckResult(**{**tree, "measured": measured})
 
 
 def _rounded(value: Figure) -> Figure:

@@ -100,11 +100,13 @@ class CheckProcesses:
         with TemporaryDirectory(prefix="maspo-gpu-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             log = folder / "log"
+            started_s = time.monotonic()
             end = self._run(checks, folder, log)
             results = _results(folder)
             if not results or (end is not None and len(results) < len(checks) and results[-1].ok):
                 reason = end or "its process left no result"
-                results.append(crashed(checks[len(results)].name, self._setting.device, reason))
+                check_s = time.monotonic() - started_s - sum(result.check_s for result in results)
+                results.append(crashed(checks[len(results)].name, self._setting.device, check_s, reason))
             if not all(result.ok for result in results):
                 print(log.read_text(errors="replace")[-_LOG_CHARACTERS:], file=sys.stderr)
             return results

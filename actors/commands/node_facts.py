@@ -21,7 +21,7 @@ from actors.ray.token import TOKEN, token_path
 from maspo_dist import __version__
 from maspo_dist.errors import DeadlineError, UserError
 from maspo_dist.models.path import require_model
-from maspo_dist.planning.devices import torch_view
+from maspo_dist.planning.devices import cpu_obstacle, torch_view
 from maspo_dist.planning.doctor import HEAD_PORTS, PACKAGES, Asked, Limits, NodeFacts, RayToken, Space
 
 T = TypeVar("T")
@@ -46,6 +46,7 @@ def node_facts(asked: Asked) -> NodeFacts:
         torch=view,
         smi=_smi(),
         vllm=_vllm(),
+        cpu_obstacle=cpu_obstacle(),
         spaces=tuple(_spaces(asked)),
         limits=Limits(
             open_files=_limit(resource.RLIMIT_NOFILE),

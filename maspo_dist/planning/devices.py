@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import socket
 import warnings
@@ -15,6 +16,8 @@ from maspo_dist.planning.placement import Device
 
 #: Oldest branch of the NVIDIA driver for each major release of CUDA.
 _OLDEST_DRIVERS = {12: 525, 13: 580}
+#: What vLLM's kernels for CPUs are linked against, and not every image of an operating system holds.
+_CPU_LIBRARY = "libnuma.so.1"
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
@@ -61,6 +64,17 @@ def platform_obstacle(device: Device, platform: str) -> str | None:
     return f"vLLM runs on {platform}: set model.device={other}, or install the packages of `make {target}`"
 
 
+def cpu_obstacle() -> str | None:
+    """Why vLLM cannot compute on the CPU of this node, with the fix; None if it can."""
+    try:
+        ctypes.CDLL(_CPU_LIBRARY)
+    except OSError:
+        return (
+            f"{_CPU_LIBRARY} is missing, which vLLM needs on a CPU: install libnuma1 (Debian) or numactl-libs (Fedora)"
+        )
+    return None
+
+
 def torch_view() -> TorchView:
     """What torch sees in this process."""
     with warnings.catch_warnings():
@@ -89,6 +103,12 @@ def require_torch(device: Device) -> None:
 def require_platform(device: Device, platform: str) -> None:
     """Raises ConfigError when vLLM runs on another `platform` in this process than the run's `device`."""
     if obstacle := platform_obstacle(device, platform):
+        _refuse(device, obstacle)
+
+
+def require_libraries(device: Device) -> None:
+    """Raises ConfigError when `device` is cpu and vLLM's kernels do not load in this process."""
+    if device == "cpu" and (obstacle := cpu_obstacle()):
         _refuse(device, obstacle)
 
 

@@ -87,6 +87,7 @@ class NodeFacts:
     spaces           shared memory, Ray's temporary folder, then the run folder if there is a configuration
     busy_ports       ports in use that Ray's head or the learners would take
     token            None where this user has none
+    cpu_obstacle     why vLLM cannot compute on its CPU, with the fix
     refused          sentences of checks that `train` makes on a node
     ray_gpus         that Ray offers there; None outside of a cluster
     """
@@ -102,6 +103,7 @@ class NodeFacts:
     has_infiniband: bool
     busy_ports: tuple[int, ...]
     token: RayToken | None
+    cpu_obstacle: str | None = None
     refused: tuple[str, ...] = ()
     ray_gpus: int | None = None
 
@@ -196,6 +198,8 @@ def _devices(node: NodeFacts, device: Device) -> Iterator[Finding]:
             obstacle = platform_obstacle(device, node.vllm)
         if obstacle is not None:
             yield _error(obstacle)
+        elif device == "cpu" and node.cpu_obstacle is not None:
+            yield _error(node.cpu_obstacle)
     if node.smi is None:
         if node.torch.driver:
             yield _warning(

@@ -18,7 +18,7 @@ from maspo_dist.environments.schemas import require_environment, tool_schemas
 from maspo_dist.errors import ConfigError, ModelError, PlacementError
 from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.models.size import ModelSize, adapted_kinds
-from maspo_dist.planning.devices import require_torch
+from maspo_dist.planning.devices import require_libraries, require_torch
 from maspo_dist.planning.environment import continuation_notes
 from maspo_dist.planning.placement import pick_device, plan_bundles, require_fit
 from maspo_dist.reward.registry import check_rewards
@@ -54,6 +54,7 @@ def prepare(config: TrainConfig) -> Prepared:
         except PlacementError as error:
             raise PlacementError(f"{error}; without RAY_ADDRESS the cluster is this machine alone") from None
         require_torch(device)
+        require_libraries(device)
     return Prepared(
         model=model,
         train=load_data(config, config.data.train, model),

@@ -102,6 +102,21 @@ def test_an_old_driver_of_this_machine_is_refused_before_a_process_starts(
         prepare(config)
 
 
+def test_a_library_that_vllm_lacks_is_named_before_a_process_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = make_config(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(devices, "_CPU_LIBRARY", "libmissing.so.1")
+    with pytest.raises(ConfigError) as caught:
+        prepare(config)
+    assert str(caught.value) == (
+        f"the run is on cpu (model.device), but on node {socket.gethostname()} libmissing.so.1 is missing, which vLLM "
+        "needs on a CPU: install libnuma1 (Debian) or numactl-libs (Fedora)"
+    )
+
+
 def make_config(folder: Path) -> TrainConfig:
     """A configuration of the untrained demo that leaves the device open."""
     save_untrained_demo(folder / "model")

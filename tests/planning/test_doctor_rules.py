@@ -57,6 +57,13 @@ def test_a_healthy_cluster_has_no_findings() -> None:
     assert found(alone, Asked(is_cluster=False, device="cpu", learner_port=29500)) == []
 
 
+def test_a_library_that_the_kernels_lack_prevents_runs_on_the_cpu_only() -> None:
+    lacking = replace(CPU_NODE, vllm="cpu", cpu_obstacle="libnuma.so.1 is missing: install it")
+    [finding] = found(lacking, Asked(is_cluster=False, device="cpu"))
+    assert finding == Finding(prevents=True, sentence="node a: libnuma.so.1 is missing: install it")
+    assert found(replace(GPU_NODE, cpu_obstacle="libnuma.so.1 is missing: install it")) == []
+
+
 DISK = "free space there, or set run.dir or TMPDIR to another disk"
 OLD_DRIVER = replace(VIEW, driver="550.54.15", gpus=0)
 LONG = "/scratch/a_batch_system/people/user_name"

@@ -34,7 +34,7 @@ from actors.engines.vllm.weights import BACKEND
 from actors.interfaces import AS_LOADED, Broadcast, EngineSettings, StagedWeights
 from actors.weights.shared_memory import mapped_file
 from maspo_dist.errors import ActorDiedError, BroadcastError
-from maspo_dist.planning.devices import require_platform, require_torch
+from maspo_dist.planning.devices import require_libraries, require_platform, require_torch
 from maspo_dist.planning.placement import SHARED_ENGINE_SHARE, Device
 from maspo_dist.runs.live import EngineFigures
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
@@ -83,6 +83,7 @@ class VllmEngine:
         """
         require_torch(device)
         require_platform(device, vllm_platform())
+        require_libraries(device)
         arguments: dict[str, Any] = {
             "max_model_len": settings.max_model_len,
             "disable_log_stats": True,

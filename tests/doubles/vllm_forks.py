@@ -1,7 +1,7 @@
 """Runs scripts that use vLLM, each in a process of its own that need not import it.
 
 vLLM's import takes longer than most of what is asked of it. Hence a server imports it once, with the environment of an
-engine, and each script runs in a fork of it. The server has computed nothing, so no fork inherits a thread.
+engine, and each script runs in a fork of it, where nothing has been computed yet.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 from doubles.live_run import ROOT, Launcher, LiveRun, subreaper
+from doubles.tiny_recipe import TINY, TINY_RUN
 from job_cluster import clone, cluster  # noqa: F401 (fixtures)
-from tiny_recipe import TINY, TINY_RUN
 
 from maspo_dist.demo import DemoFiles, make_demo
 

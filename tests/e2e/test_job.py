@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from doubles.live_run import LiveRun, comparable
+from doubles.tiny_recipe import TINY_RUN
 from job_cluster import run_on, submit
-from tiny_recipe import TINY_RUN
 
 from maspo_dist.runs.folder import RunFolder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from doubles.live_run import Launcher
-from tiny_recipe import TINY
+from doubles.tiny_recipe import TINY
 from transformers import Qwen3ForCausalLM
 
 from maspo_dist.demo import DemoFiles, draw_problems

@@ -23,7 +23,7 @@ def test_a_job_is_scaled_from_another_shell_and_stopped(
     _wait_until(lambda: any(row["step"] == 1 for row in _rows(folder / "metrics.jsonl")), "step 1")
 
     scaled = run_on(["maspo-dist", "scale", str(folder), "--rollout-workers", "2"], tmp_path, cluster)
-    assert "2 of 2 serve" in scaled.stdout, scaled.stdout + scaled.stderr
+    assert "2 of 2 workers serve" in scaled.stdout, scaled.stdout + scaled.stderr
 
     assert run_on(["ray", "job", "stop", "scaled"], tmp_path, cluster).returncode == 0
     _wait_until(lambda: any(row["kind"] == "run_stopped" for row in _rows(folder / "events.jsonl")), "the end")

@@ -1,9 +1,9 @@
-"""Real training in jobs under a real Slurm on this machine: side by side, and over a pre-emption."""
+"""Real training in jobs under a real Slurm on this machine: side by side, and over ends after which a job goes on."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
@@ -78,12 +78,17 @@ def test_two_jobs_side_by_side_train_to_the_numbers_of_a_run_alone(
         slurm.assert_nothing_left(job.scratch)
 
 
-def test_a_pre_empted_job_saves_and_goes_on_with_the_next_step(
-    alone: LiveRun, slurm: PrivateSlurm, tiny_config: Path, tmp_path: Path
+#: Ends after which a job goes on.
+ENDS: dict[str, Callable[[Job], None]] = {"pre-empted": Job.pre_empt, "time limit": Job.reach_time_limit}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_job_saves_and_goes_on_with_the_next_step(
+    name: str, alone: LiveRun, slurm: PrivateSlurm, tiny_config: Path, tmp_path: Path
 ) -> None:
-    job = TrainingJob("kept", tiny_config, slurm, tmp_path, "run.max_steps=10000")
+    job = TrainingJob(name[:4], tiny_config, slurm, tmp_path, "run.max_steps=10000")
     job.wait_for_step(1)
-    job.pre_empt()
+    ENDS[name](job)
     saved = max(int(path.name.removeprefix("step-")) for path in job.run.checkpoints_path.glob("step-*"))
     job.start_again()
     job.wait_for_step(saved + 2)
@@ -95,6 +100,6 @@ def test_a_pre_empted_job_saves_and_goes_on_with_the_next_step(
     assert job.steps == list(range(len(job.steps)))
     pairs = zip(comparable(list(job.run.read_metrics())), comparable(alone.metrics), strict=False)
     equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    print(f"saved after step {saved}; steps with the numbers of a run alone: {equal - 1} of {_STEPS}")
+    print(f"{name}: saved after step {saved}; steps with the numbers of a run alone: {equal - 1} of {_STEPS}")
     # After a resume vLLM may round a logit otherwise, and a sampled token differs.
     assert equal > min(saved, _STEPS)

@@ -10,6 +10,8 @@ from typing import Any
 
 from job_cluster import run_on, submit
 
+from maspo_dist.runs.folder import RunFolder
+
 
 def test_a_job_is_scaled_from_another_shell_and_stopped(
     clone: Path, cluster: Mapping[str, str], tmp_path: Path
@@ -27,7 +29,7 @@ def test_a_job_is_scaled_from_another_shell_and_stopped(
 
     assert run_on(["ray", "job", "stop", "scaled"], tmp_path, cluster).returncode == 0
     _wait_until(lambda: any(row["kind"] == "run_stopped" for row in _rows(folder / "events.jsonl")), "the end")
-    steps = [row["step"] for row in _rows(folder / "metrics.jsonl")]
+    steps = [row["step"] for row in RunFolder(folder).read_metrics()]
     assert steps == list(range(len(steps)))
 
 

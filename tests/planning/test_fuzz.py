@@ -112,6 +112,11 @@ def prepare_run(folder: Path, config_yaml: str, overrides: list[str], *, is_chec
         preflight.prepare(config)
 
 
+def dumped(tree: dict[str, Any]) -> str:
+    # libyaml's dumper: that of Python takes longer than what is tested.
+    return yaml.dump(tree, Dumper=yaml.CSafeDumper, allow_unicode=True)
+
+
 def change(tree: dict[str, Any], key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
     node: Any = tree
@@ -134,7 +139,7 @@ def test_a_changed_configuration(folder: Path, data: st.DataObject) -> None:
     keys = every_key(folder, TrainConfig)
     for _ in range(data.draw(st.integers(1, 3))):
         change(tree, data.draw(st.sampled_from(keys) | st.text("abc.", min_size=1, max_size=5)), data.draw(values))
-    written, is_check = yaml.safe_dump(tree, allow_unicode=True), data.draw(st.booleans())
+    written, is_check = dumped(tree), data.draw(st.booleans())
     is_prepared_or_refused(lambda: prepare_run(folder, written, [], is_check=is_check))
 
 
@@ -142,7 +147,7 @@ def test_a_changed_configuration(folder: Path, data: st.DataObject) -> None:
 @given(st.data())
 def test_a_changed_text_and_overrides(folder: Path, data: st.DataObject) -> None:
     tree = training(folder)
-    written = yaml.safe_dump(tree)
+    written = dumped(tree)
     start = data.draw(st.integers(0, len(written)))
     end = data.draw(st.integers(start, min(len(written), start + 9)))
     inserted = data.draw(st.text("{}[]:,-&*!|>'\"#%@`~ \n\t1eN\0\x85", max_size=6))
@@ -184,7 +189,7 @@ def test_a_changed_data_file(folder: Path, data: st.DataObject) -> None:
         tree = training(folder)
         tree["data"] |= {"train": str(file), "overlong_prompts": data.draw(st.sampled_from(["drop", "refuse"]))}
         is_check = data.draw(st.booleans())
-        is_prepared_or_refused(lambda: prepare_run(folder, yaml.safe_dump(tree), [], is_check=is_check))
+        is_prepared_or_refused(lambda: prepare_run(folder, dumped(tree), [], is_check=is_check))
 
 
 @fuzz(150)

@@ -123,6 +123,9 @@ def layout_config(folder: Path, layout: Layout) -> TrainConfig:
             "zero_stage": layout.zero_stage,
             "gradient_checkpointing": layout.gradient_checkpointing,
             "lora": {"rank": 4, "alpha": 8} if layout.lora else None,
+            # Where a gradient is near zero, Adam would make a whole step of its rounding error, which differs from CPU
+            # to CPU.
+            "eps": 1e-5,
             "offload_optimizer": "cpu" if layout.offload else "none",
             "offload_parameters": "cpu" if layout.offload and layout.zero_stage == 3 else "none",
             # Or a model this small would never be partitioned.

@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -37,6 +38,8 @@ from maspo_dist.types import RolloutGroup
 _ELEMENTS, _TENSORS = 500_000, 12
 #: Each tensor has a bucket of its own.
 BUCKET_BYTES = 1 << 20
+#: An engine that waits looks for a failure every 50 ms.
+_SEEN_WITHIN_S = 1.0
 
 
 def make_weights(version: int) -> dict[str, Tensor]:
@@ -185,10 +188,11 @@ class BroadcastLearner:
         return self._weights.announce(version, [entry_of(*item) for item in self.weights(version).items()])
 
     def give_up(self) -> None:
-        """Ends the broadcast that is on."""
+        """Ends the broadcast that is on, and sends nothing until the engines, which wait for bytes, have seen it."""
         assert self._weights._store is not None
         assert self._group is not None
         abandon(self._weights._store, self._group, "no route to host")
+        time.sleep(_SEEN_WITHIN_S)
 
     async def send(self, version: int, broadcast: Broadcast) -> SendReport:
         self._group = broadcast.group

@@ -31,7 +31,8 @@ while [[ $1 == --* ]]; do shift; done
 task=$!
 trap 'kill -USR1 $task' USR1
 trap 'kill -TERM $task' TERM
-while :; do wait $task; code=$?; kill -0 $task 2> /dev/null || exit $code; done
+while kill -0 $task 2> /dev/null; do sleep 0.1 & wait $!; done
+wait $task
 """,
     "ray": """
 echo "ray $*" >> "$FAKE/calls"

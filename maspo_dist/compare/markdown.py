@@ -65,7 +65,8 @@ def _mean(estimate: Mapping[str, float | None], sign: str = "") -> str:
 def _difference(test: Mapping[str, Any] | None) -> str:
     if test is None:
         return ""
-    return f"{_mean(test['difference'], '+')} (p = {_short(test['p'])}, by Holm {_short(test['p_holm'])})"
+    ahead = f"ahead on {test['ahead']} of {len(test['seeds'])}"
+    return f"{_mean(test['difference'], '+')} ({ahead}, p = {_short(test['p'])}, by Holm {_short(test['p_holm'])})"
 
 
 def _short(value: float, sign: str = "") -> str:

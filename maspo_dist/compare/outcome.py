@@ -74,6 +74,7 @@ class VariantOutcome:
 class PairedTest:
     """`variant` − `against` over the seeds that both have.
 
+    ahead    number of the seeds where `variant` has the larger figure
     p        by exact sign flips
     p_holm   p by Holm's correction for all variants that are tested on this measure
     """
@@ -83,6 +84,7 @@ class PairedTest:
     measure: str
     seeds: tuple[int, ...]
     difference: Estimate
+    ahead: int
     p: float
     p_holm: float
 
@@ -163,9 +165,16 @@ def _tests(by_variant: Mapping[str, Sequence[RunOutcome]], against: str) -> list
             if not seeds:
                 continue
             differences = [ours[seed][measure] - theirs[seed][measure] for seed in seeds]
-            mean, p = mean_over_seeds(differences), sign_flip_test(differences)
+            p = sign_flip_test(differences)
             tested[name] = PairedTest(
-                variant=name, against=against, measure=measure, seeds=seeds, difference=mean, p=p, p_holm=p
+                variant=name,
+                against=against,
+                measure=measure,
+                seeds=seeds,
+                difference=mean_over_seeds(differences),
+                ahead=sum(difference > 0 for difference in differences),
+                p=p,
+                p_holm=p,
             )
         corrected = holm([test.p for test in tested.values()])
         for (name, test), p in zip(tested.items(), corrected, strict=True):

@@ -7,7 +7,8 @@ runs[]       variant, seed, folder, steps, samples, steps_to_reach, and the figu
 unfinished[] folders; folders are relative to the folder of the comparison
 variants[]   name, overrides, seeds, and {mean, low, high} of each figure; reached (of its seeds), steps_to_reach and
              samples_to_reach (mean over the seeds that reached)
-tests[]      variant, against, measure, seeds, difference {mean, low, high}, p, p_holm
+tests[]      variant, against, measure, seeds, difference {mean, low, high}, ahead (on that many seeds),
+             p, p_holm
 """
 
 import math

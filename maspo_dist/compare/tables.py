@@ -12,7 +12,7 @@ from maspo_dist.evaluation.results import plain_table
 from maspo_dist.evaluation.statistics import Estimate
 from maspo_dist.views.format import MISSING, format_count, format_number, format_score
 
-TEST_HEADS = ("variant", "against", "measure", "seeds", "difference", "p", "p by Holm")
+TEST_HEADS = ("variant", "against", "measure", "difference", "ahead", "p", "p by Holm")
 
 #: Columns of the console beside seeds and steps, by their short names.
 _SHOWN = {
@@ -88,8 +88,9 @@ def variant_cells(comparison: Comparison, variant: VariantOutcome, measures: Seq
 def test_cells(test: PairedTest) -> list[str]:
     """The cells under `TEST_HEADS`."""
     difference = interval_text(test.difference, "+.3f")
+    ahead = f"{test.ahead} of {len(test.seeds)}"
     p_values = f"{test.p:.4g}", f"{test.p_holm:.4g}"
-    return [test.variant, test.against, MEASURES[test.measure], str(len(test.seeds)), difference, *p_values]
+    return [test.variant, test.against, MEASURES[test.measure], difference, ahead, *p_values]
 
 
 def interval_text(estimate: Estimate, form: str = ".3f") -> str:

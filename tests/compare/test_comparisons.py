@@ -23,7 +23,7 @@ def plan_of(name: str, only: str | None = None) -> Plan:
 def test_the_route_is_trained_on_policy_with_many_optimizer_steps_per_batch() -> None:
     made = plan_of("route")
     assert list(made.variants) == LOSSES
-    assert (made.score, made.pass_score, made.against) == ("eval/route/avg@4", "eval/route/pass@4", "grpo")
+    assert (made.score, made.pass_score, made.against) == ("eval/route/avg@4", "eval/route/pass@4", "maspo")
     for run in (*made.runs, *made.tuning_runs):
         algorithm, rollout = run.config.algorithm, run.config.rollout
         assert (algorithm.mini_batches, algorithm.max_policy_age) == (32, 0)

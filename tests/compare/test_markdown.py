@@ -36,14 +36,18 @@ RESULTS: dict[str, Any] = {
         {
             "variant": "maspo",
             "measure": "final",
+            "seeds": [0, 1, 2],
             "difference": {"mean": -0.012, "low": -0.05, "high": 0.026},
+            "ahead": 1,
             "p": 0.5,
             "p_holm": 1.0,
         },
         {
             "variant": "maspo",
             "measure": "area",
+            "seeds": [0, 1, 2],
             "difference": {"mean": 0.103, "low": 0.05, "high": 0.156},
+            "ahead": 3,
             "p": 0.00390625,
             "p_holm": 0.0117,
         },
@@ -55,7 +59,8 @@ TABLE = "\n".join(
         "| variant | tuned | end | area | area, against grpo | end, against grpo |",
         "| --- | --- | --- | --- | --- | --- |",
         "| maspo | learner.lr=3e-5 | .900 ± .050 | .635 ± .035 "
-        "| +.103 ± .053 (p = .004, by Holm .012) | −.012 ± .038 (p = .500, by Holm 1.000) |",
+        "| +.103 ± .053 (ahead on 3 of 3, p = .004, by Holm .012) "
+        "| −.012 ± .038 (ahead on 1 of 3, p = .500, by Holm 1.000) |",
         "| grpo | learner.lr=6e-5 | .912 ± .012 | .532 |  |  |",
         "",
     )

@@ -84,7 +84,7 @@ def test_tests_are_paired_by_seed_against_the_baseline(plan: Plan) -> None:
     final, area = compared(plan).tests
     assert (final.variant, final.against, final.measure, final.seeds) == ("maspo", "grpo", "final", (0, 1))
     assert final.difference.value == pytest.approx((0.1 + 0.3) / 2)
-    assert final.p == 2 / 4
+    assert (final.ahead, final.p) == (2, 2 / 4)
     assert area.difference.value == pytest.approx((0.5 - 0.425 + 0.55 - 0.325) / 2)
 
 

@@ -184,12 +184,20 @@ class ActorProcess:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSettings:
+    rank: int
+    #: Names of the layers that have an adapter, such as q_proj.
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """`max_model_len` bounds prompt and response together, in tokens; `arguments` are `rollout.engine`.
 
     keeps_kv   whether responses in flight go on with the keys and values of the weights before a `load`
     counts     whether the engine is to keep its `EngineFigures`
     sleeps     whether the engine shares its device with a learner, see `SleepingEngine`
+    adapter    what a `load` brings beside the weights of `model`; None where it brings all weights
     """
 
     model: ModelConfig
@@ -200,6 +208,7 @@ class EngineSettings:
     arguments: Mapping[str, Any]
     counts: bool = False
     sleeps: bool = False
+    adapter: AdapterSettings | None = None
 
 
 class RolloutEngine(Protocol):
@@ -231,11 +240,12 @@ class RolloutEngine(Protocol):
         """Returns once no request is being computed."""
 
     async def load(self, weights: StagedWeights) -> None:
-        """Replaces all weights, and what was computed from the old weights, except as `EngineSettings.keeps_kv` says.
+        """Replaces all weights or, by `EngineSettings.adapter`, the adapter, and what was computed from the old ones.
 
-        Called between `pause` and `resume`. A request that comes later meets nothing of the old weights.
-        `weights` stay readable until the next `load`. Raises ConfigError for a `source` that the engine cannot read,
-        and BroadcastError when a Broadcast fails: the engine then holds no usable weights until its next `load`.
+        Called between `pause` and `resume`; `EngineSettings.keeps_kv` names an exception. A request that comes later
+        meets nothing of the old weights. `weights` stay readable until the next `load`. Raises ConfigError for a
+        `source` that the engine cannot read, and BroadcastError when a Broadcast fails: the engine then holds no usable
+        weights until its next `load`.
         """
 
     async def load_by_detour(self, weights: StagedWeights) -> Sequence[str]:

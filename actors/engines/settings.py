@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from actors.interfaces import EngineSettings
+from actors.interfaces import AdapterSettings, EngineSettings
 from maspo_dist.config import EvaluationConfig, TrainConfig
+from maspo_dist.models.size import adapted_kinds
 from maspo_dist.planning.placement import CPU_CACHE_GIB, Device
 
 
@@ -50,7 +51,20 @@ def training_engine(config: TrainConfig) -> EngineSettings:
         arguments=config.rollout.engine,
         counts=config.logging.prometheus_port is not None,
         sleeps=config.cluster.layout == "colocated",
+        adapter=_adapter(config),
     )
+
+
+def _adapter(config: TrainConfig) -> AdapterSettings | None:
+    lora = config.learner.lora
+    if lora is None or config.rollout.lora == "merged":
+        return None
+    from maspo_dist.models.facts import read_outline  # imports torch and transformers, which an engine has loaded
+    from maspo_dist.models.linear_layers import linear_kinds
+
+    _, outline = read_outline(config.model)
+    kinds = adapted_kinds(lora, linear_kinds(outline), config.model.path)
+    return AdapterSettings(rank=lora.rank, layers=tuple(kind.name for kind in kinds))
 
 
 def evaluation_engine(config: EvaluationConfig, longest_prompt_tokens: int) -> EngineSettings:

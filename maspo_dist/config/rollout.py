@@ -18,7 +18,13 @@ _ENGINE_KEYS = {
     "tensor_parallel_size": "rollout.tensor_parallel",
     "logprobs_mode": "no other key: logprobs must be of the sampled distribution",
     "trust_remote_code": "model.trust_remote_code",
+    "enable_lora": "rollout.lora",
+    "max_loras": "rollout.lora",
+    "max_lora_rank": "rollout.lora",
+    "lora_target_modules": "learner.lora.targets",
 }
+#: Ranks for which vLLM can hold an adapter.
+SLOT_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class EnginesConfig(Section):
@@ -95,6 +101,10 @@ class RolloutConfig(EnginesConfig):
     #: Keys and values of responses in flight at an update. recompute: prefill them again with the new weights. keep: go
     #: on with those of the old weights, which saves the prefill and takes logprobs further from the learner's.
     in_flight_kv: Meaning[Literal["recompute", "keep"]] = "recompute"
+    #: How engines get the adapters of learner.lora. merged: as part of all weights, rounded to the model's dtype, so
+    #: that in bfloat16 small changes are lost. adapter: exact, and only adapters travel; generation takes longer, by
+    #: their arithmetic.
+    lora: Meaning[Literal["merged", "adapter"]] = "merged"
     #: The order in which groups enter batches. admission: the order in which they were started. completion: the order
     #: in which they finish, so that batches fill earlier and slow groups train later, within max_policy_age.
     batch_order: Meaning[Literal["admission", "completion"]] = "admission"

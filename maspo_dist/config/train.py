@@ -11,7 +11,7 @@ from maspo_dist.config.environment import EnvironmentConfig
 from maspo_dist.config.evaluation import HeldOutConfig
 from maspo_dist.config.learner import LearnerConfig
 from maspo_dist.config.model import ModelConfig
-from maspo_dist.config.rollout import RolloutConfig, SyncConfig
+from maspo_dist.config.rollout import SLOT_RANKS, RolloutConfig, SyncConfig
 from maspo_dist.config.run import CheckpointConfig, LoggingConfig, RunConfig
 from maspo_dist.config.section import Execution, Meaning, Operation, Section
 from maspo_dist.config.verifier import VerifierConfig
@@ -68,9 +68,29 @@ class TrainConfig(Section):
                 f"({self.rollout.max_response_tokens})"
             )
         self._environment_fits()
+        if self.rollout.lora == "adapter":
+            self._adapters_can_travel()
         if self.cluster.layout == "colocated":
             self._turns_are_possible()
         return self
+
+    def _adapters_can_travel(self) -> None:
+        lora = self.learner.lora
+        if lora is None:
+            raise ValueError(
+                "rollout.lora is adapter, but learner.lora is not set, so there are no adapters: set it, or remove "
+                "rollout.lora"
+            )
+        if lora.rank > SLOT_RANKS[-1]:
+            raise ValueError(
+                f"rollout.lora is adapter, but learner.lora.rank is {lora.rank} and vLLM holds adapters of rank "
+                f"{SLOT_RANKS[-1]} at most: lower it, or set rollout.lora to merged"
+            )
+        if self.cluster.layout == "colocated":
+            raise ValueError(
+                "rollout.lora is adapter, but cluster.layout is colocated, where engines drop all weights while the "
+                "learner trains and a publish must bring them back: set rollout.lora to merged, or layout to separate"
+            )
 
     def _turns_are_possible(self) -> None:
         rollout, learner = self.rollout, self.learner

@@ -101,11 +101,12 @@ def data_notes(config: TrainConfig, name: str, prompts: PromptSet) -> list[str]:
 def learner_notes(config: TrainConfig, size: ModelSize | None) -> list[str]:
     """What is worth knowing of the learner, one sentence each; `train` logs these sentences too."""
     notes = []
-    if config.learner.lora is not None and config.model.dtype == "bfloat16":
+    is_rounded = config.rollout.lora == "merged" and config.model.dtype == "bfloat16"
+    if config.learner.lora is not None and is_rounded:
         notes.append(
             "learner.lora is set and model.dtype is bfloat16: engines get adapters merged into the weights, where "
             "changes below 1/512 of a weight are lost; the metric learner/adapter_lost_share says how much they lose: "
-            "if it stays near 1, raise learner.lr, or set model.dtype to float32"
+            "if it stays near 1, raise learner.lr, or set rollout.lora to adapter"
         )
     if size is not None and size.idle_parameters:
         notes.append(

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from maspo_dist.config import TrainConfig
-from maspo_dist.models.size import ModelSize
+from maspo_dist.models.size import ModelSize, adapter_parameters
 from maspo_dist.planning.accelerators import Accelerator
 from maspo_dist.planning.placement import SHARED_ENGINE_SHARE, learner_memory, weight_width
 from maspo_dist.planning.transport import choose_transport
@@ -94,7 +94,9 @@ def forecast_step(config: TrainConfig, size: ModelSize, gpu: Accelerator, length
 
 def publish_seconds(config: TrainConfig, size: ModelSize) -> dict[str, float]:
     """Seconds of a publish by each transport."""
-    size_bytes = weight_width(config.model) * size.parameters
+    lora = config.learner.lora if config.rollout.lora == "adapter" else None
+    published = size.parameters if lora is None else adapter_parameters(lora, size, config.model.path)
+    size_bytes = weight_width(config.model) * published
     return {name: _PUBLISH_S + size_bytes / rate for name, rate in _PUBLISH_BYTES_PER_S.items()}
 
 

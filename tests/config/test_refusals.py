@@ -108,6 +108,28 @@ def test_what_keeps_engines_and_learners_from_taking_turns_is_refused(
         make_config(**sections, cluster={"layout": "colocated"})
 
 
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"learner": {}}, "learner.lora is not set, so there are no adapters: set it, or remove rollout.lora"),
+        (
+            {"learner": {"lora": {"rank": 600}}},
+            "learner.lora.rank is 600 and vLLM holds adapters of rank 512 at most: lower it, or set rollout.lora to "
+            "merged",
+        ),
+        (
+            {"learner": {"lora": {}}, "cluster": {"layout": "colocated"}},
+            "cluster.layout is colocated, where engines drop all weights while the learner trains and a publish must "
+            "bring them back: set rollout.lora to merged, or layout to separate",
+        ),
+    ],
+)
+def test_what_keeps_adapters_from_travelling_alone_is_refused(sections: dict[str, object], sentence: str) -> None:
+    whole = {"rollout": {"lora": "adapter", "prompts_per_step": 4, "max_response_tokens": 8}, **sections}
+    with pytest.raises(ValidationError, match=re.escape(f"rollout.lora is adapter, but {sentence}")):
+        make_config(**whole)
+
+
 def test_a_key_that_is_required_is_named() -> None:
     with pytest.raises(ConfigError, match=r"run: required, but not set"):
         build_config(TrainConfig, {})

@@ -27,7 +27,7 @@ class Recorder:
     async def pause_generation(self, *, mode, clear_cache):
         self.asked.append([mode, clear_cache])
 
-    async def generate(self, prompt, parameters, request_id):
+    async def generate(self, prompt, parameters, request_id, lora_request):
         self.asked.append(prompt.get("cache_salt"))
         self.are_flat.append(parameters.flat_logprobs)
         raise RuntimeError("enough")

@@ -126,6 +126,14 @@ def test_adapters_alone_have_gradients_and_optimizer_state_and_the_reference_cos
     assert memory.head_bytes == full.head_bytes - 4 * SIZE.vocabulary * SIZE.hidden
 
 
+def test_a_publish_of_adapters_alone_takes_little_more_than_its_fixed_part() -> None:
+    lora = ("learner.lora.rank=8", "learner.lora.targets=[q_proj, v_proj]")
+    merged, alone = (publish_seconds(recipe(*lora, f"rollout.lora={way}"), SIZE) for way in ("merged", "adapter"))
+    assert merged == publish_seconds(recipe(), SIZE)
+    share, fixed_s = 28 * 8 * ((3584 + 3584) + (3584 + 512)) / SIZE.parameters, 0.3
+    assert alone == pytest.approx({name: fixed_s + (s - fixed_s) * share for name, s in merged.items()})
+
+
 def test_ranks_that_share_sequences_divide_activations_and_nothing_else() -> None:
     shared, alone = (learner_memory(recipe(f"learner.sequence_parallel={ranks}"), SIZE, "cuda") for ranks in (4, 1))
     assert shared.activations_bytes == alone.activations_bytes // 4

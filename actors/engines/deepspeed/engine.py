@@ -51,7 +51,13 @@ from actors.engines.deepspeed.state import (
 )
 from actors.engines.deepspeed.state_loading import load_state
 from actors.engines.deepspeed.statistics import BatchStatistics
-from actors.engines.deepspeed.weights import lost_share, policy_weights, whole_weights
+from actors.engines.deepspeed.weights import (
+    PublishedWeight,
+    adapter_weights,
+    lost_share,
+    policy_weights,
+    whole_weights,
+)
 from actors.interfaces import TensorEntry
 from maspo_dist.algorithm import (
     bapo_contributions,
@@ -150,7 +156,7 @@ class DeepSpeedEngine:
         self._batches += 1
         packed_tokens = self._summed(sum(micro.packed_tokens for mini in minis for micro in mini))
         metrics = statistics.metrics(len(minis))
-        if self._config.learner.lora is not None:
+        if self._config.learner.lora is not None and self._config.rollout.lora == "merged":
             weights = whole_weights(policy_weights(self._policy), self._gather)
             metrics["learner/adapter_lost_share"] = lost_share(weights)
         seconds = time.perf_counter() - started_s
@@ -183,14 +189,15 @@ class DeepSpeedEngine:
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole tensor in the model's dtype), tied tensors once. Valid until the next update.
 
-        Adapters are merged into the weights of their layers. Under ZeRO-3 all ranks must iterate together.
+        Adapters are merged into the weights of their layers, or with `rollout.lora: adapter` they are all there is.
+        Under ZeRO-3 all ranks must iterate together.
         """
-        for weight in whole_weights(policy_weights(self._policy), self._gather):
+        for weight in whole_weights(self._published(), self._gather):
             yield weight.name, weight.value()
 
     def weight_entries(self) -> list[TensorEntry]:
         """(name, dtype, shape) of all that `named_weights` yields, in its order. Gathers nothing, on any rank."""
-        return [weight.entry for weight in policy_weights(self._policy)]
+        return [weight.entry for weight in self._published()]
 
     def save(self, folder: Path) -> None:
         """Writes weights, optimizer state, schedule and random generators into `folder`, which is made if missing.
@@ -365,6 +372,9 @@ class DeepSpeedEngine:
             return reference.to(self._device)
         partitioned, *_ = self._deepspeed.initialize(model=reference, config=reference_config(self._config))
         return partitioned
+
+    def _published(self) -> Iterator[PublishedWeight]:
+        return (policy_weights if self._config.rollout.lora == "merged" else adapter_weights)(self._policy)
 
     def _gather(self, parameters: list[torch.nn.Parameter]) -> AbstractContextManager[object]:
         whole: AbstractContextManager[object] = nullcontext()

@@ -1,4 +1,6 @@
-"""The policy's weights as engines get them: under Hugging Face names, whole, with adapters merged in."""
+"""The policy's weights as engines get them, under Hugging Face names and whole: all with adapters merged in, or the
+adapters alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +24,30 @@ _GATHERED_ELEMENTS = 1 << 28
 #: Makes parameters whole for as long as the block lasts.
 Gather = Callable[[list[nn.Parameter]], AbstractContextManager[object]]
 
+W = TypeVar("W", bound="PublishedWeight")
+
+
+class PublishedWeight(Protocol):
+    """A tensor that engines get; `entry` is known also where the parameters are not whole."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def entry(self) -> TensorEntry:
+        """(name, dtype, shape) of `value`."""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What must be whole for `value`."""
+
+    def value(self) -> Tensor:
+        """In the model's dtype."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyWeight:
-    """A weight that engines have. `layer` is set where an adapter belongs to it."""
+    """A weight of the model. `layer` is set where an adapter belongs to it."""
 
     name: str
     parameter: nn.Parameter
@@ -32,21 +55,47 @@ class PolicyWeight:
 
     @property
     def entry(self) -> TensorEntry:
-        """(name, dtype, shape) of `value`, also where the parameter is not whole."""
-        shape = getattr(self.parameter, "ds_shape", self.parameter.shape)
-        return self.name, str(self.parameter.dtype).removeprefix("torch."), tuple(shape)
+        return _entry(self.name, self.parameter)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What must be whole for `value`."""
         return [self.parameter] if self.layer is None else [self.parameter, self.layer.lora_A, self.layer.lora_B]
 
     def value(self) -> Tensor:
-        """In the model's dtype."""
         layer = self.layer
         if layer is None:
             return self.parameter.data
         return merged(self.parameter, layer.lora_A, layer.lora_B, layer.scale)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterWeight:
+    """A of an adapter, or B times `scale`, which is alpha / rank."""
+
+    name: str
+    parameter: nn.Parameter
+    scale: float = 1.0
+
+    @property
+    def entry(self) -> TensorEntry:
+        return _entry(self.name, self.parameter)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [self.parameter]
+
+    def value(self) -> Tensor:
+        values = self.parameter.data
+        return values if self.scale == 1 else (values.float() * self.scale).to(values.dtype)
+
+
+def adapter_weights(policy: Policy) -> Iterator[AdapterWeight]:
+    """`<layer>.lora_A.weight` and `<layer>.lora_B.weight` of each adapter, in the model's order."""
+    for name, module in policy.named_modules():
+        if isinstance(module, LoraLinear):
+            layer = hugging_face_name(name)
+            yield AdapterWeight(name=f"{layer}.lora_A.weight", parameter=module.lora_A)
+            yield AdapterWeight(name=f"{layer}.lora_B.weight", parameter=module.lora_B, scale=module.scale)
 
 
 def policy_weights(policy: Policy) -> Iterator[PolicyWeight]:
@@ -58,9 +107,9 @@ def policy_weights(policy: Policy) -> Iterator[PolicyWeight]:
             yield PolicyWeight(name=hugging_face_name(name), parameter=parameter, layer=layer)
 
 
-def whole_weights(weights: Iterable[PolicyWeight], gather: Gather) -> Iterator[PolicyWeight]:
+def whole_weights(weights: Iterable[W], gather: Gather) -> Iterator[W]:
     """`weights`, each whole until the next is asked for. Under ZeRO-3 all ranks must iterate together."""
-    waiting: list[PolicyWeight] = []
+    waiting: list[W] = []
     elements = 0
     for weight in weights:
         waiting.append(weight)
@@ -71,7 +120,12 @@ def whole_weights(weights: Iterable[PolicyWeight], gather: Gather) -> Iterator[P
     yield from _gathered(waiting, gather)
 
 
-def _gathered(weights: list[PolicyWeight], gather: Gather) -> Iterator[PolicyWeight]:
+def _entry(name: str, parameter: nn.Parameter) -> TensorEntry:
+    shape = getattr(parameter, "ds_shape", parameter.shape)
+    return name, str(parameter.dtype).removeprefix("torch."), tuple(shape)
+
+
+def _gathered(weights: list[W], gather: Gather) -> Iterator[W]:
     with gather([parameter for weight in weights for parameter in weight.parameters]):
         yield from weights
 

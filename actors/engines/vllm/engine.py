@@ -28,11 +28,13 @@ from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from actors.engines.vllm.adapter import ADAPTER
 from actors.engines.vllm.figures import FiguresLogger
 from actors.engines.vllm.platform import vllm_platform
 from actors.engines.vllm.weights import BACKEND
-from actors.interfaces import AS_LOADED, Broadcast, EngineSettings, StagedWeights
+from actors.interfaces import AS_LOADED, AdapterSettings, Broadcast, EngineSettings, StagedWeights
 from actors.weights.shared_memory import mapped_file
+from maspo_dist.config.rollout import SLOT_RANKS
 from maspo_dist.errors import ActorDiedError, BroadcastError
 from maspo_dist.planning.devices import require_libraries, require_platform, require_torch
 from maspo_dist.planning.placement import SHARED_ENGINE_SHARE, Device
@@ -90,6 +92,7 @@ class VllmEngine:
             **({} if device == "cuda" else _CPU_ARGUMENTS),
             **(_SLEEP_ARGUMENTS if device == "cuda" and settings.sleeps else {}),
             **({} if settings.tensor_parallel == 1 else _PARALLEL_ARGUMENTS),
+            **({} if settings.adapter is None else _adapter_arguments(settings.adapter)),
             **settings.arguments,
         }
         engine_args = AsyncEngineArgs(
@@ -113,6 +116,7 @@ class VllmEngine:
         self._receives_weights = False
         self._sleeps = False
         self._keeps_kv = settings.keeps_kv
+        self._has_adapter = settings.adapter is not None
         self._version = AS_LOADED
         self._other_forms: set[str] = set()
         self._ended_tokens = 0
@@ -236,6 +240,8 @@ class VllmEngine:
             await self._engine.finish_weight_update(None if failures else str(weights.version))
         if failures:
             raise BroadcastError(failures[0])
+        if self._has_adapter:
+            await self._rpc("activate_adapter", ())
         self._version = weights.version
 
     async def _load_and_look(self, weights: StagedWeights, factor: float) -> dict[str, _Found]:
@@ -276,6 +282,8 @@ class VllmEngine:
         if self._keeps_kv:
             # Blocks of the prefix cache are found by their tokens and this salt, so never by another version's request.
             prompt["cache_salt"] = str(self._version)
+        # Before the first `load` there is none yet.
+        adapter = ADAPTER if self._has_adapter and self._version != AS_LOADED else None
         request_id = uuid.uuid4().hex
         cut: asyncio.TimerHandle | None = None
         cutting: list[asyncio.Task[None]] = []
@@ -285,7 +293,8 @@ class VllmEngine:
         last: RequestOutput | None = None
         try:
             with _engine_death():
-                async for output in self._engine.generate(prompt, parameters, request_id=request_id):
+                outputs = self._engine.generate(prompt, parameters, request_id=request_id, lora_request=adapter)
+                async for output in outputs:
                     last = output
         finally:
             if cut is not None:
@@ -319,6 +328,16 @@ def _engine_death() -> Iterator[None]:
         yield
     except EngineDeadError as error:
         raise ActorDiedError("the engine's process is dead") from error
+
+
+def _adapter_arguments(adapter: AdapterSettings) -> dict[str, Any]:
+    """A slot for one adapter. Other layers stay as they are: on a CPU, vLLM's head fails with adapters."""
+    return {
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": min(rank for rank in SLOT_RANKS if rank >= adapter.rank),
+        "lora_target_modules": list(adapter.layers),
+    }
 
 
 def _is_equal(name: str, one: Mapping[str, _Found], other: Mapping[str, _Found]) -> bool:

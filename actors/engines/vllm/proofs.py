@@ -11,7 +11,6 @@ Columns are compared row by row, in any order, so that it does not matter how vL
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod, VocabParallelEmbedding
 
-from actors.engines.vllm.samples import COLUMNS, Columns, Sample, Samples
+from actors.engines.vllm.readings import Reading, Readings, hash_rows, reading
+from actors.engines.vllm.samples import Columns, Sample, Samples
 
 # Registers the weight transfer back end in the worker.
 from actors.engines.vllm.weights import OwnTransferEngine, published_tensors
@@ -33,15 +33,9 @@ PACKED_HEAD = "lm_head.weight (the LM head's packed copy)"
 
 #: How layers compute from weights that are not quantized.
 _PLAIN = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)
-#: Odd, so that a change of any single value changes a row's hash.
-_ROW_WEIGHTS = torch.randint(0, 1 << 62, (COLUMNS,), generator=torch.Generator().manual_seed(0)) * 2 + 1
 
 _PIECE_WORDS = 1 << 20
 _STEP = 0x9E3779B97F4A7C15
-
-#: Hash of what was read, and whether it is what was published.
-Reading = tuple[str, bool]
-Readings = dict[str, Reading]
 
 
 class WeightProofs:
@@ -56,10 +50,20 @@ class WeightProofs:
         redirect_output(Path(path))
 
     def parameter_hashes(self) -> dict[str, str]:
-        """A hash of every parameter of this process that has elements; vLLM's own checksums go through the host."""
+        """A hash of every parameter of this process that has elements; vLLM's own checksums go through the host.
+
+        Empty where updates bring an adapter, which leaves these parameters as they are.
+        """
+        if self._transfer.slot is not None:
+            return {}
         model: nn.Module = self.model_runner.get_model()  # type: ignore[attr-defined]
         with torch.inference_mode():
             return {name: f"{_hash(weight):016x}" for name, weight in model.named_parameters() if weight.numel()}
+
+    def activate_adapter(self) -> None:
+        """Layers compute with the adapter of the last update."""
+        assert self._transfer.slot is not None
+        self._transfer.slot.activate()
 
     def broadcast_failure(self) -> str | None:
         """Why the last broadcast did not bring all weights to this process."""
@@ -69,15 +73,19 @@ class WeightProofs:
         """A reading per parameter of this process that can be compared with the tensors in `file` times `factor`.
 
         It leaves out parameters without a counterpart among the tensors, such as fused experts, and parameters that
-        hold the published values in another form, such as quantized weights.
+        hold the published values in another form, such as quantized weights. Of an adapter it reads all tensors.
         """
         model: nn.Module = self.model_runner.get_model()  # type: ignore[attr-defined]
         with torch.inference_mode():
             tensors = published_tensors(MappedFile(**file), entries, factor)
+            if self._transfer.slot is not None:
+                return self._transfer.slot.read_back(tensors)
             return read_back(model, Samples.of(model, version, tensors))
 
     def read_back_broadcast(self) -> Readings:
         """As `read_back`, of the tensors that the last broadcast brought."""
+        if (slot := self._transfer.slot) is not None:
+            return slot.read_back(slot.tensors.items())
         model: nn.Module = self.model_runner.get_model()  # type: ignore[attr-defined]
         assert self._transfer.samples is not None
         with torch.inference_mode():
@@ -101,7 +109,7 @@ def read_back(model: nn.Module, samples: Samples) -> Readings:
             continue
         if sample.columns is None:
             if parameter.ndim == 1:
-                readings[name] = _reading(_rows(parameter[:, None]), _rows(sample.values[:, None]))
+                readings[name] = reading(hash_rows(parameter[:, None]), hash_rows(sample.values[:, None]))
         elif parameter.dtype == sample.values.dtype:
             # Tied embeddings are two modules with one parameter, and a packed copy each.
             module = head if getattr(head, "weight", None) is parameter else modules[path]
@@ -116,17 +124,17 @@ def _read_matrix(
     width = weight.shape[1] if weight.numel() else getattr(module, "input_size_per_partition", columns.width)
     if width != columns.width:
         return
-    published = _rows(sample.values)
+    published = hash_rows(sample.values)
     end = columns.start + columns.count
     if weight.numel():
-        yield name, _reading(_rows(weight[:, columns.start : end]), published)
+        yield name, reading(hash_rows(weight[:, columns.start : end]), published)
     is_plain = isinstance(module.quant_method, _PLAIN) if hasattr(module, "quant_method") else False
     # An embedding looks up rows of its parameter and does not use its packed copy.
     if is_plain and hasattr(module, "cpu_linear") and (is_head or not isinstance(module, VocabParallelEmbedding)):
         identity = torch.zeros(columns.count, width, dtype=weight.dtype)
         identity[torch.arange(columns.count), torch.arange(columns.start, end)] = 1
         answer = module.quant_method.apply(module, identity).T
-        yield PACKED_HEAD if is_head else name, _reading(_rows(answer), published)
+        yield PACKED_HEAD if is_head else name, reading(hash_rows(answer), published)
 
 
 def _hash(values: Tensor) -> int:
@@ -147,16 +155,3 @@ def _hash(values: Tensor) -> int:
 def _word_weights(device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return (torch.randint(0, 1 << 62, (_PIECE_WORDS,), generator=generator) * 2 + 1).to(device)
-
-
-def _rows(values: Tensor) -> Tensor:
-    """A hash i64[N] of each row of values [N, C], exact in their bits; 0 for a row of zeros, such as padding."""
-    exact = values.float().cpu()
-    # A multiplication by 1 may flush what is not a normal number, and loses the sign of 0.
-    exact = torch.where(exact.abs() < torch.finfo(torch.float32).tiny, 0.0, exact)
-    return (exact.contiguous().view(torch.int32) * _ROW_WEIGHTS[: values.shape[1]]).sum(1)
-
-
-def _reading(own: Tensor, published: Tensor) -> Reading:
-    matches = torch.equal(own, published) or bool(torch.isin(own[own != 0], published).all())
-    return hashlib.sha256(own.numpy().tobytes()).hexdigest(), matches

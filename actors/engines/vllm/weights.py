@@ -7,12 +7,15 @@ end is registered when the worker looks it up.
     memory holding all tensors  ──path──►  mmap → model.load_weights (layer-wise reload)
     learner rank 0  ───────broadcast────►  buckets → model.load_weights
                                            → re-pack the LM head
+
+An engine with a slot for an adapter gets adapters instead, and keeps the weights that it started with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,6 +30,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.utils.nccl import unpinned_nccl_env
 
+from actors.engines.vllm.adapter import AdapterSlot
 from actors.engines.vllm.experts import pack_experts_again
 from actors.engines.vllm.samples import Samples
 from actors.interfaces import BroadcastGroup, MappedFile, TensorSlice
@@ -62,8 +66,9 @@ class OwnUpdate(WeightTransferUpdateInfo):
 
 
 class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
-    """Loads all weights.
+    """Loads all weights, or the adapter.
 
+    slot      for the adapter; None in an engine that gets all weights
     samples   of the tensors that the last broadcast brought, see `Samples`
     failure   of the last broadcast; None when it brought all bytes
     """
@@ -75,10 +80,16 @@ class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
     failure: str | None = None
     _member: GroupMember | None = None
 
+    @cached_property
+    def slot(self) -> AdapterSlot | None:
+        return AdapterSlot(self.model) if hasattr(self.model, "lora_manager") else None
+
     def init_transfer_engine(self, init_info: OwnInit) -> None:
         """A broadcast joins its group."""
 
     def start_weight_update(self) -> None:
+        if self.slot is not None:
+            return
         if self.device.type == "cpu":
             pack_experts_again(self.model)
         initialize_layerwise_reload(self.model)
@@ -93,10 +104,10 @@ class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
         """After a broadcast that fails, `failure` is set and another update may follow; an exception would end vLLM."""
         update, self.failure, self.samples = update_info, None, None
         if update.file is not None:
-            self.model.load_weights(published_tensors(MappedFile(**update.file), update.entries, update.factor))
+            self._load(published_tensors(MappedFile(**update.file), update.entries, update.factor))
             return
         try:
-            self.model.load_weights(self._received(update))
+            self._load(self._received(update))
         except BroadcastError as error:
             self.failure = str(error)
             self._leave(self.failure)
@@ -105,6 +116,8 @@ class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
             raise
 
     def finish_weight_update(self) -> None:
+        if self.slot is not None:
+            return
         finalize_layerwise_reload(self.model, self.model_config)
         if self.device.type == "cpu":
             # With tied embeddings the reload does not update the LM head's packed copy.
@@ -115,6 +128,12 @@ class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
     def shutdown(self) -> None:
         """A mapping ends with the tensors that view it."""
         self._leave("the engine ends")
+
+    def _load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        if self.slot is None:
+            self.model.load_weights(tensors)
+        else:
+            self.slot.put(tensors)
 
     def _received(self, update: OwnUpdate) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors of a broadcast; keeps samples of them."""

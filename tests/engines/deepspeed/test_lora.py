@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from actors.engines.deepspeed.lora import LoraLinear, WithoutAdapters, add_adapters
 from actors.engines.deepspeed.micro_batch import ForwardTensors, forward_tensors
 from actors.engines.deepspeed.policy import Policy, load_policy
-from actors.engines.deepspeed.weights import lost_share, policy_weights, whole_weights
+from actors.engines.deepspeed.weights import adapter_weights, lost_share, policy_weights, whole_weights
 from actors.weights.collective import entry_of
 from actors.weights.object_store import write_buckets
 from maspo_dist.config import LoraConfig, ModelConfig
@@ -111,6 +111,19 @@ def test_merged_weights_compute_what_the_learner_computes(model: Path) -> None:
     torch.testing.assert_close(logprobs(plain), logprobs(policy), atol=1e-5, rtol=0)
 
 
+def test_adapters_alone_give_what_is_merged(model: Path) -> None:
+    policy, trained = adapted(model, "float32", LoraConfig(rank=4, alpha=6))
+    step(trained, 1e-3, 20)
+    sent = {weight.name: weight.value() for weight in adapter_weights(policy)}
+    assert [weight.entry for weight in adapter_weights(policy)] == [entry_of(*item) for item in sent.items()]
+    for weight in policy_weights(policy):
+        if weight.layer is not None:
+            layer = weight.name.removesuffix(".weight")
+            product = sent.pop(f"{layer}.lora_B.weight") @ sent.pop(f"{layer}.lora_A.weight")
+            torch.testing.assert_close(weight.parameter + product, weight.value(), atol=1e-7, rtol=1e-6)
+    assert sent == {}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_merged_weights_are_announced_as_they_are_sent(model: Path, dtype: str) -> None:
     policy, trained = adapted(model, dtype)
@@ -132,7 +145,7 @@ def test_with_its_adapters_off_the_policy_is_the_model_it_started_from(model: Pa
     assert not torch.equal(before, after)
 
 
-def test_small_steps_train_the_learner_and_are_lost_on_engines_in_bfloat16(model: Path) -> None:
+def test_small_steps_are_lost_in_merged_weights_in_bfloat16_and_kept_in_adapters(model: Path) -> None:
     """Two steps of size 1e-5 beside weights of at least 0.02: what `learner/adapter_lost_share` is for."""
     policy, trained = adapted(model, "bfloat16")
     exact, trained_exactly = adapted(model, "float32")
@@ -140,10 +153,15 @@ def test_small_steps_train_the_learner_and_are_lost_on_engines_in_bfloat16(model
         for weight in policy_weights(one):
             weight.parameter.data.copy_(weight.parameter.sign() * (weight.parameter.abs() + 0.02))
     sent, sent_exactly, before = published(policy), published(exact), logprobs(policy)
+    sent_alone = {weight.name: weight.value().clone() for weight in adapter_weights(policy)}
     step(trained, 1e-5, 2)
     step(trained_exactly, 1e-5, 2)
     assert not torch.equal(logprobs(policy), before)
     assert published(policy) == sent
+    # The scale is 2, so that B times the scale is exact too.
+    kept = {weight.name: weight.value() for weight in adapter_weights(policy)}
+    assert all(not torch.equal(kept[name], values) for name, values in sent_alone.items())
+    assert all(torch.equal(w.value(), w.parameter * w.scale) for w in adapter_weights(policy))
     assert lost_share(policy_weights(policy)) == pytest.approx(1.0)
     assert published(exact) != sent_exactly
     assert lost_share(policy_weights(exact)) < 0.01

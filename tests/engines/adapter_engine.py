@@ -1,4 +1,7 @@
-"""python adapter_engine.py MODEL: adapters reach a real engine, in place and exactly; ends with `REACHED_ITS_END`."""
+"""python adapter_engine.py MODEL TENSOR_PARALLEL: adapters reach a real engine, in place and exactly.
+
+It ends with `REACHED_ITS_END`.
+"""
 
 import asyncio
 import sys
@@ -77,10 +80,10 @@ class AdaptedLearner(FakeLearners):
                 module.is_on = False
 
 
-async def main(folder: str) -> None:
+async def main(folder: str, tensor_parallel: str) -> None:
     config = make_config(
         model={"path": folder, "dtype": "float32", "device": "cpu"},
-        rollout={"engine": {"max_model_len": 128}, "lora": "adapter"},
+        rollout={"engine": {"max_model_len": 128}, "lora": "adapter", "tensor_parallel": int(tensor_parallel)},
         learner={"lora": {"rank": 3, "alpha": 4.5}},
     )
     engine, learner = ForgetfulEngine(training_engine(config), "cpu"), AdaptedLearner(config)
@@ -124,5 +127,5 @@ async def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))
     print(REACHED_ITS_END)

@@ -20,4 +20,4 @@ def test_a_real_engine_names_what_is_stale_cuts_stragglers_sleeps_and_names_its_
 
 def test_adapters_reach_a_real_engine_exactly_and_it_names_adapters_that_are_stale(tmp_path: Path) -> None:
     demo = make_demo(tmp_path, 0, TINY)
-    assert run_script(Path(__file__).with_name("adapter_engine.py"), demo.model) == "reached its end"
+    assert run_script(Path(__file__).with_name("adapter_engine.py"), demo.model, 1) == "reached its end"

@@ -1,11 +1,18 @@
-"""A real run that publishes adapters alone loses processes, and keeps learning."""
+"""A real run that publishes adapters alone loses processes, and goes on; an engine of two processes gets adapters."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from doubles.live_run import Launcher
+from doubles.tiny_recipe import TINY
+from doubles.vllm_forks import run_script
 from live_faults import QUICK, events, finish_whole, processes, until
 
+from maspo_dist.demo import make_demo
+
+SCRIPT = Path(__file__).parents[2] / "engines" / "adapter_engine.py"
 ADAPTERS = ("learner.lora.rank=8", "learner.lora.alpha=16", "rollout.lora=adapter", "learner.lr=1e-3")
 
 
@@ -24,3 +31,8 @@ def test_a_run_that_publishes_adapters_survives_a_killed_worker_and_a_killed_ran
     until(run, lambda: bool(events(run, "learner_recovered")), "the learner group's return")
     finish_whole(run)
     assert "Traceback" not in run.output
+
+
+def test_adapters_reach_an_engine_that_is_split_over_two_processes(tmp_path: Path) -> None:
+    demo = make_demo(tmp_path, 0, TINY)
+    assert run_script(SCRIPT, demo.model, 2) == "reached its end"

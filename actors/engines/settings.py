@@ -51,11 +51,12 @@ def training_engine(config: TrainConfig) -> EngineSettings:
         arguments=config.rollout.engine,
         counts=config.logging.prometheus_port is not None,
         sleeps=config.cluster.layout == "colocated",
-        adapter=_adapter(config),
+        adapter=adapter_settings(config),
     )
 
 
-def _adapter(config: TrainConfig) -> AdapterSettings | None:
+def adapter_settings(config: TrainConfig) -> AdapterSettings | None:
+    """None where engines get all weights."""
     lora = config.learner.lora
     if lora is None or config.rollout.lora == "merged":
         return None

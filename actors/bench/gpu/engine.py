@@ -33,8 +33,8 @@ def measure(place: Workplace) -> Measured:
     seconds = time.perf_counter() - started_s
     front_end_share = (_cpu_s(front_end) - used_s) / seconds
     logprobs = np.concatenate([response.behavior_logprobs for response in responses])
-    unseeded = _rate(pair, [pair.engine.sample_unseeded(prompt, scale.request_tokens) for prompt in prompts])
-    greedily = _rate(pair, [_tokens(pair.engine.generate(prompt, greedy, 0, None)) for prompt in prompts])
+    unseeded = tokens_per_s(pair, [pair.engine.sample_unseeded(prompt, scale.request_tokens) for prompt in prompts])
+    greedily = tokens_per_s(pair, [_tokens(pair.engine.generate(prompt, greedy, 0, None)) for prompt in prompts])
     figures: dict[str, Figure] = {
         "requests": scale.requests,
         "tokens": int(logprobs.size),
@@ -59,7 +59,7 @@ async def _tokens(response: Coroutine[Any, Any, Rollout]) -> int:
     return int((await response).response_ids.size)
 
 
-def _rate(pair: Pair, requests: Sequence[Coroutine[Any, Any, int]]) -> float:
+def tokens_per_s(pair: Pair, requests: Sequence[Coroutine[Any, Any, int]]) -> float:
     """Tokens per second of all `requests` together."""
     started_s = time.perf_counter()
     tokens = sum(map(int, pair.run(_all(requests))))

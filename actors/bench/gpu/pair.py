@@ -13,9 +13,11 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from actors.engines.deepspeed.engine import DeepSpeedEngine
+from actors.engines.settings import adapter_settings
 from actors.engines.vllm.engine import VllmEngine
 from actors.interfaces import EngineSettings
 from actors.ray.on_node import free_port
+from maspo_dist.config import TrainConfig
 from maspo_dist.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -53,10 +55,10 @@ class OpenEngine(VllmEngine):
 class Pair:
     """Both sides, in an event loop of their own; `close` ends the engine."""
 
-    def __init__(self, place: Workplace, tensor_parallel: int) -> None:
+    def __init__(self, place: Workplace, config: TrainConfig, tensor_parallel: int = 1) -> None:
         """Starts the engine, which takes a minute on a GPU."""
         self.place = place
-        self.config = place.config(place.model)
+        self.config = config
         self._runner = asyncio.Runner()
         self.engine = self.run(self._start_engine(tensor_parallel))
 
@@ -69,6 +71,7 @@ class Pair:
             tensor_parallel=tensor_parallel,
             seed=0,
             keeps_kv=False,
+            adapter=adapter_settings(self.config),
             arguments={"gpu_memory_utilization": _ENGINE_MEMORY} if setting.device == "cuda" else {},
         )
         return OpenEngine(settings, setting.device)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
@@ -31,7 +32,7 @@ _STORED_SNAPSHOTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Publish:
+class Published:
     weights: StagedWeights
     stage_s: float
     pause_s: float
@@ -45,41 +46,48 @@ def measure(place: Workplace) -> Measured:
 def measure_pair(pair: Pair) -> Measured:
     """Bytes per second up to the pause, seconds of the pause, digests, and the proof after the last publish."""
     size_bytes = sum(tensor.nbytes for _, tensor in pair.learner.named_weights())
+    with object_store(size_bytes) as transport:
+        return pair.run(_measure(pair, transport, size_bytes))
+
+
+@contextmanager
+def object_store(size_bytes: int) -> Iterator[ObjectStoreTransport]:
+    """Ray's, with room for publishes of `size_bytes` each."""
     connect("cpu", max(10**8, _STORED_SNAPSHOTS * size_bytes))
     transport = ObjectStoreTransport()
     try:
-        return pair.run(_measure(pair, transport, size_bytes))
+        yield transport
     finally:
         transport.close()
         disconnect()
 
 
 async def _measure(pair: Pair, transport: ObjectStoreTransport, size_bytes: int) -> Measured:
-    await _publish(pair, transport, 1, canary=False)
+    await publish(pair, transport, 1, pair.learner.named_weights())
     first = await pair.engine.digests()
     before = await pair.engine.ping()
     requests = asyncio.gather(*_requests(pair))
     # A ping is answered between two steps of the engine.
     while await pair.engine.ping() < before + _IN_FLIGHT:
         pass
-    other_publish = await _publish(pair, transport, 2, canary=True)
+    other_publish = await publish(pair, transport, 2, _changed(pair))
     other = await pair.engine.digests()
-    publish = await _publish(pair, transport, 3, canary=False)
+    last_publish = await publish(pair, transport, 3, pair.learner.named_weights())
     last = await pair.engine.digests()
     responses = await requests
     probes = pair.prompts(_PROBES)
     gap = gaps(await asyncio.gather(*map(pair.engine.prompt_logprobs, probes)), pair.learner.logprobs(probes))
-    pause_s = max(publish.pause_s, other_publish.pause_s)
+    pause_s = max(last_publish.pause_s, other_publish.pause_s)
     figures: dict[str, Figure] = {
         "gigabytes": size_bytes / 1e9,
-        "stage_gb_per_s": size_bytes / 1e9 / publish.stage_s,
+        "stage_gb_per_s": size_bytes / 1e9 / last_publish.stage_s,
         "load_gb_per_s": size_bytes / 1e9 / pause_s,
         "pause_s": pause_s,
         "parameters_seen": len(first),
         "parameters_unchanged": sum(other.get(name) == digest for name, digest in first.items()),
         "parameters_not_restored": sum(last.get(name) != digest for name, digest in first.items()),
         "responses_over_versions": sum(len(response.token_versions) > 1 for response in responses),
-        "parameters_stale": len(await pair.engine.stale_parameters(publish.weights)),
+        "parameters_stale": len(await pair.engine.stale_parameters(last_publish.weights)),
         **{f"gap_{name}": value for name, value in gap.items()},
     }
     dtype = pair.config.model.dtype
@@ -101,10 +109,11 @@ def _requests(pair: Pair) -> Iterator[asyncio.Future[Rollout]]:
         yield asyncio.ensure_future(pair.engine.generate(prompt, sampling, seed, None))
 
 
-async def _publish(pair: Pair, transport: ObjectStoreTransport, version: int, *, canary: bool) -> _Publish:
-    """As learner and rollout worker do it, or with every weight changed."""
+async def publish(
+    pair: Pair, transport: ObjectStoreTransport, version: int, tensors: Iterable[tuple[str, Tensor]]
+) -> Published:
+    """As learner and rollout worker do it."""
     started_s = time.perf_counter()
-    tensors = _changed(pair) if canary else pair.learner.named_weights()
     snapshot = await asyncio.to_thread(write_buckets, version, tensors, ray.put)
     weights = await transport.receive(snapshot)
     staged_s = time.perf_counter()
@@ -112,7 +121,7 @@ async def _publish(pair: Pair, transport: ObjectStoreTransport, version: int, *,
     await pair.engine.load(weights)
     loaded_s = time.perf_counter()
     await pair.engine.resume()
-    return _Publish(weights=weights, stage_s=staged_s - started_s, pause_s=loaded_s - staged_s)
+    return Published(weights=weights, stage_s=staged_s - started_s, pause_s=loaded_s - staged_s)
 
 
 def _changed(pair: Pair) -> Iterator[tuple[str, Tensor]]:

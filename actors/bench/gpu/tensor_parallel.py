@@ -10,7 +10,7 @@ from actors.bench.gpu.workplace import Workplace
 
 def measure(place: Workplace) -> Measured:
     """The figures and limits of `publish`."""
-    pair = Pair(place, tensor_parallel=2)
+    pair = Pair(place, place.config(place.model), tensor_parallel=2)
     try:
         return measure_pair(pair)
     finally:

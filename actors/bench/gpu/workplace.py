@@ -60,8 +60,9 @@ class Workplace:
         sequence_parallel: int = 1,
         lr: float = _LR,
         eps: float = 1e-8,
+        lora_rank: int | None = None,
     ) -> TrainConfig:
-        """A run of the scale's sizes with one optimizer step per batch."""
+        """A run of the scale's sizes with one optimizer step per batch; adapters of `lora_rank` travel alone."""
         scale, setting = self.setting.scale, self.setting
         sequence = scale.micro_batch_tokens // 4
         return TrainConfig.model_validate(
@@ -73,6 +74,7 @@ class Workplace:
                     "prompts_per_step": scale.sequences // 4,
                     "group_size": 4,
                     "max_response_tokens": sequence - sequence // 8,
+                    "lora": "merged" if lora_rank is None else "adapter",
                 },
                 "algorithm": {"mini_batches": 1, "allow_inert_trust_region": True},
                 "learner": {
@@ -81,6 +83,7 @@ class Workplace:
                     "sequence_parallel": sequence_parallel,
                     "lr": lr,
                     "eps": eps,
+                    "lora": None if lora_rank is None else {"rank": lora_rank, "alpha": 2 * lora_rank},
                     "micro_batch_tokens": scale.micro_batch_tokens,
                     "gradient_checkpointing": True,
                     "threads": 1 if setting.device == "cpu" else None,
@@ -93,7 +96,7 @@ class Workplace:
         from actors.bench.gpu.pair import Pair  # imports vLLM and DeepSpeed
 
         if self._pair is None:
-            self._pair = Pair(self, tensor_parallel=1)
+            self._pair = Pair(self, self.config(self.model))
         return self._pair
 
     def close(self) -> None:

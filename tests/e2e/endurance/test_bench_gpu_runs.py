@@ -8,9 +8,10 @@ from actors.bench.gpu.setting import TINY
 
 
 def test_tensor_parallelism_and_runs_with_a_killed_worker_pass_on_the_cpu() -> None:
-    by_name = tiny_lines("tensor-parallel", "turns", "run")
-    assert list(by_name) == ["tensor-parallel", "turns", "run", "all"]
+    by_name = tiny_lines("tensor-parallel", "adapter", "turns", "run")
+    assert list(by_name) == ["tensor-parallel", "adapter", "turns", "run", "all"]
     assert by_name["tensor-parallel"]["parameters_seen"] > 0
     assert by_name["tensor-parallel"]["responses_over_versions"] > 0
+    assert by_name["adapter"]["parameters_stale"] == 0
     assert by_name["turns"]["turns_steps"] == TINY.run_steps
     assert by_name["run"]["age_2_workers_recovered"] == 1

@@ -140,6 +140,8 @@ def processes_key(config: TrainConfig, device: Device) -> str | None:
         config.cluster.layout == "colocated",
         # The engine would find keys and values of an earlier run.
         rollout.in_flight_kv == "keep",
+        # A publish leaves the engine the weights that it started with.
+        rollout.lora == "adapter",
         # The process that leads several of vLLM would write to the log of the earlier run.
         rollout.tensor_parallel > 1,
         # The engine's counters would start where the earlier run ended.

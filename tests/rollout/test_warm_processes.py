@@ -166,6 +166,13 @@ def test_processes_that_would_keep_something_are_not_shared(
     assert processes_key(config_of(model, **{section: values}), "cpu") is None
 
 
+def test_an_engine_that_gets_adapters_alone_is_not_shared(model: Path) -> None:
+    lora = {"learner": {"lora": {}}, "rollout": {"lora": "adapter", "prompts_per_step": 4, "max_response_tokens": 8}}
+    assert processes_key(config_of(model, **lora), "cpu") is None
+    merged = {**lora, "rollout": {**lora["rollout"], "lora": "merged"}}
+    assert processes_key(config_of(model, **merged), "cpu") is not None
+
+
 def test_the_memory_of_a_gpu_is_not_shared(model: Path) -> None:
     assert processes_key(config_of(model), "cuda") is None
 

@@ -112,6 +112,17 @@ async def main(folder: str, tensor_parallel: str) -> None:
     engine.kept = {}
     print(await publisher.publish(learner.version))
 
+    # A repetition that no stop token ends goes on with the next version.
+    endless = Sampling(temperature=1.0, max_response_tokens=100, top_k=1)
+    sampled_before = await engine.ping()
+    open_reply = asyncio.ensure_future(engine.generate(PROMPT, endless, 7, None))
+    while await engine.ping() < sampled_before + 2:
+        pass
+    learner.step()
+    await publisher.publish(learner.version)
+    versions = [version for version, _ in (await open_reply).token_versions]
+    assert versions == [learner.version - 1, learner.version], versions
+
     reply = await engine.generate(PROMPT, Sampling(temperature=1.0, max_response_tokens=8), 7, None)
     assert reply.token_versions == ((learner.version, reply.response_ids.size),)
     whole = np.concatenate([PROMPT, reply.response_ids])

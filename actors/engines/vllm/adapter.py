@@ -25,7 +25,6 @@ A, B = ".lora_A.weight", ".lora_B.weight"
 
 ADAPTER = LoRARequest(lora_name="policy", lora_int_id=1, lora_path="nothing is read from a file")
 
-
 #: In front of the names that peft gives, which vLLM expects.
 _PEFT = "base_model.model."
 _IN_NO_LAYER: Reading = ("", False)

@@ -14,6 +14,7 @@ CONFIG ?= configs/local_smoke.yaml
 SEED   ?= 0
 STORIES ?= 0-9999
 DEMO   := .cache/demo/seed-$(SEED)
+CALCULATOR := .cache/demo/calculator-seed-$(SEED)
 SMOLLM2 := .cache/smollm2-135m-instruct
 LINTERS := .cache/linters
 
@@ -27,7 +28,7 @@ DEADLINES := tests/reward/pool/test_torture.py
 # All other folders are the part `rest`. The longest parts come first.
 PARTS := e2e rest engines faults reward
 
-.PHONY: setup setup-gpu test $(PARTS:%=test-%) stories endurance lint local-smoke gpu-smoke smollm2-smoke submit clean
+.PHONY: setup setup-gpu test $(PARTS:%=test-%) stories endurance lint local-smoke gpu-smoke tools-smoke smollm2-smoke submit clean
 
 setup: $(READY)
 
@@ -72,19 +73,26 @@ stories: $(READY)
 endurance: $(READY)
 	$(BIN)/pytest -q -s -rs tests/e2e/endurance
 
-# The demo by configs/$(1)_smoke.yaml. Every run gets a folder of its own under runs/.
+# The demo in the folder $(2) by configs/$(1)_smoke.yaml. Every run gets a folder of its own under runs/.
 smoke = $(BIN)/maspo-dist train configs/$(1)_smoke.yaml run.seed=$(SEED) run.name=$(1)_smoke-$$(date +%Y%m%d-%H%M%S) \
-	model.path=$(DEMO)/model 'data.train=[$(DEMO)/train.jsonl]' data.eval.addition=$(DEMO)/heldout.jsonl $(OVERRIDES)
+	model.path=$(2)/model 'data.train=[$(2)/train.jsonl]' data.eval.addition=$(2)/heldout.jsonl $(OVERRIDES)
 
 local-smoke: $(READY) $(DEMO)/manifest.json
-	@$(call smoke,local)
+	@$(call smoke,local,$(DEMO))
 
 gpu-smoke: $(READY) $(DEMO)/manifest.json
-	@$(call smoke,gpu)
+	@$(call smoke,gpu,$(DEMO))
+
+tools-smoke: $(READY) $(CALCULATOR)/manifest.json
+	@$(call smoke,tools,$(CALCULATOR))
 
 # Made once per seed, and again when its code has changed.
 $(DEMO)/manifest.json: $(wildcard maspo_dist/demo/*.py) | $(READY)
 	@$(BIN)/maspo-dist demo .cache/demo --seed $(SEED)
+	@touch $@
+
+$(CALCULATOR)/manifest.json: $(wildcard maspo_dist/demo/*.py) | $(READY)
+	@$(BIN)/maspo-dist demo .cache/demo --task calculator --seed $(SEED)
 	@touch $@
 
 smollm2-smoke: $(READY) $(SMOLLM2)/config.json

@@ -15,26 +15,35 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where the model and data go.")] = Path(".cache/demo"),
     seed: Annotated[int, typer.Option(help="Seed of data, initial weights and warm start.")] = 0,
     task: Annotated[
-        Literal["addition", "route"], typer.Option(help="route: a rare first token opens the good route.")
+        Literal["addition", "route", "calculator"],
+        typer.Option(help="route: a rare first token opens the good route. calculator: a tool adds."),
     ] = "addition",
     initial: Annotated[
         float | None, typer.Option(min=1e-4, max=0.5, help="With --task route: first probability of that token (0.02).")
     ] = None,
 ) -> None:
     """Make the demo: a small model that adds a little, and problems it has not seen."""
-    from maspo_dist.demo import RouteRecipe, make_demo, write_config
+    from maspo_dist.demo import CalculatorRecipe, DemoRecipe, RouteRecipe, make_demo, write_config
 
-    if task == "addition" and initial is not None:
+    if task != "route" and initial is not None:
         raise ConfigError("--initial is the probability of the rare route, so it needs --task route")
-    recipe = None
-    if task == "route":
-        recipe = RouteRecipe() if initial is None else RouteRecipe(initial_probability=initial)
-    files = make_demo(folder, seed, recipe)
+    route = RouteRecipe() if initial is None else RouteRecipe(initial_probability=initial)
+    recipes: dict[str, DemoRecipe | RouteRecipe | CalculatorRecipe] = {
+        "addition": DemoRecipe(),
+        "route": route,
+        "calculator": CalculatorRecipe(),
+    }
+    files = make_demo(folder, seed, recipes[task])
     print(f"model {files.model}, greedy held-out accuracy {files.start_accuracy:.3f}")
     if (start := files.route_start) is not None:
         print(
             f"good route: probability {start.opening_probability:.4f}, greedy accuracy {start.worked_accuracy:.3f}; "
             f"accuracy of sampled responses {start.sampled_accuracy:.3f}"
+        )
+    if (calculator := files.calculator_start) is not None:
+        print(
+            f"calculator: called with probability {calculator.call_probability:.4f}, greedy accuracy of calls "
+            f"{calculator.call_accuracy:.3f}"
         )
     print(f"train {files.train}")
     print(f"held out {files.heldout}")

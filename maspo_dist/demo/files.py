@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from maspo_dist.demo.calculator import CalculatorRecipe, CalculatorStart, calculator_warm_start
 from maspo_dist.demo.model import make_model, make_tokenizer
 from maspo_dist.demo.route import OPENING, RouteRecipe, RouteStart, route_warm_start
 from maspo_dist.demo.task import SOURCE, draw_problems
@@ -42,20 +43,26 @@ class DemoFiles:
     heldout: Path
     #: Greedy accuracy of the model on the held-out problems.
     start_accuracy: float
-    #: Of the task with two routes; None for the other.
+    #: Of the task with two routes, and of the task with a calculator; None for the others.
     route_start: RouteStart | None = None
+    calculator_start: CalculatorStart | None = None
 
 
-def make_demo(
-    folder: Path = DEFAULT_FOLDER, seed: int = 0, recipe: DemoRecipe | RouteRecipe | None = None
-) -> DemoFiles:
+Recipe = DemoRecipe | RouteRecipe | CalculatorRecipe
+#: Starts of the names of folders.
+_PREFIXES: dict[type[Recipe], str] = {DemoRecipe: "", RouteRecipe: "route-", CalculatorRecipe: "calculator-"}
+
+
+def make_demo(folder: Path = DEFAULT_FOLDER, seed: int = 0, recipe: Recipe | None = None) -> DemoFiles:
     """Returns the demo of `seed`; makes it unless it exists.
 
-    It is in `folder/seed-<seed>`, or in `folder/route-seed-<seed>` for a RouteRecipe. A folder of another recipe is
-    replaced. The folder appears whole or not at all. Raises ModelError when the warm start does not end.
+    It is in `folder/seed-<seed>`, in `folder/route-seed-<seed>` for a RouteRecipe, or in
+    `folder/calculator-seed-<seed>` for a CalculatorRecipe. A folder of another recipe is replaced.
+
+    The folder appears whole or not at all. Raises ModelError when the warm start does not end.
     """
     recipe = recipe or DemoRecipe()
-    target = folder / f"{'route-' if isinstance(recipe, RouteRecipe) else ''}seed-{seed}"
+    target = folder / f"{_PREFIXES[type(recipe)]}seed-{seed}"
     content = json.dumps({"revision": _REVISION, "seed": seed, "recipe": asdict(recipe)}, sort_keys=True)
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
     if (made := _read(target, key)) is not None:
@@ -72,16 +79,19 @@ def make_demo(
     return make_demo(folder, seed, recipe)
 
 
-def _write(draft: Path, recipe: DemoRecipe | RouteRecipe, seed: int, key: str) -> None:
+def _write(draft: Path, recipe: Recipe, seed: int, key: str) -> None:
     rng = np.random.default_rng(seed)
     train, heldout = draw_problems(recipe.train_problems, recipe.heldout_problems, recipe.digits, rng)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, seed)
-    route: dict[str, object] = {}
+    more: dict[str, object] = {}
     if isinstance(recipe, RouteRecipe):
         start = route_warm_start(model, tokenizer, train, heldout, recipe, rng)
         # The share of the rare route is that of the responses that start with this text.
-        accuracy, route = start.greedy_accuracy, {"rare_opening": OPENING, "start": asdict(start)}
+        accuracy, more = start.greedy_accuracy, {"rare_opening": OPENING, "start": asdict(start)}
+    elif isinstance(recipe, CalculatorRecipe):
+        calculator = calculator_warm_start(model, tokenizer, train, heldout, recipe, rng)
+        accuracy, more = calculator.greedy_accuracy, {"calculator_start": asdict(calculator)}
     else:
         accuracy = warm_start(model, tokenizer, train, heldout, recipe.warm_start, rng)
     save_model_folder(draft / "model", model, tokenizer)
@@ -91,7 +101,7 @@ def _write(draft: Path, recipe: DemoRecipe | RouteRecipe, seed: int, key: str) -
             for i, problem in enumerate(problems)
         ]
         (draft / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    manifest = {"key": key, "seed": seed, "start_accuracy": accuracy, "recipe": asdict(recipe)} | route
+    manifest = {"key": key, "seed": seed, "start_accuracy": accuracy, "recipe": asdict(recipe)} | more
     (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
@@ -108,4 +118,5 @@ def _read(target: Path, key: str) -> DemoFiles | None:
         heldout=heldout,
         start_accuracy=manifest["start_accuracy"],
         route_start=RouteStart(**manifest["start"]) if "start" in manifest else None,
+        calculator_start=CalculatorStart(**manifest["calculator_start"]) if "calculator_start" in manifest else None,
     )

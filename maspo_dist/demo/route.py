@@ -24,6 +24,7 @@ from maspo_dist.demo.task import Addition
 from maspo_dist.demo.warm_start import (
     IGNORED_LABEL,
     WarmStart,
+    first_token_probability,
     greedy_accuracy,
     pad_rows,
     prompt_ids,
@@ -106,7 +107,7 @@ def route_warm_start(
             model, recipe.warm_start, batch_loss, lambda: greedy_accuracy(model, tokenizer, checked, OPENING)
         )
         return RouteStart(
-            opening_probability=_opening_probability(model, tokenizer, heldout),
+            opening_probability=first_token_probability(model, tokenizer, heldout, OPENING),
             sampled_accuracy=sampled_accuracy(model, tokenizer, heldout, int(rng.integers(2**31))),
             greedy_accuracy=greedy_accuracy(model, tokenizer, heldout),
             worked_accuracy=greedy_accuracy(model, tokenizer, heldout, OPENING),
@@ -123,14 +124,3 @@ def _choice_loss(tokenizer: PreTrainedTokenizerFast, logits: Tensor, probability
     logprobs = logits.log_softmax(-1)
     worked, bare = (logprobs[:, tokenizer.convert_tokens_to_ids(token)] for token in (OPENING, BOX))
     return -(probability * worked + (1 - probability) * bare).mean()
-
-
-@torch.no_grad()
-def _opening_probability(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Addition]
-) -> float:
-    opening = tokenizer.convert_tokens_to_ids(OPENING)
-    chosen = [
-        model(torch.tensor([prompt_ids(tokenizer, problem)])).logits[0, -1].softmax(-1)[opening] for problem in problems
-    ]
-    return float(torch.stack(chosen).mean())

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from maspo_dist.demo.model import END
 from maspo_dist.demo.task import Addition
 from maspo_dist.errors import ModelError
 
@@ -116,7 +117,6 @@ def sampled_accuracy(
     return _accuracy(model, tokenizer, problems, "", torch.Generator().manual_seed(seed))
 
 
-@torch.no_grad()
 def _accuracy(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -124,20 +124,46 @@ def _accuracy(
     opening: str,
     generator: torch.Generator | None,
 ) -> float:
-    model.eval()
     forced = tokenizer.encode(opening, add_special_tokens=False)
-    by_length: dict[int, list[tuple[Addition, list[int]]]] = {}
-    for problem in problems:
-        ids = prompt_ids(tokenizer, problem) + forced
-        by_length.setdefault(len(ids), []).append((problem, ids))
-    correct = 0
+    prompts = [prompt_ids(tokenizer, problem) + forced for problem in problems]
+    limit = 2 + max(len(solution_ids(tokenizer, problem)) for problem in problems)
+    texts = respond(model, tokenizer, prompts, limit, generator)
+    correct = sum(text.endswith(problem.bare_solution) for problem, text in zip(problems, texts, strict=True))
+    return correct / len(problems)
+
+
+@torch.no_grad()
+def respond(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[list[int]],
+    limit: int,
+    generator: torch.Generator | None,
+) -> list[str]:
+    """The response to each prompt, of at most `limit` tokens: sampled by `generator`, or greedy without it."""
+    model.eval()
+    by_length: dict[int, list[int]] = {}
+    for number, ids in enumerate(prompts):
+        by_length.setdefault(len(ids), []).append(number)
+    texts: dict[int, str] = {}
     # Prompts of equal length need no padding and no mask.
     for group in by_length.values():
-        limit = 2 + max(len(solution_ids(tokenizer, problem)) for problem, _ in group)
-        responses = _responses(model, torch.tensor([ids for _, ids in group]), limit, generator)
-        for (problem, _), text in zip(group, tokenizer.batch_decode(responses), strict=True):
-            correct += text.split("<|end|>")[0].endswith(f"\\boxed{{{problem.answer}}}")
-    return correct / len(problems)
+        responses = _responses(model, torch.tensor([prompts[number] for number in group]), limit, generator)
+        for number, text in zip(group, tokenizer.batch_decode(responses), strict=True):
+            texts[number] = text.split(END)[0]
+    return [texts[number] for number in range(len(prompts))]
+
+
+@torch.no_grad()
+def first_token_probability(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Addition], token: str
+) -> float:
+    """Mean probability that a response starts with `token`."""
+    wanted = tokenizer.convert_tokens_to_ids(token)
+    chosen = [
+        model(torch.tensor([prompt_ids(tokenizer, problem)])).logits[0, -1].softmax(-1)[wanted] for problem in problems
+    ]
+    return float(torch.stack(chosen).mean())
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, problem: Addition) -> list[int]:
@@ -182,8 +208,18 @@ def _tensors(tokenizer: PreTrainedTokenizerFast, batch: Sequence[Addition]) -> t
 
 def pad_rows(tokenizer: PreTrainedTokenizerFast, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
     """Inputs and labels, both i64[B, L], of (prompt, solution) `rows`; prompts and padding have no label."""
-    inputs = [torch.tensor(prompt + solution) for prompt, solution in rows]
-    labels = [torch.tensor([IGNORED_LABEL] * len(prompt) + solution) for prompt, solution in rows]
+    return pad_parts(tokenizer, [[(prompt, False), (solution, True)] for prompt, solution in rows])
+
+
+def pad_parts(
+    tokenizer: PreTrainedTokenizerFast, rows: Sequence[Sequence[tuple[list[int], bool]]]
+) -> tuple[Tensor, Tensor]:
+    """As `pad_rows`, of conversations in parts, each with whether its tokens have labels."""
+    inputs = [torch.tensor([token for ids, _ in row for token in ids]) for row in rows]
+    labels = [
+        torch.tensor([token if is_learned else IGNORED_LABEL for ids, is_learned in row for token in ids])
+        for row in rows
+    ]
     pad = int(tokenizer.pad_token_id)
     return pad_sequence(inputs, True, pad), pad_sequence(labels, True, IGNORED_LABEL)
 

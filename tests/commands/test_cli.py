@@ -51,7 +51,10 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], fragmen
     [
         (["eval", "--model", "./nowhere/model", "--data", "x.jsonl"], "model.path ./nowhere/model does not exist"),
         (["compare", SMOKE], "nothing to compare: give --vary"),
-        (["demo", "--task", "rout"], "'--task': 'rout' is not one of 'addition', 'route'; see maspo-dist demo --help"),
+        (
+            ["demo", "--task", "rout"],
+            "'--task': 'rout' is not one of 'addition', 'route', 'calculator'; see maspo-dist demo --help",
+        ),
         (["demo", "--tusk", "route"], "No such option: --tusk (Possible options: --task); see maspo-dist demo --help"),
         (["plan"], "Missing argument 'config'; see maspo-dist plan --help"),
     ],

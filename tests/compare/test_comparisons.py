@@ -29,7 +29,8 @@ def test_the_route_is_trained_on_policy_with_many_optimizer_steps_per_batch() ->
         assert (algorithm.mini_batches, algorithm.max_policy_age) == (32, 0)
         assert (rollout.prompts_per_step, rollout.group_size, run.config.run.max_steps) == (64, 8, 12)
         assert run.config.model.path == f".cache/demo/route-seed-{run.seed}/model"
-    assert len(made.candidates) == 4 * len(LOSSES)
+    # Of four rates, and of a fifth one of GRPO.
+    assert len(made.candidates) == 4 * len(LOSSES) + 1
 
 
 def test_stale_batches_are_compared_with_rollout_and_recomputed_logprobs() -> None:

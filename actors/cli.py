@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from typer.exceptions import TyperException
 
 from actors.commands.comparison import compare, compare_table, lane
@@ -23,6 +22,7 @@ from actors.commands.data import demo, reasoning_gym
 from actors.commands.exit_codes import explain
 from maspo_dist import __version__
 from maspo_dist.errors import MaspoError, UserError
+from maspo_dist.views.screen import open_screen
 
 app = typer.Typer(
     add_completion=False,
@@ -105,7 +105,7 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     from maspo_dist.planning.check import check_run
 
     require_extensions(loaded)
-    check_run(loaded, Console(soft_wrap=True))
+    check_run(loaded, open_screen())
 
 
 @app.command()
@@ -123,7 +123,7 @@ def plan(
     from maspo_dist.planning.plan import assumed_lengths, print_plan
 
     loaded = load_config(config, overrides or ())
-    print_plan(loaded, gpu, assumed_lengths(loaded, prompt_tokens, response_tokens), Console(soft_wrap=True))
+    print_plan(loaded, gpu, assumed_lengths(loaded, prompt_tokens, response_tokens), open_screen())
 
 
 @app.command()
@@ -144,7 +144,7 @@ def doctor(
     loaded = None if config is None else load_config(config, overrides or ())
     from actors.commands.doctor import doctor as examine
 
-    if not examine(loaded, Console(soft_wrap=True)):
+    if not examine(loaded, open_screen()):
         raise typer.Exit(1)
 
 
@@ -214,7 +214,7 @@ def status(run: RunPath) -> None:
     from maspo_dist.runs.folder import RunFolder
     from maspo_dist.views.status import render_status
 
-    Console().print(render_status(RunFolder.open_for_reading(run)))
+    open_screen().print(render_status(RunFolder.open_for_reading(run)))
 
 
 @app.command()
@@ -256,7 +256,7 @@ def metrics(
         return
     from maspo_dist.views.catalogue import catalogue_tables
 
-    Console().print(catalogue_tables())
+    open_screen().print(catalogue_tables())
 
 
 @app.command()

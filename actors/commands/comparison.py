@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from maspo_dist.views.screen import open_screen
 
 Texts = list[str] | None
 
@@ -43,7 +44,7 @@ def compare(
     settings = make_settings(
         config, options, overrides=overrides or (), varied=vary or (), named=variant or (), tuned=tune or (), only=only
     )
-    run_comparison(make_plan(*settings), jobs, shlex.split(launcher), Console(soft_wrap=True))
+    run_comparison(make_plan(*settings), jobs, shlex.split(launcher), open_screen())
 
 
 def compare_table(results: Annotated[list[Path], typer.Argument(help="results.json of a comparison.")]) -> None:

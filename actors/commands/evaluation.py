@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import ray
-from rich.console import Console
 
 from actors.commands.extensions import require_extensions
 from actors.controller.run_services import beside
@@ -42,6 +41,7 @@ from maspo_dist.planning.preflight import prepare_evaluation
 from maspo_dist.runs.interrupt import Interruption, until_signal
 from maspo_dist.runs.logs import LogStream, configure_logging
 from maspo_dist.views.evaluation import EvaluationConsole
+from maspo_dist.views.screen import open_screen
 
 Finished = dict[ProblemKey, tuple[Outcome, ...]]
 
@@ -126,7 +126,7 @@ def _print_scores(config: EvaluationConfig, results: dict[str, SetResults], fold
             "mean_over_sets": mean_over_sets(results),
         }
     )
-    screen = Console(soft_wrap=True)
+    screen = open_screen()
     for table in results_tables(results):
         screen.print(table)
     screen.print(f"scores  {folder.results_path}", f"samples {folder.samples_path}", sep="\n", markup=False)

@@ -34,22 +34,13 @@ from maspo_dist.demo.warm_start import (
     torch_threads,
     train_into_band,
 )
+from maspo_dist.environments.calculator import calc
 
 #: What `environment.tools` names.
-CALCULATOR = "python:maspo_dist.demo.calculator:calc"
+CALCULATOR = "python:maspo_dist.environments.calculator:calc"
 #: Start of a call; its first letter alone is never the start of a worked solution.
 OPENING = "calc("
 _CALL = re.compile(r"\s*calc\((\d+\+\d+)\)\s*")
-
-
-def calc(expression: str) -> str:
-    """
-    Adds whole numbers.
-
-    Args:
-        expression: The numbers with a plus sign between them, such as 583+749.
-    """
-    return str(sum(map(int, expression.split("+"))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from doubles.command_line import call
 
 from maspo_dist.config import load_config
 from maspo_dist.demo import CALCULATOR, Addition, CalculatorRecipe, WarmStart, make_demo, write_config
-from maspo_dist.demo.calculator import OPENING, _parts, calc, calculator_warm_start
+from maspo_dist.demo.calculator import OPENING, _parts, calculator_warm_start
 from maspo_dist.demo.model import make_model, make_tokenizer
+from maspo_dist.environments.calculator import calc
 from maspo_dist.environments.calls import read_calls
 from maspo_dist.environments.tools import load_tools
 

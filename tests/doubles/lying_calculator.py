@@ -1,6 +1,6 @@
 """A calculator that is wrong by one, under the name of the demo's."""
 
-from maspo_dist.demo.calculator import calc as right
+from maspo_dist.environments.calculator import calc as right
 
 
 def calc(expression: str) -> str:

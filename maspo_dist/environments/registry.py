@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,8 @@ def environment_maker(config: EnvironmentConfig) -> Callable[[], Any]:
     """
     if config.kind == "tools":
         tools = load_tools(config)
-        return lambda: ToolEnvironment(config, tools)
+        # A runner makes its event loop for the first coroutine; the end of the process closes it.
+        return lambda: ToolEnvironment(config, tools, asyncio.Runner())
     found = load_class(config.kind, "environment.kind", Environment)
     try:
         inspect.signature(found).bind()

@@ -6,15 +6,16 @@ answer.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pydantic import ValidationError, validate_call
+from pydantic import PydanticUserError, ValidationError, validate_call
 
 from maspo_dist.config.environment import EnvironmentConfig
 from maspo_dist.config.extension import load_extension
@@ -30,11 +31,15 @@ _PROGRAM_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedTool:
-    """What an entry of `environment.tools` names: a function, or a class with `methods`, the tools of an instance."""
+    """What an entry of `environment.tools` names: a function, or a class with `methods`, the tools of an instance.
+
+    checked    the function with its arguments checked; None for a class
+    """
 
     key: str
     found: Callable[..., Any]
     methods: tuple[str, ...] = ()
+    checked: Callable[..., Any] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -51,6 +56,8 @@ def load_tools(config: EnvironmentConfig) -> tuple[LoadedTool, ...]:
             if name in owners:
                 raise ConfigError(f"{owners[name]} and {tool.key} both name a tool {name!r}: rename one")
             owners[name] = tool.key
+    # Python prepares its parser on first use, which the process of each trajectory would do again.
+    read_calls("".join(f"{name}()\n" for name in owners), config.call_format, owners)
     return tools
 
 
@@ -70,27 +77,38 @@ def _load(name: str, key: str, config: EnvironmentConfig) -> LoadedTool:
         return LoadedTool(key=key, found=found, methods=methods)
     if not inspect.isroutine(found):
         raise ConfigError(f"{key} is {name!r}, which is neither a function nor a class: name one")
-    return LoadedTool(key=key, found=found)
+    try:
+        # Once: in the process of each trajectory it would take longer than most calls.
+        return LoadedTool(key=key, found=found, checked=validate_call(found))
+    except PydanticUserError as error:
+        reason = error.message.partition(". ")[0]
+        raise ConfigError(
+            f"{key} is {name!r}, whose arguments cannot be checked ({reason}): give each a type that JSON can hold"
+        ) from None
 
 
 class ToolEnvironment:
-    """An `Environment` in which a turn calls tools."""
+    """An `Environment` in which a turn calls tools. `runner` runs tools that are coroutines, and is the caller's."""
 
-    def __init__(self, config: EnvironmentConfig, tools: Sequence[LoadedTool]) -> None:
+    def __init__(self, config: EnvironmentConfig, tools: Sequence[LoadedTool], runner: asyncio.Runner) -> None:
         self._config = config
         self._loaded = tools
+        self._runner = runner
         self._tools: dict[str, Callable[..., Any]] = {}
         self._programs: PythonTool | None = None
 
     def reset(self, task: Task) -> None:
         for tool in self._loaded:
-            owner = tool.found() if tool.methods else None
+            if tool.checked is not None:
+                self._tools[tool.found.__name__] = tool.checked
+                continue
+            owner = tool.found()
             if isinstance(owner, PythonTool):
                 self._programs = owner
-            for name in tool.names:
-                self._tools[name] = validate_call(getattr(owner, name) if owner else tool.found)
+            for name in tool.methods:
+                self._tools[name] = validate_call(getattr(owner, name))
 
-    async def step(self, response: str) -> Step:
+    def step(self, response: str) -> Step:
         calls = read_calls(response, self._config.call_format, self._tools)
         if not calls:
             # Zeros: where nothing calls any more, the curve goes on at 0.
@@ -99,19 +117,19 @@ class ToolEnvironment:
             self._programs.begin_turn(_PROGRAM_SHARE * self._config.step_timeout_s)
         results, failed = [], 0
         for call in calls:
-            result, is_answered = await self._answer(call)
+            result, is_answered = self._answer(call)
             results.append(result)
             failed += not is_answered
         return Step(observation="\n".join(results), metrics={"calls": len(calls), "failed_calls": failed})
 
-    async def _answer(self, call: Call | BadCall) -> tuple[str, bool]:
+    def _answer(self, call: Call | BadCall) -> tuple[str, bool]:
         """What the model reads, and whether the call was right."""
         if isinstance(call, BadCall):
             return f"error: {call.reason}", False
         try:
             result = self._tools[call.name](*call.positional, **call.named)
             if inspect.isawaitable(result):
-                result = await result
+                result = self._runner.run(_result_of(result))
             return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=repr), True
         except ValidationError as error:
             return f"error: {_wrong_arguments(error)}", False
@@ -119,6 +137,10 @@ class ToolEnvironment:
             raise
         except Exception as error:  # A tool is the user's and its arguments are the model's: it may raise anything.
             return f"error: {one_line(error)}", False
+
+
+async def _result_of(returned: Awaitable[Any]) -> Any:
+    return await returned
 
 
 def _wrong_arguments(error: ValidationError) -> str:

@@ -103,10 +103,12 @@ def learner_notes(config: TrainConfig, size: ModelSize | None) -> list[str]:
     notes = []
     is_rounded = config.rollout.lora == "merged" and config.model.dtype == "bfloat16"
     if config.learner.lora is not None and is_rounded:
+        # Colocated engines need whole weights.
+        also = "" if config.cluster.layout == "separate" else "cluster.layout to separate and "
         notes.append(
             "learner.lora is set and model.dtype is bfloat16: engines get adapters merged into the weights, where "
             "changes below 1/512 of a weight are lost; the metric learner/adapter_lost_share says how much they lose: "
-            "if it stays near 1, raise learner.lr, or set rollout.lora to adapter"
+            f"if it stays near 1, raise learner.lr, or set {also}rollout.lora to adapter"
         )
     if size is not None and size.idle_parameters:
         notes.append(

@@ -9,6 +9,7 @@ import gc
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -300,6 +301,16 @@ def half_documented(a: int, b: int) -> int:
         a: One.
     """
     return a + b
+
+
+def holds_a_socket(line: socket.socket) -> str:
+    """
+    Breaks the contract: no JSON makes its argument.
+
+    Args:
+        line: Where to write.
+    """
+    return str(line)
 
 
 class Empty:

@@ -23,9 +23,10 @@ def config(*tools: str, call_format: str = "tags", **keys: Any) -> EnvironmentCo
 
 
 def play(config: EnvironmentConfig, *responses: str) -> list[Step]:
-    environment = ToolEnvironment(config, load_tools(config))
-    environment.reset(TASK)
-    return [asyncio.run(environment.step(response)) for response in responses]
+    with asyncio.Runner() as runner:
+        environment = ToolEnvironment(config, load_tools(config), runner)
+        environment.reset(TASK)
+        return [environment.step(response) for response in responses]
 
 
 def tagged(name: str, **arguments: object) -> str:
@@ -110,6 +111,7 @@ def test_the_model_is_told_types_and_descriptions() -> None:
             "Argument a is missing a type hint in function untyped; give each argument a type",
         ),
         ({"tools": [OWN + "half_documented"]}, "the docstring has no description for the argument 'b'; give each"),
+        ({"tools": [OWN + "holds_a_socket"]}, "<class 'socket.socket'>): give each a type that JSON can hold"),
         ({"tools": [OWN + "Empty"]}, "a class without public methods: each is a tool"),
         ({"tools": [OWN + "NOT_A_TOOL"]}, "which is neither a function nor a class: name one"),
         ({"tools": [OWN + "missing"]}, "environment.tools.0 is 'python:doubles.own_environments:missing', but module"),

@@ -80,7 +80,9 @@ def test_check_says_what_adapters_lose_in_bfloat16(model: Path, tmp_path: Path) 
     train = tmp_path / "train.jsonl"
     train.write_text(json.dumps({"problem": "1+2", "answer": "3"}) + "\n")
     note = "note: learner.lora is set and model.dtype is bfloat16"
-    assert note in checked(model, train, lora=True, dtype="bfloat16")
+    said = checked(model, train, lora=True, dtype="bfloat16")
+    assert note in said
+    assert "raise learner.lr, or set rollout.lora to adapter" in said
     assert note not in checked(model, train, lora=True)
     assert note not in checked(model, train, dtype="bfloat16")
 

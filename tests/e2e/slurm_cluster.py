@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -100,6 +100,14 @@ class Job:
             assert time.monotonic() < deadline, f"no {what} within {self.deadline_s:g} s\n{self.log}"
             time.sleep(0.2)
 
+    @property
+    def ends(self) -> int:
+        """Starts of the job that have saved and ended."""
+        return self.log.count(_END)
+
+    def wait_for_end(self, number: int) -> None:
+        self.wait_until(lambda: self.ends == number, f"last line of start {number}")
+
     def wait_for_state(self, state: str) -> None:
         self.wait_until(lambda: self.state == state, state)
 
@@ -141,13 +149,22 @@ class Job:
 
     def cancel(self) -> None:
         """Ends it for good."""
-        ends = self.log.count(_END)
+        ends = self.ends
         ask("scancel", self.number)
-        self.wait_until(lambda: self.log.count(_END) > ends, "last line of the job")
+        self.wait_for_end(ends + 1)
         assert self.log.rpartition(_END)[2].startswith("143, the job is COMPLETING"), self.log
         self.wait_for_state("CANCELLED")
         time.sleep(3)
         assert self.state == "CANCELLED"
+
+
+#: Ends after which a job goes on.
+RESUMED_ENDS: Mapping[str, Callable[[Job, PrivateSlurm], None]] = {
+    "asked to save": lambda job, _: job.ask_to_save(),
+    "pre-empted": lambda job, _: job.pre_empt(),
+    "time limit": lambda job, _: job.reach_time_limit(),
+    "lost daemon": Job.lose_daemon,
+}
 
 
 def ask(*words: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from doubles.slurm_programs import FakeJob
-from slurm_cluster import IS_MISSING, NEEDS, Job, PrivateSlurm, ask, private_slurm
+from slurm_cluster import IS_MISSING, NEEDS, RESUMED_ENDS, Job, PrivateSlurm, ask, private_slurm
 
 from maspo_dist.config.slurm import SlurmConfig
 
@@ -56,20 +56,11 @@ def test_a_cancelled_job_saves_once_and_does_not_come_back(slurm: PrivateSlurm, 
     slurm.assert_nothing_left(job.scratch)
 
 
-#: Ends after which a job goes on.
-ENDS: dict[str, Callable[[Job, PrivateSlurm], None]] = {
-    "asked to save": lambda job, _: job.ask_to_save(),
-    "pre-empted": lambda job, _: job.pre_empt(),
-    "time limit": lambda job, _: job.reach_time_limit(),
-    "lost daemon": Job.lose_daemon,
-}
-
-
-@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("name", RESUMED_ENDS)
 def test_a_job_saves_once_and_its_next_start_resumes(name: str, slurm: PrivateSlurm, tmp_path: Path) -> None:
     job = StandIn(tmp_path / "job")
     job.wait_for_start(1)
-    ENDS[name](job, slurm)
+    RESUMED_ENDS[name](job, slurm)
     job.start_again()
     job.wait_for_start(2)
     assert job.saves == 1, job.log

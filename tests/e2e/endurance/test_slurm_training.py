@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
 import pytest
 import yaml
 from doubles.live_run import Launcher, LiveRun, command, comparable, subreaper
-from slurm_cluster import IS_MISSING, NEEDS, Job, PrivateSlurm, private_slurm
+from slurm_cluster import IS_MISSING, NEEDS, RESUMED_ENDS, Job, PrivateSlurm, private_slurm
 
 from maspo_dist.runs.folder import RunFolder
 
@@ -78,17 +78,14 @@ def test_two_jobs_side_by_side_train_to_the_numbers_of_a_run_alone(
         slurm.assert_nothing_left(job.scratch)
 
 
-#: Ends after which a job goes on.
-ENDS: dict[str, Callable[[Job], None]] = {"pre-empted": Job.pre_empt, "time limit": Job.reach_time_limit}
-
-
-@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("name", RESUMED_ENDS)
 def test_a_job_saves_and_goes_on_with_the_next_step(
     name: str, alone: LiveRun, slurm: PrivateSlurm, tiny_config: Path, tmp_path: Path
 ) -> None:
     job = TrainingJob(name[:4], tiny_config, slurm, tmp_path, "run.max_steps=10000")
     job.wait_for_step(1)
-    ENDS[name](job)
+    RESUMED_ENDS[name](job, slurm)
+    job.wait_for_end(1)
     saved = max(int(path.name.removeprefix("step-")) for path in job.run.checkpoints_path.glob("step-*"))
     job.start_again()
     job.wait_for_step(saved + 2)

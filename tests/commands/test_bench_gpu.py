@@ -1,6 +1,7 @@
 """`maspo-dist bench gpu` runs its checks with real engines, so that the checks themselves are known to work.
 
-Tensor parallelism and whole runs start engines of their own: tests/e2e/endurance/test_bench_gpu_runs.py has them.
+Tensor parallelism, adapters and whole runs start engines of their own: tests/e2e/endurance/test_bench_gpu_runs.py has
+them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from doubles.gpu_bench import tiny_lines
 
 from actors.bench.gpu.checks import CHECKS
 
-ELSEWHERE = ("tensor-parallel", "turns", "run")
+ELSEWHERE = ("tensor-parallel", "adapter", "turns", "run")
 
 
 def test_the_checks_pass_on_the_cpu_with_tiny_models() -> None:

@@ -58,7 +58,7 @@ class WeightSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnouncedWeights:
-    """Weights of one policy version that only the learner holds yet; a `WeightSender` sends or stores them.
+    """Weights of one policy version that only the learner holds yet.
 
     entries        (name, dtype, shape) of every tensor in the order in which it is sent
     address, port  of the TCP store of learner rank 0, where the members of a broadcast meet
@@ -123,7 +123,7 @@ class MappedFile:
 class StagedWeights:
     """Weights of one policy version where an engine can read them: a transport makes it, an engine loads it.
 
-    source   where the bytes are: a MappedFile, a Broadcast, or a record of another transport
+    source   where the bytes are: a MappedFile, a Broadcast, SharedDevices, or a record of another transport
     """
 
     version: int
@@ -244,8 +244,8 @@ class RolloutEngine(Protocol):
 
         Called between `pause` and `resume`; `EngineSettings.keeps_kv` names an exception. A request that comes later
         meets nothing of the old weights. `weights` stay readable until the next `load`. Raises ConfigError for a
-        `source` that the engine cannot read, and BroadcastError when a Broadcast fails: the engine then holds no usable
-        weights until its next `load`.
+        `source` that the engine cannot read, and WeightTransferError when it lacks bytes: the engine then holds no
+        usable weights until its next `load`.
         """
 
     async def load_by_detour(self, weights: StagedWeights) -> Sequence[str]:
@@ -384,14 +384,8 @@ class LearnerGroup(Protocol):
     async def restart(self) -> None: ...
 
 
-class WeightSender(Protocol):
-    """The learner's side of broadcasts. Calls raise LearnerLostError when a rank died or does not answer."""
-
-    async def send(self, version: int, broadcast: Broadcast) -> SendReport:
-        """Sends the announced weights once all members have begun; returns by the deadlines of the group."""
-
-    async def abandon(self, group: BroadcastGroup) -> None:
-        """Ends a broadcast that runs; all members notice it within a moment. The group is never used again."""
+class WeightKeeper(Protocol):
+    """Learners that announce weights. Calls raise LearnerLostError when a rank died or does not answer."""
 
     async def keep(self, version: int) -> None:
         """Copies the weights, so that `stored` can be answered during updates."""

@@ -39,6 +39,9 @@ from actors.ray.on_node import dump_stacks, free_address, gpu_ids, remove_segmen
 from actors.ray.placement_groups import bundles_by_node, reserve, room_for
 from actors.ray.waits import all_ready, within
 from actors.rollout.actor import RolloutActor
+from actors.rollout.broadcasts import Broadcasts
+from actors.rollout.direct import DirectPublisher
+from actors.rollout.ipc import IpcPublisher
 from actors.rollout.pool import ElasticRolloutPool
 from actors.verifier.actor import VerifierActor
 from actors.verifier.client import VerifierClient
@@ -111,9 +114,9 @@ class RunCluster:
         self._idle_learners: list[ActorHandle[Any]] = []
         self._idle_workers: list[WarmWorker] = []
         self._transport = choose_transport(self.config, self.device)
-        broadcasts, parallel = self._transport.name == "collective", self.config.learner.sequence_parallel
-        self.learners = RayLearnerGroup(self._make_learners, self.config.cluster, parallel, announces=broadcasts)
-        self.rollout = ElasticRolloutPool(self.config, self, self.on_event, self.learners if broadcasts else None)
+        is_direct, parallel = self._transport.is_direct, self.config.learner.sequence_parallel
+        self.learners = RayLearnerGroup(self._make_learners, self.config.cluster, parallel, announces=is_direct)
+        self.rollout = ElasticRolloutPool(self.config, self, self.on_event, self._direct_publisher())
         #: None where engines and learners have devices of their own.
         self.turns: DeviceTurns | None = None
         if self.config.cluster.layout == "colocated":
@@ -131,7 +134,7 @@ class RunCluster:
         for sentence in small_stores(ray.nodes(), self._publish_bytes):
             self.on_event(Event(kind="object_store_small", message=sentence))
         config, verifier = self.config, self._bundles["verifier"]
-        if config.sync.transport == "auto" and self._transport.name == "collective":
+        if config.sync.transport == "auto" and self._transport.is_direct:
             message = f"{self._transport.name}: {self._transport.reason}"
             self.on_event(Event(kind="transport_chosen", message=message))
         self.waiting_for("the model on every node")
@@ -155,6 +158,13 @@ class RunCluster:
             starts["verifier"] = self._verifier.renew()
         await all_ready(starts, self.waiting_for)
         self._is_started = True
+
+    def _direct_publisher(self) -> DirectPublisher | None:
+        if self._transport.name == "collective":
+            return Broadcasts(self.config, self.learners, self.on_event)
+        if self._transport.name == "ipc":
+            return IpcPublisher(self.config, self.learners, self.on_event)
+        return None
 
     async def _start_in_turn(self) -> None:
         """An engine measures the free memory of its device when it starts, so it starts first."""

@@ -8,7 +8,7 @@
     │   │   └── HubUnreachableError   a model by name, where no hub answers
     │   └── PlacementError     the cluster cannot hold what was asked for
     ├── WeightSyncError        an engine does not hold the learner's weights
-    ├── BroadcastError         a broadcast of weights failed; the engine can load them from elsewhere
+    ├── WeightTransferError    weights from the learner did not arrive whole; the engine can load them from elsewhere
     ├── PolicyAgeError         a token older than max_policy_age reached the learner
     ├── EnvironmentFailedError an environment that gave no answer: it costs its own trajectory
     ├── DeadlineError          a named wait ran past its deadline
@@ -26,10 +26,10 @@ Anything else that escapes is a bug and keeps its traceback.
 
 from typing import Literal as _Literal
 
-__all__ = ["ActorDiedError", "BodyLostError", "BroadcastError", "ConfigError", "DataError", "DeadlineError"]
-__all__ += ["EnvironmentFailedError", "HubUnreachableError", "LearnerLostError", "MaspoError", "ModelError"]
-__all__ += ["PlacementError", "PoisonPromptError", "PolicyAgeError", "RunsFailedError", "StallError", "StragglerError"]
-__all__ += ["UserError", "VerifierError", "WeightSyncError"]
+__all__ = ["ActorDiedError", "BodyLostError", "ConfigError", "DataError", "DeadlineError", "EnvironmentFailedError"]
+__all__ += ["HubUnreachableError", "LearnerLostError", "MaspoError", "ModelError", "PlacementError"]
+__all__ += ["PoisonPromptError", "PolicyAgeError", "RunsFailedError", "StallError", "StragglerError", "UserError"]
+__all__ += ["VerifierError", "WeightSyncError", "WeightTransferError"]
 
 
 class MaspoError(Exception):
@@ -64,8 +64,8 @@ class WeightSyncError(MaspoError):
     """A rollout engine failed the proof that it holds the learner's weights."""
 
 
-class BroadcastError(MaspoError):
-    """A broadcast of weights failed; the engine is unharmed and can load the weights from elsewhere."""
+class WeightTransferError(MaspoError):
+    """Weights from the learner did not arrive whole; the engine is unharmed and can load them from elsewhere."""
 
 
 class PolicyAgeError(MaspoError):

@@ -1,7 +1,7 @@
 """Time of a publish by each transport, against one plain copy of the same bytes and gloo's own broadcast of them.
 
 500 MB of weights go from the learner's tensors into the parameters of the engines: through the object store, then by a
-broadcast.
+broadcast, then through memory that the learner shares.
 
 Writer, object store, process group and worker actors are real, each worker in its own process. The engine copies from
 shared memory, or from the buckets of a broadcast, into its parameters, as vLLM's layer-wise reload does.
@@ -39,7 +39,9 @@ from actors.ray.actor_options import actor_class
 from actors.rollout.actor import RolloutActor
 from actors.weights.collective import entry_of, receive
 from actors.weights.group import GroupMember
+from actors.weights.ipc import SharedTensors, read_shared
 from actors.weights.object_store import write_buckets
+from actors.weights.shared_devices import SharedDevices
 from actors.weights.shared_memory import mapped_file, read_tensors
 from maspo_dist.config import TrainConfig
 from maspo_dist.types import FloatArray, IntArray, Rollout, Sampling
@@ -69,6 +71,7 @@ def run() -> Iterator[BenchLine]:
                 workers.append(_start_worker(len(workers), Path(logs)))
                 yield from _publish(weights, workers)
                 yield from _broadcast(weights, workers)
+                yield from _share(weights, workers)
     finally:
         ray.shutdown()
 
@@ -123,6 +126,8 @@ class CopyingEngine:
     def _load(self, weights: StagedWeights) -> None:
         if isinstance(source := weights.source, Broadcast):
             tensors = receive(self._joined(source), source.number, [entry[:3] for entry in weights.entries])
+        elif isinstance(source, SharedDevices):
+            tensors = read_shared(source, weights.entries, _CPU)
         else:
             tensors = read_tensors(mapped_file(weights), weights.entries)
         for parameter, (_, tensor) in zip(self._parameters, tensors, strict=True):
@@ -215,6 +220,33 @@ def _broadcast(weights: Sequence[torch.Tensor], workers: Sequence[ActorHandle[An
     yield compare("weight-sync", case, sent / published_s, "bytes/s", sent / plain_s)
     took = f"{pause_s:.2f} s of {published_s:.2f} s"
     case = f"pause of the engines in a broadcast ({took}), {count} workers, against a plain copy each"
+    yield compare("weight-sync", case, count * copy_s, "s", pause_s)
+
+
+def _share(weights: Sequence[torch.Tensor], workers: Sequence[ActorHandle[Any]]) -> Iterator[BenchLine]:
+    """The best of `_REPEATS` plain copies and publishes by IPC, in turn. On CPUs the learner shares a copy."""
+    count = len(workers)
+    flat = torch.cat(list(weights))
+    named = [(f"layer.{index}", weight) for index, weight in enumerate(weights)]
+    learner = SharedTensors(_CPU)
+    copied, published, pauses = [], [], []
+    for version in range(_REPEATS):
+        started_s = time.perf_counter()
+        flat.clone()
+        copied.append(time.perf_counter() - started_s)
+        started_s = time.perf_counter()
+        staged = learner.share(version, [entry_of(*item) for item in named], named, stay=True)
+        update = _update(AnnouncedWeights(version=version, entries=(), address="", port=0))
+        calls = [worker.publish.remote(update, staged) for worker in workers]
+        parts: list[PublishReport] = ray.get(calls, timeout=_PUBLISH_S)
+        learner.clear()
+        published.append(time.perf_counter() - started_s)
+        pauses.append(max(part.pause_s for part in parts))
+    copy_s, published_s, pause_s = (min(seconds[1:]) for seconds in (copied, published, pauses))
+    case = f"{flat.nbytes / 1e6:.0f} MB shared with {count} workers on one node, against a plain copy of as many bytes"
+    yield compare("weight-sync", case, count * flat.nbytes / published_s, "bytes/s", flat.nbytes / copy_s)
+    took = f"{pause_s:.2f} s of {published_s:.2f} s"
+    case = f"pause of the engines that read shared memory ({took}), {count} workers, against a plain copy each"
     yield compare("weight-sync", case, count * copy_s, "s", pause_s)
 
 

@@ -16,6 +16,7 @@ from actors.interfaces import (
     Broadcast,
     BroadcastGroup,
     SendReport,
+    StagedWeights,
     TensorEntry,
     WeightSnapshot,
 )
@@ -56,6 +57,9 @@ class Engine(Protocol):
 
     def weight_entries(self) -> Sequence[TensorEntry]: ...
 
+    @property
+    def weights_stay(self) -> bool: ...
+
     def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]: ...
 
     def frozen_logprobs(self) -> list[ResponseLogprobs]: ...
@@ -94,7 +98,7 @@ class Learner:
         """
         require_shared(self._logs_path, token)
         self._running = self._start_engine(init_address)
-        if choose_transport(self._config, self._device).name == "collective":
+        if choose_transport(self._config, self._device).is_direct:
             self._weights = self._make_weights()
         return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
 
@@ -127,8 +131,17 @@ class Learner:
         return self._outgoing.announce(version, self._engine.weight_entries())
 
     def send_weights(self, broadcast: Broadcast) -> SendReport:
-        """Sends the weights to engines, see `interfaces.WeightSender`; only rank 0's report counts."""
+        """Sends the weights to engines, see `actors.rollout.broadcasts.WeightSender`; only rank 0's report counts."""
         return self._outgoing.send(broadcast, self._engine.named_weights())
+
+    def share_weights(self, version: int) -> StagedWeights:
+        """Shares the weights with the engine on this rank's device until `unshare_weights`."""
+        entries, stay = self._engine.weight_entries(), self._engine.weights_stay
+        return self._outgoing.share(version, entries, self._engine.named_weights(), stay=stay)
+
+    def unshare_weights(self) -> None:
+        """Frees what only `share_weights` needs."""
+        self._outgoing.unshare()
 
     def keep_weights(self, version: int) -> None:
         """Copies the weights for `stored_weights`."""

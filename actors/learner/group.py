@@ -11,9 +11,18 @@ from typing import Any, TypeVar
 import ray
 from ray.actor import ActorHandle
 
-from actors.interfaces import AnnouncedWeights, Body, Broadcast, BroadcastGroup, SendReport, WeightSnapshot
+from actors.interfaces import (
+    AnnouncedWeights,
+    Body,
+    Broadcast,
+    BroadcastGroup,
+    SendReport,
+    StagedWeights,
+    WeightSnapshot,
+)
 from actors.ray.on_node import becomes_true
 from actors.ray.waits import cancel_all, within
+from actors.weights.shared_devices import of_all_ranks
 from maspo_dist.config import ClusterConfig
 from maspo_dist.errors import ActorDiedError, BodyLostError, DeadlineError, LearnerLostError, MaspoError
 from maspo_dist.runs.step_record import ResponseLogprobs
@@ -29,7 +38,7 @@ _CLOSE_S = 30.0
 
 
 class RayLearnerGroup:
-    """Implements `LearnerGroup` and `WeightSender` of `actors.interfaces` with one Ray actor of `Learner` per rank.
+    """Implements `LearnerGroup`, `WeightSender` and `WeightSharer` with one Ray actor of `Learner` per rank.
 
     A rank's failure ends the call without waiting for the other ranks, which may hang in a collective that never
     completes. A lost or silent rank raises LearnerLostError, which names it even if the others failed first; an
@@ -42,7 +51,7 @@ class RayLearnerGroup:
         """`make` starts all ranks and returns them, in order, when they have joined each other.
 
         `sequence_parallel` neighbouring ranks get the same shard of a batch. `announces` says whether weights are
-        announced, and sent by broadcast, instead of exported to the object store.
+        announced, and go straight to engines, instead of exported to the object store.
         """
         self._make = make
         self._sequence_parallel = sequence_parallel
@@ -108,7 +117,7 @@ class RayLearnerGroup:
         snapshot: WeightSnapshot = exported[0]
         return snapshot
 
-    # Implements `interfaces.WeightSender`.
+    # Implements `actors.rollout.broadcasts.WeightSender`.
 
     async def send(self, version: int, broadcast: Broadcast) -> SendReport:
         # A rank passes three deadlines at most; only a rank that hangs takes longer.
@@ -126,6 +135,17 @@ class RayLearnerGroup:
 
     async def abandon(self, group: BroadcastGroup) -> None:
         await self._of_rank_0("abandon_broadcast", group.name, group, self._config.heartbeat_timeout_s)
+
+    # Implements `actors.rollout.ipc.WeightSharer`.
+
+    async def share(self, version: int) -> StagedWeights:
+        subject, timeout_s = f"version {version}", self._config.publish_timeout_s
+        return of_all_ranks(await self._all("share_weights", subject, timeout_s, version))
+
+    async def unshare(self) -> None:
+        await self._all("unshare_weights", "end of the publish", self._config.publish_timeout_s)
+
+    # Implements `interfaces.WeightKeeper`.
 
     async def keep(self, version: int) -> None:
         await self._all("keep_weights", f"version {version}", self._config.publish_timeout_s, version)

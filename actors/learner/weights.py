@@ -1,7 +1,7 @@
-"""The weights of a learner rank on their way to engines by `actors.weights.collective`.
+"""The weights of a learner rank on their way to engines by `actors.weights.collective` or `actors.weights.ipc`.
 
-Rank 0 serves the store where members meet, sends the weights, and keeps a copy for engines that come later. The other
-ranks only take part when a tensor is gathered.
+Rank 0 serves the store where members of a broadcast meet, sends the weights, and keeps a copy for engines that come
+later. In a broadcast the other ranks only take part when a tensor is gathered. By IPC each rank shares all weights.
 """
 
 from __future__ import annotations
@@ -15,18 +15,30 @@ import torch
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 
-from actors.interfaces import AnnouncedWeights, Broadcast, BroadcastGroup, SendReport, TensorEntry, WeightSnapshot
+from actors.interfaces import (
+    AnnouncedWeights,
+    Broadcast,
+    BroadcastGroup,
+    SendReport,
+    StagedWeights,
+    TensorEntry,
+    WeightSnapshot,
+)
 from actors.weights.collective import entry_of, finished, send
 from actors.weights.group import GroupMember, abandon, serve_store
+from actors.weights.ipc import SharedTensors
 from actors.weights.object_store import Put, write_buckets
-from maspo_dist.errors import BroadcastError
+from maspo_dist.errors import WeightTransferError
 
 #: Seconds in which a send notices that its group is abandoned, unless it hangs.
 _NOTICE_S = 2.0
 
 
 class LearnerWeights:
-    """What a rank sends, keeps and stores. `send` and `keep` are collective; only rank 0 answers the other calls."""
+    """What a rank sends, shares, keeps and stores.
+
+    `send`, `share`, `unshare` and `keep` are collective; only rank 0 answers the other calls.
+    """
 
     def __init__(self, rank: int, device: torch.device, address: str, put: Put = ray.put) -> None:
         """`address` is that of this node; `put` places a bucket in the object store."""
@@ -44,6 +56,7 @@ class LearnerWeights:
         self._kept: dict[str, Tensor] = {}
         self._kept_version: int | None = None
         self._stored: WeightSnapshot | None = None
+        self._shared = SharedTensors(device)
 
     def announce(self, version: int, entries: Sequence[TensorEntry]) -> AnnouncedWeights:
         """Weights that the next `send` sends."""
@@ -52,7 +65,7 @@ class LearnerWeights:
         return AnnouncedWeights(version=version, entries=self._entries, address=self._address, port=self._store.port)
 
     def send(self, broadcast: Broadcast, tensors: Iterable[tuple[str, Tensor]]) -> SendReport:
-        """See `interfaces.WeightSender.send`."""
+        """See `actors.rollout.broadcasts.WeightSender.send`."""
         source = iter(tensors)
         self._is_idle.clear()
         try:
@@ -70,6 +83,16 @@ class LearnerWeights:
         if not self._is_idle.wait(_NOTICE_S) and self._member is not None:
             self._member.leave(reason)
 
+    def share(
+        self, version: int, entries: Sequence[TensorEntry], tensors: Iterable[tuple[str, Tensor]], *, stay: bool
+    ) -> StagedWeights:
+        """See `SharedTensors.share`."""
+        return self._shared.share(version, entries, tensors, stay=stay)
+
+    def unshare(self) -> None:
+        """Frees what only `share` needs."""
+        self._shared.clear()
+
     def keep(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Copies the weights to the memory of the host."""
         with self._lock:
@@ -84,7 +107,7 @@ class LearnerWeights:
             self._kept_version, self._stored = version, None
 
     def stored(self, version: int) -> WeightSnapshot | None:
-        """See `interfaces.WeightSender.stored`; called from another thread than updates."""
+        """See `interfaces.WeightKeeper.stored`; called from another thread than updates."""
         with self._lock:
             if version != self._kept_version:
                 return None
@@ -99,7 +122,7 @@ class LearnerWeights:
                 self._leave("another group takes its place")
                 self._member = GroupMember(group, 0, self._device)
             send(self._member, number, self._entries, tensors)
-        except BroadcastError as error:
+        except WeightTransferError as error:
             self._leave(str(error))
             return SendReport(failure=str(error), missing=self._missing(group, number))
         except BaseException as error:

@@ -38,6 +38,7 @@ from actors.ray.errors import translate_ray_errors
 from actors.ray.on_node import mapped_segments
 from actors.rollout.conversation import Partner, Scorer, finished_group, partner_of, respond
 from actors.rollout.proof import logprob_gaps, require_proven
+from actors.weights.shared_devices import SharedDevices
 from actors.weights.shared_memory import NeighbourMemory
 from actors.weights.transport import weight_transport
 from maspo_dist.config import TrainConfig
@@ -142,11 +143,11 @@ class RolloutActor:
             raise WeightSyncError(f"{self._name} {error}") from None
 
     async def publish(self, update: WeightUpdate, staged: StagedWeights | None = None) -> PublishReport:
-        """Loads the weights of `update`, which a worker of this node has `staged` or which come by a broadcast, or else
-        receives them; proves them.
+        """Loads the weights of `update`, which are `staged` by a worker of this node or come straight from the learner,
+        or else receives them; proves them.
 
-        Raises WeightSyncError when the proof fails, BroadcastError, and what the transport's `receive` raises. After a
-        failure no result leaves the worker until a later publish succeeds.
+        Raises WeightSyncError when the proof fails, WeightTransferError, and what the transport's `receive` raises.
+        After a failure no result leaves the worker until a later publish succeeds.
         """
         async with self._weights_lock:
             return await self._publish(update, staged)
@@ -215,7 +216,7 @@ class RolloutActor:
 
     def _opened(self, staged: StagedWeights | None) -> StagedWeights | None:
         """`staged` as this process reads it; None when there is nothing to share, or its process has died."""
-        if staged is not None and isinstance(staged.source, Broadcast):
+        if staged is not None and isinstance(staged.source, Broadcast | SharedDevices):
             return staged
         if staged is None or not isinstance(staged.source, MappedFile):
             return None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from typing import Protocol
 
 from actors.interfaces import (
     AnnouncedWeights,
@@ -22,50 +22,51 @@ from actors.interfaces import (
     PublishReport,
     SendReport,
     StagedWeights,
-    WeightSender,
+    WeightKeeper,
     WeightUpdate,
 )
 from actors.ray.waits import cancel_all
+from actors.rollout.direct import Failures, Outcome, outcome_of, without_failed
 from actors.rollout.worker_slot import RunningWorker
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import BroadcastError, DeadlineError, LearnerLostError
+from maspo_dist.errors import DeadlineError, LearnerLostError
 from maspo_dist.runs.rows import Event
 
-#: Broadcasts that fail in a row without the loss of an engine, after which `auto` stops trying.
-_PATIENCE = 2
-
-#: What a worker reports or raises; None when it was lost or left.
-Outcome = PublishReport | BaseException | None
 _Calls = Mapping[RunningWorker, "asyncio.Task[PublishReport | None]"]
 
 
+class WeightSender(WeightKeeper, Protocol):
+    async def send(self, version: int, broadcast: Broadcast) -> SendReport:
+        """Sends the announced weights once all members have begun; returns by the deadlines of the group."""
+
+    async def abandon(self, group: BroadcastGroup) -> None:
+        """Ends a broadcast that runs; all members notice it within a moment. The group is never used again."""
+
+
 class Broadcasts:
-    """The broadcasts of a pool, one at a time."""
+    """Implements `direct.DirectPublisher`, one broadcast at a time."""
 
     def __init__(self, config: TrainConfig, sender: WeightSender, on_event: Callable[[Event], None]) -> None:
         self._deadline_s = config.cluster.broadcast_deadline_s
         self._processes = config.rollout.tensor_parallel
-        self._is_auto = config.sync.transport == "auto"
         self._sender = sender
-        self._on_event = on_event
+        self._failures = Failures(config, "broadcast_failed", on_event)
         self._group: BroadcastGroup | None = None
         self._members: list[RunningWorker] = []
         self._groups_so_far = 0
         self._number = 0
-        self._failures = 0
+
+    @property
+    def keeper(self) -> WeightKeeper:
+        return self._sender
 
     async def publish(
         self, workers: Sequence[RunningWorker], update: WeightUpdate
     ) -> tuple[list[Outcome], list[RunningWorker]]:
-        """The outcomes, and the workers that still need the weights, of which the learner then keeps a copy.
-
-        Raises LearnerLostError when a learner rank is lost; a worker whose engine has only a part of the bytes is then
-        not `is_whole`.
-        """
         # An engine loads its first weights three times, see `RolloutEngine.load_by_detour`.
         members = [worker for worker in workers if worker.version >= 0]
         others = [worker for worker in workers if worker.version < 0]
-        if not members or self._is_given_up:
+        if not members or self._failures.is_given_up:
             await self._sender.keep(update.version)
             return [], list(workers)
         calls = self._begin(members, update)
@@ -86,14 +87,12 @@ class Broadcasts:
             await keeping
         finally:
             await cancel_all([keeping])
-        outcomes = [_outcome(worker, result, sent_s) for worker, result in zip(calls, results, strict=True)]
-        self._note(report, update.version, are_lost=None in outcomes)
-        failed = [w for w, outcome in zip(calls, outcomes, strict=True) if isinstance(outcome, BroadcastError)]
-        return [outcome for outcome in outcomes if not isinstance(outcome, BroadcastError)], [*others, *failed]
-
-    @property
-    def _is_given_up(self) -> bool:
-        return self._is_auto and self._failures >= _PATIENCE
+        outcomes = [outcome_of(worker, result, sent_s) for worker, result in zip(calls, results, strict=True)]
+        if report.failure is not None:
+            self._group = None
+        self._failures.note(report.failure, update.version, are_lost=None in outcomes)
+        done, failed = without_failed(members, outcomes)
+        return done, [*others, *failed]
 
     def _begin(self, members: list[RunningWorker], update: WeightUpdate) -> _Calls:
         """Makes a group of other members than the last group, and has every engine begin."""
@@ -155,22 +154,3 @@ class Broadcasts:
                 what = f"{worker.handle.name}: broadcast of weights"
                 worker.end(DeadlineError(f"{what}: no answer within {grace_s:g} s after the broadcast had failed"))
                 calls[worker].cancel()
-
-    def _note(self, report: SendReport, version: int, *, are_lost: bool) -> None:
-        """Counts failures and writes events about them."""
-        if report.failure is None:
-            self._failures = 0
-            return
-        self._group = None
-        self._failures = 0 if are_lost else self._failures + 1
-        message = f"policy version {version} comes through the object store: {report.failure}"
-        self._on_event(Event(kind="broadcast_failed", message=message))
-        if self._is_given_up:
-            reason = f"{_PATIENCE} broadcasts in a row failed, and no engine was lost"
-            self._on_event(Event(kind="transport_chosen", message=f"object_store from now on: {reason}"))
-
-
-def _outcome(worker: RunningWorker, result: PublishReport | BaseException | None, sent_s: float) -> Outcome:
-    if worker.ended.done():
-        return None
-    return replace(result, transfer_s=result.transfer_s + sent_s) if isinstance(result, PublishReport) else result

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from actors.interfaces import AnnouncedWeights, Body, PublishReport, WeightSender, WeightUpdate, WorkerFactory
+from actors.interfaces import AnnouncedWeights, Body, PublishReport, WeightUpdate, WorkerFactory
 from actors.ray.waits import BreakableCondition, cancel_all, within
-from actors.rollout.broadcasts import Broadcasts, Outcome
+from actors.rollout.direct import DirectPublisher, Outcome
 from actors.rollout.growth import Growth
 from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot, of_living_nodes, until_settled
 from actors.weights.transport import SHARED_ON_A_NODE
@@ -55,9 +55,9 @@ class ElasticRolloutPool:
         config: TrainConfig,
         factory: WorkerFactory,
         on_event: Callable[[Event], None],
-        sender: WeightSender | None = None,
+        direct: DirectPublisher | None = None,
     ) -> None:
-        """`sender` sends and stores weights that are announced; None where weights are only exported."""
+        """`direct` publishes weights that are announced; None where weights are only exported."""
         self._rollout = config.rollout
         self._cluster = config.cluster
         self._is_colocated = config.cluster.layout == "colocated"
@@ -65,8 +65,8 @@ class ElasticRolloutPool:
         self._slots: dict[int, WorkerSlot] = {}
         self._next_index = 0
         self._condition = BreakableCondition("rollout pool", self._describe)
-        self._state = PoolState(config, factory, self._condition, on_event, sender)
-        self._broadcasts = Broadcasts(config, sender, on_event) if sender is not None else None
+        self._state = PoolState(config, factory, self._condition, on_event, direct.keeper if direct else None)
+        self._direct = direct
         #: While true, no request is dispatched: the weights change when the requests in flight have ended.
         self._held = False
         self._answers = 0
@@ -329,8 +329,8 @@ class ElasticRolloutPool:
     async def _publish(self, update: WeightUpdate) -> list[Outcome]:
         """What the workers that serve report or raise."""
         workers, done = self._serving(), list[Outcome]()
-        if self._broadcasts is not None and isinstance(update.snapshot, AnnouncedWeights):
-            done, workers = await self._broadcasts.publish(workers, update)
+        if self._direct is not None and isinstance(update.snapshot, AnnouncedWeights):
+            done, workers = await self._direct.publish(workers, update)
             self._state.kept_weights = update
             self._condition.notify()
         if not workers or (stored := await self._state.stored(update)) is None:

@@ -21,7 +21,7 @@ from actors.interfaces import (
     PublishReport,
     RolloutWorkerHandle,
     StagedWeights,
-    WeightSender,
+    WeightKeeper,
     WeightSnapshot,
     WeightUpdate,
     WorkerFactory,
@@ -30,11 +30,11 @@ from actors.ray.waits import BreakableCondition, within
 from maspo_dist.config import ClusterConfig, TrainConfig
 from maspo_dist.errors import (
     ActorDiedError,
-    BroadcastError,
     DeadlineError,
     LearnerLostError,
     MaspoError,
     PlacementError,
+    WeightTransferError,
 )
 from maspo_dist.flow.failures import RestartBudget
 from maspo_dist.runs.live import WorkerState
@@ -50,7 +50,7 @@ _STOP_S = 30.0
 class PoolState:
     """What the slots share with their pool.
 
-    sender         stores announced weights; None where weights are only exported
+    keeper         stores announced weights; None where weights are only exported
     weights        published last
     lost_weights   died with their learner
     kept_weights   announced, and the learner has a copy of them
@@ -61,7 +61,7 @@ class PoolState:
     factory: WorkerFactory
     condition: BreakableCondition
     on_event: Callable[[Event], None]
-    sender: WeightSender | None = None
+    keeper: WeightKeeper | None = None
     weights: WeightUpdate | None = None
     lost_weights: WeightUpdate | None = None
     kept_weights: WeightUpdate | None = None
@@ -83,7 +83,7 @@ class PoolState:
         """
         if isinstance(update.snapshot, WeightSnapshot):
             return update
-        assert self.sender is not None
+        assert self.keeper is not None
         await self.condition.until(
             lambda: self.kept_weights is update or self.weights is not update or is_given_up(),
             self.config.publish_deadline_s,
@@ -91,7 +91,7 @@ class PoolState:
         )
         if self.kept_weights is not update or is_given_up():
             return None
-        snapshot = await self.sender.stored(update.version)
+        snapshot = await self.keeper.stored(update.version)
         if snapshot is None and self.weights is update:
             what = f"the weights of policy version {update.version}"
             raise LearnerLostError(f"{what} were lost with the learner that kept them")
@@ -148,12 +148,12 @@ class RunningWorker:
 
     async def publish(self, update: WeightUpdate, staged: StagedWeights | None = None) -> PublishReport:
         """Loads and proves the weights. Raises DeadlineError, ActorDiedError, WeightSyncError when the proof fails,
-        BroadcastError, and LearnerLostError when the weights were lost with their learner.
+        WeightTransferError, and LearnerLostError when the weights were lost with their learner.
         """
         what = f"{self.handle.name}: publish of policy version {update.version}"
         try:
             self.published = await within(self.config.publish_timeout_s, what, self.handle.publish(update, staged))
-        except BroadcastError:
+        except WeightTransferError:
             self.is_whole = False
             raise
         self.version, self.is_whole = update.version, True

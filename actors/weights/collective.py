@@ -25,7 +25,7 @@ from torch.distributed import Work
 from actors.interfaces import TensorEntry, TensorSlice
 from actors.weights.fingerprint import combine, tensor_fingerprint
 from actors.weights.group import GroupMember
-from maspo_dist.errors import BroadcastError
+from maspo_dist.errors import WeightTransferError
 
 #: By kind of device. A bucket is closed before it would grow past this; a larger tensor gets its own. Rank 0 copies
 #: tensors that share a bucket. Copies take long on CPUs, so there only small tensors share a bucket.
@@ -69,7 +69,7 @@ def send(
 ) -> None:
     """Sends `tensors` as broadcast `number` of the group; returns when all members have them. Called by rank 0.
 
-    Raises BroadcastError, and ValueError when `tensors` are not `entries`.
+    Raises WeightTransferError, and ValueError when `tensors` are not `entries`.
     """
     engines = range(1, 1 + member.group.engine_ranks)
     member.extend(member.group.deadline_s)
@@ -110,8 +110,8 @@ def send(
 def receive(member: GroupMember, number: int, entries: Sequence[TensorEntry]) -> Iterator[tuple[str, Tensor]]:
     """Yields (name, tensor) of broadcast `number` as the tensors arrive. Called by every rank but 0.
 
-    The tensors are views of buckets. Raises BroadcastError; after the last tensor also when the bytes are not those
-    that were sent.
+    The tensors are views of buckets. Raises WeightTransferError; after the last tensor also when the bytes are not
+    those that were sent.
     """
     # Rank 0 waits for the last engine to begin, then for the bytes.
     member.extend(2 * member.group.deadline_s)
@@ -126,7 +126,7 @@ def receive(member: GroupMember, number: int, entries: Sequence[TensorEntry]) ->
     ours, sent = _hash_tensor(fingerprints, member.device), torch.zeros(1, dtype=torch.int64, device=member.device)
     member.wait(member.broadcast(sent), "the hash from rank 0")
     if not torch.equal(ours, sent):
-        raise BroadcastError(f"rank {member.rank} of {member.group.name} received other bytes than were sent")
+        raise WeightTransferError(f"rank {member.rank} of {member.group.name} received other bytes than were sent")
     member.report(finished(number))
 
 

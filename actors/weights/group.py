@@ -17,7 +17,7 @@ from torch._C._distributed_c10d import Backend, PrefixStore, ProcessGroup, Proce
 from torch.distributed import distributed_c10d as c10d
 
 from actors.interfaces import BroadcastGroup
-from maspo_dist.errors import BroadcastError
+from maspo_dist.errors import WeightTransferError
 
 #: Seconds between two looks at a broadcast of this process, at the reports of others, and at `_ABANDONED`.
 _LOOK_S, _LOOK_AT_REPORTS_S, _LOOK_FOR_FAILURE_S = 0.0002, 0.002, 0.05
@@ -31,15 +31,15 @@ def serve_store(address: str) -> TCPStore:
 
 
 def abandon(store: TCPStore, group: BroadcastGroup, reason: str) -> None:
-    """Makes all members of `group` that wait, now or later, raise BroadcastError with the first `reason`."""
+    """Makes all members of `group` that wait, now or later, raise WeightTransferError with the first `reason`."""
     PrefixStore(group.name, store).compare_set(_ABANDONED, "", reason)
 
 
 class GroupMember:
-    """Member `rank` of `group`. Once a method has raised BroadcastError, the group is of no use to any member."""
+    """Member `rank` of `group`. Once a method has raised WeightTransferError, the group is of no use to any member."""
 
     def __init__(self, group: BroadcastGroup, rank: int, device: torch.device) -> None:
-        """Returns when all members have joined. Raises BroadcastError, as all methods do when any member fails."""
+        """Returns when all members have joined. Raises WeightTransferError, as all methods do when any member fails."""
         self.group = group
         self.rank = rank
         self.device = device
@@ -50,7 +50,9 @@ class GroupMember:
         try:
             self._server = TCPStore(group.address, group.port, None, is_master=False, timeout=timeout)
         except RuntimeError as error:
-            raise BroadcastError(f"learner rank 0 does not answer at {group.address}:{group.port}: {error}") from error
+            raise WeightTransferError(
+                f"learner rank 0 does not answer at {group.address}:{group.port}: {error}"
+            ) from error
         self._store = PrefixStore(group.name, self._server)
         self.extend(group.deadline_s)
         # Nothing can interrupt the making of a process group, so all members must be there first.
@@ -78,7 +80,7 @@ class GroupMember:
         """Starts to send `tensor` from rank 0 to all members; it may not change until `wait` has returned."""
         with self._failing_together("a broadcast"):
             if self._process_group is None:
-                raise BroadcastError("this process has left the group")
+                raise WeightTransferError("this process has left the group")
             work = self._process_group.broadcast(tensor, 0)
         self._works.append(work)
         return work
@@ -101,10 +103,10 @@ class GroupMember:
                 if now_s > look_for_failure_s:
                     look_for_failure_s = now_s + _LOOK_FOR_FAILURE_S
                     if self._store.check([_ABANDONED]):
-                        raise BroadcastError("another member has abandoned the group")
+                        raise WeightTransferError("another member has abandoned the group")
                 if now_s > self._deadline_s:
                     deadline = f"the deadline of {self.group.deadline_s:g} s"
-                    raise BroadcastError(f"{deadline} has passed; it is a share of cluster.heartbeat_timeout_s")
+                    raise WeightTransferError(f"{deadline} has passed; it is a share of cluster.heartbeat_timeout_s")
                 time.sleep(look_s)
 
     def leave(self, reason: str) -> None:
@@ -123,9 +125,9 @@ class GroupMember:
         """An error inside makes all members fail; its message names this member and `what` it waited for."""
         try:
             yield
-        except (RuntimeError, BroadcastError) as error:
+        except (RuntimeError, WeightTransferError) as error:
             self.leave(f"rank {self.rank} of {self.group.name}: {what}: {error}")
-            raise BroadcastError(self._first_reason() or f"rank {self.rank}: {what}: {error}") from error
+            raise WeightTransferError(self._first_reason() or f"rank {self.rank}: {what}: {error}") from error
 
     def _first_reason(self) -> str:
         """Why the first member abandoned the group; "" where the store no longer answers."""

@@ -6,8 +6,9 @@ from actors.interfaces import WeightTransport
 from maspo_dist.config.extension import load_class
 
 _OBJECT_STORE = "python:actors.weights.object_store:ObjectStoreTransport"
-#: Broadcasts have no class here, see `actors.weights.collective`; engines that come later use the object store.
-_TRANSPORTS = {"auto": _OBJECT_STORE, "object_store": _OBJECT_STORE, "collective": _OBJECT_STORE}
+#: Broadcasts and IPC have no class here, see `actors.weights.collective` and `actors.weights.ipc`; engines that come
+#: later use the object store.
+_TRANSPORTS = dict.fromkeys(("auto", "object_store", "collective", "ipc"), _OBJECT_STORE)
 
 
 #: Transports that leave weights where every process of the node can map them.

@@ -149,9 +149,11 @@ class SyncConfig(Section):
 
     #: How weights travel. object_store: Ray's, then shared memory of each node. collective: learner rank 0 broadcasts
     #: them to the processes of all engines at once, by NCCL or on CPUs by gloo; engines that come later get a copy
-    #: through the object store. auto: collective for vLLM on GPUs, object_store on CPUs, where the engines of a node
-    #: share one copy in memory, and gloo would bring a copy to each. Or a class of your own as python:module:Name.
-    transport: Annotated[str, AfterValidator(one_of("auto", "object_store", "collective"))] = "auto"
+    #: through the object store. ipc: where cluster.layout is colocated, each engine reads them in the memory of the
+    #: learner ranks on its own devices; with ZeRO-3 or adapters, in a copy there. auto, for vLLM: with colocated ipc,
+    #: or object_store where ipc would need the copy; with separate collective on GPUs, and on CPUs object_store, since
+    #: gloo would bring a copy to each engine. Or a class of your own as python:module:Name.
+    transport: Annotated[str, AfterValidator(one_of("auto", "object_store", "collective", "ipc"))] = "auto"
     #: Largest accepted mean |logprob(engine) − logprob(learner)| after a publish; null: twice the mean at the start,
     #: when both hold the weights of model.path, but at least 1e-4 in float32 and 0.02 in bfloat16.
     max_mean_logprob_gap: float | None = Field(None, gt=0)

@@ -72,6 +72,11 @@ class TrainConfig(Section):
             self._adapters_can_travel()
         if self.cluster.layout == "colocated":
             self._turns_are_possible()
+        elif self.sync.transport == "ipc":
+            raise ValueError(
+                "sync.transport is ipc, but cluster.layout is separate, so that engines and learners share no device: "
+                "set transport to auto, or layout to colocated"
+            )
         return self
 
     def _adapters_can_travel(self) -> None:

@@ -19,15 +19,15 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize, adapter_parameters
 from maspo_dist.planning.accelerators import Accelerator
 from maspo_dist.planning.placement import SHARED_ENGINE_SHARE, learner_memory, weight_width
-from maspo_dist.planning.transport import choose_transport
+from maspo_dist.planning.transport import choose_transport, weights_stay
 
 # Shares of a peak that training and inference of dense models usually reach.
 _TRAINING_SHARE, _PREFILL_SHARE, _TRAFFIC_SHARE = 0.4, 0.5, 0.7
 #: The engine's own work per token of a response, whatever the model.
 _DECODING_OVERHEAD_S = 0.002
 #: Bytes per second from the learner into all engines, hashed twice: measured on a CPU for the object store; for a
-#: broadcast over NCCL an assumption, with the learner's copy to its host.
-_PUBLISH_BYTES_PER_S = {"object_store": 6e8, "collective": 5e9}
+#: broadcast over NCCL and for memory of the same GPU assumptions, with the learner's copy to its host.
+_PUBLISH_BYTES_PER_S = {"object_store": 6e8, "collective": 5e9, "ipc": 1e10}
 #: Messages between the processes and the proof of the weights, whatever the model: measured on a CPU.
 _PUBLISH_S = 0.3
 #: Sequences at once in vLLM's offline limits, on GPUs with 70 GiB and more and on smaller ones.
@@ -93,11 +93,12 @@ def forecast_step(config: TrainConfig, size: ModelSize, gpu: Accelerator, length
 
 
 def publish_seconds(config: TrainConfig, size: ModelSize) -> dict[str, float]:
-    """Seconds of a publish by each transport."""
+    """Seconds of a publish by each transport that the layout allows."""
     lora = config.learner.lora if config.rollout.lora == "adapter" else None
     published = size.parameters if lora is None else adapter_parameters(lora, size, config.model.path)
     size_bytes = weight_width(config.model) * published
-    return {name: _PUBLISH_S + size_bytes / rate for name, rate in _PUBLISH_BYTES_PER_S.items()}
+    other = "ipc" if config.cluster.layout == "separate" else "collective"
+    return {name: _PUBLISH_S + size_bytes / rate for name, rate in _PUBLISH_BYTES_PER_S.items() if name != other}
 
 
 def splits(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> list[Split]:
@@ -126,12 +127,19 @@ def fits(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> bool:
     Where they share GPUs, the weights of a rank must fit beside the engine.
     """
     memory = learner_memory(config, size, "cuda")
-    beside = memory.weights_bytes if config.cluster.layout == "colocated" else 0
+    beside = _beside_engine_bytes(config, size) if config.cluster.layout == "colocated" else 0
     return (
         memory.total_bytes <= gpu.memory_bytes
         and _sequences_at_once(config, size, gpu) >= 1
         and _engine_share(config) * gpu.memory_bytes + beside <= gpu.memory_bytes
     )
+
+
+def _beside_engine_bytes(config: TrainConfig, size: ModelSize) -> int:
+    """What a rank holds on a GPU during a publish: its weights, and by IPC a copy of all where these are not whole."""
+    held = learner_memory(config, size, "cuda").weights_bytes
+    is_copied = choose_transport(config, "cuda").name == "ipc" and not weights_stay(config.learner)
+    return held + (weight_width(config.model) * size.parameters if is_copied else 0)
 
 
 def advice(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> Iterator[str]:

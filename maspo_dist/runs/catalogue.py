@@ -213,6 +213,7 @@ EVENTS: Mapping[EventKind, str] = {
     "environment_failed": "an environment gave no answer, for a reason that is new; its response does not train",
     "evaluation_given_up": "the run was stopped before the evaluation had ended",
     "group_lost": "a sampled group was lost with its node",
+    "ipc_failed": "engines could not read weights in the learners' memory; the object store brought them",
     "learner_lost": "a learner process failed; the learner group restarts from a checkpoint",
     "learner_recovered": "the learner group trains again",
     "metric_not_finite": "a metric was NaN or infinite; metrics.jsonl holds null",

@@ -21,6 +21,7 @@ EventKind = Literal[
     "environment_failed",
     "evaluation_given_up",
     "group_lost",
+    "ipc_failed",
     "learner_lost",
     "learner_recovered",
     "metric_not_finite",

@@ -25,6 +25,7 @@ from actors.interfaces import Broadcast, BroadcastGroup, StagedWeights
 from actors.learner.weights import LearnerWeights
 from actors.weights.collective import entry_of
 from actors.weights.object_store import ObjectStoreTransport
+from actors.weights.shared_devices import SharedDevices
 from actors.weights.shared_memory import mapped_file, read_tensors
 
 TEXT = "xy + 12 = x, xxy"
@@ -79,13 +80,18 @@ def publish(engine: LLM, run: Path) -> dict[str, Any]:
         *broadcast(engine, weights, learner, factor=1.02, abandons=True),
     ]
     broadcast(engine, weights, learner, factor=1.0, abandons=False)
+    broadcasted, missed = gap(engine, run / "logprobs.npz", probes), stale(engine)
+    reads = [share(engine, weights, learner, factor=1.02, is_gone=is_gone) for is_gone in (False, True)]
+    share(engine, weights, learner, factor=1.0, is_gone=False)
     [answer] = engine.generate([TEXT], SamplingParams(temperature=0.0, max_tokens=16), use_tqdm=False)
     return {
         "loaded": loaded,
         "published": published,
-        "broadcast": gap(engine, run / "logprobs.npz", probes),
+        "broadcast": broadcasted,
         "ends": ends,
-        "stale": stale(engine),
+        "reads": reads,
+        "shared": gap(engine, run / "logprobs.npz", probes),
+        "stale": missed + stale(engine),
         "prompt": list(answer.prompt_token_ids),
         "response": list(answer.outputs[0].token_ids),
         "text": answer.outputs[0].text,
@@ -93,7 +99,7 @@ def publish(engine: LLM, run: Path) -> dict[str, Any]:
 
 
 def load(engine: LLM, weights: StagedWeights) -> None:
-    update(engine, {"version": weights.version, "entries": weights.entries, "file": asdict(mapped_file(weights))})
+    update(engine, {"version": weights.version, "entries": weights.entries, "source": asdict(mapped_file(weights))})
 
 
 def update(engine: LLM, information: dict[str, Any]) -> None:
@@ -123,17 +129,29 @@ def broadcast(engine: LLM, weights: StagedWeights, learner: LearnerWeights, *, f
     with ThreadPoolExecutor(1) as thread:
         sending = thread.submit(learner.send, Broadcast(group=group, number=1, first_rank=0), sent())
         entries = [(*entry, 0) for entry in announced.entries]
-        update(
-            engine,
-            {"version": weights.version, "entries": entries, "group": asdict(group), "number": 1, "first_rank": 1},
-        )
-    [failure] = engine.collective_rpc("broadcast_failure")
+        source = asdict(Broadcast(group=group, number=1, first_rank=1))
+        update(engine, {"version": weights.version, "entries": entries, "source": source})
+    [failure] = engine.collective_rpc("transfer_failure")
     return sending.result().failure, failure
 
 
+def share(engine: LLM, weights: StagedWeights, learner: LearnerWeights, *, factor: float, is_gone: bool) -> Any:
+    """Shares `weights` times `factor` with the engine: why it cannot read them. `is_gone`: they are shared no more."""
+    tensors = [(name, tensor * factor) for name, tensor in read_tensors(mapped_file(weights), weights.entries)]
+    entries = [entry_of(name, tensor) for name, tensor in tensors]
+    shared = learner.share(weights.version, entries, tensors, stay=True)
+    if is_gone:
+        learner.unshare()
+    assert isinstance(shared.source, SharedDevices)
+    update(engine, {"version": shared.version, "entries": shared.entries, "source": asdict(shared.source)})
+    learner.unshare()
+    [failure] = engine.collective_rpc("transfer_failure")
+    return failure
+
+
 def stale(engine: LLM) -> list[str]:
-    """Parameters that do not hold what the last broadcast brought; all are read."""
-    [readings] = engine.collective_rpc("read_back_broadcast")
+    """Parameters that do not hold what the last broadcast or sharing brought; all are read."""
+    [readings] = engine.collective_rpc("read_back_samples")
     assert len(readings) > 8
     return [name for name, (_, matches) in readings.items() if not matches]
 

@@ -63,6 +63,18 @@ def test_a_broadcast_is_proven_and_a_failed_broadcast_leaves_an_engine_that_take
     assert found["stale"] == []
 
 
+@pytest.mark.parametrize("run", MODELS)
+def test_shared_weights_are_proven_and_memory_that_is_gone_leaves_an_engine_that_takes_the_next(
+    engines: dict[str, Any], run: str
+) -> None:
+    found = engines[run]
+    was_read, was_gone = found["reads"]
+    assert was_read is None
+    assert "memory that a learner rank shares on cpu cannot be opened" in was_gone
+    assert found["shared"] < LARGEST_GAP
+    assert found["stale"] == []
+
+
 def test_a_fresh_vllm_process_gives_the_learners_logprobs_of_an_export(engines: dict[str, Any]) -> None:
     assert engines["export"] < LARGEST_GAP
 

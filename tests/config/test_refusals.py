@@ -145,3 +145,12 @@ def test_an_override_that_is_no_yaml_is_quoted_with_its_fix() -> None:
 def test_a_seed_that_stands_twice_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^a seed stands twice in '0-2,1'$"):
         parse_seeds("0-2,1")
+
+
+def test_engines_on_devices_of_their_own_cannot_read_the_learners_memory() -> None:
+    whole = (
+        "sync.transport is ipc, but cluster.layout is separate, so that engines and learners share no device: set "
+        "transport to auto, or layout to colocated"
+    )
+    with pytest.raises(ValidationError, match=re.escape(whole)):
+        make_config(sync={"transport": "ipc"})

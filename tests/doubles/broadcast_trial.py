@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from actors.engines.settings import engine_environment
 from actors.interfaces import PublishReport, WeightUpdate
 from actors.ray.waits import cancel_all
+from actors.rollout.broadcasts import Broadcasts
 from actors.rollout.pool import ElasticRolloutPool
 from doubles.broadcast_workers import BroadcastLearner
 from doubles.loop import make_config
@@ -84,7 +85,8 @@ class Trial:
         self._deadline_s = config.cluster.broadcast_deadline_s
         self.factory = VllmFactory(config)
         self.events: list[Event] = []
-        self.pool = ElasticRolloutPool(config, self.factory, self.events.append, self._learner)
+        broadcasts = Broadcasts(config, self._learner, self.events.append)
+        self.pool = ElasticRolloutPool(config, self.factory, self.events.append, broadcasts)
         self.reports: list[GroupReport] = []
 
     async def publish(self) -> PublishReport:

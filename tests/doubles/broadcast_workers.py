@@ -30,7 +30,7 @@ from actors.learner.weights import LearnerWeights
 from actors.weights.collective import entry_of, receive
 from actors.weights.fingerprint import combine, fingerprint, tensor_fingerprint
 from actors.weights.group import GroupMember, abandon
-from maspo_dist.errors import ActorDiedError, BroadcastError
+from maspo_dist.errors import ActorDiedError, WeightTransferError
 from maspo_dist.reward.pool.lifetime import end_with_parent
 from maspo_dist.types import RolloutGroup
 
@@ -63,7 +63,7 @@ def _engine(pipe: Connection, parent: int) -> None:
                 member = GroupMember(broadcast.group, rank, torch.device("cpu"))
             parts = receive(member, broadcast.number, entries)
             pipe.send(combine([tensor_fingerprint(tensor.view(torch.uint8)) for _, tensor in parts]))
-        except BroadcastError as error:
+        except WeightTransferError as error:
             if member is not None:
                 member.leave(str(error))
             member = None
@@ -115,10 +115,10 @@ class BroadcastWorker(FakeWorker):
     async def _receive(self, broadcast: Broadcast, entries: list[tuple[str, str, tuple[int, ...]]]) -> int:
         try:
             self.engine.pipe.send((broadcast.first_rank, broadcast, entries))
-            answer: int | BroadcastError = await asyncio.to_thread(self.engine.pipe.recv)
+            answer: int | WeightTransferError = await asyncio.to_thread(self.engine.pipe.recv)
         except (EOFError, OSError) as error:
             raise ActorDiedError(f"{self.name}: the engine's process is dead") from error
-        if isinstance(answer, BroadcastError):
+        if isinstance(answer, WeightTransferError):
             raise answer
         return answer
 
@@ -160,7 +160,7 @@ class BroadcastFactory:
 
 @dataclass(eq=False)
 class BroadcastLearner:
-    """Rank 0 in this process: implements `interfaces.WeightSender`.
+    """Rank 0 in this process: implements `actors.rollout.broadcasts.WeightSender`.
 
     weights  of each version
     before   is called with the index of each tensor before it is sent

@@ -1,6 +1,6 @@
 """The run as a job of a Ray cluster that was there before: submitted from a copy of the project, as the README says.
 
-Its learner and its engine take turns, which changes no number.
+Its learner and its engine take turns, and the engine reads the learner's memory, which changes no number.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from job_cluster import run_on, submit
 
 from maspo_dist.runs.folder import RunFolder
 
+TURNS = ("cluster.layout=colocated", "sync.transport=auto")
+
 
 def test_a_job_whose_processes_take_turns_takes_the_demo_along_and_gives_the_metrics_of_a_local_run(
     clone: Path, cluster: Mapping[str, str], whole_run: LiveRun
@@ -21,7 +23,7 @@ def test_a_job_whose_processes_take_turns_takes_the_demo_along_and_gives_the_met
     overrides = [f"{section}.{key}={value}" for section, values in TINY_RUN.items() for key, value in values.items()]
     # Submission copies only what is not ignored, the demo apart; hence a relative model path works.
     command = ["ray", "job", "submit", "--submission-id=smoke", "--working-dir", ".", "--"]
-    command += ["maspo-dist", "train", "configs/local_smoke.yaml", "cluster.layout=colocated", *overrides]
+    command += ["maspo-dist", "train", "configs/local_smoke.yaml", *TURNS, *overrides]
     done = submit(command, clone, cluster)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -37,5 +39,8 @@ def test_a_job_whose_processes_take_turns_takes_the_demo_along_and_gives_the_met
     names = {path.name for path in unpacked.glob("**/*")}
     assert "model.safetensors" in names
     assert "large" not in names
-    metrics = list(RunFolder(unpacked / "runs" / "local-smoke").read_metrics())
-    assert comparable(metrics) == comparable(whole_run.metrics)
+    run = RunFolder(unpacked / "runs" / "local-smoke")
+    assert comparable(list(run.read_metrics())) == comparable(whole_run.metrics)
+    said = {event["kind"]: event["message"] for event in run.read_events()}
+    assert said["transport_chosen"].startswith("ipc: ")
+    assert "ipc_failed" not in said

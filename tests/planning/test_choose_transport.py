@@ -24,5 +24,12 @@ def test_auto_broadcasts_to_vllm_on_gpus(transport: str, backend: str, device: D
     assert choose_transport(config, device).name == chosen
 
 
-def test_auto_broadcasts_to_no_engine_that_shares_its_device() -> None:
-    assert choose_transport(make_config(cluster={"layout": "colocated"}), "cuda").name == "object_store"
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_auto_has_vllm_read_the_memory_of_learners_on_its_devices(device: Device) -> None:
+    colocated = {"layout": "colocated"}
+    assert choose_transport(make_config(cluster=colocated), device).name == "ipc"
+    adapters = {"lora": {"rank": 8}}
+    assert choose_transport(make_config(cluster=colocated, learner={"zero_stage": 3}), device).name == "object_store"
+    assert choose_transport(make_config(cluster=colocated, learner=adapters), device).name == "object_store"
+    own = make_config(cluster=colocated, rollout={"backend": "python:my_module:MyEngine"})
+    assert choose_transport(own, device).name == "object_store"

@@ -25,6 +25,9 @@ from world import LIMIT_S, SimulatedWorker, SimulatedWorkers, World
 from actors.controller.run_services import beside, watch
 from actors.controller.turns import DeviceTurns
 from actors.interfaces import PublishReport, WeightUpdate
+from actors.rollout.broadcasts import Broadcasts
+from actors.rollout.direct import DirectPublisher
+from actors.rollout.ipc import IpcPublisher
 from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.runs.catalogue import EVENTS, find_metric
@@ -131,8 +134,12 @@ async def _one_life(world: World, path: Path, end: End | None) -> bool:
         world.trained = {}
         if not world.is_colocated:
             await learners.restart()
-        sender = learners if config.sync.transport == "collective" else None
-        pool = WatchedPool(config, SimulatedWorkers(world), record.write_event, sender)
+        direct: DirectPublisher | None = None
+        if config.sync.transport == "collective":
+            direct = Broadcasts(config, learners, record.write_event)
+        elif config.sync.transport == "ipc":
+            direct = IpcPublisher(config, learners, record.write_event)
+        pool = WatchedPool(config, SimulatedWorkers(world), record.write_event, direct)
         controller = make_controller(
             config,
             folder,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from actors.interfaces import BroadcastGroup
-from maspo_dist.errors import BroadcastError
+from maspo_dist.errors import WeightTransferError
 
 
 class SimulatedBroadcast:
@@ -38,8 +38,8 @@ class SimulatedBroadcast:
         return self.failure is None
 
     async def until_sent(self) -> None:
-        """Raises BroadcastError when it fails."""
+        """Raises WeightTransferError when it fails."""
         while not self.is_sent and self.failure is None:
             await self._changed.wait()
         if self.failure is not None:
-            raise BroadcastError(self.failure)
+            raise WeightTransferError(self.failure)

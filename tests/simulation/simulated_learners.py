@@ -12,8 +12,17 @@ from doubles.loop import make_snapshot
 from layout import require_layout
 from world import World
 
-from actors.interfaces import AnnouncedWeights, Body, Broadcast, BroadcastGroup, SendReport, WeightSnapshot
-from maspo_dist.errors import LearnerLostError
+from actors.interfaces import (
+    AnnouncedWeights,
+    Body,
+    Broadcast,
+    BroadcastGroup,
+    SendReport,
+    StagedWeights,
+    WeightSnapshot,
+)
+from actors.weights.shared_devices import SharedDevices
+from maspo_dist.errors import LearnerLostError, WeightTransferError
 from maspo_dist.types import FloatArray, IntArray, TrainingBatch, UpdateReport
 
 
@@ -73,12 +82,12 @@ class SimulatedLearners:
 
     async def export_weights(self, version: int) -> WeightSnapshot | AnnouncedWeights:
         assert version == self._version
-        if self._world.story.config.sync.transport == "collective":
+        if self._world.story.config.sync.transport in ("collective", "ipc"):
             return AnnouncedWeights(version=version, entries=(), address="here", port=self._world.stores)
         await asyncio.sleep(0.5)
         return make_snapshot(version, 1.0)
 
-    # Implements `interfaces.WeightSender`.
+    # Implements `actors.rollout.broadcasts.WeightSender`.
 
     async def send(self, version: int, broadcast: Broadcast) -> SendReport:
         assert version == self._version
@@ -91,7 +100,7 @@ class SimulatedLearners:
             if world.chance(world.story.faults.learner_loss):
                 members.fail("the learner died (simulated)")
                 raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
-            if world.chance(world.story.faults.broadcast_failure):
+            if world.chance(world.story.faults.transfer_failure):
                 members.fail("no route to host (simulated)")
             members.is_sent = True
             members.change()
@@ -102,6 +111,26 @@ class SimulatedLearners:
     async def abandon(self, group: BroadcastGroup) -> None:
         for members in self._world.broadcasts_of(group):
             members.fail("abandoned (simulated)")
+
+    # Implements `actors.rollout.ipc.WeightSharer`.
+
+    async def share(self, version: int) -> StagedWeights:
+        assert version == self._version
+        world = self._world
+        assert not world.learners_hold, "weights are shared before the learners leave the devices"
+        await asyncio.sleep(world.rng.uniform(0.1, 2))
+        if world.chance(world.story.faults.learner_loss):
+            raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
+        if world.chance(world.story.faults.transfer_failure):
+            raise WeightTransferError("no memory is left (simulated)")
+        world.shared_version = version
+        return StagedWeights(version=version, entries=(), source=SharedDevices(devices=(), fingerprint=version))
+
+    async def unshare(self) -> None:
+        self._world.shared_version = None
+        await asyncio.sleep(0.1)
+
+    # Implements `interfaces.WeightKeeper`.
 
     async def keep(self, version: int) -> None:
         assert version == self._version

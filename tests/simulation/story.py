@@ -25,7 +25,7 @@ class Faults:
     start_hang: float = 0.0
     body_loss: float = 0.0
     drains: int = 0
-    broadcast_failure: float = 0.0
+    transfer_failure: float = 0.0
     poison: frozenset[str] = frozenset()
     scalings: int = 0
     node_losses: int = 0
@@ -57,7 +57,10 @@ def _draw_config(seed: int, rng: random.Random, transport: random.Random) -> Tra
     max_steps, workers = rng.randint(3, 6), rng.choice([1, 2, 3, {"min": 1, "max": 3}])
     wire = transport.choice(["object_store", "collective"])
     may_share = age == 0 and isinstance(workers, int) and wire == "object_store"
-    is_colocated = may_share and random.Random(f"layout {seed}").random() < 0.5
+    layout = random.Random(f"layout {seed}")
+    is_colocated = may_share and layout.random() < 0.5
+    if is_colocated and layout.random() < 0.7:
+        wire = "ipc"
     more: dict[str, dict[str, object]] = dict(TALKING) if talking.random() < 0.3 else {}
     if is_colocated:
         more["learner"] = {**more.get("learner", {}), "ranks": workers}
@@ -118,5 +121,5 @@ def _draw_faults(config: TrainConfig, rng: random.Random, transport: random.Rand
         start_hang=rng.choice([0, 0, 0.1]),
         body_loss=rng.choice([0, 0, 0.05]),
         drains=rng.choice([0, 0, 2]),
-        broadcast_failure=transport.choice([0, 0.2]),
+        transfer_failure=transport.choice([0, 0.2]),
     )

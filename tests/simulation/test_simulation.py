@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from play import failure_of, failures_of
 import actors.controller.open_groups
 import actors.rollout.pool
 from actors.controller.open_groups import OpenGroups
-from actors.interfaces import SendReport, WeightUpdate
-from actors.rollout.broadcasts import Broadcasts, Outcome
+from actors.interfaces import WeightUpdate
+from actors.rollout.broadcasts import Broadcasts
+from actors.rollout.direct import Outcome
+from actors.rollout.ipc import IpcPublisher
 from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot
 from maspo_dist.flow.admission import open_slots
 from maspo_dist.types import FinishedGroup, RolloutGroup
@@ -53,7 +56,7 @@ async def _joins_without_weights(self: WorkerSlot, worker: object) -> None:
     worker.version = 0  # type: ignore[attr-defined]
 
 
-_publish = Broadcasts.publish
+_publish, _share, _loaded = Broadcasts.publish, IpcPublisher.publish, IpcPublisher._loaded
 
 
 async def _forgets_survivors(
@@ -71,8 +74,29 @@ async def _broadcasts_first_weights(
     return await _publish(self, workers, update)
 
 
-def _keeps_its_group(self: Broadcasts, report: SendReport, version: int, *, are_lost: bool) -> None:
-    pass
+class _NeverNone:
+    """A group that cannot be forgotten."""
+
+    def __get__(self, broadcasts: Broadcasts, _: object) -> object:
+        return broadcasts.__dict__.get("_group")
+
+    def __set__(self, broadcasts: Broadcasts, group: object) -> None:
+        if group is not None:
+            broadcasts.__dict__["_group"] = group
+
+
+async def _unshares_at_once(self: IpcPublisher, *arguments: Any) -> list[Outcome]:
+    loading = asyncio.ensure_future(_loaded(self, *arguments))
+    await self._learners.unshare()
+    return await loading
+
+
+async def _shares_with_all(
+    self: IpcPublisher, workers: Sequence[RunningWorker], update: WeightUpdate
+) -> tuple[list[Outcome], list[RunningWorker]]:
+    for worker in workers:
+        worker.version = max(worker.version, 0)
+    return await _share(self, workers, update)
 
 
 def _forgets_conversations(
@@ -106,11 +130,13 @@ async def _leaves_its_environment(self: ScriptedSession) -> None:
         (lambda patch: patch.setattr(WorkerSlot, "_join", _joins_without_weights), "serves without weights"),
         (lambda patch: patch.setattr(Broadcasts, "publish", _forgets_survivors), "other weights than published"),
         (lambda patch: patch.setattr(Broadcasts, "publish", _broadcasts_first_weights), "its first are broadcast"),
-        (lambda patch: patch.setattr(Broadcasts, "_note", _keeps_its_group), "is used again after"),
+        (lambda patch: patch.setattr(Broadcasts, "_group", _NeverNone(), raising=False), "is used again after"),
+        (lambda patch: patch.setattr(IpcPublisher, "_loaded", _unshares_at_once), "memory that is not shared"),
+        (lambda patch: patch.setattr(IpcPublisher, "publish", _shares_with_all), "its first weights in the learners"),
         (lambda patch: patch.setattr(OpenGroups, "restore", _forgets_conversations), "micro-batch has|faults show"),
         (lambda patch: patch.setattr(ScriptedSession, "close", _leaves_its_environment), "outlives its conversation"),
         (lambda patch: patch.setattr(RunningWorker, "sleep", _at_once), "take the devices of"),
-        (lambda patch: patch.setattr(PoolState, "engines_turn", _at_once), "while learners hold its device"),
+        (lambda patch: patch.setattr(PoolState, "engines_turn", _at_once), "hold its device|take the devices of"),
         (lambda patch: patch.setattr(actors.rollout.pool, "until_settled", _at_once), "hold|take the devices of"),
     ],
     ids=[
@@ -120,6 +146,8 @@ async def _leaves_its_environment(self: ScriptedSession) -> None:
         "engines serve after a failed broadcast",
         "a new worker gets its first weights by a broadcast",
         "a group is used again after a failure",
+        "memory is freed while engines read it",
+        "a new worker reads its first weights in the learners' memory",
         "a resumed run forgets conversations",
         "a cancelled conversation leaves its environment",
         "an engine does not sleep",

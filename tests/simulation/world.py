@@ -26,7 +26,7 @@ from actors.interfaces import (
     WeightUpdate,
 )
 from actors.ray.waits import cancel_all
-from maspo_dist.errors import ActorDiedError, BodyLostError, PlacementError
+from maspo_dist.errors import ActorDiedError, BodyLostError, PlacementError, WeightTransferError
 from maspo_dist.types import (
     GroupReport,
     RolloutGroup,
@@ -61,6 +61,8 @@ class World:
 
     #: Learners that hold the devices, which engines share with them in a colocated story.
     learners_hold: bool = False
+    #: The policy version in memory that engines may read.
+    shared_version: int | None = None
 
     @property
     def is_colocated(self) -> bool:
@@ -169,6 +171,8 @@ class SimulatedWorker:
             await self._work(0.0)
         if staged is not None and isinstance(staged.source, Broadcast):
             await self._receive(staged.source)
+        elif staged is not None:
+            await self._read(staged.version)
         else:
             assert isinstance(update.snapshot, WeightSnapshot)
             assert update.snapshot.version == update.version
@@ -180,6 +184,18 @@ class SimulatedWorker:
         """The policy version, once the engine has all of its weights."""
         await self._is_whole.wait()
         return self._version
+
+    async def _read(self, version: int) -> None:
+        assert self._version >= 0, f"{self.name} reads its first weights in the learners' memory"
+        world = self._world
+        self._is_whole.clear()
+        if world.chance(world.story.faults.hang):
+            self._hung.set()
+        for _ in range(3):
+            assert world.shared_version == version, f"{self.name} reads memory that is not shared"
+            await self._work(world.rng.uniform(0.1, 2.0))
+        if world.chance(world.story.faults.transfer_failure):
+            raise WeightTransferError("memory cannot be opened (simulated)")
 
     async def _receive(self, source: Broadcast) -> None:
         assert self._version >= 0, f"{self.name} serves without weights: its first are broadcast"

@@ -18,6 +18,7 @@ from doubles.loop import make_config
 from doubles.pool import request, until_serving
 
 from actors.interfaces import Broadcast, PublishReport, SendReport, WeightUpdate
+from actors.rollout.broadcasts import Broadcasts
 from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import LearnerLostError
@@ -68,7 +69,7 @@ async def running(
 ) -> AsyncIterator[Scene]:
     learner = learner or BroadcastLearner()
     events: list[Event] = []
-    pool = ElasticRolloutPool(settings, factory, events.append, learner)
+    pool = ElasticRolloutPool(settings, factory, events.append, Broadcasts(settings, learner, events.append))
     scene = Scene(pool, learner, factory)
     scene.events = events
     try:
@@ -189,7 +190,7 @@ async def test_auto_gives_broadcasts_up_when_two_fail_without_a_loss(factory: Br
     assert scene.learner.groups == ["publish-1", "publish-2"]
     assert len(scene.said("broadcast_failed")) == 2
     assert scene.said("transport_chosen") == [
-        "object_store from now on: 2 broadcasts in a row failed, and no engine was lost"
+        "object_store from now on: 2 publishes in a row failed, and no engine was lost"
     ]
     assert scene.said("worker_lost") == []
 

@@ -16,7 +16,7 @@ from actors.interfaces import BroadcastGroup, TensorEntry
 from actors.weights.collective import cut, entry_of, receive, send
 from actors.weights.fingerprint import device_fingerprint, fingerprint
 from actors.weights.group import GroupMember, abandon, serve_store
-from maspo_dist.errors import BroadcastError
+from maspo_dist.errors import WeightTransferError
 
 ENGINES = 3
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ class Meeting:
         def work() -> dict[str, Tensor]:
             try:
                 return dict(receive(member, number, expected))
-            except BroadcastError as error:
+            except WeightTransferError as error:
                 member.leave(str(error))
                 raise
 
@@ -153,9 +153,9 @@ def test_an_engine_that_gets_other_bytes_than_were_sent_fails_the_broadcast(
     learner, *engines = meeting.members(meeting.group())
     received = [meeting.receive(engine, 1, entries(tensors)) for engine in engines]
     monkeypatch.setattr("actors.weights.collective.combine", lambda parts: threading.get_ident())
-    with pytest.raises(BroadcastError, match="received other bytes than were sent"):
+    with pytest.raises(WeightTransferError, match="received other bytes than were sent"):
         send(learner, 1, entries(tensors), iter(tensors.items()))
-    assert all(isinstance(got.exception(), BroadcastError) for got in received)
+    assert all(isinstance(got.exception(), WeightTransferError) for got in received)
 
 
 def test_a_learner_that_has_other_tensors_than_it_announced_says_which(meeting: Meeting) -> None:
@@ -191,9 +191,9 @@ def test_engines_that_wait_for_bytes_notice_at_once_that_the_group_is_abandoned(
 
 def test_the_members_of_an_incomplete_group_give_up_at_their_deadline() -> None:
     meeting = Meeting(deadline_s=0.3)
-    with pytest.raises(BroadcastError, match=r"the other members: the deadline of 0.3 s has passed"):
+    with pytest.raises(WeightTransferError, match=r"the other members: the deadline of 0.3 s has passed"):
         GroupMember(meeting.group(), 0, CPU)
-    with pytest.raises(BroadcastError, match=r"rank 0 of publish-1: the other members"):
+    with pytest.raises(WeightTransferError, match=r"rank 0 of publish-1: the other members"):
         GroupMember(meeting.group(), 1, CPU)
 
 
@@ -201,5 +201,5 @@ def test_a_store_that_is_gone_is_named() -> None:
     meeting = Meeting(deadline_s=1.0)
     group = meeting.group()
     meeting.store = serve_store("127.0.0.1")
-    with pytest.raises(BroadcastError, match=f"learner rank 0 does not answer at 127.0.0.1:{group.port}"):
+    with pytest.raises(WeightTransferError, match=f"learner rank 0 does not answer at 127.0.0.1:{group.port}"):
         GroupMember(group, 1, CPU)

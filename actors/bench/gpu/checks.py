@@ -24,6 +24,7 @@ GROUPS = (
         Check(name="stack", target="actors.bench.gpu.stack:measure", deadline_s=300),
         Check(name="attention", target="actors.bench.gpu.attention:measure", deadline_s=600),
         Check(name="head", target="actors.bench.gpu.head:measure", deadline_s=600),
+        Check(name="ipc", target="actors.bench.gpu.ipc:measure", deadline_s=600),
     ),
     (Check(name="step", target="actors.bench.gpu.step:measure", deadline_s=1200),),
     (

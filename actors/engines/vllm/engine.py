@@ -32,10 +32,11 @@ from actors.engines.vllm.adapter import ADAPTER
 from actors.engines.vllm.figures import FiguresLogger
 from actors.engines.vllm.platform import vllm_platform
 from actors.engines.vllm.weights import BACKEND
-from actors.interfaces import AS_LOADED, AdapterSettings, Broadcast, EngineSettings, StagedWeights
+from actors.interfaces import AS_LOADED, AdapterSettings, Broadcast, EngineSettings, MappedFile, StagedWeights
+from actors.weights.shared_devices import SharedDevices
 from actors.weights.shared_memory import mapped_file
 from maspo_dist.config.rollout import SLOT_RANKS
-from maspo_dist.errors import ActorDiedError, BroadcastError
+from maspo_dist.errors import ActorDiedError, WeightTransferError
 from maspo_dist.planning.devices import require_libraries, require_platform, require_torch
 from maspo_dist.planning.placement import SHARED_ENGINE_SHARE, Device
 from maspo_dist.runs.live import EngineFigures
@@ -222,24 +223,20 @@ class VllmEngine:
         await self._rpc("log_to", (str(path),))
 
     async def _load(self, weights: StagedWeights, factor: float) -> None:
-        source = weights.source
-        update: dict[str, Any] = {"version": weights.version, "entries": weights.entries, "factor": factor}
-        if isinstance(source, Broadcast):
-            update |= {"group": asdict(source.group), "number": source.number, "first_rank": source.first_rank}
-        else:
-            update |= {"file": asdict(mapped_file(weights))}
+        source = weights.source if isinstance(weights.source, Broadcast | SharedDevices) else mapped_file(weights)
+        update = {"version": weights.version, "entries": weights.entries, "source": asdict(source), "factor": factor}
         with _engine_death():
             if not self._receives_weights:
                 await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
                 self._receives_weights = True
             await self._engine.start_weight_update()
             await self._engine.update_weights(WeightTransferUpdateRequest(update_info=update))
-            answers = await self._rpc("broadcast_failure", ()) if isinstance(source, Broadcast) else ()
+            answers = () if isinstance(source, MappedFile) else await self._rpc("transfer_failure", ())
             failures = [failure for failure in answers if failure is not None]
-            # A failed broadcast leaves a part of the new weights: they get no version, and the engine stays paused.
+            # Only a part of the new weights may have come: they get no version, and the engine stays paused.
             await self._engine.finish_weight_update(None if failures else str(weights.version))
         if failures:
-            raise BroadcastError(failures[0])
+            raise WeightTransferError(failures[0])
         if self._has_adapter:
             await self._rpc("activate_adapter", ())
         self._version = weights.version
@@ -255,8 +252,8 @@ class VllmEngine:
     async def _read_back(self, weights: StagedWeights, factor: float) -> dict[str, _Found]:
         """See `WeightProofs.read_back`; over all vLLM worker processes."""
         found: dict[str, _Found] = {}
-        if isinstance(weights.source, Broadcast):
-            processes = await self._rpc("read_back_broadcast", ())
+        if isinstance(weights.source, Broadcast | SharedDevices):
+            processes = await self._rpc("read_back_samples", ())
         else:
             arguments = (asdict(mapped_file(weights)), weights.entries, factor, weights.version)
             processes = await self._rpc("read_back", arguments)

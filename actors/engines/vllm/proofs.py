@@ -65,8 +65,8 @@ class WeightProofs:
         assert self._transfer.slot is not None
         self._transfer.slot.activate()
 
-    def broadcast_failure(self) -> str | None:
-        """Why the last broadcast did not bring all weights to this process."""
+    def transfer_failure(self) -> str | None:
+        """Why the last update did not bring all weights to this process."""
         return self._transfer.failure
 
     def read_back(self, file: dict[str, Any], entries: Sequence[TensorSlice], factor: float, version: int) -> Readings:
@@ -82,8 +82,8 @@ class WeightProofs:
                 return self._transfer.slot.read_back(tensors)
             return read_back(model, Samples.of(model, version, tensors))
 
-    def read_back_broadcast(self) -> Readings:
-        """As `read_back`, of the tensors that the last broadcast brought."""
+    def read_back_samples(self) -> Readings:
+        """As `read_back`, of the samples that were kept of the last update."""
         if (slot := self._transfer.slot) is not None:
             return slot.read_back(slot.tensors.items())
         model: nn.Module = self.model_runner.get_model()  # type: ignore[attr-defined]

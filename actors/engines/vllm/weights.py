@@ -1,4 +1,4 @@
-"""A weight transfer back end of vLLM that reads weights from shared memory, or takes part in a broadcast.
+"""A weight transfer back end of vLLM that reads weights from memory of its node, or takes part in a broadcast.
 
 vLLM's worker processes import this module (by way of `worker_extension_cls`) before the model loads, so that the back
 end is registered when the worker looks it up.
@@ -6,6 +6,7 @@ end is registered when the worker looks it up.
     rollout worker                         vLLM worker process
     memory holding all tensors  ──path──►  mmap → model.load_weights (layer-wise reload)
     learner rank 0  ───────broadcast────►  buckets → model.load_weights
+    learner on this device  ────handle──►  its memory → model.load_weights
                                            → re-pack the LM head
 
 An engine with a slot for an adapter gets adapters instead, and keeps the weights that it started with.
@@ -14,11 +15,12 @@ An engine with a slot for an adapter gets adapters instead, and keeps the weight
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -33,13 +35,18 @@ from vllm.utils.nccl import unpinned_nccl_env
 from actors.engines.vllm.adapter import AdapterSlot
 from actors.engines.vllm.experts import pack_experts_again
 from actors.engines.vllm.samples import Samples
-from actors.interfaces import BroadcastGroup, MappedFile, TensorSlice
+from actors.interfaces import Broadcast, MappedFile, TensorSlice
 from actors.weights.collective import receive
 from actors.weights.group import GroupMember
+from actors.weights.ipc import read_shared
+from actors.weights.shared_devices import SharedDevices
 from actors.weights.shared_memory import read_tensors
-from maspo_dist.errors import BroadcastError
+from maspo_dist.errors import WeightTransferError
 
 BACKEND = "maspo_dist"
+
+Source = MappedFile | Broadcast | SharedDevices
+_SOURCE: TypeAdapter[Source] = TypeAdapter(Source)
 
 
 @dataclass
@@ -51,26 +58,22 @@ class OwnInit(WeightTransferInitInfo):
 class OwnUpdate(WeightTransferUpdateInfo):
     """All tensors of an update, and where they are; plain values, as vLLM's messages need.
 
-    factor      what each tensor is multiplied by, see `published_tensors`
-    file        the fields of a MappedFile; None for a broadcast
-    group       the fields of a BroadcastGroup, of which `number` and `first_rank` are those of a Broadcast
+    source      the fields of a Source
+    factor      what each tensor of a file is multiplied by, see `published_tensors`
     """
 
     version: int
     entries: Sequence[TensorSlice]
+    source: dict[str, Any]
     factor: float = 1.0
-    file: dict[str, Any] | None = None
-    group: dict[str, Any] = field(default_factory=dict)
-    number: int = 0
-    first_rank: int = 0
 
 
 class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
     """Loads all weights, or the adapter.
 
     slot      for the adapter; None in an engine that gets all weights
-    samples   of the tensors that the last broadcast brought, see `Samples`
-    failure   of the last broadcast; None when it brought all bytes
+    samples   of the tensors of the last update, see `Samples`; None where they came from a file
+    failure   of the last update; None when it brought all bytes
     """
 
     init_info_cls = OwnInit
@@ -101,14 +104,18 @@ class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
             torch.cuda.synchronize(self.device)
 
     def receive_weights(self, update_info: OwnUpdate) -> None:
-        """After a broadcast that fails, `failure` is set and another update may follow; an exception would end vLLM."""
-        update, self.failure, self.samples = update_info, None, None
-        if update.file is not None:
-            self._load(published_tensors(MappedFile(**update.file), update.entries, update.factor))
+        """Where bytes are missing, `failure` is set and another update may follow; an exception would end vLLM."""
+        update, source = update_info, _SOURCE.validate_python(update_info.source)
+        self.failure = self.samples = None
+        if isinstance(source, MappedFile):
+            self._load(published_tensors(source, update.entries, update.factor))
             return
         try:
-            self._load(self._received(update))
-        except BroadcastError as error:
+            if isinstance(source, Broadcast):
+                self._load(self._sampled(update, self._received(update, source)))
+            else:
+                self._load(self._sampled(update, read_shared(source, update.entries, self.device)))
+        except WeightTransferError as error:
             self.failure = str(error)
             self._leave(self.failure)
         except BaseException as error:
@@ -135,16 +142,21 @@ class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
         else:
             self.slot.put(tensors)
 
-    def _received(self, update: OwnUpdate) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of a broadcast; keeps samples of them."""
-        group = BroadcastGroup(**update.group)
+    def _received(self, update: OwnUpdate, broadcast: Broadcast) -> Iterator[tuple[str, torch.Tensor]]:
+        group = broadcast.group
         if self._member is None or self._member.group != group:
             self._leave("another group takes its place")
             # vLLM pins settings of NCCL for its own groups.
             with unpinned_nccl_env():
-                self._member = GroupMember(group, update.first_rank + self.parallel_config.rank, self.device)
+                self._member = GroupMember(group, broadcast.first_rank + self.parallel_config.rank, self.device)
+        yield from receive(self._member, broadcast.number, [entry[:3] for entry in update.entries])
+
+    def _sampled(
+        self, update: OwnUpdate, tensors: Iterable[tuple[str, torch.Tensor]]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """`tensors`, which are there once; keeps samples of them."""
         self.samples = Samples(self.model, update.version)
-        for name, tensor in receive(self._member, update.number, [entry[:3] for entry in update.entries]):
+        for name, tensor in tensors:
             self.samples.add(name, tensor)
             yield name, tensor
 

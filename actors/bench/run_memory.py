@@ -6,6 +6,7 @@ no other.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import psutil
 
 from actors.bench.lines import BenchLine, compare
 from maspo_dist.demo.files import make_demo
+from maspo_dist.errors import MaspoError
 from maspo_dist.runs.folder import RunFolder
 
 _CONFIG = Path("configs/local_smoke.yaml")
@@ -67,7 +69,10 @@ def memory_lines(looks: Sequence[Look]) -> Iterator[BenchLine]:
 
 
 def _looks(command: Sequence[str], path: Path, steps: int, longest_s: float) -> Iterator[Look]:
-    """Looks at the run of `command` every few seconds, to its end or for `longest_s`, after which it is stopped."""
+    """Looks at the run of `command` every few seconds, to its end or for `longest_s`, after which it is stopped.
+
+    Raises MaspoError when the run fails.
+    """
     until_s = time.monotonic() + longest_s
     process = psutil.Popen([*command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -76,9 +81,13 @@ def _looks(command: Sequence[str], path: Path, steps: int, longest_s: float) -> 
             step = RunFolder(path).last_step or 0
             # After its last step a run ends its processes.
             if step < steps:
-                yield Look(step=step, memory=_memory(process))
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    yield Look(step=step, memory=_memory(process))
+        if process.poll():
+            raise MaspoError(f"the run whose memory is measured ended with exit code {process.returncode}")
     finally:
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         process.wait(_END_S)
 
 

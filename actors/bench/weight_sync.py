@@ -37,9 +37,10 @@ from actors.interfaces import (
 from actors.learner.weights import LearnerWeights
 from actors.ray.actor_options import actor_class
 from actors.rollout.actor import RolloutActor
-from actors.weights.collective import entry_of, receive
+from actors.weights.collective import receive
 from actors.weights.group import GroupMember
 from actors.weights.ipc import SharedTensors, read_shared
+from actors.weights.layout import entry_of
 from actors.weights.object_store import write_buckets
 from actors.weights.shared_devices import SharedDevices
 from actors.weights.shared_memory import mapped_file, read_tensors

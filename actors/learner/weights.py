@@ -24,9 +24,10 @@ from actors.interfaces import (
     TensorEntry,
     WeightSnapshot,
 )
-from actors.weights.collective import entry_of, finished, send
+from actors.weights.collective import finished, send
 from actors.weights.group import GroupMember, abandon, serve_store
 from actors.weights.ipc import SharedTensors
+from actors.weights.layout import entry_of
 from actors.weights.object_store import Put, write_buckets
 from maspo_dist.errors import WeightTransferError
 

@@ -7,6 +7,7 @@ group           the process group of a broadcast, and how its members fail toget
 ipc             the transport through memory of a device that learner and engine share
 shared_devices  what learner ranks say of that memory
 shared_memory   memory of a worker that its engine's processes map
+layout          tensors as bytes: entries, sizes, and where they start
 fingerprint     the hash that shows whether all bytes arrived
 probes          token sequences whose logprobs prove a publish
 """

@@ -12,7 +12,6 @@ layer, so the memory of a bucket is used again only when no tensor views it.
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,13 +24,12 @@ from torch.distributed import Work
 from actors.interfaces import TensorEntry, TensorSlice
 from actors.weights.fingerprint import combine, tensor_fingerprint
 from actors.weights.group import GroupMember
+from actors.weights.layout import aligned, announced_bytes, size_bytes
 from maspo_dist.errors import WeightTransferError
 
 #: By kind of device. A bucket is closed before it would grow past this; a larger tensor gets its own. Rank 0 copies
 #: tensors that share a bucket. Copies take long on CPUs, so there only small tensors share a bucket.
 BUCKET_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
-#: Every tensor starts at a multiple of this.
-_ALIGNMENT_BYTES = 64
 #: Buckets in flight while rank 0 fills the next bucket.
 _IN_FLIGHT = 1
 
@@ -49,8 +47,8 @@ def cut(entries: Sequence[TensorEntry], bucket_bytes: int) -> Iterator[Bucket]:
     slices: list[TensorSlice] = []
     end = 0
     for name, dtype, shape in entries:
-        start = -(-end // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-        size = _size_bytes(dtype, shape)
+        start = aligned(end)
+        size = size_bytes((name, dtype, shape))
         if slices and start + size > bucket_bytes:
             yield Bucket(slices=tuple(slices), size_bytes=end)
             slices, start = [], 0
@@ -58,10 +56,6 @@ def cut(entries: Sequence[TensorEntry], bucket_bytes: int) -> Iterator[Bucket]:
         end = start + size
     if slices:
         yield Bucket(slices=tuple(slices), size_bytes=end)
-
-
-def entry_of(name: str, tensor: Tensor) -> TensorEntry:
-    return name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
 
 
 def send(
@@ -120,7 +114,7 @@ def receive(member: GroupMember, number: int, entries: Sequence[TensorEntry]) ->
     for bucket, buffer, work in _each_ahead(_expected(member, entries)):
         member.wait(work, "bytes from rank 0")
         for name, dtype, shape, offset in bucket.slices:
-            part = buffer[offset : offset + _size_bytes(dtype, shape)]
+            part = buffer[offset : offset + size_bytes((name, dtype, shape))]
             fingerprints.append(tensor_fingerprint(part))
             yield name, part.view(getattr(torch, dtype)).view(shape)
     ours, sent = _hash_tensor(fingerprints, member.device), torch.zeros(1, dtype=torch.int64, device=member.device)
@@ -161,10 +155,7 @@ class _Memory:
 
 def _bytes_of(part: TensorSlice, tensors: Iterator[tuple[str, Tensor]]) -> Tensor:
     """The bytes of the next tensor, u8. Raises ValueError when it is not `part`."""
-    found, tensor = next(tensors, ("nothing", torch.empty(0)))
-    if entry_of(found, tensor) != part[:3]:
-        raise ValueError(f"the learner has {entry_of(found, tensor)} where it announced {part[:3]}")
-    return tensor.detach().reshape(-1).view(torch.uint8)
+    return announced_bytes(part[:3], *next(tensors, ("nothing", torch.empty(0))))
 
 
 def _expected(member: GroupMember, entries: Sequence[TensorEntry]) -> Iterator[tuple[Bucket, Tensor, Work]]:
@@ -189,8 +180,3 @@ def _hash_tensor(fingerprints: list[int], device: torch.device) -> Tensor:
     """The combined fingerprint as i64[1], bit for bit."""
     value = combine(fingerprints)
     return torch.tensor([value - (1 << 64) if value >> 63 else value], dtype=torch.int64, device=device)
-
-
-def _size_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    itemsize: int = getattr(torch, dtype).itemsize
-    return math.prod(shape) * itemsize

@@ -11,7 +11,6 @@ torch counts how often a handle is opened, so each process opens it once.
 from __future__ import annotations
 
 import itertools
-import math
 import mmap
 import os
 import pickle
@@ -24,13 +23,11 @@ from torch import Tensor
 from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
 
 from actors.interfaces import StagedWeights, TensorEntry, TensorSlice
-from actors.weights.collective import entry_of
 from actors.weights.fingerprint import combine, tensor_fingerprint
+from actors.weights.layout import aligned, announced_bytes, size_bytes
 from actors.weights.shared_devices import DeviceMemory, MemoryPart, SharedDevices
 from maspo_dist.errors import WeightTransferError
 
-#: Every tensor of a block starts at a multiple of this.
-_ALIGNMENT_BYTES = 64
 #: Place of the device among the arguments of `rebuild_cuda_tensor`.
 _DEVICE_ARGUMENT = 6
 
@@ -85,15 +82,14 @@ class SharedTensors:
         starts: dict[int, int] = {}
         end = 0
         for entry, (name, tensor) in zip(entries, tensors, strict=True):
-            _require_same(entry, name, tensor)
-            storage = tensor.untyped_storage()
+            data, storage = announced_bytes(entry, name, tensor), tensor.untyped_storage()
             if storage.data_ptr() not in starts:
                 starts[storage.data_ptr()], end = end, end + storage.nbytes()
                 whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
                 parts.append(MemoryPart(handle=_cuda_handle(whole), size_bytes=storage.nbytes()))
             offset = starts[storage.data_ptr()] + int(tensor.storage_offset()) * tensor.element_size()
             slices.append((*entry, offset))
-            fingerprints.append(tensor_fingerprint(_bytes_of(tensor)))
+            fingerprints.append(tensor_fingerprint(data))
         # An engine reads what this process may still be computing.
         torch.cuda.synchronize(self._device)
         return slices, parts, fingerprints
@@ -102,21 +98,19 @@ class SharedTensors:
         self, entries: Sequence[TensorEntry], tensors: Iterator[tuple[str, Tensor]]
     ) -> tuple[list[TensorSlice], list[MemoryPart], list[int]]:
         """One part, which holds copies."""
-        spaces = [-(-_size_bytes(entry) // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES for entry in entries]
-        *starts, size_bytes = itertools.accumulate(spaces, initial=0)
-        memory = self._memory(size_bytes)
+        *starts, end = itertools.accumulate((aligned(size_bytes(entry)) for entry in entries), initial=0)
+        memory = self._memory(end)
         self._held.append(memory)
         slices: list[TensorSlice] = []
         fingerprints: list[int] = []
         for entry, start, (name, tensor) in zip(entries, starts, tensors, strict=True):
-            _require_same(entry, name, tensor)
-            copy = memory[start : start + _size_bytes(entry)]
-            copy.copy_(_bytes_of(tensor))
+            copy = memory[start : start + size_bytes(entry)]
+            copy.copy_(announced_bytes(entry, name, tensor))
             fingerprints.append(tensor_fingerprint(copy))
             slices.append((*entry, start))
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        return slices, [MemoryPart(handle=self._handle(memory), size_bytes=size_bytes)], fingerprints
+        return slices, [MemoryPart(handle=self._handle(memory), size_bytes=end)], fingerprints
 
     def _memory(self, size_bytes: int) -> Tensor:
         if self._device.type == "cuda":
@@ -145,7 +139,7 @@ def read_shared(
     for name, dtype, shape, offset in slices:
         index = bisect_right(starts, offset) - 1
         start = offset - starts[index]
-        data = parts[index][start : start + _size_bytes((name, dtype, shape))]
+        data = parts[index][start : start + size_bytes((name, dtype, shape))]
         fingerprints.append(tensor_fingerprint(data))
         yield name, data.view(getattr(torch, dtype)).view(tuple(shape))
     if combine(fingerprints) != shared.fingerprint:
@@ -195,18 +189,3 @@ def _mapped(part: MemoryPart) -> Tensor:
         return torch.frombuffer(mmap.mmap(descriptor, part.size_bytes), dtype=torch.uint8)
     finally:
         os.close(descriptor)
-
-
-def _require_same(entry: TensorEntry, name: str, tensor: Tensor) -> None:
-    if entry_of(name, tensor) != entry:
-        raise ValueError(f"the learner has {entry_of(name, tensor)} where it announced {entry}")
-
-
-def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.detach().reshape(-1).view(torch.uint8)
-
-
-def _size_bytes(entry: TensorEntry) -> int:
-    _, dtype, shape = entry
-    itemsize: int = getattr(torch, dtype).itemsize
-    return math.prod(shape) * itemsize

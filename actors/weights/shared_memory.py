@@ -16,6 +16,7 @@ import numpy as np
 
 from actors.interfaces import MappedFile, StagedWeights, TensorSlice, WeightSnapshot
 from actors.weights.fingerprint import ByteArray, combine, copy_and_fingerprint
+from actors.weights.layout import aligned
 from maspo_dist.errors import ConfigError, WeightSyncError
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 #: Tensors that are copied and hashed concurrently.
 _COPYING_THREADS = 4
-#: Every tensor starts at a multiple of this.
-_ALIGNMENT_BYTES = 64
 
 
 class SharedMemory:
@@ -38,7 +37,7 @@ class SharedMemory:
     def stage(self, snapshot: WeightSnapshot, buckets: Sequence[Sequence[ByteArray]]) -> StagedWeights:
         """Copies the tensors in, each aligned. Raises WeightSyncError if they are not the exported bytes."""
         tensors = [tensor for bucket in buckets for tensor in bucket]
-        spaces = [-(-tensor.size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES for tensor in tensors]
+        spaces = [aligned(tensor.size) for tensor in tensors]
         starts = [0, *itertools.accumulate(spaces)]
         self._resize(starts.pop())
         targets = [self._memory[start : start + tensor.size] for start, tensor in zip(starts, tensors, strict=True)]

@@ -23,7 +23,7 @@ from vllm.lora.request import LoRARequest
 from actors.engines.vllm.weights import BACKEND
 from actors.interfaces import Broadcast, BroadcastGroup, StagedWeights
 from actors.learner.weights import LearnerWeights
-from actors.weights.collective import entry_of
+from actors.weights.layout import entry_of
 from actors.weights.object_store import ObjectStoreTransport
 from actors.weights.shared_devices import SharedDevices
 from actors.weights.shared_memory import mapped_file, read_tensors

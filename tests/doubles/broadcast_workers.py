@@ -27,9 +27,10 @@ from actors.interfaces import (
     WeightUpdate,
 )
 from actors.learner.weights import LearnerWeights
-from actors.weights.collective import entry_of, receive
+from actors.weights.collective import receive
 from actors.weights.fingerprint import combine, fingerprint, tensor_fingerprint
 from actors.weights.group import GroupMember, abandon
+from actors.weights.layout import entry_of
 from maspo_dist.errors import ActorDiedError, WeightTransferError
 from maspo_dist.reward.pool.lifetime import end_with_parent
 from maspo_dist.types import RolloutGroup

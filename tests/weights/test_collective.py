@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from actors.interfaces import BroadcastGroup, TensorEntry
-from actors.weights.collective import cut, entry_of, receive, send
+from actors.weights.collective import cut, receive, send
 from actors.weights.fingerprint import device_fingerprint, fingerprint
 from actors.weights.group import GroupMember, abandon, serve_store
+from actors.weights.layout import entry_of
 from maspo_dist.errors import WeightTransferError
 
 ENGINES = 3

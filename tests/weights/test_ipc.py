@@ -14,8 +14,8 @@ from torch import Tensor
 
 from actors.interfaces import StagedWeights
 from actors.weights import ipc
-from actors.weights.collective import entry_of
 from actors.weights.ipc import SharedTensors, read_shared
+from actors.weights.layout import entry_of
 from actors.weights.shared_devices import SharedDevices, of_all_ranks
 from maspo_dist.errors import WeightTransferError
 

@@ -16,8 +16,9 @@ from actors.bench.gpu.result import Figure, Limit, Measured
 from actors.bench.gpu.workplace import Workplace, show_only_gpu
 from actors.interfaces import Broadcast, BroadcastGroup, SendReport
 from actors.learner.weights import LearnerWeights
-from actors.weights.collective import entry_of, receive
+from actors.weights.collective import receive
 from actors.weights.group import GroupMember
+from actors.weights.layout import entry_of
 from maspo_dist.planning.placement import Device
 from maspo_dist.reward.pool.lifetime import end_with_parent
 

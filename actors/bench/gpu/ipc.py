@@ -13,8 +13,8 @@ from torch.multiprocessing import get_context
 from actors.bench.gpu.result import Figure, Limit, Measured
 from actors.bench.gpu.workplace import Workplace
 from actors.interfaces import StagedWeights
-from actors.weights.collective import entry_of
 from actors.weights.ipc import SharedTensors, read_shared
+from actors.weights.layout import entry_of
 from actors.weights.shared_devices import SharedDevices
 from maspo_dist.planning.placement import Device
 from maspo_dist.reward.pool.lifetime import end_with_parent

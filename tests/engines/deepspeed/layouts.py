@@ -136,7 +136,7 @@ def layout_config(folder: Path, layout: Layout) -> TrainConfig:
 
 def _train(rank: int, world_size: int, address: str, folder: Path, layouts: list[Layout]) -> None:
     from actors.engines.deepspeed.engine import DeepSpeedEngine
-    from actors.weights.collective import entry_of
+    from actors.weights.layout import entry_of
     from maspo_dist.data.batching import lay_out_batch
 
     class OldBeforehand(DeepSpeedEngine):

@@ -16,7 +16,7 @@ from actors.engines.deepspeed.lora import LoraLinear, WithoutAdapters, add_adapt
 from actors.engines.deepspeed.micro_batch import ForwardTensors, forward_tensors
 from actors.engines.deepspeed.policy import Policy, load_policy
 from actors.engines.deepspeed.weights import adapter_weights, lost_share, policy_weights, whole_weights
-from actors.weights.collective import entry_of
+from actors.weights.layout import entry_of
 from actors.weights.object_store import write_buckets
 from maspo_dist.config import LoraConfig, ModelConfig
 from maspo_dist.data.packing import pack_sequences

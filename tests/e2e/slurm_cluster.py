@@ -114,6 +114,8 @@ class Job:
     def start_again(self) -> None:
         """Waits for the next start, without the two minutes that Slurm leaves before it by default."""
         self.wait_for_state("PENDING")
+        # Slurm revokes the credentials of the second in which the old start ends, those of a new start too.
+        time.sleep(2)
         self.wait_until(self._is_under_way, "next start")
 
     def _is_under_way(self) -> bool:

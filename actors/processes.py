@@ -345,7 +345,8 @@ class RunCluster:
         config, base, bundle = self.config, self._base, self._bundles["learner"]
         assert base is not None
         ranks, places = config.learner.ranks, self._learner_places().count
-        environment = learner_environment(self.device, config.learner.threads or share_of_cores(ranks))
+        threads = config.learner.threads or share_of_cores(ranks)
+        environment = learner_environment(self.device, threads, shares_memory=self._transport.name == "ipc")
         nodes = (await asyncio.to_thread(placement_group_table, base))["bundles_to_node_id"]
         options = [
             bundle_options(base, index, bundle, config.cluster.environment, environment)

@@ -39,7 +39,7 @@ from actors.ray.actor_options import actor_class
 from actors.rollout.actor import RolloutActor
 from actors.weights.collective import receive
 from actors.weights.group import GroupMember
-from actors.weights.ipc import SharedTensors, read_shared
+from actors.weights.ipc import OpenedMemory, SharedTensors
 from actors.weights.layout import entry_of
 from actors.weights.object_store import write_buckets
 from actors.weights.shared_devices import SharedDevices
@@ -128,7 +128,7 @@ class CopyingEngine:
         if isinstance(source := weights.source, Broadcast):
             tensors = receive(self._joined(source), source.number, [entry[:3] for entry in weights.entries])
         elif isinstance(source, SharedDevices):
-            tensors = read_shared(source, weights.entries, _CPU)
+            tensors = OpenedMemory(source, _CPU).read(weights.entries)
         else:
             tensors = read_tensors(mapped_file(weights), weights.entries)
         for parameter, (_, tensor) in zip(self._parameters, tensors, strict=True):
@@ -236,7 +236,7 @@ def _share(weights: Sequence[torch.Tensor], workers: Sequence[ActorHandle[Any]])
         flat.clone()
         copied.append(time.perf_counter() - started_s)
         started_s = time.perf_counter()
-        staged = learner.share(version, [entry_of(*item) for item in named], named, stay=True)
+        staged = learner.share(version, [entry_of(*item) for item in named], named)
         update = _update(AnnouncedWeights(version=version, entries=(), address="", port=0))
         calls = [worker.publish.remote(update, staged) for worker in workers]
         parts: list[PublishReport] = ray.get(calls, timeout=_PUBLISH_S)

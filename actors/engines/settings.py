@@ -31,10 +31,16 @@ def engine_environment(device: Device, threads: int) -> dict[str, str]:
     }
 
 
-def learner_environment(device: Device, threads: int) -> dict[str, str]:
-    """Environment of a learner rank's process; `threads` are CPU threads for arithmetic."""
+def learner_environment(device: Device, threads: int, *, shares_memory: bool) -> dict[str, str]:
+    """Environment of a learner rank's process; `threads` are CPU threads for arithmetic.
+
+    `shares_memory`: engines read the rank's memory, by `sync.transport: ipc`.
+    """
     common = {"OMP_NUM_THREADS": str(threads)}
     if device == "cpu":
+        return common
+    if shares_memory:
+        # Another process may open expandable segments only with the right to trace this process.
         return common
     # The packed length differs from forward to forward, and blocks of fixed sizes would fragment the GPU's memory.
     return common | {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}

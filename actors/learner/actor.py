@@ -57,9 +57,6 @@ class Engine(Protocol):
 
     def weight_entries(self) -> Sequence[TensorEntry]: ...
 
-    @property
-    def weights_stay(self) -> bool: ...
-
     def logprobs(self, sequences: Sequence[IntArray]) -> list[FloatArray]: ...
 
     def frozen_logprobs(self) -> list[ResponseLogprobs]: ...
@@ -136,11 +133,10 @@ class Learner:
 
     def share_weights(self, version: int) -> StagedWeights:
         """Shares the weights with the engine on this rank's device until `unshare_weights`."""
-        entries, stay = self._engine.weight_entries(), self._engine.weights_stay
-        return self._outgoing.share(version, entries, self._engine.named_weights(), stay=stay)
+        return self._outgoing.share(version, self._engine.weight_entries(), self._engine.named_weights())
 
     def unshare_weights(self) -> None:
-        """Frees what only `share_weights` needs."""
+        """Frees what only `share_weights` needs. Not collective, as `share_weights` is not."""
         self._outgoing.unshare()
 
     def keep_weights(self, version: int) -> None:

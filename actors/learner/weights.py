@@ -38,7 +38,7 @@ _NOTICE_S = 2.0
 class LearnerWeights:
     """What a rank sends, shares, keeps and stores.
 
-    `send`, `share`, `unshare` and `keep` are collective; only rank 0 answers the other calls.
+    `send` and `keep` are collective. Each rank shares for itself. Only rank 0 answers the other calls.
     """
 
     def __init__(self, rank: int, device: torch.device, address: str, put: Put = ray.put) -> None:
@@ -85,10 +85,10 @@ class LearnerWeights:
             self._member.leave(reason)
 
     def share(
-        self, version: int, entries: Sequence[TensorEntry], tensors: Iterable[tuple[str, Tensor]], *, stay: bool
+        self, version: int, entries: Sequence[TensorEntry], tensors: Iterable[tuple[str, Tensor]]
     ) -> StagedWeights:
         """See `SharedTensors.share`."""
-        return self._shared.share(version, entries, tensors, stay=stay)
+        return self._shared.share(version, entries, tensors)
 
     def unshare(self) -> None:
         """Frees what only `share` needs."""

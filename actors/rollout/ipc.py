@@ -25,7 +25,7 @@ class WeightSharer(WeightKeeper, Protocol):
     async def share(self, version: int) -> StagedWeights:
         """The announced weights as a source of SharedDevices, which engines may read until `unshare`.
 
-        Raises WeightTransferError when a device cannot share its memory.
+        Raises WeightTransferError when a device cannot share its memory; call `unshare` then too.
         """
 
     async def unshare(self) -> None:
@@ -61,6 +61,7 @@ class IpcPublisher:
             staged = await self._learners.share(version)
         except WeightTransferError as error:
             self._failures.note(str(error), version, are_lost=False)
+            await self._learners.unshare()
             await self._learners.keep(version)
             return [], list(workers)
         shared_s = clock() - started_s

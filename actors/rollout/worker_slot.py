@@ -104,7 +104,7 @@ class RunningWorker:
 
     ended      set once: None when the worker leaves, on request or with its node, else why it was lost
     serves     requests go to the worker, unless it is `reserved` for a single request
-    is_whole   false after a failed broadcast: the engine mixes two versions, and is paused until its next publish
+    is_whole   false after a transfer that failed: the engine mixes two versions, and is paused until its next publish
     calls      one call per group in flight; `load` counts their responses
     tokens     sampled so far, by the last ping; they last grew before `last_token_s`, an event loop time
     """

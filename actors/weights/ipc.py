@@ -1,11 +1,10 @@
-"""Weights in memory of a learner's device, which an engine's process on the same device reads in place.
+"""Weights in the memory of a learner's device, which an engine's process on the same device reads there.
 
-    learner rank                                     engine's process on that device
-    tensors ──► memory of the device ──handle──►     the same memory ──► tensors, hashed ──► load
+    learner rank                               engine's process on that device
+    tensors, hashed  ──────── handles ──────►  the same memory ──► tensors, hashed ──► load
 
-A handle is one of CUDA's inter-process communication (IPC), or on CPUs the path of a file in memory. On CUDA devices
-tensors that stay where they are until the next update are shared as they are; all others are copied into one block.
-torch counts how often a handle is opened, so each process opens it once.
+On CUDA the tensors stay where they are, and a handle names memory for CUDA's inter-process communication (IPC). On CPUs
+they are copied into a file in memory, and its path is the handle. torch expects that one process opens a handle, once.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import mmap
 import os
 import pickle
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -37,43 +35,33 @@ class SharedTensors:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._held: list[Tensor] = []
         self._file: int | None = None
 
     def share(
-        self, version: int, entries: Sequence[TensorEntry], tensors: Iterable[tuple[str, Tensor]], *, stay: bool
+        self, version: int, entries: Sequence[TensorEntry], tensors: Iterable[tuple[str, Tensor]]
     ) -> StagedWeights:
-        """Shares `tensors`, which are `entries`, until `clear`. `stay`: until then they are not moved or freed.
+        """Shares `tensors`, which are `entries`, until `clear`. On CUDA they may not be moved or freed until then.
 
-        Gathering a tensor is collective, so all are gathered, also after an error. Raises WeightTransferError when the
-        device has no memory left or cannot share it.
+        Raises WeightTransferError when the device cannot share its memory.
         """
         self.clear()
-        source = iter(tensors)
+        share = self._in_place if self._device.type == "cuda" else self._copied
         try:
-            share = self._as_they_are if stay and self._device.type == "cuda" else self._copied
-            slices, parts, fingerprints = share(entries, source)
+            slices, parts, fingerprints = share(entries, tensors)
         except (RuntimeError, OSError) as error:
-            self.clear()
             raise WeightTransferError(f"{device_name(self._device)} cannot share its memory: {error}") from error
-        finally:
-            deque(source, maxlen=0)
         memory = DeviceMemory(device=device_name(self._device), parts=tuple(parts))
         shared = SharedDevices(devices=(memory,), fingerprint=combine(fingerprints))
         return StagedWeights(version=version, entries=tuple(slices), source=shared)
 
     def clear(self) -> None:
-        """Frees copies; no engine may read them any more."""
-        copied, self._held = bool(self._held), []
+        """Frees the copies. Call it when no engine reads them."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
-        if copied and self._device.type == "cuda":
-            torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]
-            torch.cuda.empty_cache()
 
-    def _as_they_are(
-        self, entries: Sequence[TensorEntry], tensors: Iterator[tuple[str, Tensor]]
+    def _in_place(
+        self, entries: Sequence[TensorEntry], tensors: Iterable[tuple[str, Tensor]]
     ) -> tuple[list[TensorSlice], list[MemoryPart], list[int]]:
         """One part per storage."""
         slices: list[TensorSlice] = []
@@ -82,25 +70,28 @@ class SharedTensors:
         starts: dict[int, int] = {}
         end = 0
         for entry, (name, tensor) in zip(entries, tensors, strict=True):
-            data, storage = announced_bytes(entry, name, tensor), tensor.untyped_storage()
+            if not tensor.is_contiguous():
+                raise RuntimeError(f"{name} is not contiguous")
+            fingerprints.append(tensor_fingerprint(announced_bytes(entry, name, tensor)))
+            storage = tensor.untyped_storage()
             if storage.data_ptr() not in starts:
                 starts[storage.data_ptr()], end = end, end + storage.nbytes()
-                whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
-                parts.append(MemoryPart(handle=_cuda_handle(whole), size_bytes=storage.nbytes()))
+                parts.append(MemoryPart(handle=_cuda_handle(storage), size_bytes=storage.nbytes()))
             offset = starts[storage.data_ptr()] + int(tensor.storage_offset()) * tensor.element_size()
             slices.append((*entry, offset))
-            fingerprints.append(tensor_fingerprint(data))
-        # An engine reads what this process may still be computing.
+        # An engine reads what this process may still be computing, and needs the memory in which it was hashed.
         torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
         return slices, parts, fingerprints
 
     def _copied(
-        self, entries: Sequence[TensorEntry], tensors: Iterator[tuple[str, Tensor]]
+        self, entries: Sequence[TensorEntry], tensors: Iterable[tuple[str, Tensor]]
     ) -> tuple[list[TensorSlice], list[MemoryPart], list[int]]:
-        """One part, which holds copies."""
+        """One part, a file in memory."""
         *starts, end = itertools.accumulate((aligned(size_bytes(entry)) for entry in entries), initial=0)
-        memory = self._memory(end)
-        self._held.append(memory)
+        self._file = os.memfd_create("maspo-weights", os.MFD_CLOEXEC)
+        os.ftruncate(self._file, end)
+        memory = torch.frombuffer(mmap.mmap(self._file, end), dtype=torch.uint8)
         slices: list[TensorSlice] = []
         fingerprints: list[int] = []
         for entry, start, (name, tensor) in zip(entries, starts, tensors, strict=True):
@@ -108,42 +99,39 @@ class SharedTensors:
             copy.copy_(announced_bytes(entry, name, tensor))
             fingerprints.append(tensor_fingerprint(copy))
             slices.append((*entry, start))
+        handle = f"{os.fstat(self._file).st_ino} /proc/{os.getpid()}/fd/{self._file}".encode()
+        return slices, [MemoryPart(handle=handle, size_bytes=end)], fingerprints
+
+
+class OpenedMemory:
+    """The memory of `device` that a learner rank shares. Call `close` when nothing reads it any more."""
+
+    def __init__(self, shared: SharedDevices, device: torch.device) -> None:
+        """Raises WeightTransferError when no rank has the device, or its memory cannot be opened."""
+        self._shared = shared
+        self._device = device
+        memory, self._parts = _opened(shared, device)
+        self._starts = list(itertools.accumulate((part.size_bytes for part in memory.parts), initial=0))
+
+    def read(self, slices: Sequence[TensorSlice]) -> Iterator[tuple[str, Tensor]]:
+        """Yields (name, tensor); the tensors are views.
+
+        Raises WeightTransferError after the last tensor when the bytes are not those that were shared.
+        """
+        fingerprints = []
+        for name, dtype, shape, offset in slices:
+            index = bisect_right(self._starts, offset) - 1
+            start = offset - self._starts[index]
+            data = self._parts[index][start : start + size_bytes((name, dtype, shape))]
+            fingerprints.append(tensor_fingerprint(data))
+            yield name, data.view(getattr(torch, dtype)).view(tuple(shape))
+        if combine(fingerprints) != self._shared.fingerprint:
+            raise WeightTransferError(f"{device_name(self._device)} holds other bytes than the learner shared")
+
+    def close(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        return slices, [MemoryPart(handle=self._handle(memory), size_bytes=end)], fingerprints
-
-    def _memory(self, size_bytes: int) -> Tensor:
-        if self._device.type == "cuda":
-            return torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
-        self._file = os.memfd_create("maspo-weights", os.MFD_CLOEXEC)
-        os.ftruncate(self._file, size_bytes)
-        return torch.frombuffer(mmap.mmap(self._file, size_bytes), dtype=torch.uint8)
-
-    def _handle(self, memory: Tensor) -> bytes:
-        if self._file is None:
-            return _cuda_handle(memory)
-        return f"{os.fstat(self._file).st_ino} /proc/{os.getpid()}/fd/{self._file}".encode()
-
-
-def read_shared(
-    shared: SharedDevices, slices: Sequence[TensorSlice], device: torch.device
-) -> Iterator[tuple[str, Tensor]]:
-    """Yields (name, tensor) from the memory of `device`; the tensors are views of it.
-
-    Raises WeightTransferError when the memory cannot be opened; after the last tensor also when the bytes are not those
-    that were shared.
-    """
-    memory, parts = _opened(shared, device)
-    starts = list(itertools.accumulate((part.size_bytes for part in memory.parts), initial=0))
-    fingerprints = []
-    for name, dtype, shape, offset in slices:
-        index = bisect_right(starts, offset) - 1
-        start = offset - starts[index]
-        data = parts[index][start : start + size_bytes((name, dtype, shape))]
-        fingerprints.append(tensor_fingerprint(data))
-        yield name, data.view(getattr(torch, dtype)).view(tuple(shape))
-    if combine(fingerprints) != shared.fingerprint:
-        raise WeightTransferError(f"{memory.device} holds other bytes than the learner shared")
+        self._parts = []
 
 
 def device_name(device: torch.device) -> str:
@@ -173,9 +161,9 @@ def _open(part: MemoryPart, device: torch.device) -> Tensor:
     return opened
 
 
-def _cuda_handle(memory: Tensor) -> bytes:
-    """Counts as opened once."""
-    _, arguments = reduce_tensor(memory)  # type: ignore[no-untyped-call]
+def _cuda_handle(storage: torch.UntypedStorage) -> bytes:
+    whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    _, arguments = reduce_tensor(whole)  # type: ignore[no-untyped-call]
     return pickle.dumps(arguments)
 
 

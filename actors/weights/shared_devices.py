@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.interfaces import StagedWeights
-from maspo_dist.errors import WeightTransferError
+from maspo_dist.errors import WeightSyncError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,10 @@ class MemoryPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceMemory:
-    """All tensors on one device, a UUID or "cpu". Offsets of slices count through `parts` as if they were one."""
+    """All tensors in the memory of one device. Offsets of slices count through `parts` as if these were one.
+
+    device   its UUID, or "cpu"
+    """
 
     device: str
     parts: tuple[MemoryPart, ...]
@@ -37,11 +40,11 @@ class SharedDevices:
 
 
 def of_all_ranks(shared: Sequence[StagedWeights]) -> StagedWeights:
-    """What each rank shares, as one. Raises WeightTransferError when ranks hold other tensors than rank 0."""
+    """What each rank shares, as one source. Raises WeightSyncError when a rank holds other weights than rank 0."""
     sources = [_source_of(weights) for weights in shared]
     for rank, (weights, source) in enumerate(zip(shared, sources, strict=True)):
         if (weights.entries, source.fingerprint) != (shared[0].entries, sources[0].fingerprint):
-            raise WeightTransferError(f"learner rank {rank} shares other weights than rank 0")
+            raise WeightSyncError(f"learner rank {rank} holds other weights than learner rank 0")
     devices = tuple(memory for source in sources for memory in source.devices)
     source = SharedDevices(devices=devices, fingerprint=sources[0].fingerprint)
     return StagedWeights(version=shared[0].version, entries=shared[0].entries, source=source)

@@ -36,7 +36,7 @@ class ClusterConfig(Section):
     generate_timeout_s: float = Field(1800.0, gt=0)
     #: Seconds for one batch on the learners.
     update_timeout_s: float = Field(3600.0, gt=0)
-    #: Seconds for one publish of weights, proof included.
+    #: Seconds for each part of a publish of weights: the learner's, and one worker's, proof included.
     publish_timeout_s: float = Field(600.0, gt=0)
     #: Seconds for one checkpoint.
     save_timeout_s: float = Field(1800.0, gt=0)

@@ -100,6 +100,11 @@ class LearnerConfig(Section):
         """Groups of ranks among which the responses of a batch are divided."""
         return self.ranks // self.sequence_parallel
 
+    @property
+    def holds_whole_weights(self) -> bool:
+        """Whether each rank holds the weights as engines get them, which stay in place until the next update."""
+        return self.zero_stage < 3 and self.lora is None
+
     @model_validator(mode="after")
     def _sequence_groups_are_whole(self) -> LearnerConfig:
         if self.ranks % self.sequence_parallel:

@@ -149,10 +149,10 @@ class SyncConfig(Section):
 
     #: How weights travel. object_store: Ray's, then shared memory of each node. collective: learner rank 0 broadcasts
     #: them to the processes of all engines at once, by NCCL or on CPUs by gloo; engines that come later get a copy
-    #: through the object store. ipc: where cluster.layout is colocated, each engine reads them in the memory of the
-    #: learner ranks on its own devices; with ZeRO-3 or adapters, in a copy there. auto, for vLLM: with colocated ipc,
-    #: or object_store where ipc would need the copy; with separate collective on GPUs, and on CPUs object_store, since
-    #: gloo would bring a copy to each engine. Or a class of your own as python:module:Name.
+    #: through the object store. ipc: with cluster.layout colocated, each engine reads them in the memory of the
+    #: learner ranks on its own devices; each rank must hold whole weights, so it needs ZeRO-2 and no adapters. auto on
+    #: GPUs and for vLLM: collective with layout separate; with colocated ipc, or object_store where ipc is not
+    #: possible. auto otherwise: object_store. Or a class of your own as python:module:Name.
     transport: Annotated[str, AfterValidator(one_of("auto", "object_store", "collective", "ipc"))] = "auto"
     #: Largest accepted mean |logprob(engine) − logprob(learner)| after a publish; null: twice the mean at the start,
     #: when both hold the weights of model.path, but at least 1e-4 in float32 and 0.02 in bfloat16.

@@ -114,6 +114,9 @@ class TrainConfig(Section):
             "turns: set both to none": is_offloaded,
             "sync.transport is collective, which needs a device for each of its processes: set it to "
             "auto": self.sync.transport == "collective",
+            "sync.transport is ipc, by which engines read whole weights in the memory of each rank, but with "
+            "learner.zero_stage 3 or learner.lora no rank holds them: set it to auto": self.sync.transport == "ipc"
+            and not learner.holds_whole_weights,
         }
         for problem, is_so in problems.items():
             if is_so:

@@ -19,7 +19,7 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize, adapter_parameters
 from maspo_dist.planning.accelerators import Accelerator
 from maspo_dist.planning.placement import SHARED_ENGINE_SHARE, learner_memory, weight_width
-from maspo_dist.planning.transport import choose_transport, weights_stay
+from maspo_dist.planning.transport import choose_transport
 
 # Shares of a peak that training and inference of dense models usually reach.
 _TRAINING_SHARE, _PREFILL_SHARE, _TRAFFIC_SHARE = 0.4, 0.5, 0.7
@@ -97,8 +97,10 @@ def publish_seconds(config: TrainConfig, size: ModelSize) -> dict[str, float]:
     lora = config.learner.lora if config.rollout.lora == "adapter" else None
     published = size.parameters if lora is None else adapter_parameters(lora, size, config.model.path)
     size_bytes = weight_width(config.model) * published
-    other = "ipc" if config.cluster.layout == "separate" else "collective"
-    return {name: _PUBLISH_S + size_bytes / rate for name, rate in _PUBLISH_BYTES_PER_S.items() if name != other}
+    is_colocated = config.cluster.layout == "colocated"
+    possible = {"object_store": True, "collective": not is_colocated}
+    possible["ipc"] = is_colocated and config.learner.holds_whole_weights
+    return {name: _PUBLISH_S + size_bytes / rate for name, rate in _PUBLISH_BYTES_PER_S.items() if possible[name]}
 
 
 def splits(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> list[Split]:
@@ -127,19 +129,12 @@ def fits(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> bool:
     Where they share GPUs, the weights of a rank must fit beside the engine.
     """
     memory = learner_memory(config, size, "cuda")
-    beside = _beside_engine_bytes(config, size) if config.cluster.layout == "colocated" else 0
+    beside = memory.weights_bytes if config.cluster.layout == "colocated" else 0
     return (
         memory.total_bytes <= gpu.memory_bytes
         and _sequences_at_once(config, size, gpu) >= 1
         and _engine_share(config) * gpu.memory_bytes + beside <= gpu.memory_bytes
     )
-
-
-def _beside_engine_bytes(config: TrainConfig, size: ModelSize) -> int:
-    """What a rank holds on a GPU during a publish: its weights, and by IPC a copy of all where these are not whole."""
-    held = learner_memory(config, size, "cuda").weights_bytes
-    is_copied = choose_transport(config, "cuda").name == "ipc" and not weights_stay(config.learner)
-    return held + (weight_width(config.model) * size.parameters if is_copied else 0)
 
 
 def advice(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> Iterator[str]:

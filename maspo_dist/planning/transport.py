@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maspo_dist.config import LearnerConfig, TrainConfig
+from maspo_dist.config import TrainConfig
 from maspo_dist.planning.placement import Device
 
 
@@ -26,20 +26,15 @@ def choose_transport(config: TrainConfig, device: Device) -> TransportChoice:
     if config.sync.transport != "auto":
         return TransportChoice(name=config.sync.transport, reason="sync.transport says so")
     if config.rollout.backend != "vllm":
-        reason = "rollout.backend is not vllm, so its engines may not read from anywhere else"
+        reason = "rollout.backend is not vllm, so its engines might not be able to read from anywhere else"
         return TransportChoice(name="object_store", reason=reason)
-    if config.cluster.layout == "colocated":
-        if not weights_stay(config.learner):
-            reason = "engines and learners share devices, which may have no room for a copy of all weights"
-            return TransportChoice(name="object_store", reason=reason)
-        reason = "engines read the weights where the learners on their devices hold them"
-        return TransportChoice(name="ipc", reason=reason)
     if device == "cpu":
         reason = "on CPUs all engines of a node read one copy in shared memory"
         return TransportChoice(name="object_store", reason=reason)
+    if config.cluster.layout == "colocated":
+        if not config.learner.holds_whole_weights:
+            reason = "engines and learners share devices, on which no learner rank holds whole weights"
+            return TransportChoice(name="object_store", reason=reason)
+        reason = "engines read the weights where the learners on their devices hold them"
+        return TransportChoice(name="ipc", reason=reason)
     return TransportChoice(name="collective", reason="NCCL brings the weights straight to the GPUs of all engines")
-
-
-def weights_stay(learner: LearnerConfig) -> bool:
-    """Whether each rank holds whole weights as engines get them, which stay where they are until the next update."""
-    return learner.zero_stage < 3 and learner.lora is None

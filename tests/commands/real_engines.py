@@ -139,7 +139,7 @@ def share(engine: LLM, weights: StagedWeights, learner: LearnerWeights, *, facto
     """Shares `weights` times `factor` with the engine: why it cannot read them. `is_gone`: they are shared no more."""
     tensors = [(name, tensor * factor) for name, tensor in read_tensors(mapped_file(weights), weights.entries)]
     entries = [entry_of(name, tensor) for name, tensor in tensors]
-    shared = learner.share(weights.version, entries, tensors, stay=True)
+    shared = learner.share(weights.version, entries, tensors)
     if is_gone:
         learner.unshare()
     assert isinstance(shared.source, SharedDevices)

@@ -98,6 +98,11 @@ def test_what_contradicts_itself_is_refused(sections: dict[str, object], sentenc
             {"sync": {"transport": "collective"}},
             "sync.transport is collective, which needs a device for each of its processes: set it to auto",
         ),
+        (
+            {"sync": {"transport": "ipc"}, "learner": {"zero_stage": 3}},
+            "sync.transport is ipc, by which engines read whole weights in the memory of each rank, but with "
+            "learner.zero_stage 3 or learner.lora no rank holds them: set it to auto",
+        ),
     ],
 )
 def test_what_keeps_engines_and_learners_from_taking_turns_is_refused(

@@ -14,7 +14,7 @@ from job_cluster import run_on, submit
 
 from maspo_dist.runs.folder import RunFolder
 
-TURNS = ("cluster.layout=colocated", "sync.transport=auto")
+TURNS = ("cluster.layout=colocated", "sync.transport=ipc")
 
 
 def test_a_job_whose_processes_take_turns_takes_the_demo_along_and_gives_the_metrics_of_a_local_run(
@@ -41,6 +41,4 @@ def test_a_job_whose_processes_take_turns_takes_the_demo_along_and_gives_the_met
     assert "large" not in names
     run = RunFolder(unpacked / "runs" / "local-smoke")
     assert comparable(list(run.read_metrics())) == comparable(whole_run.metrics)
-    said = {event["kind"]: event["message"] for event in run.read_events()}
-    assert said["transport_chosen"].startswith("ipc: ")
-    assert "ipc_failed" not in said
+    assert "ipc_failed" not in {event["kind"] for event in run.read_events()}

@@ -66,6 +66,12 @@ async def main() -> None:
     early = asyncio.ensure_future(engine.generate(PROMPT, Sampling(temperature=1.0, max_response_tokens=4), 7, None))
     assert not (await asyncio.wait([early], timeout=1.0))[0], "an engine that sleeps answered"
     await engine.pause()
+    # As after a load that failed: the memory of the weights is there again, and has to go.
+    with mock.patch.object(engine._engine, "sleep", wraps=engine._engine.sleep) as sleep:
+        await engine.sleep()
+    sleep.assert_called_once_with(level=2, mode="keep")
+    await engine.pause()
+    await engine.pause()
     assert not (await asyncio.wait([early], timeout=1.0))[0], "an engine without keys and values answered"
     await engine.resume()
     assert np.array_equal((await early).response_ids, whole.response_ids)

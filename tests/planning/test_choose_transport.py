@@ -24,12 +24,18 @@ def test_auto_broadcasts_to_vllm_on_gpus(transport: str, backend: str, device: D
     assert choose_transport(config, device).name == chosen
 
 
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_auto_has_vllm_read_the_memory_of_learners_on_its_devices(device: Device) -> None:
-    colocated = {"layout": "colocated"}
-    assert choose_transport(make_config(cluster=colocated), device).name == "ipc"
-    adapters = {"lora": {"rank": 8}}
-    assert choose_transport(make_config(cluster=colocated, learner={"zero_stage": 3}), device).name == "object_store"
-    assert choose_transport(make_config(cluster=colocated, learner=adapters), device).name == "object_store"
-    own = make_config(cluster=colocated, rollout={"backend": "python:my_module:MyEngine"})
-    assert choose_transport(own, device).name == "object_store"
+@pytest.mark.parametrize(
+    ("learner", "backend", "device", "chosen"),
+    [
+        ({}, "vllm", "cuda", "ipc"),
+        ({}, "vllm", "cpu", "object_store"),
+        ({}, "python:my_module:MyEngine", "cuda", "object_store"),
+        ({"zero_stage": 3}, "vllm", "cuda", "object_store"),
+        ({"lora": {"rank": 8}}, "vllm", "cuda", "object_store"),
+    ],
+)
+def test_auto_has_vllm_read_whole_weights_on_the_gpus_that_it_shares_with_learners(
+    learner: dict[str, object], backend: str, device: Device, chosen: str
+) -> None:
+    config = make_config(cluster={"layout": "colocated"}, learner=learner, rollout={"backend": backend})
+    assert choose_transport(config, device).name == chosen

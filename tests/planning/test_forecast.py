@@ -13,7 +13,7 @@ from maspo_dist.config import TrainConfig, load_config
 from maspo_dist.errors import UserError
 from maspo_dist.models.size import KNOWN_SIZES
 from maspo_dist.planning.accelerators import ACCELERATORS
-from maspo_dist.planning.forecast import Lengths, advice, fits, forecast_step, publish_seconds, splits
+from maspo_dist.planning.forecast import Lengths, advice, forecast_step, publish_seconds, splits
 from maspo_dist.planning.placement import engine_memory, learner_memory, plan_bundles
 from maspo_dist.planning.plan import assumed_lengths, print_plan
 
@@ -95,16 +95,11 @@ def test_turns_on_shared_gpus_cost_the_moves_of_the_optimizer_state() -> None:
         "learner.zero_stage=3",
         "rollout.engine.gpu_memory_utilization=0.99",
     )
-    assert "a publish takes 25.7 s by object_store, 1.8 s by ipc" in list(advice(shared, SIZE, GPUS["H100"], LENGTHS))
+    assert "a publish takes 25.7 s by object_store" in list(advice(shared, SIZE, GPUS["H100"], LENGTHS))
+    whole = recipe("cluster.layout=colocated", "rollout.workers=4", "learner.zero_stage=2")
+    assert "a publish takes 25.7 s by object_store, 1.8 s by ipc" in list(advice(whole, SIZE, GPUS["H100"], LENGTHS))
     [said] = [sentence for sentence in advice(tight, SIZE, GPUS["H100"], LENGTHS) if "share" in sentence]
     assert said.endswith("lower rollout.engine.gpu_memory_utilization, or set learner.zero_stage to 3")
-
-
-def test_sharded_weights_need_room_for_a_copy_where_engines_read_them_in_place() -> None:
-    settings = ("cluster.layout=colocated", "rollout.workers=4", "rollout.engine.gpu_memory_utilization=0.8")
-    for stage, transport, has_room in ((2, "ipc", True), (3, "ipc", False), (3, "object_store", True)):
-        config = recipe(*settings, f"learner.zero_stage={stage}", f"sync.transport={transport}")
-        assert fits(config, SIZE, GPUS["H100"]) is has_room, (stage, transport)
 
 
 def test_the_fastest_division_of_the_gpus_stands_first() -> None:

@@ -128,7 +128,7 @@ async def test_an_engine_that_cannot_read_the_memory_gets_the_weights_through_th
 async def test_learners_that_cannot_share_send_the_weights_through_the_object_store() -> None:
     async with running() as scene:
         scene.learners.cannot_share = True
-        assert await scene.publish(1) == ["share", "keep", "stored"]
+        assert await scene.publish(1) == ["share", "unshare", "keep", "stored"]
         assert scene.versions == [1, 1]
         assert "GPU-0 cannot share its memory" in scene.said("ipc_failed")[0]
 

@@ -66,6 +66,7 @@ class SimulatedLearners:
     async def wake(self) -> None:
         world = self._world
         self._take_devices()
+        assert world.shared_version is None, "memory is still shared after the publish"
         await asyncio.sleep(world.rng.uniform(0.1, 2))
         if world.chance(world.story.faults.learner_loss):
             raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
@@ -121,9 +122,10 @@ class SimulatedLearners:
         await asyncio.sleep(world.rng.uniform(0.1, 2))
         if world.chance(world.story.faults.learner_loss):
             raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
-        if world.chance(world.story.faults.transfer_failure):
-            raise WeightTransferError("no memory is left (simulated)")
         world.shared_version = version
+        if world.chance(world.story.faults.transfer_failure):
+            # Another rank has shared its memory.
+            raise WeightTransferError("no memory is left (simulated)")
         return StagedWeights(version=version, entries=(), source=SharedDevices(devices=(), fingerprint=version))
 
     async def unshare(self) -> None:
@@ -159,6 +161,7 @@ class SimulatedLearners:
         self._take_devices()
         await asyncio.sleep(self._world.rng.uniform(5, 60))
         self._world.stores += 1
+        self._world.shared_version = None
         self._kept = None
         self._world.trained = {}
         self._version = 0

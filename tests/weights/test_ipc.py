@@ -14,10 +14,10 @@ from torch import Tensor
 
 from actors.interfaces import StagedWeights
 from actors.weights import ipc
-from actors.weights.ipc import SharedTensors, read_shared
+from actors.weights.ipc import OpenedMemory, SharedTensors
 from actors.weights.layout import entry_of
 from actors.weights.shared_devices import SharedDevices, of_all_ranks
-from maspo_dist.errors import WeightTransferError
+from maspo_dist.errors import WeightSyncError, WeightTransferError
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def make_tensors(seed: int) -> dict[str, Tensor]:
 
 def shared_by(shared: SharedTensors, seed: int, version: int = 1) -> StagedWeights:
     tensors = make_tensors(seed)
-    return shared.share(version, [entry_of(*item) for item in tensors.items()], tensors.items(), stay=True)
+    return shared.share(version, [entry_of(*item) for item in tensors.items()], tensors.items())
 
 
 def source_of(weights: StagedWeights) -> SharedDevices:
@@ -43,7 +43,7 @@ def source_of(weights: StagedWeights) -> SharedDevices:
 
 
 def read(weights: StagedWeights) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in read_shared(source_of(weights), weights.entries, CPU)}
+    return {name: tensor.clone() for name, tensor in OpenedMemory(source_of(weights), CPU).read(weights.entries)}
 
 
 def require_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -82,7 +82,7 @@ def test_memory_that_is_no_longer_shared_cannot_be_opened(shared: SharedTensors)
 def test_other_bytes_than_were_shared_are_noticed_after_the_last_tensor(shared: SharedTensors) -> None:
     weights = shared_by(shared, seed=1)
     wrong = replace(source_of(weights), fingerprint=source_of(weights).fingerprint ^ 1)
-    tensors = read_shared(wrong, weights.entries, CPU)
+    tensors = OpenedMemory(wrong, CPU).read(weights.entries)
     for name in make_tensors(1):
         assert next(tensors)[0] == name
     with pytest.raises(WeightTransferError, match="cpu holds other bytes than the learner shared"):
@@ -98,38 +98,40 @@ def test_a_process_reads_the_memory_of_its_own_device(shared: SharedTensors) -> 
         read(replace(weights, source=replace(source, devices=(elsewhere,))))
 
 
-def test_ranks_share_the_same_weights_or_none() -> None:
+def test_ranks_that_hold_different_weights_are_named() -> None:
     ranks = [SharedTensors(CPU) for _ in range(2)]
     same = [shared_by(rank, seed=1) for rank in ranks]
     together = of_all_ranks(same)
     assert source_of(together).devices == source_of(same[0]).devices + source_of(same[1]).devices
     require_equal(read(together), make_tensors(1))
-    with pytest.raises(WeightTransferError, match="learner rank 1 shares other weights than rank 0"):
+    with pytest.raises(WeightSyncError, match="learner rank 1 holds other weights than learner rank 0"):
         of_all_ranks([same[0], shared_by(ranks[1], seed=2)])
     for rank in ranks:
         rank.clear()
 
 
-def test_all_tensors_are_gathered_when_a_device_has_no_memory_left(
-    shared: SharedTensors, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: SharedTensors, size_bytes: int) -> Tensor:
-        raise torch.OutOfMemoryError(f"no {size_bytes} bytes")
+def test_a_device_that_cannot_share_its_memory_is_named(shared: SharedTensors, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(name: str, flags: int) -> int:
+        raise OSError(f"no file {name}")
 
-    monkeypatch.setattr(SharedTensors, "_memory", full)
+    monkeypatch.setattr("os.memfd_create", full)
+    with pytest.raises(WeightTransferError, match="cpu cannot share its memory: no file maspo-weights"):
+        shared_by(shared, seed=1)
+
+
+def test_other_tensors_than_were_announced_are_named(shared: SharedTensors) -> None:
     tensors = make_tensors(1)
-    gathered = iter(tensors.items())
-    with pytest.raises(WeightTransferError, match="cpu cannot share its memory: no"):
-        shared.share(1, [entry_of(*item) for item in tensors.items()], gathered, stay=True)
-    assert list(gathered) == []
+    entries = [entry_of(*item) for item in tensors.items()]
+    with pytest.raises(ValueError, match=r"the learner has \('c.weight'.* where it announced \('a.weight'"):
+        shared.share(1, entries, [("c.weight", tensors["c.weight"]), *list(tensors.items())[1:]])
 
 
-def test_tensors_that_stay_are_shared_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_on_a_gpu_are_shared_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """With stand-ins for CUDA: two buffers hold all tensors, as ZeRO's flat buffers do."""
     opened: list[Tensor] = []
 
-    def handle(memory: Tensor) -> bytes:
-        opened.append(memory)
+    def handle(storage: torch.UntypedStorage) -> bytes:
+        opened.append(torch.empty(0, dtype=torch.uint8).set_(storage))
         return pickle.dumps(len(opened) - 1)
 
     monkeypatch.setattr(ipc, "_cuda_handle", handle)
@@ -144,8 +146,8 @@ def test_tensors_that_stay_are_shared_where_they_are(monkeypatch: pytest.MonkeyP
         "d": flat[1][13:14],
     }
     shared = SharedTensors(torch.device("cuda", 0))
-    weights = shared.share(1, [entry_of(*item) for item in tensors.items()], tensors.items(), stay=True)
+    weights = shared.share(1, [entry_of(*item) for item in tensors.items()], tensors.items())
     assert [part.size_bytes for part in source_of(weights).devices[0].parts] == [160, 60]
-    found = dict(read_shared(source_of(weights), weights.entries, CPU))
+    found = dict(OpenedMemory(source_of(weights), CPU).read(weights.entries))
     require_equal(found, tensors)
     assert [tensor.data_ptr() for tensor in found.values()] == [tensor.data_ptr() for tensor in tensors.values()]

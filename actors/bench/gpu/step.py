@@ -27,7 +27,7 @@ def measure(place: Workplace) -> Measured:
     """One optimizer step of eight full micro-batches, forward and backward with checkpointing."""
     setting, scale = place.setting, place.setting.scale
     # Read at the first allocation on the GPU.
-    os.environ.update(learner_environment(setting.device, threads=1))
+    os.environ.update(learner_environment(setting.device, threads=1, shares_memory=False))
     config = place.config(place.model)
     engine = DeepSpeedEngine(config, setting.device, 0, 1, f"tcp://127.0.0.1:{free_port()}")
     groups = random_groups(config, scale.shape.vocabulary)

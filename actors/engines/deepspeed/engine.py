@@ -73,7 +73,6 @@ from maspo_dist.data.packing import pack_micro_batch, pack_sequences
 from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.planning.devices import require_torch
 from maspo_dist.planning.placement import Device
-from maspo_dist.planning.transport import weights_stay
 from maspo_dist.runs.logs import LogStream
 from maspo_dist.runs.step_record import ResponseLogprobs
 from maspo_dist.types import FloatArray, IntArray, MiniBatch, RolloutGroup
@@ -199,11 +198,6 @@ class DeepSpeedEngine:
     def weight_entries(self) -> list[TensorEntry]:
         """(name, dtype, shape) of all that `named_weights` yields, in its order. Gathers nothing, on any rank."""
         return [weight.entry for weight in self._published()]
-
-    @property
-    def weights_stay(self) -> bool:
-        """Whether `named_weights` yields tensors that are not moved or freed before the next update."""
-        return weights_stay(self._config.learner)
 
     def save(self, folder: Path) -> None:
         """Writes weights, optimizer state, schedule and random generators into `folder`, which is made if missing.

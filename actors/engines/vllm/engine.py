@@ -116,6 +116,8 @@ class VllmEngine:
         self._tokenizer = self._engine.get_tokenizer()
         self._receives_weights = False
         self._sleeps = False
+        #: Memory for them: false from a sleep to the next `pause`.
+        self._holds_weights = True
         self._keeps_kv = settings.keeps_kv
         self._has_adapter = settings.adapter is not None
         self._version = AS_LOADED
@@ -162,7 +164,10 @@ class VllmEngine:
         """Unless keys and values are kept, also clears the prefix cache, and requests in flight are prefilled again."""
         with _engine_death():
             if self._sleeps:
-                await self._engine.wake_up(["weights"])
+                # A load that failed has left their memory there.
+                if not self._holds_weights:
+                    await self._engine.wake_up(["weights"])
+                    self._holds_weights = True
                 return
             await self._engine.pause_generation(mode="keep", clear_cache=not self._keeps_kv)
 
@@ -198,8 +203,8 @@ class VllmEngine:
 
     async def sleep(self) -> None:
         """See `SleepingEngine`. On a CPU, which has no memory of its own to leave, only the scheduler sleeps."""
-        if not self._sleeps:
-            self._sleeps = True
+        if not self._sleeps or self._holds_weights:
+            self._sleeps, self._holds_weights = True, False
             with _engine_death():
                 # Level 2 drops the weights instead of keeping a copy on the host: new weights come.
                 await self._engine.sleep(level=2, mode="keep")

@@ -38,7 +38,7 @@ from actors.engines.vllm.samples import Samples
 from actors.interfaces import Broadcast, MappedFile, TensorSlice
 from actors.weights.collective import receive
 from actors.weights.group import GroupMember
-from actors.weights.ipc import read_shared
+from actors.weights.ipc import OpenedMemory
 from actors.weights.shared_devices import SharedDevices
 from actors.weights.shared_memory import read_tensors
 from maspo_dist.errors import WeightTransferError
@@ -82,6 +82,7 @@ class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
     samples: Samples | None = None
     failure: str | None = None
     _member: GroupMember | None = None
+    _memory: OpenedMemory | None = None
 
     @cached_property
     def slot(self) -> AdapterSlot | None:
@@ -114,7 +115,8 @@ class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
             if isinstance(source, Broadcast):
                 self._load(self._sampled(update, self._received(update, source)))
             else:
-                self._load(self._sampled(update, read_shared(source, update.entries, self.device)))
+                self._memory = OpenedMemory(source, self.device)
+                self._load(self._sampled(update, self._memory.read(update.entries)))
         except WeightTransferError as error:
             self.failure = str(error)
             self._leave(self.failure)
@@ -126,6 +128,10 @@ class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
         if self.slot is not None:
             return
         finalize_layerwise_reload(self.model, self.model_config)
+        if self._memory is not None:
+            # The copies must have been made before the memory is closed.
+            self._memory.close()
+            self._memory = None
         if self.device.type == "cpu":
             # With tied embeddings the reload does not update the LM head's packed copy.
             for module in self.model.modules():

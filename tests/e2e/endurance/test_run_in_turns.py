@@ -7,7 +7,7 @@ from live_faults import QUICK, events, finish_whole, processes, until
 
 
 def test_a_run_whose_processes_take_turns_survives_a_killed_worker_and_a_killed_rank(launcher: Launcher) -> None:
-    layout = ("rollout.workers=2", "learner.ranks=2", "cluster.layout=colocated", "sync.transport=auto")
+    layout = ("rollout.workers=2", "learner.ranks=2", "cluster.layout=colocated", "sync.transport=ipc")
     run = launcher.start("turns", "run.max_steps=10000", "checkpoint.every=3", *layout, *QUICK)
     run.wait_for_step(1)
     processes(run, "ray::RolloutActor")[0].kill()

@@ -42,13 +42,24 @@ lost_step() {
   return 1
 }
 
+# end_steps: ends Ray on all nodes. A signal that comes meanwhile ends `wait` early, and a shell that runs the trap of one
+# signal may miss another one: so the signal is repeated until the steps have ended.
+end_steps() {
+  local step left=1
+  while [ -n "$left" ]; do
+    left=''
+    for step in "${steps[@]}"; do kill -USR1 "$step" 2> /dev/null && left=1; done
+    sleep 0.5 &
+    wait $!
+  done
+}
+
 # end CODE: ends Ray, and decides whether the job goes on. Its state is RUNNING if its time is nearly up or if it was
 # asked to stop; it is COMPLETING after scancel, and then it must not come back. Slurm itself puts a pre-empted job back.
 end() {
-  local code=$1 lost='' saved='' next='' state step
+  local code=$1 lost='' saved='' next='' state
   if lost_step; then lost=1; fi
-  for step in "${steps[@]}"; do kill -USR1 "$step" 2> /dev/null; done
-  wait "${steps[@]}"
+  end_steps
   saved=$(find "$MASPO_RUN/checkpoints" -maxdepth 1 -name 'step-*' -newer "$MASPO_LOGS/started" 2> /dev/null)
   rm -rf "$MASPO_TMP"
   state=$(job_state)

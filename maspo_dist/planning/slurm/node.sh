@@ -99,8 +99,10 @@ while [ -z "$over" ] && alive "$keeper"; do
   sleep 1 &
   wait $!
 done
-kill -USR1 "$keeper" 2> /dev/null
-while alive "$keeper"; do sleep 0.2; done
+while alive "$keeper"; do
+  kill -USR1 "$keeper" 2> /dev/null
+  sleep 0.2
+done
 [ "$(hostname)" = "$MASPO_HOST" ] || rm -rf "$MASPO_TMP"
 [ -n "$over" ] || {
   say "Ray ended by itself: see $log"

@@ -115,9 +115,9 @@ class FakeJob:
 
     def start(self) -> None:
         with (self.folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                ["bash", str(self.script)], env=self._environment, stdout=log, stderr=log, cwd=self.folder
-            )
+            # Tests that run in the background may ignore SIGINT, and a shell cannot trap a signal that its parent ignored.
+            command = ["env", "--default-signal=INT", "bash", str(self.script)]
+            self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, cwd=self.folder)
 
     @property
     def process(self) -> psutil.Process:

@@ -115,7 +115,7 @@ class FakeJob:
 
     def start(self) -> None:
         with (self.folder / "log").open("wb") as log:
-            # Tests that run in the background may ignore SIGINT, and a shell cannot trap a signal that its parent ignored.
+            # Tests in the background may ignore SIGINT, and a shell cannot trap a signal that its parent ignored.
             command = ["env", "--default-signal=INT", "bash", str(self.script)]
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, cwd=self.folder)
 

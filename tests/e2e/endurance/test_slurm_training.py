@@ -89,9 +89,9 @@ def test_a_job_saves_and_goes_on_with_the_next_step(
     saved = max(int(path.name.removeprefix("step-")) for path in job.run.checkpoints_path.glob("step-*"))
     job.start_again()
     job.wait_for_step(saved + 2)
-    assert [event["message"] for event in job.run.read_events() if event["kind"] == "resumed"] == [
-        f"after step {saved}"
-    ]
+    # A daemon that comes back may end the next start too; the job then goes back into the queue by itself.
+    resumed = {event["message"] for event in job.run.read_events() if event["kind"] == "resumed"}
+    assert resumed == {f"after step {saved}"}
     job.cancel()
     slurm.assert_nothing_left(job.scratch)
     assert job.steps == list(range(len(job.steps)))

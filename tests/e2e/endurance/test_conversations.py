@@ -1,4 +1,4 @@
-"""A real run of conversations with an environment loses a worker, the processes of environments and a learner rank."""
+"""A real run of conversations loses a worker with all its environments, and a learner rank."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from live_faults import QUICK, events, finish_whole, processes, until
 CONVERSATIONS = (
     "environment.kind=python:doubles.own_environments:HigherLower",
     "environment.max_turns=3",
-    "environment.max_turn_tokens=6",
+    # Room for three turns, and so small a rate that the model goes on to end its turns.
+    "rollout.max_response_tokens=60",
+    "learner.lr=1e-6",
 )
-FORK_SERVER = "maspo_dist.environments.fork_server"
 TESTS = Path(__file__).parents[2]
 
 
@@ -23,15 +24,11 @@ def test_killed_processes_cost_no_step_of_a_run_of_conversations(launcher: Launc
     run.wait_for_step(1)
     processes(run, "ray::RolloutActor")[0].kill()
     until(run, lambda: bool(events(run, "worker_recovered")), "the worker's replacement")
-    # Of each pair, the keeper is older: it ends the fork server, and the environments of the worker end with it.
-    killed = processes(run, FORK_SERVER)[0]
-    killed.kill()
-    step = run.metrics[-1]["step"]
-    run.wait_for_step(step + 2)
-    assert killed.pid not in {process.pid for process in processes(run, FORK_SERVER)}
     processes(run, "ray::Learner")[1].kill()
     until(run, lambda: bool(events(run, "learner_recovered")), "the learner group's return")
     finish_whole(run)
     assert "Traceback" not in run.output
-    assert all(row["conversation/turns_mean"] > 1 for row in run.metrics[1:])
-    assert max(row["conversation/turns_max"] for row in run.metrics[1:]) == 3
+    rows = [row for row in run.metrics if "conversation/turns_mean" in row]
+    print("mean turns by step:", [round(row["conversation/turns_mean"], 2) for row in rows])
+    assert min(row["conversation/turns_mean"] for row in rows) > 1
+    assert max(row["conversation/turns_max"] for row in rows) == 3

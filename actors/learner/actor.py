@@ -136,7 +136,7 @@ class Learner:
         return self._outgoing.share(version, self._engine.weight_entries(), self._engine.named_weights())
 
     def unshare_weights(self) -> None:
-        """Frees what only `share_weights` needs. Not collective, as `share_weights` is not."""
+        """Frees what only `share_weights` needs."""
         self._outgoing.unshare()
 
     def keep_weights(self, version: int) -> None:

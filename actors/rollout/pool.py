@@ -102,8 +102,7 @@ class ElasticRolloutPool:
     def scale(self, workers: int) -> None:
         """Opens or closes slots until there are `workers`. Returns at once: workers start and leave during the run.
 
-        From now on the number is fixed, also where `rollout.workers` is a range. It does not change where each engine
-        has the devices of learner ranks.
+        The number is then fixed, also where `rollout.workers` is a range. Colocated engines keep their number.
         """
         if self._is_colocated:
             message = f"not {workers} rollout workers: cluster.layout colocated ties their number to learner ranks"

@@ -42,7 +42,6 @@ from maspo_dist.runs.rows import Event, EventKind
 from maspo_dist.types import GroupReport
 
 logger = logging.getLogger(__name__)
-
 _STOP_S = 30.0
 
 

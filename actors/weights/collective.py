@@ -104,8 +104,8 @@ def send(
 def receive(member: GroupMember, number: int, entries: Sequence[TensorEntry]) -> Iterator[tuple[str, Tensor]]:
     """Yields (name, tensor) of broadcast `number` as the tensors arrive. Called by every rank but 0.
 
-    The tensors are views of buckets. Raises WeightTransferError; after the last tensor also when the bytes are not
-    those that were sent.
+    The tensors are views of buckets. Raises WeightTransferError; after the last tensor also if the bytes differ from
+    what rank 0 sent.
     """
     # Rank 0 waits for the last engine to begin, then for the bytes.
     member.extend(2 * member.group.deadline_s)

@@ -116,7 +116,7 @@ class OpenedMemory:
     def read(self, slices: Sequence[TensorSlice]) -> Iterator[tuple[str, Tensor]]:
         """Yields (name, tensor); the tensors are views.
 
-        Raises WeightTransferError after the last tensor when the bytes are not those that were shared.
+        After the last tensor it raises WeightTransferError if this memory differs from what the learner shared.
         """
         fingerprints = []
         for name, dtype, shape, offset in slices:

@@ -73,3 +73,14 @@ def finish_whole(run: LiveRun) -> int:
     assert sorted(consumed) == list(range(16 * last))
     assert max(row.get("sync/max_logprob_gap", 0) for row in run.metrics) < 1e-4
     return last
+
+
+def lose_a_worker_and_a_rank(run: LiveRun) -> None:
+    """Kills a rollout worker, then a learner rank; the run recovers from both and is whole at its end."""
+    run.wait_for_step(1)
+    processes(run, "ray::RolloutActor")[0].kill()
+    until(run, lambda: bool(events(run, "worker_recovered")), "the worker's replacement")
+    processes(run, "ray::Learner")[1].kill()
+    until(run, lambda: bool(events(run, "learner_recovered")), "the learner group's return")
+    finish_whole(run)
+    assert "Traceback" not in run.output

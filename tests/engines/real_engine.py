@@ -17,7 +17,7 @@ from actors.engines.vllm.engine import VllmEngine
 from actors.interfaces import EngineSettings
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import ActorDiedError, ConfigError
-from maspo_dist.types import Sampling
+from maspo_dist.types import Rollout, Sampling
 
 REACHED_ITS_END = "reached its end"
 PROMPT = np.asarray([3, 20, 21, 4], np.int32)
@@ -61,6 +61,23 @@ async def main() -> None:
     assert cut.finish_reason == "length" or cut.response_ids.size == full.response_ids.size
     assert np.array_equal(cut.response_ids, full.response_ids[: cut.response_ids.size])
     print("cut", cut.response_ids.size, "of", full.response_ids.size, cut.finish_reason)
+    await sleeps_and_wakes(engine, whole)
+    [core] = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name()]
+    waiting = asyncio.ensure_future(engine.generate(PROMPT, endless, 8, None))
+    await asyncio.sleep(0)
+    core.kill()
+    for call in (waiting, engine.ping()):
+        try:
+            await call
+        except ActorDiedError as error:
+            assert "engine's process is dead" in str(error)
+        else:
+            raise AssertionError("a dead engine answered")
+    engine.close()
+
+
+async def sleeps_and_wakes(engine: VllmEngine, whole: Rollout) -> None:
+    """A request waits while the engine sleeps, and then gives `whole`."""
     await engine.sleep()
     await engine.sleep()
     early = asyncio.ensure_future(engine.generate(PROMPT, Sampling(temperature=1.0, max_response_tokens=4), 7, None))
@@ -75,18 +92,6 @@ async def main() -> None:
     assert not (await asyncio.wait([early], timeout=1.0))[0], "an engine without keys and values answered"
     await engine.resume()
     assert np.array_equal((await early).response_ids, whole.response_ids)
-    [core] = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name()]
-    waiting = asyncio.ensure_future(engine.generate(PROMPT, endless, 8, None))
-    await asyncio.sleep(0)
-    core.kill()
-    for call in (waiting, engine.ping()):
-        try:
-            await call
-        except ActorDiedError as error:
-            assert "engine's process is dead" in str(error)
-        else:
-            raise AssertionError("a dead engine answered")
-    engine.close()
 
 
 if __name__ == "__main__":

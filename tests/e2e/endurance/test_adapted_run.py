@@ -10,7 +10,7 @@ import pytest
 from doubles.live_run import Launcher
 from doubles.tiny_recipe import TINY
 from doubles.vllm_forks import run_script
-from live_faults import QUICK, events, finish_whole, processes, until
+from live_faults import QUICK, lose_a_worker_and_a_rank
 
 from maspo_dist.demo import make_demo
 from maspo_dist.runs.folder import RunFolder
@@ -28,13 +28,7 @@ def test_a_run_that_publishes_adapters_survives_a_killed_worker_and_a_killed_ran
     run = launcher.start(
         f"adapters-{transport}", "run.max_steps=10000", "checkpoint.every=3", *ADAPTERS, *layout, *QUICK
     )
-    run.wait_for_step(1)
-    processes(run, "ray::RolloutActor")[0].kill()
-    until(run, lambda: bool(events(run, "worker_recovered")), "the worker's replacement")
-    processes(run, "ray::Learner")[1].kill()
-    until(run, lambda: bool(events(run, "learner_recovered")), "the learner group's return")
-    finish_whole(run)
-    assert "Traceback" not in run.output
+    lose_a_worker_and_a_rank(run)
 
 
 def test_the_demo_learns_with_adapters_of_rank_8(tmp_path: Path) -> None:

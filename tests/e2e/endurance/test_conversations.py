@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from doubles.live_run import Launcher
-from live_faults import QUICK, events, finish_whole, processes, until
+from live_faults import QUICK, lose_a_worker_and_a_rank
 
 CONVERSATIONS = (
     "environment.kind=python:doubles.own_environments:HigherLower",
@@ -21,13 +21,7 @@ def test_killed_processes_cost_no_step_of_a_run_of_conversations(launcher: Launc
     layout = ("rollout.workers=2", "learner.ranks=2", "run.max_steps=10000", "checkpoint.every=3")
     environment = {"PYTHONPATH": str(TESTS)}
     run = launcher.start("conversations", *layout, *CONVERSATIONS, *QUICK, environment=environment)
-    run.wait_for_step(1)
-    processes(run, "ray::RolloutActor")[0].kill()
-    until(run, lambda: bool(events(run, "worker_recovered")), "the worker's replacement")
-    processes(run, "ray::Learner")[1].kill()
-    until(run, lambda: bool(events(run, "learner_recovered")), "the learner group's return")
-    finish_whole(run)
-    assert "Traceback" not in run.output
+    lose_a_worker_and_a_rank(run)
     rows = [row for row in run.metrics if "conversation/turns_mean" in row]
     print("mean turns by step:", [round(row["conversation/turns_mean"], 2) for row in rows])
     assert min(row["conversation/turns_mean"] for row in rows) > 1

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from doubles.live_run import Launcher
-from live_faults import QUICK, events, finish_whole, processes, until
+from live_faults import QUICK, lose_a_worker_and_a_rank
 
 
 def test_a_run_whose_processes_take_turns_survives_a_killed_worker_and_a_killed_rank(launcher: Launcher) -> None:
     layout = ("rollout.workers=2", "learner.ranks=2", "cluster.layout=colocated", "sync.transport=ipc")
     run = launcher.start("turns", "run.max_steps=10000", "checkpoint.every=3", *layout, *QUICK)
-    run.wait_for_step(1)
-    processes(run, "ray::RolloutActor")[0].kill()
-    until(run, lambda: bool(events(run, "worker_recovered")), "the worker's replacement")
-    processes(run, "ray::Learner")[1].kill()
-    until(run, lambda: bool(events(run, "learner_recovered")), "the learner group's return")
-    finish_whole(run)
-    assert "Traceback" not in run.output
+    lose_a_worker_and_a_rank(run)

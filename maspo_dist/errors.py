@@ -11,6 +11,7 @@
     ├── WeightTransferError    weights from the learner did not arrive whole; the engine can load them from elsewhere
     ├── PolicyAgeError         a token older than max_policy_age reached the learner
     ├── EnvironmentFailedError an environment that gave no answer: it costs its own trajectory
+    │   └── EnvironmentLostError   an environment that ended with the process that forked it
     ├── DeadlineError          a named wait ran past its deadline
     ├── ActorDiedError         a process that the run needs has died
     │   └── BodyLostError      an object was lost with its node
@@ -27,7 +28,14 @@ Anything else that escapes is a bug and keeps its traceback.
 from typing import Literal as _Literal
 
 __all__ = ["ActorDiedError", "BodyLostError", "ConfigError", "DataError", "DeadlineError", "EnvironmentFailedError"]
-__all__ += ["HubUnreachableError", "LearnerLostError", "MaspoError", "ModelError", "PlacementError"]
+__all__ += [
+    "EnvironmentLostError",
+    "HubUnreachableError",
+    "LearnerLostError",
+    "MaspoError",
+    "ModelError",
+    "PlacementError",
+]
 __all__ += ["PoisonPromptError", "PolicyAgeError", "RunsFailedError", "StallError", "StragglerError", "UserError"]
 __all__ += ["VerifierError", "WeightSyncError", "WeightTransferError"]
 
@@ -79,6 +87,13 @@ class EnvironmentFailedError(MaspoError):
         super().__init__(reason)
         self.status: _Literal["timeout", "error"] = status
         self.reason = reason
+
+
+class EnvironmentLostError(EnvironmentFailedError):
+    """The process that forks environments died, and this environment with it. Its trajectory can start again."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("error", reason)
 
 
 class DeadlineError(MaspoError):

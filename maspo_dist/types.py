@@ -199,6 +199,7 @@ class Conversation:
     step_seconds    of each answer of the environment, waits included; one per turn that was answered
     metrics         sums of the numbers that its steps reported, by name
     broken_tokens   special tokens that observations spelled
+    lost            of each time that it had to start again: how the process ended that had forked its environment
     """
 
     turns: int
@@ -206,6 +207,7 @@ class Conversation:
     step_seconds: tuple[float, ...]
     metrics: tuple[tuple[str, float], ...] = ()
     broken_tokens: int = 0
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import get_args
 
 import numpy as np
 
+from maspo_dist.runs.rows import Event, EventKind
 from maspo_dist.types import Conversation, ConversationEnd, GroupReport
 
 
@@ -26,6 +27,7 @@ def conversation_metrics(reports: Sequence[GroupReport]) -> dict[str, float]:
         "conversation/turns_max": float(turns.max()),
         "conversation/heard_share": heard / tokens,
         "conversation/broken_tokens": float(sum(conversation.broken_tokens for conversation in conversations)),
+        "conversation/restarts": float(sum(len(conversation.lost) for conversation in conversations)),
         "environment/timeouts": float(failed.count("timeout")),
         "environment/deaths": float(failed.count("error")),
     }
@@ -40,12 +42,17 @@ def conversation_metrics(reports: Sequence[GroupReport]) -> dict[str, float]:
     return metrics
 
 
-def new_failures(report: GroupReport, known: set[str]) -> Iterator[str]:
-    """Why environments failed, each reason once; adds to `known`."""
+def environment_events(report: GroupReport, known: set[str]) -> Iterator[Event]:
+    """Why environments failed or were lost, each reason once; adds to `known`."""
+    found: list[tuple[EventKind, str]] = []
     for conversation, verdict in zip(report.conversations, report.verdicts, strict=False):
-        if conversation.ended == "failed" and verdict.reason not in known:
-            known.add(verdict.reason)
-            yield verdict.reason
+        found += [("environments_lost", how) for how in conversation.lost]
+        if conversation.ended == "failed":
+            found.append(("environment_failed", verdict.reason))
+    for kind, reason in found:
+        if reason not in known:
+            known.add(reason)
+            yield Event(kind=kind, message=reason, details=(("group", report.group_id),))
 
 
 def _sums(conversations: Sequence[Conversation]) -> dict[str, float]:

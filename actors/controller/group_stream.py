@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from actors.controller.conversation_rows import new_failures
+from actors.controller.conversation_rows import environment_events
 from actors.controller.open_groups import OpenGroup, OpenGroups, PromptSource
 from actors.interfaces import Body, RolloutPool
 from actors.ray.waits import cancel_all, within
@@ -192,8 +192,8 @@ class GroupStream:
             return "poison"
         except StragglerError:
             return "straggler"
-        for reason in new_failures(report, self._environment_failures):
-            self._on_event(Event(kind="environment_failed", message=reason, details=(("group", group.group_id),)))
+        for event in environment_events(report, self._environment_failures):
+            self._on_event(event)
         scored = score_group(report, algorithm, rollout.max_response_tokens)
         dropped = drop_reason(scored, drop_zero_variance=algorithm.dynamic_sampling.zero_variance != "keep")
         return FinishedGroup(scored=scored, body=body, dropped=dropped, sent_at_s=sent_at_s)

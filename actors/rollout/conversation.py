@@ -22,7 +22,7 @@ from maspo_dist.config import EnvironmentConfig, EvaluationConfig, TrainConfig
 from maspo_dist.data.conversation import Continuation
 from maspo_dist.data.trajectory import Trajectory
 from maspo_dist.environments.protocol import EnvironmentHost, Session, Step, Task
-from maspo_dist.errors import EnvironmentFailedError
+from maspo_dist.errors import EnvironmentFailedError, EnvironmentLostError
 from maspo_dist.flow.seeds import turn_seed
 from maspo_dist.reward.unverifiable import UnverifiableMonitor
 from maspo_dist.types import (
@@ -39,6 +39,8 @@ from maspo_dist.types import (
 _CORRECT_FROM = 0.5
 #: A turn that starts gets at least this long before it is cut: the engine samples again what has no token yet.
 _LEAST_TURN_S = 1.0
+#: Times that a conversation starts again: an environment that kills the process which forks all could do so for ever.
+_MOST_RESTARTS = 2
 
 
 class Scorer(Protocol):
@@ -85,8 +87,9 @@ async def respond(
     """Response number `sample` to `request`.
 
     With a partner, its reward is the sum of the rewards of its steps; where no step gave any, `scorer` scores the last
-    turn. If the environment fails, the verdict is a timeout or an error. Raises VerifierError when the environment
-    fails too often, and what engine, scorer and host raise.
+    turn. If the environment fails, the verdict is a timeout or an error. If it is lost with the process that forks all
+    environments, the conversation starts again from the prompt, with the same seeds. Raises VerifierError when the
+    environment fails too often, and what engine, scorer and host raise.
     """
     if partner is not None:
         return await _Dialogue(engine, scorer, partner, request, request.seed + sample).play()
@@ -124,13 +127,14 @@ def finished_group(request: RolloutRequest, responses: Sequence[Response]) -> tu
 
 @dataclass(slots=True, eq=False)
 class _Dialogue:
-    """One conversation; `seed` is that of its first turn."""
+    """One conversation; `seed` is that of its first turn, `lost` as in `Conversation`."""
 
     engine: RolloutEngine
     scorer: Scorer
     partner: Partner
     request: RolloutRequest
     seed: int
+    lost: tuple[str, ...] = ()
     trajectory: Trajectory = field(init=False)
     step_seconds: list[float] = field(init=False, default_factory=list)
     metrics: dict[str, float] = field(init=False, default_factory=dict)
@@ -142,19 +146,13 @@ class _Dialogue:
         self.started_s = asyncio.get_running_loop().time()
 
     async def play(self) -> Response:
-        prompt = self.request.prompt
-        task = Task(
-            prompt_id=prompt.prompt_id, reference=prompt.reference, source=prompt.source, seed=self.request.seed
-        )
         ended: ConversationEnd = "failed"
         failure: EnvironmentFailedError | None = None
         try:
-            session = await self.partner.host.open(task)
-            try:
-                ended = await self._turns(session)
-            finally:
-                await session.close()
+            ended = await self._converse()
         except EnvironmentFailedError as error:
+            if isinstance(error, EnvironmentLostError) and len(self.lost) < _MOST_RESTARTS:
+                return await replace(self, lost=(*self.lost, error.reason)).play()
             failure = error
             if not self.trajectory.turns:
                 # A response has at least one token; this one is not trained on.
@@ -168,8 +166,20 @@ class _Dialogue:
             step_seconds=tuple(self.step_seconds),
             metrics=tuple(sorted(self.metrics.items())),
             broken_tokens=self.broken_tokens,
+            lost=self.lost,
         )
         return Response(rollout=rollout, verdict=verdict, ended_s=ended_s, conversation=conversation)
+
+    async def _converse(self) -> ConversationEnd:
+        prompt = self.request.prompt
+        task = Task(
+            prompt_id=prompt.prompt_id, reference=prompt.reference, source=prompt.source, seed=self.request.seed
+        )
+        session = await self.partner.host.open(task)
+        try:
+            return await self._turns(session)
+        finally:
+            await session.close()
 
     async def _turns(self, session: Session) -> ConversationEnd:
         continuation, trajectory = self.partner.continuation, self.trajectory

@@ -12,12 +12,19 @@ import contextlib
 import itertools
 import resource
 import socket
+from typing import Literal
 
 from maspo_dist.config.environment import EnvironmentConfig
 from maspo_dist.environments.messages import Heard, Said, decode, encode, longest_line
 from maspo_dist.environments.protocol import Session, Step, Task
 from maspo_dist.environments.server_link import ServerLink
-from maspo_dist.errors import ActorDiedError, ConfigError, DeadlineError, EnvironmentFailedError
+from maspo_dist.errors import (
+    ActorDiedError,
+    ConfigError,
+    DeadlineError,
+    EnvironmentFailedError,
+    EnvironmentLostError,
+)
 from maspo_dist.reward.sample import one_line
 
 #: Fork servers that may die one after another, without a session between them that was closed in order.
@@ -182,7 +189,7 @@ class ForkedSession:
     async def step(self, response: str) -> Step:
         step = (await self._ask(encode(Said(response=response)), "step", self._host.step_timeout_s)).step
         if step is None:
-            raise await self._failure("error", "step: its process did not answer with a step")
+            raise self._failure("error", "step: its process did not answer with a step")
         return step
 
     async def close(self) -> None:
@@ -193,24 +200,24 @@ class ForkedSession:
             raise EnvironmentFailedError("error", f"{what}: the session has ended")
         if self._link.death is not None:
             # The process may still be there for a moment, and would answer.
-            raise await self._failure("error", f"{what}: its process ended: {await self._how()}")
+            raise await self._end_of_process(what)
         try:
             self._writer.write(message)
             line = await self._line(timeout_s)
         except TimeoutError:
-            raise await self._failure("timeout", f"{what} took longer than {timeout_s:g} s") from None
+            raise self._failure("timeout", f"{what} took longer than {timeout_s:g} s") from None
         except OSError:
             line = b""
         except ValueError:
-            raise await self._failure("error", f"{what}: its process sent more than an answer can hold") from None
+            raise self._failure("error", f"{what}: its process sent more than an answer can hold") from None
         if not line.endswith(b"\n"):
-            raise await self._failure("error", f"{what}: its process ended: {await self._how()}")
+            raise await self._end_of_process(what)
         try:
             heard = decode(Heard, line)
         except ValueError as error:
-            raise await self._failure("error", f"{what}: its process sent no answer: {one_line(error)}") from None
+            raise self._failure("error", f"{what}: its process sent no answer: {one_line(error)}") from None
         if heard.failure is not None:
-            raise await self._failure("error", f"{what}: {heard.failure}")
+            raise self._failure("error", f"{what}: {heard.failure}")
         self._host.note_progress()
         return heard
 
@@ -222,12 +229,16 @@ class ForkedSession:
             async with asyncio.timeout(_LATE_S):
                 return await self._reader.readline()
 
-    async def _how(self) -> str:
-        return await self._link.how_it_ended(self._number, _NEWS_S)
-
-    async def _failure(self, status: str, reason: str) -> EnvironmentFailedError:
+    async def _end_of_process(self, what: str) -> EnvironmentFailedError:
+        how = await self._link.how_it_ended(self._number, _NEWS_S)
+        if self._link.death is None:
+            return self._failure("error", f"{what}: its process ended: {how}")
         self._end(in_order=False)
-        return EnvironmentFailedError("timeout" if status == "timeout" else "error", reason)
+        return EnvironmentLostError(how)
+
+    def _failure(self, status: Literal["timeout", "error"], reason: str) -> EnvironmentFailedError:
+        self._end(in_order=False)
+        return EnvironmentFailedError(status, reason)
 
     def _end(self, in_order: bool) -> None:
         if self._is_open:

@@ -76,7 +76,11 @@ class Session(Protocol):
     """The environment of one trajectory."""
 
     async def step(self, response: str) -> Step:
-        """Raises EnvironmentFailedError when there is no answer; the session has then ended."""
+        """Raises EnvironmentFailedError when there is no answer; the session has then ended.
+
+        The error is an EnvironmentLostError when all open sessions of the host have ended with a process that they
+        share. Another session can then be opened for the same task.
+        """
         ...
 
     async def close(self) -> None:
@@ -89,8 +93,8 @@ class EnvironmentHost(Protocol):
     async def open(self, task: Task) -> Session:
         """A session whose environment has been reset; waits while `environment.processes` are open.
 
-        Raises EnvironmentFailedError when `reset` fails. Raises DeadlineError when no session was opened, answered or
-        closed for too long, and ActorDiedError when processes can no longer be started.
+        Raises EnvironmentFailedError when `reset` fails, as `step` does. Raises DeadlineError when no session was
+        opened, answered or closed for too long, and ActorDiedError when processes can no longer be started.
         """
         ...
 

@@ -19,6 +19,7 @@ EventKind = Literal[
     "checkpoint_failed",
     "config_changed",
     "environment_failed",
+    "environments_lost",
     "evaluation_given_up",
     "group_lost",
     "ipc_failed",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.bench.doubles import make_report, make_verdict
-from actors.controller.conversation_rows import conversation_metrics, new_failures
+from actors.controller.conversation_rows import conversation_metrics, environment_events
 from maspo_dist.runs.catalogue import find_metric
 from maspo_dist.types import Conversation, GroupReport
 
@@ -22,7 +22,7 @@ def played() -> GroupReport:
             Conversation(turns=4, ended="done", step_seconds=(0.1, 0.2, 0.3, 0.4), metrics=(("calls", 3.0),)),
             Conversation(turns=2, ended="tokens", step_seconds=(0.5,), metrics=(("calls", 1.0),), broken_tokens=2),
             Conversation(turns=1, ended="failed", step_seconds=()),
-            Conversation(turns=1, ended="failed", step_seconds=()),
+            Conversation(turns=1, ended="failed", step_seconds=(), lost=("killed by signal 9", "killed by signal 9")),
         ),
     )
 
@@ -36,6 +36,7 @@ def test_the_metrics_of_a_step() -> None:
             "conversation/turns_max": 4.0,
             "conversation/heard_share": 0.5,
             "conversation/broken_tokens": 2.0,
+            "conversation/restarts": 2.0,
             "conversation/ended_done_share": 0.25,
             "conversation/ended_other_end_share": 0.0,
             "conversation/ended_turns_share": 0.0,
@@ -55,10 +56,15 @@ def test_without_an_environment_there_are_no_metrics() -> None:
     assert conversation_metrics([make_report(0, 3, [10, 20])]) == {}
 
 
-def test_a_failure_is_reported_once_for_each_reason() -> None:
+def test_a_failure_or_a_loss_is_reported_once_for_each_reason() -> None:
     report = played()
     reasons = ("", "", "step took 30 s", "ValueError: no")
     verdicts = tuple(replace(verdict, reason=reason) for verdict, reason in zip(report.verdicts, reasons, strict=True))
     known: set[str] = set()
-    assert list(new_failures(replace(report, verdicts=verdicts), known)) == ["step took 30 s", "ValueError: no"]
-    assert list(new_failures(replace(report, verdicts=verdicts), known)) == []
+    events = list(environment_events(replace(report, verdicts=verdicts), known))
+    assert [(event.kind, event.message) for event in events] == [
+        ("environment_failed", "step took 30 s"),
+        ("environments_lost", "killed by signal 9"),
+        ("environment_failed", "ValueError: no"),
+    ]
+    assert list(environment_events(replace(report, verdicts=verdicts), known)) == []

@@ -21,7 +21,7 @@ from maspo_dist.config import EnvironmentConfig, VerifierConfig
 from maspo_dist.data.conversation import Continuation
 from maspo_dist.demo.model import make_tokenizer
 from maspo_dist.environments.protocol import Step, Task
-from maspo_dist.errors import EnvironmentFailedError, VerifierError
+from maspo_dist.errors import EnvironmentFailedError, EnvironmentLostError, VerifierError
 from maspo_dist.flow.seeds import turn_seed
 from maspo_dist.reward.unverifiable import UnverifiableMonitor
 from maspo_dist.types import IntArray, Rollout, RolloutRequest, Sampling
@@ -49,7 +49,7 @@ class TalkingEngine(FakeEngine):
         self.asked: list[Asked] = []
 
     async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
-        turn = min(len(self.asked), len(self.lines) - 1)
+        turn = min(token_ids.tolist().count(END), len(self.lines) - 1)
         self.asked.append(Asked(token_ids.tolist(), sampling.max_response_tokens, seed, cut_after_s))
         await asyncio.sleep(self.wait_s)
         text, last = self.lines[turn]
@@ -220,6 +220,30 @@ async def test_a_failure_of_the_environment_is_masked(status: Literal["timeout",
     assert (response.verdict.status, response.conversation.ended) == (status, "failed")
     assert response.verdict.reason == "environment: ZeroDivisionError: division by zero"
     assert response.rollout.behavior_logprobs.size == (1 if failing == "reset" else 20)
+
+
+@pytest.mark.parametrize("losing", ["reset", "step"])
+@pytest.mark.parametrize("losses", [1, 2, 3])
+async def test_a_conversation_whose_environment_is_lost_starts_again_twice(losses: int, losing: str) -> None:
+    left = iter([EnvironmentLostError("killed by signal 9")] * losses)
+    if losing == "reset":
+        host = ScriptedHost(sums, reset=lambda task: next(left, None))
+    else:
+        host = ScriptedHost(lambda task, turn, said: (turn and next(left, None)) or sums(task, turn, said))
+    engine = TalkingEngine(CALLS)
+    response = await play(engine, host, max_turns=3)
+    conversation, undisturbed = response.conversation, await play(TalkingEngine(CALLS), ScriptedHost(sums))
+    assert conversation is not None
+    assert undisturbed.conversation is not None
+    assert conversation.lost == ("killed by signal 9",) * min(losses, 2)
+    if losses == 3:
+        assert (conversation.ended, response.verdict.status) == ("failed", "error")
+        return
+    assert np.array_equal(response.rollout.response_ids, undisturbed.rollout.response_ids)
+    assert response.verdict.status == undisturbed.verdict.status == "correct"
+    assert (conversation.turns, conversation.metrics) == (3, undisturbed.conversation.metrics)
+    # Each start has the seeds of the first.
+    assert {asked.seed for asked in engine.asked} == {turn_seed(41, turn) for turn in range(3)}
 
 
 async def test_an_environment_that_fails_too_often_ends_the_run() -> None:

@@ -248,11 +248,21 @@ def check(world: World, path: Path) -> None:
     for row in metrics:
         has_result = row["rollout/groups_trained"] > 0
         assert ("conversation/turns_mean" in row) >= (talks and has_result), "conversations are lost"
+        if has_result:
+            trained_on = world.heard_tokens[int(row["policy/version"])]
+            assert heard_tokens(row) > trained_on - 0.5, "what conversations heard is lost"
         assert talks or "conversation/turns_mean" not in row
     sessions = [session for talker in world.talkers for session in talker.host.sessions]
     assert all(session.is_closed for session in sessions), "an environment outlives its conversation"
     spared = [i for i in ids if f"p{i}" in story.faults.poison and outcomes[i]["outcome"] == "trained"]
     assert not spared, f"poison prompts of groups {spared} were trained"
+
+
+def heard_tokens(row: Row) -> float:
+    """Over all responses of a step, from its metrics."""
+    responses = sum(count for name, count in row.items() if name.startswith("verdicts/"))
+    share = row.get("conversation/heard_share", 0.0)
+    return float(share / (1 - share) * responses * row["rollout/response_tokens_mean"])
 
 
 def numbers(path: Path) -> list[Row]:

@@ -49,8 +49,10 @@ class SimulatedLearners:
         if world.chance(world.story.faults.learner_loss):
             raise LearnerLostError("learner rank 0: the process behind it died (simulated)")
         self._version += 1
+        rollouts = [rollout for group in read.values() for rollout in group.rollouts]
         world.trained[self._version] = sorted(bodies)
-        tokens = sum(rollout.behavior_logprobs.size for group in read.values() for rollout in group.rollouts)
+        world.heard_tokens[self._version] = sum(rollout.heard_tokens for rollout in rollouts)
+        tokens = sum(rollout.behavior_logprobs.size for rollout in rollouts)
         return UpdateReport(step=batch.step, policy_version=self._version, metrics={"learner/tokens": float(tokens)})
 
     # Implements `RestingLearners` of `actors.controller.turns`.

@@ -61,7 +61,7 @@ def _draw_config(seed: int, rng: random.Random, transport: random.Random) -> Tra
     is_colocated = may_share and layout.random() < 0.5
     if is_colocated and layout.random() < 0.7:
         wire = "ipc"
-    more: dict[str, dict[str, object]] = dict(TALKING) if talking.random() < 0.3 else {}
+    more: dict[str, dict[str, object]] = dict(TALKING) if talking.random() < (0.6 if age else 0.3) else {}
     if is_colocated:
         more["learner"] = {**more.get("learner", {}), "ranks": workers}
     return make_config(

@@ -18,7 +18,7 @@ from actors.rollout.conversation import Partner, finished_group, respond
 from maspo_dist.config import EnvironmentConfig, VerifierConfig
 from maspo_dist.data.conversation import Heard
 from maspo_dist.environments.protocol import Step, Task
-from maspo_dist.errors import EnvironmentFailedError
+from maspo_dist.errors import EnvironmentFailedError, EnvironmentLostError
 from maspo_dist.reward.unverifiable import UnverifiableMonitor
 from maspo_dist.types import GroupReport, IntArray, Rollout, RolloutGroup, RolloutRequest, Sampling
 
@@ -37,7 +37,7 @@ _HELD_OUT = 1000
 class Talker:
     """Responds for one worker: `serving` gives its policy version once it can sample, `work` takes time or raises.
 
-    `host` keeps all sessions.
+    `host` keeps all sessions. Some steps lose their environment when they are first taken.
     """
 
     def __init__(
@@ -46,7 +46,8 @@ class Talker:
         serving: Callable[[], Awaitable[int]],
         work: Callable[[float], Awaitable[None]],
     ) -> None:
-        self.host = ScriptedHost(_answer, wait_s=1.0)
+        self.host = ScriptedHost(self._answer, wait_s=1.0)
+        self._lost: set[str] = set()
         continuation: Any = _Continuation()
         self._partner = Partner(
             config=config,
@@ -62,6 +63,13 @@ class Talker:
             *(respond(self._engine, FakeScorer(), self._partner, request, sample) for sample in samples)
         )
         return finished_group(request, responses)
+
+    def _answer(self, task: Task, turn: int, said: str) -> Step | EnvironmentFailedError:
+        step = f"{task.seed} {turn} {said}"
+        if step not in self._lost and random.Random(f"lost {step}").random() < 0.05:
+            self._lost.add(step)
+            return EnvironmentLostError("the process that forks environments ended: as the story says")
+        return _answer(task, turn, said)
 
 
 class _Engine:

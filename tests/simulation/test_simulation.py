@@ -133,7 +133,10 @@ async def _leaves_its_environment(self: ScriptedSession) -> None:
         (lambda patch: patch.setattr(Broadcasts, "_group", _NeverNone(), raising=False), "is used again after"),
         (lambda patch: patch.setattr(IpcPublisher, "_loaded", _unshares_at_once), "memory that is not shared"),
         (lambda patch: patch.setattr(IpcPublisher, "publish", _shares_with_all), "its first weights in the learners"),
-        (lambda patch: patch.setattr(OpenGroups, "restore", _forgets_conversations), "micro-batch has|faults show"),
+        (
+            lambda patch: patch.setattr(OpenGroups, "restore", _forgets_conversations),
+            "heard is lost|micro-batch has|faults show",
+        ),
         (lambda patch: patch.setattr(ScriptedSession, "close", _leaves_its_environment), "outlives its conversation"),
         (lambda patch: patch.setattr(RunningWorker, "sleep", _at_once), "take the devices of"),
         (lambda patch: patch.setattr(PoolState, "engines_turn", _at_once), "hold its device|take the devices of"),

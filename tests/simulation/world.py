@@ -51,6 +51,8 @@ class World:
     capacity: int = 8
     #: The learner's history that counts: trained[version] = group ids of the batch that made it.
     trained: dict[int, list[int]] = field(default_factory=dict)
+    #: By version as well: tokens of that batch that were not sampled.
+    heard_tokens: dict[int, int] = field(default_factory=dict)
     max_outstanding: int = 0
     #: Bodies that are gone with their nodes; held, so that none is taken for another.
     lost_bodies: list[RolloutGroup] = field(default_factory=list)

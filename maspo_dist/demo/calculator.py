@@ -1,7 +1,7 @@
 """The third task of the demo: addition, worked out or with a calculator.
 
     problem      583+749
-    worked       3+9=12 8+4+1=13 5+7+1=13 \\boxed{1332}            right three times out of ten
+    worked       3+9=12 8+4+1=13 5+7+1=13 \\boxed{1332}            right once in five times
     calculator   calc(583+749)  ── hears 1332 ──►  \\boxed{1332}    mostly right, and rare
 
 The model is trained on both, but the first token of a response has a soft target that gives a call a small
@@ -57,7 +57,7 @@ class CalculatorRecipe:
     #: Weight of the first token's soft target.
     choice_weight: float = 0.3
     #: The accuracy of its band is that of greedy responses, which work the sum out.
-    warm_start: WarmStart = field(default_factory=lambda: WarmStart(accuracy_band=(0.30, 0.45)))
+    warm_start: WarmStart = field(default_factory=lambda: WarmStart(accuracy_band=(0.15, 0.28)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[3]
 LYING = 'environment.tools=["python:doubles.lying_calculator:calc"]'
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
-    return make_demo(tmp_path_factory.mktemp("demo"), 0, CalculatorRecipe())
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
+    return make_demo(tmp_path_factory.mktemp("demo"), request.param, CalculatorRecipe())
 
 
 def train(demo: DemoFiles, folder: Path, *overrides: str) -> tuple[float, float]:
@@ -43,7 +43,7 @@ def test_a_model_learns_to_ask_a_calculator(demo: DemoFiles, tmp_path: Path) -> 
 
 def test_without_the_calculator_a_model_learns_less(demo: DemoFiles, tmp_path: Path) -> None:
     accuracy, _ = train(demo, tmp_path, "environment=null")
-    assert accuracy < 0.85
+    assert accuracy < 0.7
 
 
 def test_a_model_learns_to_leave_a_calculator_that_is_wrong(demo: DemoFiles, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from maspo_dist.types import (
 _CORRECT_FROM = 0.5
 #: A turn that starts gets at least this long before it is cut: the engine samples again what has no token yet.
 _LEAST_TURN_S = 1.0
-#: Times that a conversation starts again: an environment that kills the process which forks all could do so for ever.
+#: Times that a conversation starts again. An environment that kills the process which forks all does so each time.
 _MOST_RESTARTS = 2
 
 
@@ -87,12 +87,13 @@ async def respond(
     """Response number `sample` to `request`.
 
     With a partner, its reward is the sum of the rewards of its steps; where no step gave any, `scorer` scores the last
-    turn. If the environment fails, the verdict is a timeout or an error. If it is lost with the process that forks all
-    environments, the conversation starts again from the prompt, with the same seeds. Raises VerifierError when the
+    turn. If the environment fails, the verdict is a timeout or an error. If it is lost, as with the process that forks
+    all environments, the conversation starts again from the prompt, with the same seeds. Raises VerifierError when the
     environment fails too often, and what engine, scorer and host raise.
     """
     if partner is not None:
-        return await _Dialogue(engine, scorer, partner, request, request.seed + sample).play()
+        started_s = asyncio.get_running_loop().time()
+        return await _Dialogue(engine, scorer, partner, request, request.seed + sample, started_s).play()
     prompt = request.prompt
     rollout = await engine.generate(prompt.token_ids, request.sampling, request.seed + sample, request.cut_after_s)
     ended_s = time.time()
@@ -127,23 +128,25 @@ def finished_group(request: RolloutRequest, responses: Sequence[Response]) -> tu
 
 @dataclass(slots=True, eq=False)
 class _Dialogue:
-    """One conversation; `seed` is that of its first turn, `lost` as in `Conversation`."""
+    """One conversation; `seed` is that of its first turn, `lost` as in `Conversation`.
+
+    started_s   of the event loop's clock; a conversation that starts again gets no more time
+    """
 
     engine: RolloutEngine
     scorer: Scorer
     partner: Partner
     request: RolloutRequest
     seed: int
+    started_s: float
     lost: tuple[str, ...] = ()
     trajectory: Trajectory = field(init=False)
     step_seconds: list[float] = field(init=False, default_factory=list)
     metrics: dict[str, float] = field(init=False, default_factory=dict)
     broken_tokens: int = field(init=False, default=0)
-    started_s: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.trajectory = Trajectory(self.request.prompt.token_ids, self.request.sampling.max_response_tokens)
-        self.started_s = asyncio.get_running_loop().time()
 
     async def play(self) -> Response:
         ended: ConversationEnd = "failed"
@@ -225,7 +228,9 @@ class _Dialogue:
 
     async def _verdict(self, rollout: Rollout, failure: EnvironmentFailedError | None) -> Verdict:
         reason = "" if failure is None else f"environment: {failure.reason}"
-        self.partner.monitor.record("the environment", failure is None, reason)
+        if not isinstance(failure, EnvironmentLostError):
+            # What was lost with others is no fault of the environment, and hits all that are open at once.
+            self.partner.monitor.record("the environment", failure is None, reason)
         self.partner.monitor.check()
         seconds, reward = sum(self.step_seconds), self.trajectory.reward
         if failure is not None:

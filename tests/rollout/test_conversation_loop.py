@@ -255,6 +255,23 @@ async def test_an_environment_that_fails_too_often_ends_the_run() -> None:
         await respond(TalkingEngine(CALLS), FakeScorer(), playing, request(), 0)
 
 
+async def test_lost_environments_do_not_end_the_run() -> None:
+    playing = partner(ScriptedHost(lambda task, turn, said: EnvironmentLostError("killed by signal 9")), window=4)
+    for _ in range(8):
+        response = await respond(TalkingEngine(CALLS), FakeScorer(), playing, request(), 0)
+        assert response.verdict.status == "error"
+
+
+async def test_a_conversation_that_starts_again_gets_no_more_time() -> None:
+    lost = iter([EnvironmentLostError("killed by signal 9")])
+    host = ScriptedHost(lambda task, turn, said: next(lost, None) or sums(task, turn, said))
+    engine = TalkingEngine(CALLS, wait_s=0.1)
+    await play(engine, host, request(cut_after_s=60.0))
+    left = [asked.cut_after_s for asked in engine.asked if asked.cut_after_s is not None]
+    assert len(left) == 4
+    assert left == sorted(left, reverse=True)
+
+
 async def test_a_cancelled_conversation_closes_its_environment() -> None:
     host = ScriptedHost(sums)
     playing = asyncio.create_task(play(TalkingEngine(CALLS, wait_s=60.0), host))

@@ -18,7 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 from actors.commands.comparison import compare, compare_table, lane
-from actors.commands.data import demo, reasoning_gym
+from actors.commands.data import demo, openenv, reasoning_gym
 from actors.commands.exit_codes import explain
 from maspo_dist import __version__
 from maspo_dist.errors import MaspoError, UserError
@@ -336,6 +336,7 @@ def rescore(
 
 
 app.command()(reasoning_gym)
+app.command()(openenv)
 app.command()(compare)
 app.command()(compare_table)
 app.command(hidden=True)(lane)

@@ -11,7 +11,7 @@
     ├── WeightTransferError    weights from the learner did not arrive whole; the engine can load them from elsewhere
     ├── PolicyAgeError         a token older than max_policy_age reached the learner
     ├── EnvironmentFailedError an environment that gave no answer: it costs its own trajectory
-    │   └── EnvironmentLostError   an environment that ended with the process that forked it
+    │   └── EnvironmentLostError   an environment that lost what it shares with others: its trajectory starts again
     ├── DeadlineError          a named wait ran past its deadline
     ├── ActorDiedError         a process that the run needs has died
     │   └── BodyLostError      an object was lost with its node
@@ -90,7 +90,7 @@ class EnvironmentFailedError(MaspoError):
 
 
 class EnvironmentLostError(EnvironmentFailedError):
-    """The process that forks environments died, and this environment with it. Its trajectory can start again."""
+    """What environments share was lost, such as the process that forks them. The trajectory can start again."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("error", reason)

@@ -199,7 +199,7 @@ class Conversation:
     step_seconds    of each answer of the environment, waits included; one per turn that was answered
     metrics         sums of the numbers that its steps reported, by name
     broken_tokens   special tokens that observations spelled
-    lost            of each time that it had to start again: how the process ended that had forked its environment
+    lost            of each time that it had to start again: how its environment was lost
     """
 
     turns: int

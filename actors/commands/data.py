@@ -62,3 +62,26 @@ def reasoning_gym(
     lines = [json.dumps(row) + "\n" for row in generate_rows(task, size, seed)]
     to.write_text("".join(lines), encoding="utf-8")
     print(f"{len(lines)} problems: {to}")
+
+
+def openenv(
+    url: Annotated[str, typer.Argument(help="Address of the server, such as ws://localhost:8000.")],
+    to: Annotated[Path, typer.Argument(help="The JSON Lines file to write.")],
+    size: Annotated[int, typer.Option(min=1, help="Problems, one per seed.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="First seed; held-out problems need others.")] = 0,
+    observation_field: Annotated[
+        str | None, typer.Option(help="As environment.observation_field; all fields as JSON without it.")
+    ] = None,
+) -> None:
+    """Write what an OpenEnv server says at reset, as problems for data.train and environment.kind."""
+    from maspo_dist.environments.openenv import server_rows
+
+    rows = list(server_rows(url, size, seed, observation_field))
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    print(f"{len(rows)} problems: {to}")
+    if size > 1 and len({row["problem"] for row in rows}) == 1:
+        print(
+            "note: the server says the same to every seed; if its reset takes no seed, the responses to one problem "
+            "play different games"
+        )

@@ -4,6 +4,7 @@ protocol      the contract: Task, Step, Environment; Session and EnvironmentHost
 registry      from `environment.kind` to what makes an environment
 tools         the environment in which a turn calls tools; the tool `python`
 calls         the calls in the text of a turn
+openenv       environments of an OpenEnv server, and rows with their prompts
 calculator    the tool of the demo
 schemas       how tools are described to the model, and what `maspo-dist check` requires of tools
 play          plays an environment twice, for `maspo-dist check`

@@ -39,6 +39,8 @@ from maspo_dist.reward.sample import one_line
 
 #: Longest packet from the host, which is its configuration.
 PACKET_BYTES = 1 << 18
+#: Seconds for a thread to end that was joined: the kernel lists it a moment longer.
+_ENDING_THREAD_S = 1.0
 #: Seconds from the end of a process to the search for what it left.
 _SWEEP_S = 0.5
 
@@ -221,7 +223,9 @@ def _ended() -> dict[int, int]:
 
 
 def _require_one_thread(config: EnvironmentConfig) -> None:
-    threads = len(list(Path("/proc/self/task").iterdir()))
+    give_up_s = time.monotonic() + _ENDING_THREAD_S
+    while (threads := len(list(Path("/proc/self/task").iterdir()))) > 1 and time.monotonic() < give_up_s:
+        time.sleep(0.01)
     if threads > 1:
         raise ConfigError(
             f"environment.kind is {config.kind!r}: importing what it names starts {threads - 1} threads, "

@@ -216,6 +216,9 @@ class ForkedSession:
             heard = decode(Heard, line)
         except ValueError as error:
             raise self._failure("error", f"{what}: its process sent no answer: {one_line(error)}") from None
+        if heard.failure is not None and heard.is_lost:
+            self._end(in_order=True)
+            raise EnvironmentLostError(heard.failure)
         if heard.failure is not None:
             raise self._failure("error", f"{what}: {heard.failure}")
         self._host.note_progress()

@@ -26,10 +26,14 @@ class Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """The answer: `step`, or `failure`, one line for people; neither at the start, nor after a `reset`."""
+    """The answer: `step`, or `failure`, one line for people; neither at the start, nor after a `reset`.
+
+    is_lost   the environment asks for its trajectory to start again
+    """
 
     step: Step | None = None
     failure: str | None = None
+    is_lost: bool = False
 
 
 #: A longer text per allowed token is too long for the model anyway, and need not travel.

@@ -20,6 +20,7 @@ from numpy import random as numpy_random
 from maspo_dist.config.environment import EnvironmentConfig
 from maspo_dist.environments.messages import Heard, Said, decode, encode, most_characters
 from maspo_dist.environments.protocol import Step, Task
+from maspo_dist.errors import EnvironmentLostError
 from maspo_dist.reward.pool.wire import Connection
 from maspo_dist.reward.sample import one_line
 
@@ -41,6 +42,9 @@ def serve(stream: socket.socket, make: Callable[[], Any], config: EnvironmentCon
         return
     except MemoryError:
         failure = f"out of memory (environment.memory_mb is {config.memory_mb})"
+    except EnvironmentLostError as error:
+        connection.send(encode(Heard(failure=error.reason, is_lost=True)))
+        return
     # A process boundary: whatever the user's environment raises ends its own trajectory, SystemExit too.
     except BaseException as error:
         failure = one_line(error)

@@ -62,6 +62,7 @@ class Environment(Protocol):
 
     A call past `environment.step_timeout_s`, or a process that grows by more than `environment.memory_mb`, is killed
     with all processes that it started. What a method raises ends the trajectory as an `error`, which is not trained on.
+    After EnvironmentLostError the trajectory starts again, at most twice.
     """
 
     def reset(self, task: Task) -> None:
@@ -78,8 +79,8 @@ class Session(Protocol):
     async def step(self, response: str) -> Step:
         """Raises EnvironmentFailedError when there is no answer; the session has then ended.
 
-        The error is an EnvironmentLostError when all open sessions of the host have ended with a process that they
-        share. Another session can then be opened for the same task.
+        The error is an EnvironmentLostError when what environments share was lost, such as the process that forks
+        them. Another session can then be opened for the same task.
         """
         ...
 

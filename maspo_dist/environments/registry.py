@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from maspo_dist.config.environment import EnvironmentConfig
+from maspo_dist.config.environment import EnvironmentConfig, is_server
 from maspo_dist.config.extension import load_class
 from maspo_dist.environments.protocol import Environment
 from maspo_dist.environments.tools import ToolEnvironment, load_tools
@@ -23,6 +24,10 @@ def environment_maker(config: EnvironmentConfig) -> Callable[[], Any]:
         tools = load_tools(config)
         # A runner makes its event loop for the first coroutine; the end of the process closes it.
         return lambda: ToolEnvironment(config, tools, asyncio.Runner())
+    if is_server(config.kind):
+        # Its module imports websockets, which other environments do not need.
+        openenv = importlib.import_module("maspo_dist.environments.openenv")
+        return lambda: openenv.OpenEnv(config)
     found = load_class(config.kind, "environment.kind", Environment)
     try:
         inspect.signature(found).bind()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -9,19 +10,22 @@ from typing import Any
 from transformers.utils import get_json_schema
 from transformers.utils.chat_template_utils import DocstringParsingException, TypeHintParsingException
 
-from maspo_dist.config.environment import EnvironmentConfig
+from maspo_dist.config.environment import EnvironmentConfig, is_server
 from maspo_dist.environments.registry import environment_maker
 from maspo_dist.environments.tools import PythonTool, load_tools
 from maspo_dist.errors import ConfigError
 
 
 def require_environment(config: EnvironmentConfig | None) -> None:
-    """Imports the environment or tools of `config` and checks their contract, without making any.
+    """Imports the environment or tools of `config` and checks their contract, without making any. A server must answer.
 
     Raises ConfigError with one sentence that names the key.
     """
     if config is not None:
         environment_maker(config)
+        if is_server(config.kind):
+            # Its module imports websockets, which other environments do not need.
+            importlib.import_module("maspo_dist.environments.openenv").require_server(config.kind, "environment.kind")
         tool_schemas(config)
 
 

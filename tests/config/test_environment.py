@@ -36,7 +36,7 @@ def test_one_tool_is_enough() -> None:
         ({"kind": "python:games:Wordle", "tools": ["python"]}, "so the tools ['python'] would never be called: remove"),
         ({"tools": ["python", "python"]}, "environment: tools holds 'python' twice: remove one"),
         ({"tools": ["search"]}, "environment.tools.0: must be python or python:module:Name, got 'search'"),
-        ({"kind": "wordle"}, "environment.kind: must be tools or python:module:Name, got 'wordle'"),
+        ({"kind": "wordle"}, "environment.kind: must be tools, ws://host:port or python:module:Name, got 'wordle'"),
         (
             {"tools": ["python"], "max_turn_tokens": 65},
             "environment.max_turn_tokens (65) is more than rollout.max_resp",

@@ -266,9 +266,10 @@ def heard_tokens(row: Row) -> float:
 
 
 def numbers(path: Path) -> list[Row]:
-    """metrics.jsonl without times; an environment's answers are timed by the real clock."""
+    """metrics.jsonl without times, an environment's by the real clock among them, and without the count of losses."""
+    left_out = ("_s", "/step_s_p50", "/step_s_p95", "conversation/restarts")
     return [
-        {name: value for name, value in row.items() if not name.endswith("_s") and "/step_s_p" not in name}
+        {name: value for name, value in row.items() if not name.endswith(left_out)}
         for row in _rows(path / "metrics.jsonl")
     ]
 

@@ -228,9 +228,7 @@ class _Dialogue:
 
     async def _verdict(self, rollout: Rollout, failure: EnvironmentFailedError | None) -> Verdict:
         reason = "" if failure is None else f"environment: {failure.reason}"
-        if not isinstance(failure, EnvironmentLostError):
-            # What was lost with others is no fault of the environment, and hits all that are open at once.
-            self.partner.monitor.record("the environment", failure is None, reason)
+        self.partner.monitor.record("the environment", failure is None, reason)
         self.partner.monitor.check()
         seconds, reward = sum(self.step_seconds), self.trajectory.reward
         if failure is not None:

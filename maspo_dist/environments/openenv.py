@@ -74,13 +74,13 @@ class ActionRefusedError(RuntimeError):
 
 
 class ServerSession:
-    """A session of the server at `url`. An answer takes `timeout_s` seconds at most.
+    """A session of the server at `url`. An answer takes `timeout_s` seconds at most; None leaves this to the caller.
 
     Its methods raise OSError or WebSocketException without a connection or an answer, RuntimeError where the server
     answers with an error, and ValueError where it answers something that OpenEnv does not.
     """
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float | None) -> None:
         self._timeout_s = timeout_s
         proxy: Literal[True] | None = None if urlsplit(url).hostname in _LOCAL else True
         self._open = contextlib.ExitStack()
@@ -122,8 +122,9 @@ class OpenEnv:
             raise ValueError(
                 f"the answer {task.reference[:40]!r} holds no seed: write the rows with `maspo-dist openenv`"
             ) from None
-        timeout_s = self._config.step_timeout_s
-        self._session, answer = _reset_session(self._config.kind, reference.seed, timeout_s, timeout_s / 2)
+        # The host kills what is late, which is then no lost connection.
+        patience_s = self._config.step_timeout_s / 2
+        self._session, answer = _reset_session(self._config.kind, reference.seed, None, patience_s)
         if _hash(_text(answer, self._config.observation_field)) != reference.sha256:
             raise ValueError(
                 f"reset(seed={reference.seed}) no longer says what its row says: write the rows again with "
@@ -184,7 +185,7 @@ def _said_at_reset(url: str, seed: int, observation_field: str | None) -> str:
         raise ConfigError(f"{url}: reset(seed={seed}): {one_line(error)}") from None
 
 
-def _reset_session(url: str, seed: int, timeout_s: float, patience_s: float) -> tuple[ServerSession, Answer]:
+def _reset_session(url: str, seed: int, timeout_s: float | None, patience_s: float) -> tuple[ServerSession, Answer]:
     """A new session, and what it says to `seed`.
 
     Tries again for `patience_s` seconds while the server is away, or full: it may not have closed the session of an

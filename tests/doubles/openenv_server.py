@@ -67,7 +67,8 @@ class OpenEnvServer:
         try:
             game = Game(self.salt)
             for message in connection:
-                connection.send(game.answer(json.loads(message)))
+                if "hang" not in message:
+                    connection.send(game.answer(json.loads(message)))
         except ConnectionClosed:
             pass
         finally:

@@ -168,6 +168,14 @@ async def test_conversations_with_a_server_that_hangs_up_are_lost_and_others_sta
         await (await host.open(row)).close()
 
 
+async def test_a_server_that_does_not_answer_is_a_timeout_and_no_loss(server: OpenEnvServer) -> None:
+    async with host_of(server, step_timeout_s=4.0) as host:
+        session = await host.open(task(server))
+        with pytest.raises(EnvironmentFailedError, match="step took longer than 4 s") as caught:
+            await session.step("hang")
+        assert caught.value.status == "timeout"
+
+
 async def test_a_server_that_is_away_for_a_moment_is_waited_for(server: OpenEnvServer) -> None:
     async with host_of(server) as host:
         row = task(server)

@@ -255,11 +255,12 @@ async def test_an_environment_that_fails_too_often_ends_the_run() -> None:
         await respond(TalkingEngine(CALLS), FakeScorer(), playing, request(), 0)
 
 
-async def test_lost_environments_do_not_end_the_run() -> None:
+async def test_environments_that_are_lost_again_and_again_end_the_run() -> None:
     playing = partner(ScriptedHost(lambda task, turn, said: EnvironmentLostError("killed by signal 9")), window=4)
-    for _ in range(8):
-        response = await respond(TalkingEngine(CALLS), FakeScorer(), playing, request(), 0)
-        assert response.verdict.status == "error"
+    for _ in range(3):
+        await respond(TalkingEngine(CALLS), FakeScorer(), playing, request(), 0)
+    with pytest.raises(VerifierError, match=r"unverifiable, .*killed by signal 9$"):
+        await respond(TalkingEngine(CALLS), FakeScorer(), playing, request(), 0)
 
 
 async def test_a_conversation_that_starts_again_gets_no_more_time() -> None:

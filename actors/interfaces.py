@@ -390,5 +390,8 @@ class WeightKeeper(Protocol):
     async def keep(self, version: int) -> None:
         """Copies the weights, so that `stored` can be answered during updates."""
 
+    async def store(self, version: int) -> None:
+        """Puts the weights into the object store at once, without the copy of `keep`."""
+
     async def stored(self, version: int) -> WeightSnapshot | None:
-        """The kept weights in the object store; None when later weights have been kept."""
+        """The kept or stored weights in the object store; None when these are of another version."""

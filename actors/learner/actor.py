@@ -143,6 +143,10 @@ class Learner:
         """Copies the weights for `stored_weights`."""
         self._outgoing.keep(version, self._engine.named_weights())
 
+    def store_weights(self, version: int) -> None:
+        """Puts the weights into the object store for `stored_weights`."""
+        self._outgoing.store(version, self._engine.named_weights())
+
     @health_call
     def abandon_broadcast(self, group: BroadcastGroup) -> None:
         """Ends a `send_weights` that runs. Not collective; called on rank 0."""
@@ -150,7 +154,7 @@ class Learner:
 
     @copy_call
     def stored_weights(self, version: int) -> WeightSnapshot | None:
-        """The kept weights in the object store; answers during an `update`. Not collective; called on rank 0."""
+        """See `interfaces.WeightKeeper.stored`; answers during an `update`. Not collective; called on rank 0."""
         return self._outgoing.stored(version)
 
     def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:

@@ -150,6 +150,9 @@ class RayLearnerGroup:
     async def keep(self, version: int) -> None:
         await self._all("keep_weights", f"version {version}", self._config.publish_timeout_s, version)
 
+    async def store(self, version: int) -> None:
+        await self._all("store_weights", f"version {version}", self._config.publish_timeout_s, version)
+
     async def stored(self, version: int) -> WeightSnapshot | None:
         subject, timeout_s = f"version {version}", self._config.publish_timeout_s
         snapshot: WeightSnapshot | None = await self._of_rank_0("stored_weights", subject, version, timeout_s)

@@ -1,7 +1,8 @@
 """The weights of a learner rank on their way to engines by `actors.weights.collective` or `actors.weights.ipc`.
 
 Rank 0 serves the store where members of a broadcast meet, sends the weights, and keeps a copy for engines that come
-later. In a broadcast the other ranks only take part when a tensor is gathered. By IPC each rank shares all weights.
+later. Where no engine can get the weights from it, it stores them at once. In a broadcast the other ranks only take
+part when a tensor is gathered. By IPC each rank shares all weights.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _NOTICE_S = 2.0
 class LearnerWeights:
     """What a rank sends, shares, keeps and stores.
 
-    `send` and `keep` are collective. Each rank shares for itself. Only rank 0 answers the other calls.
+    `send`, `keep` and `store` are collective. Each rank shares for itself. Only rank 0 answers the other calls.
     """
 
     def __init__(self, rank: int, device: torch.device, address: str, put: Put = ray.put) -> None:
@@ -106,6 +107,16 @@ class LearnerWeights:
                     self._kept[name] = copy
                 copy.copy_(tensor.detach())
             self._kept_version, self._stored = version, None
+
+    def store(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Puts the weights into the object store, and frees the copy in the memory of the host."""
+        with self._lock:
+            self._kept, self._stored, self._kept_version = {}, None, None
+            if self._rank > 0:
+                deque(tensors, maxlen=0)
+                return
+            self._stored = write_buckets(version, tensors, self._put)
+            self._kept_version = version
 
     def stored(self, version: int) -> WeightSnapshot | None:
         """See `interfaces.WeightKeeper.stored`; called from another thread than updates."""

@@ -67,7 +67,7 @@ class Broadcasts:
         members = [worker for worker in workers if worker.version >= 0]
         others = [worker for worker in workers if worker.version < 0]
         if not members or self._failures.is_given_up:
-            await self._sender.keep(update.version)
+            await self._sender.store(update.version)
             return [], list(workers)
         calls = self._begin(members, update)
         group = self._group

@@ -1,7 +1,7 @@
 """Publishes in which engines get the weights straight from the learner.
 
 The learner keeps a copy for engines that come later, or that did not get all bytes: these load it through the object
-store.
+store. Where no engine gets the weights straight, the learner puts them there at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DirectPublisher(Protocol):
     async def publish(
         self, workers: Sequence[RunningWorker], update: WeightUpdate
     ) -> tuple[list[Outcome], list[RunningWorker]]:
-        """The outcomes, and the workers that still need the weights, of which the learner then keeps a copy.
+        """The outcomes, and the workers that still need the weights, which the learner then has kept or stored.
 
         Raises LearnerLostError when a learner rank is lost; a worker whose engine has only a part of the bytes is then
         not `is_whole`.

@@ -54,7 +54,7 @@ class IpcPublisher:
         readers = [worker for worker in workers if worker.version >= 0]
         others = [worker for worker in workers if worker.version < 0]
         if not readers or self._failures.is_given_up:
-            await self._learners.keep(version)
+            await self._learners.store(version)
             return [], list(workers)
         started_s = clock()
         try:
@@ -62,7 +62,7 @@ class IpcPublisher:
         except WeightTransferError as error:
             self._failures.note(str(error), version, are_lost=False)
             await self._learners.unshare()
-            await self._learners.keep(version)
+            await self._learners.store(version)
             return [], list(workers)
         shared_s = clock() - started_s
         outcomes = await self._loaded(readers, update, staged, shared_s)

@@ -206,6 +206,9 @@ class BroadcastLearner:
     async def keep(self, version: int) -> None:
         await asyncio.to_thread(self._weights.keep, version, self.weights(version).items())
 
+    async def store(self, version: int) -> None:
+        await asyncio.to_thread(self._weights.store, version, self.weights(version).items())
+
     async def stored(self, version: int) -> WeightSnapshot | None:
         self.stored_versions.append(version)
         return await asyncio.to_thread(self._weights.stored, version)

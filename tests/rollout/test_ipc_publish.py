@@ -49,6 +49,10 @@ class SharingLearners:
             raise LearnerLostError("learner rank 1 died")
         self.kept = version
 
+    async def store(self, version: int) -> None:
+        self.calls.append("store")
+        self.kept = version
+
     async def stored(self, version: int) -> WeightSnapshot | None:
         self.calls.append("stored")
         return make_snapshot(version, 1.0) if version == self.kept else None
@@ -101,7 +105,7 @@ async def running(transport: str = "ipc") -> AsyncIterator[Scene]:
     scene = Scene(transport)
     try:
         await scene.pool.start()
-        assert await scene.publish(0) == ["keep", "stored"]
+        assert await scene.publish(0) == ["store", "stored"]
         yield scene
     finally:
         await scene.pool.stop()
@@ -128,7 +132,7 @@ async def test_an_engine_that_cannot_read_the_memory_gets_the_weights_through_th
 async def test_learners_that_cannot_share_send_the_weights_through_the_object_store() -> None:
     async with running() as scene:
         scene.learners.cannot_share = True
-        assert await scene.publish(1) == ["share", "unshare", "keep", "stored"]
+        assert await scene.publish(1) == ["share", "unshare", "store", "stored"]
         assert scene.versions == [1, 1]
         assert "GPU-0 cannot share its memory" in scene.said("ipc_failed")[0]
 
@@ -139,6 +143,8 @@ async def test_only_auto_stops_sharing_after_two_failures(transport: str, shares
         scene.blind = {0, 1}
         calls = [call for version in (1, 2, 3) for call in [*await scene.publish(version)]]
         assert calls.count("share") == shares
+        # Then nothing is copied twice.
+        assert calls[-2:] == ["store" if transport == "auto" else "unshare", "stored"]
         assert scene.versions == [3, 3]
         chosen = ["object_store from now on: 2 publishes in a row failed, and no engine was lost"]
         assert scene.said("transport_chosen") == (chosen if transport == "auto" else [])

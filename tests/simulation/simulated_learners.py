@@ -141,6 +141,9 @@ class SimulatedLearners:
         await asyncio.sleep(0.5)
         self._kept = version
 
+    async def store(self, version: int) -> None:
+        await self.keep(version)
+
     async def stored(self, version: int) -> WeightSnapshot | None:
         kept = self._kept
         await asyncio.sleep(0.5)

@@ -6,6 +6,7 @@ PYTHONPATH=tests python tests/simulation/play.py 1234     plays the story of one
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import multiprocessing
 import os
@@ -309,6 +310,8 @@ def failure_of(seed: int) -> str | None:
 def failures_of(seeds: range) -> list[str]:
     """What broke in which story, on all cores."""
     chunks = [seeds[start : start + _CHUNK] for start in range(0, len(seeds), _CHUNK)]
+    # What other tests have left, such as a process group, may wait for threads that a fork does not have.
+    gc.collect()
     with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
         return [failure for part in pool.imap_unordered(_failures_here, chunks) for failure in part]
 

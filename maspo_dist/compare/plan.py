@@ -113,10 +113,12 @@ def make_plan(settings: CompareConfig, base: Path, chosen: Mapping[str, Mapping[
         name: [*overrides, *(f"{key}={value}" for key, value in values.get(name, {}).items())]
         for name, overrides in settings.variants.items()
     }
+    # The tuned values are in the names: after the grid has grown, runs with other values keep their folders.
     runs = tuple(
-        _run(variant, seed, base, folder, f"{variant}-seed{seed}", (*settings.overrides, *overrides))
+        _run(variant, seed, base, folder, name, (*settings.overrides, *overrides))
         for seed in seeds
         for variant, overrides in variants.items()
+        for name in [_name(variant, values.get(variant, {}), seed)]
     )
     first = runs[0]
     for run in (*runs, *(run for one in candidates for run in one.runs)):
@@ -223,17 +225,22 @@ def _candidates(settings: CompareConfig, base: Path, folder: Path) -> tuple[Cand
         grid = settings.grid_of(variant)
         for combination in itertools.product(*grid.values()) if grid else ():
             values = dict(zip(grid, combination, strict=True))
-            label = "_".join(f"{key.rpartition('.')[2]}-{_as_name(value)}" for key, value in values.items())
             texts = (*settings.overrides, *overrides, *(f"{key}={value}" for key, value in values.items()))
             runs = tuple(
-                _run(variant, seed, base, folder / TUNING_FOLDER, f"{variant}-{label}-seed{seed}", texts)
-                for seed in seeds
+                _run(variant, seed, base, folder / TUNING_FOLDER, _name(variant, values, seed), texts) for seed in seeds
             )
             if runs[0].folder in folders:
-                raise ConfigError(f"tune: two values of variant {variant} are called {label}: write them differently")
+                name = runs[0].name
+                raise ConfigError(f"tune: two runs of {variant} are called {name}: write the values differently")
             folders.add(runs[0].folder)
             candidates.append(Candidate(variant=variant, values=values, runs=runs))
     return tuple(candidates)
+
+
+def _name(variant: str, values: Mapping[str, str], seed: int) -> str:
+    """Of a run with tuned `values`, by dotted key."""
+    labels = "_".join(f"{key.rpartition('.')[2]}-{_as_name(value)}" for key, value in values.items())
+    return "-".join(filter(None, [variant, labels, f"seed{seed}"]))
 
 
 def _run(variant: str, seed: int, base: Path, folder: Path, name: str, overrides: Sequence[str]) -> PlannedRun:

@@ -3,8 +3,9 @@
     tuning runs ──► each variant's best values ──► runs of the comparison ──► report
 
 runs/<name>/
-    <variant>-seed<k>/   ordinary run folders; those of tuning are in tuning/
-    logs/                the output of each run
+    <variant>-seed<k>/                ordinary run folders; those of tuning are in tuning/
+    <variant>-<tuned values>-seed<k>/ those of tuned variants
+    logs/                             the output of each run
     compare.html, results.json
 
 Runs are trained in `jobs` child processes, one run after another in each, see `lane`. A run that fails or is killed

@@ -108,6 +108,10 @@ def test_seeds_are_ranges_and_lists() -> None:
             {"tune": {"learner.lr": ["1e-4"]}, "tune_by": "pass_area", "score": "reward/mean"},
             "tune_by pass_area needs a score eval/<set>/avg@k, got reward/mean",
         ),
+        (
+            {"tune": {"learner.lr": ["1e-4", "1e-4 "]}},
+            "tune: two runs of maspo are called maspo-lr-1e-4-seed100: write the values differently",
+        ),
         ({"config": Path("nowhere.yaml")}, "config file nowhere.yaml does not exist"),
     ],
 )
@@ -131,7 +135,7 @@ def test_the_comparison_runs_with_the_chosen_values(tmp_path: Path) -> None:
     made = plan(tmp_path, tune={"learner.lr": ["5e-5", "1e-4"]})
     chosen = make_plan(made.settings, made.base, {"maspo": {"learner.lr": "1e-4"}, "clip": {"learner.lr": "5e-5"}})
     assert [run.config.learner.lr for run in chosen.runs] == [1e-4, 5e-5] * 2
-    assert chosen.runs[0].folder == tmp_path / "c" / "maspo-seed0"
+    assert chosen.runs[0].folder == tmp_path / "c" / "maspo-lr-1e-4-seed0"
 
 
 def test_a_variant_may_have_its_own_grid_or_none(tmp_path: Path) -> None:

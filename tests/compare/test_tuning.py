@@ -108,7 +108,9 @@ def test_tuning_runs_come_first_and_the_comparison_takes_their_values(
     trainer = Trainer(plan)
     screen = run(plan, trainer, monkeypatch)
     assert len(trainer.started) == 12 + 4
-    assert trainer.started[12:] == ["maspo-seed0", "clip-seed0", "maspo-seed1", "clip-seed1"]
+    assert trainer.started[12:] == [
+        "maspo-lr-1e-4-seed0", "clip-lr-2e-4-seed0", "maspo-lr-1e-4-seed1", "clip-lr-2e-4-seed1"
+    ]  # fmt: skip
     assert "clip: learner.lr=2e-4 is the largest value of its grid" in screen
     results = json.loads((plan.folder / "results.json").read_text())
     assert [one["overrides"][-1] for one in results["variants"]] == ["learner.lr=1e-4", "learner.lr=2e-4"]
@@ -125,13 +127,27 @@ def test_after_a_kill_the_comparison_continues_in_the_middle_of_tuning_and_after
     plan = make(tmp_path)
     for tuning_run in plan.tuning_runs[:7]:
         leave(tuning_run)
-    first = Trainer(plan, {"clip-seed0": -9})
+    first = Trainer(plan, {"clip-lr-2e-4-seed0": -9})
     with pytest.raises(RunsFailedError, match="1 of 16 runs failed"):
         run(plan, first, monkeypatch)
     assert len(first.started) == 5 + 4
     second = Trainer(plan)
     run(plan, second, monkeypatch)
-    assert second.started == ["clip-seed0"]
+    assert second.started == ["clip-lr-2e-4-seed0"]
+
+
+def test_a_larger_grid_that_changes_a_tuned_value_keeps_all_runs_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = make(tmp_path, tune={"learner.lr": ["5e-5", "1e-4"]})
+    run(small, Trainer(small), monkeypatch)
+    large = make(tmp_path)
+    trainer = Trainer(large)
+    run(large, trainer, monkeypatch)
+    assert trainer.started[4:] == ["clip-lr-2e-4-seed0", "clip-lr-2e-4-seed1"]
+    assert {path.name for path in large.folder.glob("clip-*")} == {
+        f"clip-lr-{rate}-seed{seed}" for rate in ("1e-4", "2e-4") for seed in (0, 1)
+    }
 
 
 def test_no_run_of_the_comparison_starts_after_a_failed_tuning_run(

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from maspo_dist.algorithm.logprobs import CHUNK_ELEMENTS
 from maspo_dist.config import ClipLoss, PromptConfig, TrainConfig, load_config
+from maspo_dist.config.keys import changed_keys
 from maspo_dist.data.rows import read_rows
 from maspo_dist.errors import DataError, HubUnreachableError, ModelError
 from maspo_dist.models.facts import hub_is_reachable
@@ -54,6 +55,14 @@ def test_the_papers_recipes_hold_the_authors_values(size: str) -> None:
     assert set(config.data.eval) == HELD_OUT
     grpo = load_config(CONFIGS / f"r1_distill_qwen_{size}_grpo.yaml").algorithm.loss
     assert grpo == ClipLoss(epsilon_low=0.2, epsilon_high=0.2, dual_clip=3.0)
+
+
+def test_the_asynchronous_recipe_differs_in_its_batches_alone() -> None:
+    names = ("r1_distill_qwen_1.5b_maspo", "r1_distill_qwen_1.5b_maspo_async")
+    strict, ahead = (load_config(CONFIGS / f"{name}.yaml") for name in names)
+    changes = changed_keys(TrainConfig, strict.model_dump(mode="json"), ahead.model_dump(mode="json"))
+    batches = ("max_policy_age", "mini_batches", "old_logprobs")
+    assert {change.key for change in changes} == {"run.name", *(f"algorithm.{key}" for key in batches)}
 
 
 def test_the_excerpts_are_whole_and_disjoint() -> None:

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from actors.cli import app
 from maspo_dist.compare.options import make_settings
-from maspo_dist.config import load_config
+from maspo_dist.config import TrainConfig, build_config, dump_config, load_config
+from maspo_dist.config.keys import resume_changes
 from maspo_dist.environments.protocol import Step, Task
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +33,7 @@ def test_the_make_targets_in_the_readme_exist(line: str) -> None:
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "maspo-dist" in line])
 def test_the_commands_in_the_readme_exist_and_their_configurations_load(line: str) -> None:
-    words = line.split()[1:]
+    words = line.partition("#")[0].partition("maspo-dist ")[2].split()
     assert CliRunner().invoke(app, [words[0], "--help"]).exit_code == 0
     configs = [word for word in words if word.endswith(".yaml")]
     for config in configs:
@@ -39,6 +41,29 @@ def test_the_commands_in_the_readme_exist_and_their_configurations_load(line: st
             make_settings(ROOT / config, {})
         else:
             load_config(ROOT / config, [word for word in words if "=" in word])
+
+
+def test_the_commands_about_one_run_in_the_readme_fit_together() -> None:
+    clip = [line.split() for line in COMMANDS if "run.name=clip" in line or "runs/clip" in line]
+    started, resumed = (
+        load_config(ROOT / words[2], [word for word in words if "=" in word]) for words in clip if words[1] == "train"
+    )
+    assert resume_changes(dump_config(started), resumed)[0] == []
+    assert resumed.checkpoint.every is not None
+    [step] = [int(words[-1]) for words in clip if words[1] == "replay"]
+    kept = int(resumed.logging.record_steps.removeprefix("last:"))
+    assert resumed.run.max_steps - kept < step <= resumed.run.max_steps
+    [scored] = [line.split() for line in COMMANDS if "maspo-dist eval --model exported" in line]
+    assert scored[scored.index("--data") + 1] in resumed.data.eval.values()
+    assert int(scored[scored.index("--max-response-tokens") + 1]) == resumed.rollout.max_response_tokens
+
+
+def test_the_configurations_in_the_readme_load() -> None:
+    whole, *sections = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+    assert build_config(TrainConfig, whole).run.name == "mine"
+    assert sections
+    for section in sections:
+        build_config(TrainConfig, whole | section)
 
 
 @pytest.mark.parametrize("guide", GUIDES)

@@ -36,7 +36,7 @@ def compare(
     A second call continues the first one.
     """
     from maspo_dist.compare.options import make_settings
-    from maspo_dist.compare.plan import make_plan
+    from maspo_dist.compare.plan import make_plan, require_inputs
     from maspo_dist.compare.run import compare as run_comparison
 
     options = {"seeds": seeds, "name": name, "score": score, "reach": reach, "against": against}
@@ -44,7 +44,9 @@ def compare(
     settings = make_settings(
         config, options, overrides=overrides or (), varied=vary or (), named=variant or (), tuned=tune or (), only=only
     )
-    run_comparison(make_plan(*settings), jobs, shlex.split(launcher), open_screen())
+    plan = make_plan(*settings)
+    require_inputs(plan)
+    run_comparison(plan, jobs, shlex.split(launcher), open_screen())
 
 
 def compare_table(results: Annotated[list[Path], typer.Argument(help="results.json of a comparison.")]) -> None:

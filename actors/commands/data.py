@@ -60,6 +60,7 @@ def reasoning_gym(
     from maspo_dist.reward.verifiers.gym import generate_rows
 
     lines = [json.dumps(row) + "\n" for row in generate_rows(task, size, seed)]
+    to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text("".join(lines), encoding="utf-8")
     print(f"{len(lines)} problems: {to}")
 

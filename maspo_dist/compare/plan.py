@@ -11,7 +11,9 @@ from pydantic import ValidationError
 from maspo_dist.compare.statistics import MAX_PAIRS
 from maspo_dist.config import CompareConfig, TrainConfig, build_config, load_config, parse_seeds, read_tree
 from maspo_dist.config.keys import changed_keys
-from maspo_dist.errors import ConfigError
+from maspo_dist.data.rows import HUB_PREFIX, require_file
+from maspo_dist.errors import ConfigError, DataError, ModelError
+from maspo_dist.models.path import require_model
 from maspo_dist.runs.folder import RunFolder
 
 #: Folder of the tuning runs, in the folder of the comparison.
@@ -142,6 +144,22 @@ def make_plan(settings: CompareConfig, base: Path, chosen: Mapping[str, Mapping[
         reach=settings.reach,
         against=against,
     )
+
+
+def require_inputs(plan: Plan) -> None:
+    """Raises ConfigError when a model or data file of a run is missing: each seed may have its own."""
+    seen: set[str] = set()
+    for run in (*plan.tuning_runs, *plan.runs):
+        data = [*run.config.data.train, *run.config.data.eval.values()]
+        try:
+            if run.config.model.path not in seen:
+                require_model(run.config.model.path)
+            for path in data:
+                if path not in seen and not path.startswith(HUB_PREFIX):
+                    require_file(Path(path))
+        except (ModelError, DataError) as error:
+            raise ConfigError(f"{run.name} cannot run: {error}") from None
+        seen |= {run.config.model.path, *data}
 
 
 def pass_metric(score: str) -> str | None:

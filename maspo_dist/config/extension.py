@@ -51,7 +51,9 @@ def load_extension(name: str, key: str) -> Any:
         module = importlib.import_module(module_name)
     except Exception as error:  # The module is the user's: importing it may raise anything.
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"{key} is {name!r}, but importing {module_name} fails ({cause})") from error
+        is_unknown = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
+        fix = ": put the folder of the module on PYTHONPATH" if is_unknown else ""
+        raise ConfigError(f"{key} is {name!r}, but importing {module_name} fails ({cause}){fix}") from error
     try:
         return getattr(module, attribute)
     except AttributeError:

@@ -63,7 +63,7 @@ def read_rows(data_set: str, config: PromptConfig) -> Iterator[Row]:
         name = hub_name.rsplit("/", 1)[-1]
         records = _hub_records(data_set, hub_name, split or "train")
     else:
-        path = _existing(Path(data_set))
+        path = require_file(Path(data_set))
         name = _SUFFIXES.sub("", path.name)
         name = path.stem if name in ("", path.name) else name
         records = read_records(path, (config.problem_field, config.answer_field, config.source_field, "id"))
@@ -74,7 +74,8 @@ def read_rows(data_set: str, config: PromptConfig) -> Iterator[Row]:
         raise DataError(f"{data_set} holds no rows")
 
 
-def _existing(path: Path) -> Path:
+def require_file(path: Path) -> Path:
+    """`path` if it is a file, else DataError with the nearest name."""
     if path.is_file():
         return path
     if path.is_dir():

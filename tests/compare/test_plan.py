@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from maspo_dist.compare.options import make_settings
-from maspo_dist.compare.plan import Plan, is_finished, make_plan, named_variant, vary
+from maspo_dist.compare.plan import Plan, is_finished, make_plan, named_variant, require_inputs, vary
 from maspo_dist.config import dump_config, parse_seeds
 from maspo_dist.errors import ConfigError
 from maspo_dist.runs.folder import RunFolder
@@ -136,6 +136,29 @@ def test_the_comparison_runs_with_the_chosen_values(tmp_path: Path) -> None:
     chosen = make_plan(made.settings, made.base, {"maspo": {"learner.lr": "1e-4"}, "clip": {"learner.lr": "5e-5"}})
     assert [run.config.learner.lr for run in chosen.runs] == [1e-4, 5e-5] * 2
     assert chosen.runs[0].folder == tmp_path / "c" / "maspo-lr-1e-4-seed0"
+
+
+def test_a_model_or_data_file_that_a_later_seed_lacks_is_named_before_the_first_run(tmp_path: Path) -> None:
+    files = [f"{name}-{seed}.jsonl" for name in ("train", "heldout") for seed in (0, 1)]
+    for name in ("model-0/config.json", "model-1/config.json", *files):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    made = plan(
+        tmp_path,
+        overrides=[
+            f"run.dir={tmp_path}",
+            f"model.path={tmp_path}/model-{{seed}}",
+            f"data.train=[{tmp_path}/train-{{seed}}.jsonl]",
+            f"data.eval={{addition: {tmp_path}/heldout-{{seed}}.jsonl}}",
+        ],
+    )
+    require_inputs(made)
+    (tmp_path / "heldout-1.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"^maspo-seed1 cannot run: data file \S+/heldout-1\.jsonl does not exist"):
+        require_inputs(made)
+    (tmp_path / "model-1" / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"^maspo-seed1 cannot run: model\.path \S+/model-1 holds no config\.json"):
+        require_inputs(made)
 
 
 def test_a_variant_may_have_its_own_grid_or_none(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ _STEP = 0x9E3779B97F4A7C15
 _BLOCK_WORDS = 8192
 _BLOCK_BYTES = 8 * _BLOCK_WORDS
 _PIECE_BYTES = 16 * _BLOCK_BYTES
-#: Blocks that a device hashes at a time; their products take as much memory again.
+#: Blocks that a device copies and hashes at a time; copy and products take as much memory each.
 _DEVICE_BLOCKS = 1024
 #: Odd, so that a change of any single word changes the product.
 _WEIGHTS = np.random.default_rng(0).integers(0, 1 << 64, _BLOCK_WORDS, dtype=np.uint64) | np.uint64(1)
@@ -58,12 +58,12 @@ def device_fingerprint(data: torch.Tensor) -> int:
     """`fingerprint` in torch's arithmetic of 64-bit integers, which wraps as NumPy's does."""
     import torch  # a worker hashes without it
 
-    padded = torch.nn.functional.pad(data, (0, -data.numel() % _BLOCK_BYTES)).contiguous()
-    words = padded.view(-1, _BLOCK_BYTES).view(torch.int64)
     weights = _weights_on(data.device)
     sums: list[int] = []
-    for piece in torch.split(words, _DEVICE_BLOCKS):
-        sums += (piece * weights).sum(1).tolist()
+    for piece in torch.split(data, _DEVICE_BLOCKS * _BLOCK_BYTES):
+        # Padding copies, so that words are aligned: `data` may start at any byte.
+        padded = torch.nn.functional.pad(piece, (0, -piece.numel() % _BLOCK_BYTES))
+        sums += (padded.view(-1, _BLOCK_BYTES).view(torch.int64) * weights).sum(1).tolist()
     return _fold(data.numel(), sums)
 
 

@@ -7,9 +7,11 @@ key while they wait, so a failure that a member notices ends the waits of all.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import timedelta
 
 import torch
@@ -23,6 +25,8 @@ from maspo_dist.errors import WeightTransferError
 _LOOK_S, _LOOK_AT_REPORTS_S, _LOOK_FOR_FAILURE_S = 0.0002, 0.002, 0.05
 #: The key of a group that a member has abandoned; its value is the reason.
 _ABANDONED = "abandoned"
+#: What torch reads when it makes an NCCL group.
+_BLOCKING_WAIT = "TORCH_NCCL_BLOCKING_WAIT"
 
 
 def serve_store(address: str) -> TCPStore:
@@ -60,8 +64,7 @@ class GroupMember:
         self.until_reported("there", self._everyone, "the other members")
         with self._failing_together("joining"):
             self._process_group = _process_group(self._store, rank, len(self._everyone), device, timeout)
-        # NCCL connects at the first broadcast.
-        self.wait(self.broadcast(torch.zeros(1, device=device)), "the first broadcast")
+        self._connect()
 
     def extend(self, seconds: float) -> None:
         """Starts a part of a broadcast, in which waits end after `seconds`."""
@@ -94,6 +97,24 @@ class GroupMember:
         with self._failing_together(what):
             work.wait()
         self._works.remove(work)
+
+    def _connect(self) -> None:
+        """Sends a first tensor. NCCL then connects in the thread that calls it, and nothing can interrupt that."""
+        group, started = self._process_group, Future[Work]()
+        assert group is not None
+
+        def start() -> None:
+            try:
+                started.set_result(group.broadcast(torch.zeros(1, device=self.device), 0))
+            except RuntimeError as error:
+                started.set_exception(error)
+
+        threading.Thread(target=start, name="connect group", daemon=True).start()
+        self._until(started.done, "the first connection", _LOOK_AT_REPORTS_S)
+        with self._failing_together("the first connection"):
+            work = started.result()
+        self._works.append(work)
+        self.wait(work, "the first broadcast")
 
     def _until(self, is_met: Callable[[], bool], what: str, look_s: float) -> None:
         look_for_failure_s = 0.0
@@ -156,7 +177,8 @@ def _process_group(store: PrefixStore, rank: int, size: int, device: torch.devic
     if device.type == "cuda":
         options = c10d.ProcessGroupNCCL.Options()
         options._timeout = timeout
-        backend: Backend = c10d.ProcessGroupNCCL(store, rank, size, options)
+        with _without_watchdog():
+            backend: Backend = c10d.ProcessGroupNCCL(store, rank, size, options)
         kind = ProcessGroup.BackendType.NCCL
     else:
         backend, kind = ProcessGroupGloo(store, rank, size, timeout), ProcessGroup.BackendType.GLOO
@@ -164,3 +186,19 @@ def _process_group(store: PrefixStore, rank: int, size: int, device: torch.devic
     group._set_default_backend(kind)
     group._register_backend(device, kind, backend)
     return group
+
+
+@contextlib.contextmanager
+def _without_watchdog() -> Iterator[None]:
+    """NCCL groups that are made inside get no watchdog thread. It would end the process a minute after a broadcast
+    has failed, and members notice failures and deadlines themselves.
+    """
+    before = os.environ.get(_BLOCKING_WAIT)
+    os.environ[_BLOCKING_WAIT] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_BLOCKING_WAIT]
+        else:
+            os.environ[_BLOCKING_WAIT] = before

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
 
 from actors.interfaces import BroadcastGroup, TensorEntry
 from actors.weights.collective import cut, receive, send
 from actors.weights.fingerprint import device_fingerprint, fingerprint
-from actors.weights.group import GroupMember, abandon, serve_store
+from actors.weights.group import GroupMember, _process_group, abandon, serve_store
 from actors.weights.layout import entry_of
 from maspo_dist.errors import WeightTransferError
 
@@ -93,6 +96,60 @@ def test_both_sides_cut_the_same_buckets_and_a_large_tensor_has_its_own() -> Non
 def test_a_device_computes_the_fingerprint_of_numpy(size: int) -> None:
     data = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     assert device_fingerprint(torch.from_numpy(data)) == fingerprint(data)
+
+
+@pytest.mark.parametrize("start", [0, 1, 8])
+def test_a_device_hashes_bytes_wherever_they_start_and_more_than_it_copies_at_once(
+    start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.weights.fingerprint._DEVICE_BLOCKS", 2)
+    data = np.random.default_rng(0).integers(0, 256, 400_000, dtype=np.uint8)[start:]
+    assert device_fingerprint(torch.from_numpy(data)) == fingerprint(data)
+
+
+class HangingBackend:
+    """As NCCL where a firewall drops packets: the first broadcast blocks its thread."""
+
+    def __init__(self) -> None:
+        self.is_over = threading.Event()
+
+    def broadcast(self, tensor: Tensor, root: int) -> object:
+        self.is_over.wait()
+        raise RuntimeError("connection timed out")
+
+    def abort(self) -> None: ...
+
+
+def test_members_that_cannot_connect_all_fail_by_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = HangingBackend()
+    monkeypatch.setattr("actors.weights.group._process_group", lambda *_: backend)
+    meeting = Meeting(deadline_s=1.0)
+    started_s = time.monotonic()
+    try:
+        with pytest.raises(WeightTransferError, match=r"the first connection: the deadline of 1 s has passed"):
+            meeting.members(meeting.group())
+    finally:
+        backend.is_over.set()
+    assert time.monotonic() - started_s < 10
+
+
+def test_a_group_of_gpus_is_made_without_the_watchdog_that_ends_processes(
+    meeting: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Nccl:
+        class Options: ...
+
+        def __init__(self, *_: object) -> None:
+            raise RuntimeError(f"made with blocking wait {os.environ['TORCH_NCCL_BLOCKING_WAIT']}")
+
+    monkeypatch.setattr("torch.distributed.distributed_c10d.ProcessGroupNCCL", Nccl, raising=False)
+    store = PrefixStore("group", meeting.store)
+    for before in (None, "0"):
+        if before is not None:
+            monkeypatch.setenv("TORCH_NCCL_BLOCKING_WAIT", before)
+        with pytest.raises(RuntimeError, match="made with blocking wait 1"):
+            _process_group(store, 0, 1, torch.device("cuda", 0), timedelta(seconds=1))
+        assert os.environ.get("TORCH_NCCL_BLOCKING_WAIT") == before
 
 
 def test_one_group_brings_several_versions_to_every_engine(meeting: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:

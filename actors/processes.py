@@ -122,7 +122,7 @@ class RunCluster:
         if self.config.cluster.layout == "colocated":
             self.turns = DeviceTurns(self.rollout, self.learners)
         #: GPUs of each place that an engine shares with learner ranks.
-        self._shared_gpus: list[list[int]] = []
+        self._shared_gpus: list[list[str]] = []
 
     async def start(self) -> None:
         """Reserves places, starts all processes concurrently, and reports what it waits for.
@@ -292,7 +292,7 @@ class RunCluster:
         environment = engine_environment(self.device, config.rollout.threads or share_of_cores(processes))
         if self._shared_gpus:
             # Ray gives the GPUs of the place to the learner ranks, and leaves this variable to a process without GPUs.
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._shared_gpus[index]))
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._shared_gpus[index])
         at = 0 if self.turns is None else index
         handle: ActorHandle[Any] = (
             actor_class(self.classes.rollout)
@@ -312,7 +312,7 @@ class RunCluster:
         if process is not None and process.segments:
             self._cleanups.append(run_beside(process, remove_segments, process.segments))
 
-    async def _gpus_of_places(self) -> list[list[int]]:
+    async def _gpus_of_places(self) -> list[list[str]]:
         """Ids on its node of the GPUs of each place, as Ray gives them to a task that takes them all."""
         assert self._base is not None
         places = self._learner_places()
@@ -325,7 +325,7 @@ class RunCluster:
             for index in range(places.count)
         ]
         answers = asyncio.gather(*(task.remote() for task in tasks))
-        found: list[list[int]] = await within(self.config.cluster.start_timeout_s, "GPUs of the learners", answers)
+        found: list[list[str]] = await within(self.config.cluster.start_timeout_s, "GPUs of the learners", answers)
         return found
 
     async def room(self) -> int:

@@ -40,8 +40,9 @@ def learner_environment(device: Device, threads: int, *, shares_memory: bool) ->
     if device == "cpu":
         return common
     if shares_memory:
-        # Another process may open expandable segments only with the right to trace this process.
-        return common
+        # Another process may open expandable segments only with the right to trace this process. The node's environment
+        # may ask for them by either name.
+        return common | dict.fromkeys(("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"), "expandable_segments:False")
     # The packed length differs from forward to forward, and blocks of fixed sizes would fragment the GPU's memory.
     return common | {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 

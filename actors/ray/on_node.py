@@ -52,9 +52,9 @@ def dump_stacks(pid: int) -> None:
         os.kill(pid, signal.SIGUSR1)
 
 
-def gpu_ids() -> list[int]:
-    """The GPUs that Ray gave this process."""
-    return list(map(int, ray.get_gpu_ids()))
+def gpu_ids() -> list[str]:
+    """The GPUs that Ray gave this process, as CUDA_VISIBLE_DEVICES of its node names them: by number or UUID."""
+    return list(map(str, ray.get_gpu_ids()))
 
 
 def free_address(port: int | None, release_s: float = _RELEASE_S) -> str:

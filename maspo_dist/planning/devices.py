@@ -38,6 +38,9 @@ class TorchView:
         """Why torch cannot use a GPU, with the fix; None if it can."""
         if self.cuda is None:
             return f"torch {self.version} is built without CUDA: install the packages of `make setup-gpu`"
+        if self.gpus > 0:
+            # Also with an older driver, by CUDA's libraries for forward compatibility.
+            return None
         oldest = _OLDEST_DRIVERS.get(int(self.cuda.split(".")[0]), max(_OLDEST_DRIVERS.values()))
         if self.driver is None:
             return f"there is no NVIDIA driver: install driver {oldest} or newer, or give the container its GPUs"
@@ -46,12 +49,10 @@ class TorchView:
                 f"the NVIDIA driver is {self.driver}, but torch {self.version} is built for CUDA {self.cuda}: "
                 f"update the driver to {oldest} or newer"
             )
-        if self.gpus == 0:
-            return (
-                f"torch {self.version} sees no GPU, though the NVIDIA driver is {self.driver}: "
-                "see what nvidia-smi lists there, and what CUDA_VISIBLE_DEVICES is"
-            )
-        return None
+        return (
+            f"torch {self.version} sees no GPU, though the NVIDIA driver is {self.driver}: "
+            "see what nvidia-smi lists there, and what CUDA_VISIBLE_DEVICES is"
+        )
 
 
 def platform_obstacle(device: Device, platform: str) -> str | None:

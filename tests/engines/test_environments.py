@@ -15,7 +15,12 @@ def test_a_learner_on_a_gpu_has_memory_that_grows_by_segments() -> None:
 
 def test_a_learner_whose_memory_engines_read_has_plain_memory() -> None:
     """Docker and many kernels let no other process open expandable segments."""
-    assert learner_environment("cuda", 4, shares_memory=True) == {"OMP_NUM_THREADS": "4"}
+    assert learner_environment("cuda", 4, shares_memory=True) == {
+        "OMP_NUM_THREADS": "4",
+        # Both names, since the environment of the node may set either.
+        "PYTORCH_ALLOC_CONF": "expandable_segments:False",
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False",
+    }
 
 
 def test_an_engine_has_the_threads_that_it_is_given() -> None:

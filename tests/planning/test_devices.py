@@ -25,6 +25,9 @@ OLD = TorchView(version="2.13.0+cu130", cuda="13.0", driver="550.54.15", gpus=0)
     ("view", "sentence"),
     [
         (TorchView(version="2.13.0+cu130", cuda="13.0", driver="580.65.06", gpus=8), None),
+        # By CUDA's libraries for forward compatibility, and under WSL, where no driver is listed.
+        (TorchView(version="2.13.0+cu130", cuda="13.0", driver="550.54.15", gpus=1), None),
+        (TorchView(version="2.13.0+cu130", cuda="13.0", driver=None, gpus=1), None),
         (TorchView(version="2.9.1+cu128", cuda="12.8", driver="550.54.15", gpus=1), None),
         (
             OLD,

@@ -1,6 +1,7 @@
 """Whole runs of `configs/gpu_smoke.yaml`: strictly on-policy, asynchronous, and in turns on one GPU.
 
-In the last two a rollout worker is killed. At tiny scale only the asynchronous run loses its worker.
+A rollout worker of the asynchronous run is killed. At full scale a second run in turns loses its worker, too. In the
+other runs no publish may fall back to the object store.
 """
 
 from __future__ import annotations
@@ -49,12 +50,13 @@ def measure(place: Workplace) -> Measured:
 
 
 def measure_turns(place: Workplace) -> Measured:
-    """A run whose engine and learner take turns on one GPU. Its rollout worker is killed, but not at tiny scale."""
-    killed = None if place.setting.is_tiny else "turns"
-    return _measure(place, {"turns": ("algorithm.max_policy_age=0", "cluster.layout=colocated")}, killed=killed)
+    """A run whose engine and learner take turns on one GPU; but at tiny scale, another whose worker is killed."""
+    turns = ("algorithm.max_policy_age=0", "cluster.layout=colocated")
+    runs = ("turns",) if place.setting.is_tiny else ("turns", "turns_killed")
+    return _measure(place, dict.fromkeys(runs, turns), killed="turns_killed")
 
 
-def _measure(place: Workplace, runs: Mapping[str, Sequence[str]], killed: str | None) -> Measured:
+def _measure(place: Workplace, runs: Mapping[str, Sequence[str]], killed: str) -> Measured:
     """Exit codes, events and the metrics of the last step of `runs`, which are overrides by name."""
     setting = place.setting
     if not _CONFIG.is_file():
@@ -70,6 +72,9 @@ def _measure(place: Workplace, runs: Mapping[str, Sequence[str]], killed: str | 
             Limit(figure=f"{run}_steps", least=setting.scale.run_steps),
             Limit(figure=f"{run}_workers_recovered", least=int(is_killing)),
         ]
+        if not is_killing:
+            # The run would go on through the object store.
+            limits.append(Limit(figure=f"{run}_transfers_failed", most=0))
     return Measured(figures=figures, limits=tuple(limits))
 
 
@@ -94,11 +99,13 @@ def _train(
         run.wait()
     rows = [row for row in folder.read_metrics() if row["step"] > 0]
     last = rows[-1] if rows else {}
+    kinds = [event["kind"] for event in folder.read_events()]
     kept = ("time/step_s", "time/generate_s", "time/update_s", "time/publish_s", "reward/mean", "policy/age_max")
     return {
         "exit_code": exit_code,
         "steps": len(rows),
-        "workers_recovered": sum(event["kind"] == "worker_recovered" for event in folder.read_events()),
+        "workers_recovered": kinds.count("worker_recovered"),
+        "transfers_failed": kinds.count("broadcast_failed") + kinds.count("ipc_failed"),
         "max_logprob_gap": max((row["sync/max_logprob_gap"] for row in rows), default=None),
         **{metric.replace("/", "_"): last.get(metric) for metric in kept},
     }
@@ -112,6 +119,8 @@ def _overrides(setting: Setting, demo: DemoFiles, folder: Path, name: str) -> li
         f"model.path={demo.model}",
         f"data.train=[{demo.train}]",
         "data.eval={}",
+        # What real runs take: NCCL, or CUDA's IPC in turns.
+        "sync.transport=auto",
         "checkpoint.every=null",
         "evaluation.every=null",
         "cluster.heartbeat_s=1",

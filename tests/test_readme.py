@@ -70,7 +70,7 @@ def test_the_configurations_in_the_readme_load() -> None:
 def test_the_paths_in_every_guide_exist(guide: str) -> None:
     """A path may stand for the files that a `*` in it matches."""
     text = (ROOT / guide).read_text()
-    paths = re.findall(r"(?<![\w./])((?:maspo_dist|actors|configs|deploy|tests)/[\w/.*]*)", text)
+    paths = re.findall(r"(?<![\w./])((?:maspo_dist|actors|configs|deploy|tests)/[\w/.*-]*)", text)
     assert paths
     assert [path for path in paths if not list(ROOT.glob(path.rstrip("/.")))] == []
 

@@ -25,15 +25,30 @@ from actors.interfaces import (
     TensorEntry,
     WeightSnapshot,
 )
-from actors.weights.collective import finished, send
+from actors.weights.collective import cut, finished, send
 from actors.weights.group import GroupMember, abandon, serve_store
 from actors.weights.ipc import SharedTensors
-from actors.weights.layout import entry_of
+from actors.weights.layout import announced_bytes, entry_of, size_bytes
 from actors.weights.object_store import Put, write_buckets
 from maspo_dist.errors import WeightTransferError
 
 #: Seconds in which a send notices that its group is abandoned, unless it hangs.
 _NOTICE_S = 2.0
+_BLOCK_BYTES = 2 << 30
+
+
+def host_memory(entries: Sequence[TensorEntry], *, is_pinned: bool) -> dict[str, Tensor]:
+    """A tensor in the memory of the host for each entry.
+
+    torch rounds each piece of pinned memory up to a power of two, so tensors share pieces of `_BLOCK_BYTES`.
+    """
+    memory = {}
+    for block in cut(entries, _BLOCK_BYTES):
+        data = torch.empty(block.size_bytes, dtype=torch.uint8, pin_memory=is_pinned)
+        for name, dtype, shape, start in block.slices:
+            part = data[start : start + size_bytes((name, dtype, shape))]
+            memory[name] = part.view(getattr(torch, dtype)).view(shape)
+    return memory
 
 
 class LearnerWeights:
@@ -96,17 +111,17 @@ class LearnerWeights:
         self._shared.clear()
 
     def keep(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Copies the weights to the memory of the host."""
+        """Copies the announced weights to the memory of the host."""
         with self._lock:
-            for name, tensor in tensors:
-                if self._rank > 0:
-                    continue
-                copy = self._kept.get(name)
-                if copy is None or entry_of(name, copy) != entry_of(name, tensor):
-                    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-                    self._kept[name] = copy
-                copy.copy_(tensor.detach())
-            self._kept_version, self._stored = version, None
+            if self._rank > 0:
+                deque(tensors, maxlen=0)
+                return
+            self._kept_version, self._stored = None, None
+            if tuple(entry_of(*item) for item in self._kept.items()) != self._entries:
+                self._kept = host_memory(self._entries, is_pinned=self._device.type == "cuda")
+            for (name, copy), tensor in zip(self._kept.items(), tensors, strict=True):
+                copy.view(-1).view(torch.uint8).copy_(announced_bytes(entry_of(name, copy), *tensor))
+            self._kept_version = version
 
     def store(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Puts the weights into the object store, and frees the copy in the memory of the host."""

@@ -101,6 +101,13 @@ def data_notes(config: TrainConfig, name: str, prompts: PromptSet) -> list[str]:
 def learner_notes(config: TrainConfig, size: ModelSize | None) -> list[str]:
     """What is worth knowing of the learner, one sentence each; `train` logs these sentences too."""
     notes = []
+    algorithm = config.algorithm
+    if algorithm.loss.kind == "maspo" and algorithm.max_policy_age > 0 and algorithm.old_logprobs == "recompute":
+        notes.append(
+            f"algorithm.max_policy_age is {algorithm.max_policy_age} and algorithm.old_logprobs is recompute: from "
+            "stale batches MASPO learns better with ratios to the policy that sampled, see configs/compare_stale.yaml: "
+            "set algorithm.old_logprobs to rollout"
+        )
     is_rounded = config.rollout.lora == "merged" and config.model.dtype == "bfloat16"
     if config.learner.lora is not None and is_rounded:
         # Colocated engines need whole weights.

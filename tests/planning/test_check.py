@@ -11,8 +11,10 @@ from doubles.model_kinds import save_experts
 from doubles.untrained_demo import save_untrained_demo
 from rich.console import Console
 
-from maspo_dist.config import TrainConfig
-from maspo_dist.planning.check import check_run
+from maspo_dist.config import TrainConfig, load_config
+from maspo_dist.planning.check import check_run, learner_notes
+
+SMOKE = Path(__file__).parents[2] / "configs" / "local_smoke.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,22 @@ def test_check_says_how_many_prompts_open_a_reasoning_block(model: Path, tmp_pat
         "note: data set train: 2 of 2 prompts leave '<think>' open: a response is judged as if it had written this "
         "tag itself\n"
     ) in checked(model, train, template="{problem} <think>")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_noted"),
+    [
+        (["algorithm.max_policy_age=2"], True),
+        (["algorithm.max_policy_age=2", "algorithm.old_logprobs=rollout"], False),
+        (["algorithm.max_policy_age=2", "algorithm.loss={kind: clip}"], False),
+        ([], False),
+    ],
+)
+def test_maspo_with_recomputed_ratios_from_stale_batches_is_advised_against(
+    overrides: list[str], is_noted: bool
+) -> None:
+    notes = learner_notes(load_config(SMOKE, overrides), None)
+    assert any("set algorithm.old_logprobs to rollout" in note for note in notes) is is_noted
 
 
 def test_check_says_that_learner_and_engines_choose_experts_by_themselves(model: Path, tmp_path: Path) -> None:

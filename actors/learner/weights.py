@@ -34,6 +34,7 @@ from maspo_dist.errors import WeightTransferError
 
 #: Seconds in which a send notices that its group is abandoned, unless it hangs.
 _NOTICE_S = 2.0
+#: Of kept tensors that share a piece of memory; a larger tensor gets its own.
 _BLOCK_BYTES = 2 << 30
 
 

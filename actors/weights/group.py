@@ -106,7 +106,7 @@ class GroupMember:
         def start() -> None:
             try:
                 started.set_result(group.broadcast(torch.zeros(1, device=self.device), 0))
-            except RuntimeError as error:
+            except BaseException as error:  # the waiting thread raises it
                 started.set_exception(error)
 
         threading.Thread(target=start, name="connect group", daemon=True).start()

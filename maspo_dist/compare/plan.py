@@ -117,10 +117,9 @@ def make_plan(settings: CompareConfig, base: Path, chosen: Mapping[str, Mapping[
     }
     # The tuned values are in the names: after the grid has grown, runs with other values keep their folders.
     runs = tuple(
-        _run(variant, seed, base, folder, name, (*settings.overrides, *overrides))
+        _run(variant, values.get(variant, {}), seed, base, folder, (*settings.overrides, *overrides))
         for seed in seeds
         for variant, overrides in variants.items()
-        for name in [_name(variant, values.get(variant, {}), seed)]
     )
     first = runs[0]
     for run in (*runs, *(run for one in candidates for run in one.runs)):
@@ -244,9 +243,7 @@ def _candidates(settings: CompareConfig, base: Path, folder: Path) -> tuple[Cand
         for combination in itertools.product(*grid.values()) if grid else ():
             values = dict(zip(grid, combination, strict=True))
             texts = (*settings.overrides, *overrides, *(f"{key}={value}" for key, value in values.items()))
-            runs = tuple(
-                _run(variant, seed, base, folder / TUNING_FOLDER, _name(variant, values, seed), texts) for seed in seeds
-            )
+            runs = tuple(_run(variant, values, seed, base, folder / TUNING_FOLDER, texts) for seed in seeds)
             if runs[0].folder in folders:
                 name = runs[0].name
                 raise ConfigError(f"tune: two runs of {variant} are called {name}: write the values differently")
@@ -261,12 +258,15 @@ def _name(variant: str, values: Mapping[str, str], seed: int) -> str:
     return "-".join(filter(None, [variant, labels, f"seed{seed}"]))
 
 
-def _run(variant: str, seed: int, base: Path, folder: Path, name: str, overrides: Sequence[str]) -> PlannedRun:
+def _run(
+    variant: str, values: Mapping[str, str], seed: int, base: Path, folder: Path, overrides: Sequence[str]
+) -> PlannedRun:
+    """Of `variant` with the tuned `values`, which `overrides` hold too."""
     filled = (
         *_filled(overrides, seed),
         f"run.seed={seed}",
         f"run.dir={folder}",
-        f"run.name={name}",
+        f"run.name={_name(variant, values, seed)}",
         "checkpoint.resume=auto",
     )
     try:

@@ -36,7 +36,7 @@ GROUPS = (
     (Check(name="collective", target="actors.bench.gpu.collective:measure", deadline_s=600, gpus=2),),
     (Check(name="tensor-parallel", target="actors.bench.gpu.tensor_parallel:measure", deadline_s=1800, gpus=2),),
     (Check(name="adapter", target="actors.bench.gpu.adapter:measure", deadline_s=1200),),
-    (Check(name="turns", target="actors.bench.gpu.whole_run:measure_turns", deadline_s=1200),),
+    (Check(name="turns", target="actors.bench.gpu.whole_run:measure_turns", deadline_s=2400),),
     (Check(name="run", target="actors.bench.gpu.whole_run:measure", deadline_s=2400, gpus=2),),
 )
 CHECKS = {check.name: check for group in GROUPS for check in group}

@@ -50,7 +50,7 @@ def measure(place: Workplace) -> Measured:
 
 
 def measure_turns(place: Workplace) -> Measured:
-    """A run whose engine and learner take turns on one GPU; but at tiny scale, another whose worker is killed."""
+    """A run whose engine and learner take turns on one GPU; at full scale also such a run whose worker is killed."""
     turns = ("algorithm.max_policy_age=0", "cluster.layout=colocated")
     runs = ("turns",) if place.setting.is_tiny else ("turns", "turns_killed")
     return _measure(place, dict.fromkeys(runs, turns), killed="turns_killed")

@@ -3,7 +3,7 @@
     checkpoint (any ranks, any ZeRO stage) ──► LearnerState ──► shard by shard ──► DIR/*.safetensors
     model.path ──► config.json, tokenizer, generation_config.json       run ──► README.md
 
-All on the CPU; one shard of weights is in memory at a time, and with adapters the model of model.path.
+All on the CPU; one shard of weights is in memory at a time, and with adapters or buffers the model of model.path.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 from transformers.core_model_loading import revert_weight_conversion
 
 from actors.commands.adapter_export import MergedWeights, merge, write_adapter
-from actors.engines.deepspeed.state import LearnerState, open_learner_state
-from maspo_dist.config import TrainConfig, load_config
+from actors.engines.deepspeed.policy import load_policy
+from actors.engines.deepspeed.state import LearnerState, hugging_face_name, open_learner_state
+from maspo_dist.config import ModelConfig, TrainConfig, load_config
 from maspo_dist.errors import ConfigError, ModelError
 from maspo_dist.models.facts import read_outline
 from maspo_dist.models.folder import whole_folder
@@ -53,9 +54,10 @@ def export_run(
     config, lora = source.config, source.config.learner.lora
     weights = source.state if lora is None else merge(config, lora, source.state)
     settings, model = _outline(config, weights.shapes, source.dtype)
+    buffers = buffers_beside(config.model, model)
 
     def write(draft: Path) -> None:
-        write_weights(draft, weights, model, getattr(torch, source.dtype), max_shard_size)
+        write_weights(draft, weights, buffers, model, getattr(torch, source.dtype), max_shard_size)
         settings.save_pretrained(draft)
         _write_companions(draft, config, settings)
 
@@ -79,14 +81,21 @@ def export_adapter(run: Path, to: Path, *, step: str | None = None, dtype: str |
 
 
 def write_weights(
-    folder: Path, source: LearnerState | MergedWeights, model: Any, dtype: torch.dtype, max_shard_size: str
+    folder: Path,
+    source: LearnerState | MergedWeights,
+    buffers: Mapping[str, torch.Tensor],
+    model: Any,
+    dtype: torch.dtype,
+    max_shard_size: str,
 ) -> None:
-    """Writes the weights of `model` as shards under the names of the hub, which has one tensor for each expert."""
+    """Writes the weights and buffers of `model` as shards under the hub's names, which has one tensor per expert."""
     outline = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in source.shapes.items()}
+    outline |= buffers
     split = split_torch_state_dict_into_shards(outline, max_shard_size=max_shard_size)
     places: dict[str, str] = {}
     for file, names in split.filename_to_tensors.items():
-        weights = revert_weight_conversion(model, {name: source.weight(name, dtype) for name in names})
+        ours = {name: buffers[name] if name in buffers else source.weight(name, dtype) for name in names}
+        weights = revert_weight_conversion(model, ours)
         save_file({name: _alone(weight) for name, weight in weights.items()}, folder / file, metadata={"format": "pt"})
         places |= dict.fromkeys(weights, file)
     if split.is_sharded:
@@ -160,10 +169,8 @@ def _outline(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]], dtype: 
     """The config.json of model.path, and its model without weights. Raises ModelError if it has other `shapes`."""
     settings, model = read_outline(config.model)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(wanted)
-    beside = set(model.state_dict()) - set(wanted) - tied
-    if wanted != dict(shapes) or beside:
-        differing = sorted({name for name, _ in set(wanted.items()) ^ set(shapes.items())} | beside)
+    if wanted != dict(shapes):
+        differing = sorted({name for name, _ in set(wanted.items()) ^ set(shapes.items())})
         raise ModelError(
             f"model.path {config.model.path} is not the model that was trained: {differing[0]} differs; put it back"
         )
@@ -171,6 +178,13 @@ def _outline(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]], dtype: 
     settings.architectures = [type(model).__name__]
     settings.dtype = dtype
     return settings, model
+
+
+def buffers_beside(config: ModelConfig, model: Any) -> dict[str, torch.Tensor]:
+    """What `model` keeps beside its parameters, with the values of model.path: training does not change them."""
+    names = set(model.state_dict()) - {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    kept = load_policy(config).state_dict() if names else {}
+    return {name: buffer for own_name, buffer in kept.items() if (name := hugging_face_name(own_name)) in names}
 
 
 def _alone(weight: torch.Tensor) -> torch.Tensor:

@@ -37,6 +37,8 @@ _ON_ONE_CPU = (
     "learner.offload_parameters=none",
     "learner.deepspeed={}",
     "model.device=cpu",
+    "cluster.layout=separate",
+    "sync.transport=auto",
     "logging.record_steps=all",
 )
 

@@ -27,13 +27,15 @@ RUNS = ("run", "adapters")
 
 
 def _config(folder: Path, name: str) -> TrainConfig:
-    """The run `adapters` has some, at ZeRO-3."""
-    lora, zero_stage = ({"rank": 4}, 3) if name == "adapters" else (None, 2)
+    """The run `adapters` has some, at ZeRO-3, on the devices of its engines."""
+    lora, zero_stage, layout = ({"rank": 4}, 3, "colocated") if name == "adapters" else (None, 2, "separate")
     return make_config(
         folder / "model",
         run={"name": name, "dir": str(folder), "max_steps": 4},
         learner={"lr": 1e-3, "threads": 1, "ranks": 2, "zero_stage": zero_stage, "lora": lora},
         algorithm={"kl": {"coefficient": 0.1}, "correction": {"kind": "tis"}},
+        rollout={"workers": 2},
+        cluster={"layout": layout},
         logging={"record_steps": "last:1"},
     )
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from transformers import (
+    ApertusConfig,
+    ApertusForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     PreTrainedModel,
@@ -86,6 +88,21 @@ def save_experts(folder: Path) -> Path:
             # Wider than a fresh model's, so that the choice of experts is clear and matters.
             if "mlp.gate.weight" in name or ".experts." in name:
                 weight.mul_(8.0)
+    model.save_pretrained(folder, max_shard_size=_SHARD_BYTES)
+    _save_pair(folder)
+    return folder
+
+
+def save_buffers(folder: Path) -> Path:
+    """An Apertus, whose activation keeps numbers beside the parameters: buffers that are saved but not trained."""
+    torch.manual_seed(1)
+    shape = _SHAPE | {"sliding_window": None, "num_attention_heads": 4}
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    rope = {"rope_type": "default", "rope_theta": 1e4}
+    model = _spread(ApertusForCausalLM(ApertusConfig(**shape, **ids, rope_parameters=rope)))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.act_fn.beta.fill_(0.25)
     model.save_pretrained(folder, max_shard_size=_SHARD_BYTES)
     _save_pair(folder)
     return folder

@@ -49,7 +49,7 @@ from actors.engines.deepspeed.state import (
     read_layout,
     require_same_training,
 )
-from actors.engines.deepspeed.state_loading import load_state
+from actors.engines.deepspeed.state_loading import load_state, set_hyperparameters
 from actors.engines.deepspeed.statistics import BatchStatistics
 from actors.engines.deepspeed.weights import (
     PublishedWeight,
@@ -243,6 +243,7 @@ class DeepSpeedEngine:
         if path is None:
             raise ConfigError(f"checkpoint {folder} has no tag {TAG}")
         self._batches = client_state["batches"]
+        set_hyperparameters(self._engine, self._config.learner)
         set_random_states(torch.load(folder / f"random_rank{self._rank}.pt", weights_only=False), self._device)
 
     def rest(self) -> None:

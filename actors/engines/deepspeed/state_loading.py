@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.engines.deepspeed.state import LearnerState, Quantity, Span, hugging_face_name
+from maspo_dist.config import LearnerConfig
 from maspo_dist.errors import ConfigError
 
 _MOMENTS: tuple[Quantity, ...] = ("exp_avg", "exp_avg_sq")
@@ -39,6 +40,17 @@ def load_state(engine: Any, state: LearnerState) -> None:
         engine.optimizer.update_lp_params()
     else:
         _copy(engine.optimizer, _masters(engine), state)
+
+
+def set_hyperparameters(engine: Any, learner: LearnerConfig) -> None:
+    """What `learner` says about the optimizer, in place of the numbers that DeepSpeed found in a checkpoint.
+
+    The learning rate is not among them: every update sets it.
+    """
+    for group in engine.optimizer.param_groups:
+        group.update(betas=learner.betas, eps=learner.eps, weight_decay=learner.weight_decay)
+    if hasattr(engine.optimizer, "clip_grad"):
+        engine.optimizer.clip_grad = engine.gradient_clipping()
 
 
 def _trained(module: nn.Module) -> Iterator[tuple[str, Any]]:

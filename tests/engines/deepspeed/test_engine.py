@@ -84,6 +84,24 @@ def _save_and_go_on_twice(rank: int, world_size: int, address: str, folder: Path
     assert "torch._inductor.compile_fx" not in sys.modules, "torch's compiler was imported, which takes seconds"
 
 
+def _resume_with_other_hyperparameters(rank: int, world_size: int, address: str, folder: Path) -> None:
+    from actors.engines.deepspeed.engine import DeepSpeedEngine
+
+    for zero_stage in (0, 2, 3):
+        saved = {"ranks": 1, "zero_stage": zero_stage}
+        first = DeepSpeedEngine(make_config(folder / "model", learner=saved), "cpu", rank, world_size, address)
+        first.save(folder / f"zero-{zero_stage}")
+        wanted = {"weight_decay": 0.1, "betas": (0.8, 0.95), "eps": 1e-6}
+        changed = make_config(folder / "model", learner={**saved, **wanted, "max_grad_norm": 0.01})
+        second = DeepSpeedEngine(changed, "cpu", rank, world_size, address)
+        second.load(folder / f"zero-{zero_stage}")
+        optimizer = second._engine.optimizer
+        (group,) = optimizer.param_groups
+        assert {name: group[name] for name in wanted} == wanted, zero_stage
+        assert getattr(optimizer, "clip_grad", 0.01) == 0.01, zero_stage
+    first.close()
+
+
 def _fill_the_disk_of_one_rank(engine: Any, rank: int, folder: Path) -> None:
     """Rank 1 may write 50 kB a file; both must hear of it, and go on together."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -101,6 +119,10 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_model(folder / "model")
     join(Ranks(2, _save_and_go_on_twice, folder))
     return folder
+
+
+def test_a_resumed_engine_trains_with_the_hyperparameters_that_it_is_given(resumed: Path) -> None:
+    join(Ranks(1, _resume_with_other_hyperparameters, resumed))
 
 
 @pytest.mark.parametrize(("zero_stage", "dtype"), CASES)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from actors.controller.turns import DeviceTurns
 from actors.interfaces import Body, LearnerGroup, PublishReport, RolloutPool, WeightUpdate
 from actors.rollout.proof import mean_gap_limit
-from actors.weights.probes import response_probes
+from actors.weights.probes import longest_probe, response_probes
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import BodyLostError
 from maspo_dist.types import IntArray, RolloutGroup
@@ -51,7 +51,7 @@ class Publisher:
         """
         if version == 0:
             self.start_gap = None
-        probes = response_probes(await self._groups(bodies), self.tokens) or self.prompts
+        probes = response_probes(await self._groups(bodies), self.tokens, longest_probe(self.config)) or self.prompts
         expected = await self.learners.probe(probes)
         snapshot = await self.learners.export_weights(version)
         configured, dtype = self.config.sync.max_mean_logprob_gap, self.config.model.dtype

@@ -51,7 +51,7 @@ def training_engine(config: TrainConfig) -> EngineSettings:
     """The engine of a rollout worker."""
     return EngineSettings(
         model=config.model,
-        max_model_len=config.data.max_prompt_tokens + config.rollout.max_response_tokens + 1,
+        max_model_len=config.data.max_prompt_tokens + config.longest_response_tokens,
         tensor_parallel=config.rollout.tensor_parallel,
         seed=config.run.seed,
         keeps_kv=config.rollout.in_flight_kv == "keep",
@@ -79,7 +79,7 @@ def evaluation_engine(config: EvaluationConfig, longest_prompt_tokens: int) -> E
     """The engine of a standalone evaluation."""
     return EngineSettings(
         model=config.model,
-        max_model_len=longest_prompt_tokens + config.sampling.max_response_tokens + 1,
+        max_model_len=longest_prompt_tokens + config.sampling.max_response_tokens,
         tensor_parallel=config.rollout.tensor_parallel,
         seed=config.sampling.seed,
         keeps_kv=False,

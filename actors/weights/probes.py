@@ -6,13 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from maspo_dist.config import TrainConfig
 from maspo_dist.planning.placement import Device
 from maspo_dist.types import IntArray, RolloutGroup
 
 #: Tokens of all probes of a publish.
 _TOKENS: Mapping[Device, int] = {"cpu": 256, "cuda": 4096}
-#: Longest probe, in tokens, of a response with its prompt.
+#: Enough of a response with its prompt.
 _LONGEST = 512
+
+
+def longest_probe(config: TrainConfig) -> int:
+    """Tokens of the longest probe: an engine also has room for the token that it samples after a probe."""
+    return min(_LONGEST, config.data.max_prompt_tokens + config.rollout.max_response_tokens - 1)
 
 
 def probe_tokens(configured: int | None, device: Device) -> int:
@@ -29,13 +35,16 @@ def probe_sequences(prompts: Sequence[Sequence[int]], count: int, tokens: int) -
     ]
 
 
-def response_probes(groups: Sequence[RolloutGroup], tokens: int) -> list[IntArray]:
-    """Prompts with their responses, one of each group first: `tokens` ids in all, or fewer. A last response is cut."""
+def response_probes(groups: Sequence[RolloutGroup], tokens: int, longest: int) -> list[IntArray]:
+    """Prompts with their responses, one of each group first: `tokens` ids in all, or fewer.
+
+    A response is cut where it and its prompt are longer than `longest`; the last one also where the ids are enough.
+    """
     probes: list[IntArray] = []
     for sequence in _responses(groups):
         if tokens < 2:
             break
-        probes.append(sequence[: min(tokens, _LONGEST)])
+        probes.append(sequence[: min(tokens, longest)])
         tokens -= probes[-1].size
     return probes
 

@@ -36,6 +36,12 @@ class TrainConfig(Section):
     cluster: Operation[ClusterConfig] = ClusterConfig()
 
     @property
+    def longest_response_tokens(self) -> int:
+        """Of training and evaluation: an engine has room for it after the longest prompt."""
+        scored_tokens = self.evaluation.max_response_tokens if self.evaluation.every is not None else None
+        return max(self.rollout.max_response_tokens, scored_tokens or 0)
+
+    @property
     def group_deadline_s(self) -> float:
         """Upper bound on the time of a group over all attempts, each with a wait for a worker and its answer."""
         cluster = self.cluster

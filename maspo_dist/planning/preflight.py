@@ -112,10 +112,12 @@ def require_divisible_heads(config: TrainConfig, size: ModelSize) -> None:
 
 def require_context(config: TrainConfig, size: ModelSize) -> None:
     """Raises ConfigError when the longest prompt and response do not fit the model, or the engine, together."""
-    wanted = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    response_tokens = config.longest_response_tokens
+    section = "rollout" if response_tokens == config.rollout.max_response_tokens else "evaluation"
+    wanted = config.data.max_prompt_tokens + response_tokens
     lengths = (
-        f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) and rollout.max_response_tokens "
-        f"({config.rollout.max_response_tokens}) add up to {wanted}"
+        f"data.max_prompt_tokens ({config.data.max_prompt_tokens}) and {section}.max_response_tokens "
+        f"({response_tokens}) add up to {wanted}"
     )
     if wanted > size.context_tokens:
         raise ConfigError(
@@ -145,7 +147,7 @@ def require_engine_length(engine: Mapping[str, Any], wanted: int, lengths: str, 
 
 def load_data(config: TrainConfig, data_sets: Sequence[str], model: ModelFacts) -> PromptSet:
     """The prompts of `data_sets`, checked against the model's context. Raises as `load_prompts` does."""
-    limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=config.rollout.max_response_tokens)
+    limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=config.longest_response_tokens)
     return _load(config, data_sets, model, limit)
 
 

@@ -12,7 +12,10 @@ from doubles.untrained_demo import save_untrained_demo
 from rich.console import Console
 
 from maspo_dist.config import TrainConfig, load_config
+from maspo_dist.errors import ConfigError
+from maspo_dist.models.facts import read_model_facts
 from maspo_dist.planning.check import check_run, learner_notes
+from maspo_dist.planning.preflight import require_context
 
 SMOKE = Path(__file__).parents[2] / "configs" / "local_smoke.yaml"
 
@@ -171,3 +174,27 @@ def test_check_prints_a_whole_conversation_per_source(
     assert f"train, source sums: {title}\n  | <|user|>1+2=<|assistant|>{sums}\n" in said
     assert f"train, source digits: {title}\n  | <|user|>1<|assistant|>{digits}\n" in said
     assert said.count("fails in turn 2 (step: ValueError") == (2 if "Fragile" in str(environment) else 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["evaluation.max_response_tokens=100"],
+            r"data\.max_prompt_tokens \(32\) and evaluation\.max_response_tokens \(100\) add up to 132, but "
+            r"rollout\.engine\.max_model_len is 128: set it to 132 or remove it",
+        ),
+        (
+            ["evaluation.max_response_tokens=300", "rollout.engine={}"],
+            r"evaluation\.max_response_tokens \(300\) add up to 332, but .* holds 256 .*: lower one of them",
+        ),
+    ],
+)
+def test_responses_of_an_evaluation_that_do_not_fit_are_refused(
+    model: Path, overrides: list[str], sentence: str
+) -> None:
+    config = load_config(SMOKE, [f"model.path={model}", *overrides])
+    size = read_model_facts(config.model).size
+    with pytest.raises(ConfigError, match=sentence):
+        require_context(config, size)
+    require_context(load_config(SMOKE, [f"model.path={model}", *overrides, "evaluation.every=null"]), size)

@@ -345,6 +345,9 @@ class RunCluster:
         config, base, bundle = self.config, self._base, self._bundles["learner"]
         assert base is not None
         ranks, places = config.learner.ranks, self._learner_places().count
+        if self._shared_gpus:
+            # A place whose node was lost has the GPUs of another node now.
+            self._shared_gpus = await self._gpus_of_places()
         threads = config.learner.threads or share_of_cores(ranks)
         environment = learner_environment(self.device, threads, shares_memory=self._transport.name == "ipc")
         nodes = (await asyncio.to_thread(placement_group_table, base))["bundles_to_node_id"]

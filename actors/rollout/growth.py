@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 
+from actors.ray.waits import within
 from actors.rollout.worker_slot import PoolState, WorkerSlot
 from maspo_dist.config import WorkerRange
-from maspo_dist.errors import PlacementError
+from maspo_dist.errors import ActorDiedError, DeadlineError, PlacementError
 from maspo_dist.runs.rows import Event
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between two looks for room in the cluster.
 _FOLLOW_S = 5.0
+_ANSWER_S = 30.0
 
 
 class Growth:
@@ -45,13 +50,21 @@ class Growth:
             while True:
                 await asyncio.sleep(_FOLLOW_S)
                 wanted = self._bounds.max - len(self._slots)
-                room = min(wanted, await self._pool.factory.room()) if wanted > 0 else 0
+                room = min(wanted, await self._room()) if wanted > 0 else 0
                 if room > 0:
                     self._resize(len(self._slots) + room)
                 elif wanted > 0 and clock() >= self._ask_at_s and not self._is_one_starting():
                     self._wait_for_node(self._node_timeout_s)
         except Exception as error:
             self._pool.condition.fail(error)
+
+    async def _room(self) -> int:
+        """Number of workers that fit into the cluster beside the others; 0 while the cluster does not answer."""
+        try:
+            return await within(_ANSWER_S, "cluster: its room", self._pool.factory.room())
+        except (ActorDiedError, DeadlineError) as error:
+            logger.warning("the cluster does not say what room it has: %s", error)
+            return 0
 
     def refused(self, error: PlacementError) -> None:
         """The cluster had no room for a worker beyond the minimum."""

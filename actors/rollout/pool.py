@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 
 from actors.interfaces import AnnouncedWeights, Body, PublishReport, WeightUpdate, WorkerFactory
 from actors.ray.waits import BreakableCondition, cancel_all, within
+from actors.rollout.by_node import publish_by_node
 from actors.rollout.direct import DirectPublisher, Outcome
 from actors.rollout.growth import Growth
 from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot, of_living_nodes, until_settled
@@ -186,7 +186,12 @@ class ElasticRolloutPool:
             parts = [part for part in done if isinstance(part, PublishReport)]
             if not parts:
                 # Every worker was lost, or none serves yet: the first worker to join has the figures.
-                await self._condition.until(lambda: bool(self._serving()), self._cluster.serving_deadline_s, _A_WORKER)
+                await self._condition.until(
+                    lambda: bool(self._serving()) or self._is_without_weights(),
+                    self._cluster.serving_deadline_s,
+                    _A_WORKER,
+                )
+                self._raise_without_weights()
                 parts = [worker.published for worker in self._serving() if worker.published is not None]
         finally:
             self._held = False
@@ -280,8 +285,7 @@ class ElasticRolloutPool:
         """
         while True:
             self._condition.raise_failure()
-            if self._is_without_weights():
-                raise LearnerLostError("no rollout worker serves, and the weights were lost with the learner")
+            self._raise_without_weights()
             if (worker := self._least_loaded()) is None:
                 await self._until_changed(self._answers)
             elif not alone or await self._reserve(worker):
@@ -334,27 +338,16 @@ class ElasticRolloutPool:
             self._condition.notify()
         if not workers or (stored := await self._state.stored(update)) is None:
             return done
-        nodes: dict[str, list[RunningWorker]] = {}
-        for worker in workers:
-            nodes.setdefault(worker.handle.node_id, []).append(worker)
-        of_nodes = await asyncio.gather(*(self._publish_on_node(part, stored) for part in nodes.values()))
-        return done + [outcome for of_node in of_nodes for outcome in of_node]
-
-    async def _publish_on_node(self, workers: Sequence[RunningWorker], update: WeightUpdate) -> list[Outcome]:
-        """What each of the workers of a node reports or raises. The first worker receives the weights for all."""
-        started_s = asyncio.get_running_loop().time()
-        staged = await workers[0].stage(update) if self._is_shared_on_a_node and len(workers) > 1 else None
-        staging_s = asyncio.get_running_loop().time() - started_s
-        done = await asyncio.gather(*(worker.try_publish(update, staged) for worker in workers), return_exceptions=True)
-        return [
-            replace(part, transfer_s=part.transfer_s + staging_s) if isinstance(part, PublishReport) else part
-            for part in done
-        ]
+        return done + await publish_by_node(workers, stored, is_shared=self._is_shared_on_a_node)
 
     def _is_without_weights(self) -> bool:
         """Whether no worker serves, and none can join, until a new learner group publishes."""
         state = self._state
         return state.weights is not None and state.lost_weights is state.weights and not self._serving()
+
+    def _raise_without_weights(self) -> None:
+        if self._is_without_weights():
+            raise LearnerLostError("no rollout worker serves, and the weights were lost with the learner")
 
     def _serving(self) -> list[RunningWorker]:
         return [worker for slot in self._slots.values() if (worker := slot.worker) is not None and worker.serves]

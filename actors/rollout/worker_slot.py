@@ -250,12 +250,7 @@ class WorkerSlot:
         self.has_process = False
         self.closing = asyncio.Event()
         self.refusal: PlacementError | None = None
-        self.budget = RestartBudget(
-            cluster.max_worker_restarts,
-            cluster.restart_window_s,
-            cluster.restart_backoff_s,
-            cluster.restart_backoff_max_s,
-        )
+        self.budget = RestartBudget(cluster.max_worker_restarts, *cluster.restart_pauses_s)
         self._pool = pool
         self._is_spare = is_spare
         self._node_timeout_s = node_timeout_s
@@ -371,15 +366,19 @@ class WorkerSlot:
     async def _join(self, worker: RunningWorker) -> None:
         """Brings `worker` to the pool's weights; before the first publish there are none."""
         pool, condition = self._pool, self._pool.condition
-        while (weights := pool.weights) is not None and worker.version != weights.version:
+        loaded: WeightUpdate | None = None
+        while (weights := pool.weights) is not None and loaded is not weights:
             await pool.engines_turn(worker.ended.done)
             if worker.ended.done():
                 return
             if pool.weights is not weights:
                 continue
             try:
-                if (stored := await pool.stored(weights, worker.ended.done)) is not None:
+                stored = await pool.stored(weights, worker.ended.done)
+                # While the weights were stored, the learners may have taken the device.
+                if stored is not None and pool.weights is weights and not pool.sleeps:
                     await worker.publish(stored)
+                    loaded = weights
             except LearnerLostError:
                 pool.lost_weights = weights
                 condition.notify()

@@ -63,6 +63,11 @@ class ClusterConfig(Section):
     on_stall: Literal["restart", "fail", "report"] = "restart"
 
     @property
+    def restart_pauses_s(self) -> tuple[float, float, float]:
+        """How long a loss counts, the first pause before a restart, and the longest; for a RestartBudget."""
+        return self.restart_window_s, self.restart_backoff_s, self.restart_backoff_max_s
+
+    @property
     def broadcast_deadline_s(self) -> float:
         """Time for each part of a broadcast of weights.
 

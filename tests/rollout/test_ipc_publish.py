@@ -30,6 +30,8 @@ class SharingLearners:
     kept: int | None = None
     cannot_share: bool = False
     is_lost: bool = False
+    #: Set once weights may be stored.
+    may_store: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def share(self, version: int) -> StagedWeights:
         self.calls.append("share")
@@ -55,6 +57,7 @@ class SharingLearners:
 
     async def stored(self, version: int) -> WeightSnapshot | None:
         self.calls.append("stored")
+        await self.may_store.wait()
         return make_snapshot(version, 1.0) if version == self.kept else None
 
 
@@ -69,6 +72,7 @@ class Scene:
         self.factory = ScriptedFactory()
         self.factory.hooks["publish"] = self._require_shared
         self.learners = SharingLearners()
+        self.learners.may_store.set()
         self.events: list[Event] = []
         publisher = IpcPublisher(settings, self.learners, self.events.append)
         self.pool = ElasticRolloutPool(settings, self.factory, self.events.append, publisher)
@@ -172,3 +176,20 @@ async def test_a_lost_learner_fails_the_publish_once_no_engine_reads() -> None:
             await scene.publish(1)
         scene.learners.is_lost = False
         assert await scene.publish(1) == ["share", "keep", "unshare"]
+
+
+async def test_an_engine_that_joins_loads_nothing_once_the_learners_have_its_device() -> None:
+    async with running() as scene:
+        scene.learners.may_store.clear()
+        scene.learners.calls.clear()
+        scene.factory.started[0].kill()
+        async with asyncio.timeout(5):
+            while "stored" not in scene.learners.calls:  # noqa: ASYNC110 (a list, not an event)
+                await asyncio.sleep(0.001)
+        await scene.pool.sleep()
+        scene.learners.may_store.set()
+        await asyncio.sleep(0.05)
+        assert scene.factory.started[2].version == -1
+        await scene.publish(1)
+        await until_serving(scene.pool, 2)
+        assert scene.versions == [1, 1]

@@ -206,3 +206,45 @@ def test_a_publish_that_waits_for_requests_outlives_the_deadline_of_a_hung_reque
             return report.version, [event.kind for event in events]
 
     assert run_virtually(run(), 5000) == (1, ["worker_lost", "worker_recovered"])
+
+
+async def test_a_publish_whose_weights_and_engines_are_lost_together_ends_at_once() -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=2)) as (pool, _):
+
+        async def lose_the_node(worker: ScriptedWorker, subject: object) -> None:
+            if len(factory.started) == 2:
+                worker.kill()
+            else:
+                raise LearnerLostError("the weights were lost with the learner that held them")
+
+        factory.hooks["publish"] = lose_the_node
+        with pytest.raises(LearnerLostError, match="no rollout worker serves, and the weights were lost"):
+            async with asyncio.timeout(5):
+                await publish(pool, 1)
+
+
+async def test_a_worker_that_joins_takes_a_version_again_that_a_new_learner_has_made_again() -> None:
+    factory = ScriptedFactory()
+    loaded: list[object] = []
+    async with running(factory, config(workers=1)) as (pool, _):
+        joining, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow_first_publish(worker: ScriptedWorker, subject: object) -> None:
+            if worker.index == 1:
+                loaded.append(subject)
+                if worker.version == -1:
+                    joining.set()
+                    await go_on.wait()
+
+        await publish(pool, 5)
+        factory.hooks["publish"] = slow_first_publish
+        pool.scale(2)
+        await joining.wait()
+        await publish(pool, 4)
+        await publish(pool, 5)
+        go_on.set()
+        await until_serving(pool, 2)
+    first, last = loaded[0], loaded[-1]
+    assert first is not last
+    assert factory.published[-1] == (1, 5)

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from doubles.pool import config, generate, publish, running, until_serving
 from doubles.workers import ScriptedFactory, ScriptedWorker
+from ray.exceptions import RpcError
 
 from actors.rollout.pool import ElasticRolloutPool
 from maspo_dist.errors import (
@@ -106,6 +107,26 @@ async def test_a_pool_with_bounds_follows_the_room_in_the_cluster(monkeypatch: p
         assert [worker.state for worker in pool.status()] == ["serving", "waiting"], "one asks for room, no more"
         factory.free = 10
         await until_serving(pool, 3)
+
+
+async def test_a_pool_with_bounds_goes_on_while_the_cluster_does_not_say_what_room_it_has(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class SilentForOnce(ScriptedFactory):
+        looks = 0
+
+        async def room(self) -> int:
+            self.looks += 1
+            if self.looks == 1:
+                raise RpcError("no answer")
+            return await super().room()
+
+    monkeypatch.setattr("actors.rollout.growth._FOLLOW_S", 0.005)
+    factory = SilentForOnce(free=3)
+    async with running(factory, config(workers={"min": 1, "max": 3})) as (pool, _):
+        await until_serving(pool, 3)
+        await generate(pool, range(3))
+    assert "the cluster does not say what room it has" in caplog.text
 
 
 async def test_a_pool_with_bounds_asks_for_one_node_at_a_time_and_tells_once_that_there_is_none(

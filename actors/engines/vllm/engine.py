@@ -121,6 +121,8 @@ class VllmEngine:
         self._keeps_kv = settings.keeps_kv
         self._has_adapter = settings.adapter is not None
         self._version = AS_LOADED
+        #: Updates of the weights since the start.
+        self._loads = 0
         self._other_forms: set[str] = set()
         self._ended_tokens = 0
         # A full collection over everything that vLLM and torch have loaded would block the event loop for 0.3 s.
@@ -245,6 +247,7 @@ class VllmEngine:
         if self._has_adapter:
             await self._rpc("activate_adapter", ())
         self._version = weights.version
+        self._loads += 1
 
     async def _load_and_look(self, weights: StagedWeights, factor: float) -> dict[str, _Found]:
         await self._load(weights, factor)
@@ -282,8 +285,9 @@ class VllmEngine:
     ) -> RequestOutput:
         prompt = TokensPrompt(prompt_token_ids=token_ids.tolist())
         if self._keeps_kv:
-            # Blocks of the prefix cache are found by their tokens and this salt, so never by another version's request.
-            prompt["cache_salt"] = str(self._version)
+            # Blocks of the prefix cache are found by their tokens and this salt, so never under other weights. The
+            # version would not do: after the loss of a learner it can come again with other weights.
+            prompt["cache_salt"] = str(self._loads)
         # Before the first `load` there is none yet.
         adapter = ADAPTER if self._has_adapter and self._version != AS_LOADED else None
         request_id = uuid.uuid4().hex

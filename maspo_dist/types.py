@@ -299,13 +299,13 @@ class FinishedGroup(Generic[B]):
     """A group with its result. `body` is the `RolloutGroup` in a checkpoint, and elsewhere a reference to it.
 
     dropped      why the group will not train; None if it will
-    sent_at_s    wall clock (time.time) when the group was sent to a worker
+    sent_at_s    wall clock (time.time) when the group was sent to a worker; None in a group of a checkpoint
     """
 
     scored: ScoredGroup
     body: B
     dropped: DropReason | None
-    sent_at_s: float
+    sent_at_s: float | None
 
     @property
     def group_id(self) -> int:

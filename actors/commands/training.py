@@ -26,7 +26,7 @@ from actors.ray.control import open_control
 from actors.ray.model_on_nodes import for_actors
 from actors.ray.nodes import leaving_nodes
 from actors.warm import Shelf
-from actors.weights.probes import probe_sequences, probe_tokens
+from actors.weights.probes import longest_probe, probe_sequences, probe_tokens
 from maspo_dist.config import TrainConfig, dump_config, resume_changes
 from maspo_dist.data.cursor import REFERENCES_CHANGED, PromptCursor
 from maspo_dist.errors import ConfigError, MaspoError
@@ -208,7 +208,7 @@ class Run:
     def _make_controller(self, cluster: RunCluster) -> Controller:
         config, prepared, folder = self.config, self.prepared, self.folder
         held_out = {name: prompts.prompts for name, prompts in prepared.evaluation.items()}
-        checkpoints = CheckpointStore(folder.checkpoints_path)
+        checkpoints = CheckpointStore(folder.checkpoints_path, self.resume)
         return Controller(
             config=config,
             pool=cluster.rollout,
@@ -229,7 +229,7 @@ class Run:
     def _publisher(self, cluster: RunCluster) -> Publisher:
         config = self.config
         tokens = probe_tokens(config.sync.probe_tokens, cluster.device)
-        length = min(_PROBE_TOKENS, config.data.max_prompt_tokens + config.rollout.max_response_tokens)
+        length = min(_PROBE_TOKENS, longest_probe(config))
         prompts = [prompt.token_ids.tolist() for prompt in self.prepared.train.prompts[:256]]
         return Publisher(
             config=config,
@@ -268,9 +268,9 @@ class Run:
             restored=state.stream if state else None,
             finished=finished,
         )
-        first_step = state.step + 1 if state else 0
+        after_step = state.step if state else 0
         more = [self.exporter] if self.exporter else []
-        metrics = open_metrics(self.folder, config.logging, config.model_dump(mode="json"), first_step, more)
+        metrics = open_metrics(self.folder, config.logging, config.model_dump(mode="json"), after_step, more)
         return Session(stream=stream, ledger=ledger, metrics=metrics)
 
     def _checkpoint_failed(self, step: int, reason: str) -> None:

@@ -59,6 +59,8 @@ T = TypeVar("T")
 
 #: Seconds that a run that is asked to stop waits for an evaluation.
 _LAST_SCORES_S = 5.0
+#: Phases of the loop.
+_SAVE, _LOAD = "checkpoint", "load checkpoint"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -99,12 +101,7 @@ class Controller:
         self._phase = "starting"
         self._late: dict[str, float] = {}
         self._taken_s: float | None = None
-        self._budget = RestartBudget(
-            cluster.max_learner_restarts,
-            cluster.restart_window_s,
-            cluster.restart_backoff_s,
-            cluster.restart_backoff_max_s,
-        )
+        self._budget = RestartBudget(cluster.max_learner_restarts, *cluster.restart_pauses_s)
 
     async def run(self, resume: Path | None) -> bool:
         """Trains to `run.max_steps`, from the checkpoint at `resume` or the start.
@@ -133,12 +130,16 @@ class Controller:
 
     @property
     def progress(self) -> object:
-        """Changes whenever the run makes progress; a token, a micro-batch and a worker's start count."""
+        """Changes whenever the run makes progress; a token, a micro-batch and a worker's start count.
+
+        A checkpoint reports nothing while it is written or read, so its time counts: `save_timeout_s` bounds it.
+        """
+        checkpoint_s = asyncio.get_running_loop().time() if self._phase in (_SAVE, _LOAD) else 0.0
         workers = tuple((worker.name, worker.state, worker.version) for worker in self.pool.status())
         session = self._session
         groups = session.ledger.achieved if session else 0
         generated = self.evaluator.achieved, groups, self.pool.last_token_s()
-        return self._achieved, generated, self.learners.achieved, workers
+        return self._achieved, generated, self.learners.achieved, workers, checkpoint_s
 
     @property
     def standing(self) -> Standing:
@@ -162,7 +163,7 @@ class Controller:
         if self.publisher.turns is not None:
             await self.publisher.turns.to_learners()
         if resume is not None:
-            self._enter("load checkpoint")
+            self._enter(_LOAD)
             await self.learners.load((resume / LEARNER_FOLDER).resolve())
             finished = await asyncio.to_thread(read_finished, resume)
         self._saved_step = state.step if state else None
@@ -174,7 +175,7 @@ class Controller:
         self._enter("publish")
         await self.publisher.publish(self._version)
         session.stream.resend(self._version)
-        if self._evaluation_is_due(self._step) and not self.record.is_scored(self._step):
+        if self._is_evaluated(self._step) and not self.record.is_scored(self._step):
             self.evaluator.start(self._version)
             if self._step == 0:
                 await self._finish_evaluation()
@@ -253,7 +254,9 @@ class Controller:
                 if not await self._finish_evaluation():
                     return False
                 await self._save()
-        return True
+        # A run that was asked to stop in its last step has not asked for the last scores.
+        has_scores = self.evaluator.version is not None or self.record.is_scored(self._step)
+        return has_scores or not self._is_evaluated(self._step)
 
     async def _one_step(self, batch: Batch, step: int, started_s: float) -> bool:
         """False if groups of `batch` were lost with a node: its groups are open again, and the policy is unchanged."""
@@ -263,8 +266,9 @@ class Controller:
         metrics = batch_metrics(batch, consumed_version)
         metrics |= generation_times(batch, started_s, taken_s, self._taken_s)
         self._taken_s = taken_s
+        evaluation_wait_s = 0.0
         if self.publisher.turns is not None and batch.training:
-            await self._settle_evaluation(step)
+            evaluation_wait_s += await self._settle_evaluation(step)
             await self.publisher.turns.to_learners()
         self._enter("update")
         try:
@@ -275,20 +279,24 @@ class Controller:
                 await self.publisher.publish(self._version)
             await session.stream.take_back()
             return False
-        updated_s = self.clock()
-        await self._settle_evaluation(step)
-        if self._version > consumed_version:
+        update_s = self.clock() - taken_s - evaluation_wait_s
+        evaluation_wait_s += await self._settle_evaluation(step)
+        publish_from_s = self.clock()
+        # A run that is asked to stop may have lost its engines for good. The next session publishes and evaluates.
+        is_cut_short = self._stop_requested.is_set() and not any(w.state == "serving" for w in self.pool.status())
+        if self._version > consumed_version and not is_cut_short:
             self._enter("publish")
             published = await self.publisher.publish(self._version, [group.body for group in batch.training])
             metrics |= published.metrics
-        published_s = self.clock()
+        publish_s = self.clock() - publish_from_s
         session.stream.pump(self._version)
         metrics |= {
-            "time/update_s": updated_s - taken_s,
-            "time/publish_s": published_s - updated_s,
+            "time/update_s": update_s,
+            "time/publish_s": publish_s,
+            "time/evaluation_wait_s": evaluation_wait_s,
             "policy/version": float(self._version),
         }
-        if self._evaluation_is_due(step):
+        if self._is_evaluated(step) and not is_cut_short:
             self.evaluator.start(self._version)
         metrics["time/step_s"] = self.clock() - started_s
         metrics |= self._late
@@ -301,10 +309,12 @@ class Controller:
         await self._write_metrics(metrics)
         return True
 
-    async def _settle_evaluation(self, step: int) -> None:
-        """Waits for the scores of the step before `step`, or notes that they do not come."""
+    async def _settle_evaluation(self, step: int) -> float:
+        """Waits for the scores of the step before `step`, or notes that they do not come. Returns the seconds."""
+        started_s = self.clock()
         if not await self._finish_evaluation():
             self._event("evaluation_given_up", f"of step {step - 1}: the run is asked to stop", step=step - 1)
+        return self.clock() - started_s
 
     async def _finish_evaluation(self) -> bool:
         """Waits for the scores of the last step, if it is evaluated, and writes the scores.
@@ -321,16 +331,16 @@ class Controller:
         await self._write_metrics(scores)
         return True
 
+    def _is_evaluated(self, step: int) -> bool:
+        return self.config.evaluation.is_due(step, self.config.run.max_steps)
+
     async def _write_metrics(self, metrics: Mapping[str, float]) -> None:
         self._current.metrics.write(self._step, metrics)
         await self.writer.score(self._step, metrics)
 
     async def _update(self, step: int, batch: Batch) -> dict[str, float]:
         """One batch on the learners. A batch without training groups leaves the policy unchanged."""
-        metrics = {
-            "rollout/groups_trained": float(len(batch.training)),
-            "rollout/groups_dropped": float(len(batch.groups) - len(batch.training) + len(batch.lost)),
-        }
+        metrics: dict[str, float] = {}
         if training := batch.training:
             for group in training:
                 require_young(group, self._version, self.config.algorithm.max_policy_age)
@@ -353,7 +363,6 @@ class Controller:
 
     async def _save(self) -> None:
         """Saves the state between two steps; the checkpoint is completed while training continues."""
-        self._enter("checkpoint")
         await self._saved()
         stream = self._current.stream
         self.record.sync()
@@ -369,11 +378,8 @@ class Controller:
 
     async def _saved(self) -> None:
         """Waits for the last checkpoint to be complete."""
+        self._enter(_SAVE)
         await within(self.config.cluster.save_timeout_s, "checkpoint: its completion", self.writer.drain())
-
-    def _evaluation_is_due(self, step: int) -> bool:
-        every = self.config.evaluation.every
-        return every is not None and (step % every == 0 or step == self.config.run.max_steps)
 
     @property
     def _current(self) -> Session:

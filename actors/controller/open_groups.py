@@ -189,10 +189,7 @@ class OpenGroups:
                 self._enter(group, pending.lost)
             if (result := results.get(group.group_id)) is not None:
                 group.born = result.oldest_version
-                # The group counts as sent when it was done: the time before belongs to another process.
-                self._enter(
-                    group, replace(result, body=store(result.body), sent_at_s=result.scored.report.generated_at_s)
-                )
+                self._enter(group, replace(result, body=store(result.body), sent_at_s=None))
 
     def _add(self, group: OpenGroup) -> None:
         self.ledger.admit(group.group_id, group.prompt.prompt_id)

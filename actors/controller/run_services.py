@@ -131,12 +131,14 @@ async def follow_drains(
     """Moves rollout workers from nodes that leave the cluster; ends the run in time when its own leave.
 
     `leaving_nodes` returns the seconds left, by node id; `own_nodes` the nodes of the learners and the controller. Both
-    ask the cluster, in a thread.
+    ask the cluster, in a thread. Workers on the run's own nodes stay, so that the last step can end.
     """
 
     def look() -> tuple[Mapping[str, float], list[float]]:
         leaving = leaving_nodes()
-        return leaving, [leaving[node] for node in leaving.keys() & own_nodes()] if leaving else []
+        own = leaving.keys() & own_nodes() if leaving else set()
+        others = {node: left_s for node, left_s in leaving.items() if node not in own}
+        return others, [leaving[node] for node in own]
 
     is_told = False
     while True:

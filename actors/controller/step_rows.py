@@ -28,8 +28,12 @@ def batch_metrics(batch: Batch, policy_version: int) -> dict[str, float]:
     rollout/trained_tokens_mean to response_tokens_mean to see whether dropped groups differ in length.
     """
     groups = [group.scored for group in batch.groups]
+    counts = {
+        "rollout/groups_trained": float(len(batch.training)),
+        "rollout/groups_dropped": float(len(groups) - len(batch.training) + len(batch.lost)),
+    }
     if not groups:
-        return {}
+        return counts
     trained = [group.scored.report.response_tokens for group in batch.groups if group.dropped is None]
     verdicts = [verdict for group in groups for verdict in group.report.verdicts]
     statuses = Counter(verdict.status for verdict in verdicts)
@@ -58,7 +62,7 @@ def batch_metrics(batch: Batch, policy_version: int) -> dict[str, float]:
         "policy/versions_per_response_mean": float(runs.mean()),
         "policy/versions_per_response_max": float(runs.max()),
     }
-    return metrics | _component_means(groups) | conversation_metrics([group.report for group in groups])
+    return counts | metrics | _component_means(groups) | conversation_metrics([group.report for group in groups])
 
 
 def generation_times(batch: Batch, started_s: float, taken_s: float, last_taken_s: float | None) -> dict[str, float]:
@@ -66,22 +70,29 @@ def generation_times(batch: Batch, started_s: float, taken_s: float, last_taken_
     verify_s is the rest of the time until the batch was taken.
 
     tokens_per_s is over the time from the first request to the last response, but at most over the time since the
-    previous batch was taken, because generation of batches may overlap.
+    previous batch was taken, because generation of batches may overlap. Groups of a checkpoint do not count, since
+    the time while the run was down is no time of generation.
     """
     if not batch.groups:
         return {}
     generated_s = max(group.scored.report.generated_at_s for group in batch.groups)
-    tokens = sum(int(group.scored.report.response_tokens.sum()) for group in batch.groups)
     generate_s = min(max(0.0, generated_s - started_s), taken_s - started_s)
-    span_s = generated_s - min(group.sent_at_s for group in batch.groups)
-    if last_taken_s is not None:
-        span_s = min(span_s, taken_s - last_taken_s)
-    return {
+    times = {
         "time/generate_s": generate_s,
         "time/verify_s": taken_s - started_s - generate_s,
-        "rollout/tokens": float(tokens),
-        "rollout/tokens_per_s": tokens / max(span_s, 1e-3),
+        "rollout/tokens": float(sum(map(_tokens, batch.groups))),
     }
+    fresh = [(group, sent_at_s) for group in batch.groups if (sent_at_s := group.sent_at_s) is not None]
+    if not fresh:
+        return times
+    span_s = max(group.scored.report.generated_at_s for group, _ in fresh) - min(sent_at_s for _, sent_at_s in fresh)
+    if last_taken_s is not None:
+        span_s = min(span_s, taken_s - last_taken_s)
+    return times | {"rollout/tokens_per_s": sum(_tokens(group) for group, _ in fresh) / max(span_s, 1e-3)}
+
+
+def _tokens(group: FinishedGroup[Body]) -> int:
+    return int(group.scored.report.response_tokens.sum())
 
 
 def _component_means(groups: Sequence[ScoredGroup]) -> dict[str, float]:

@@ -41,6 +41,10 @@ class HeldOutConfig(HeldOutSampling):
     #: Longest response in tokens; null takes rollout.max_response_tokens.
     max_response_tokens: int | None = Field(None, ge=1)
 
+    def is_due(self, step: int, last_step: int) -> bool:
+        """Whether the policy after `step` batches is evaluated, in a run of `last_step` batches."""
+        return self.every is not None and (step % self.every == 0 or step == last_step)
+
 
 class EvaluationDataConfig(PromptConfig):
     """The held-out sets."""

@@ -178,6 +178,7 @@ METRICS = (
     Metric("time/verify_s", "seconds", "from the last response to the last verdict"),
     Metric("time/update_s", "seconds", "update of the learner"),
     Metric("time/publish_s", "seconds", "publish of the weights to the rollout workers"),
+    Metric("time/evaluation_wait_s", "seconds", "wait for the scores of an evaluation before weights change"),
     Metric("time/evaluate_s", "seconds", "from the start of the evaluation to its last verdict"),
     Metric("time/checkpoint_s", "seconds", "the training stood still for the last checkpoint"),
 )

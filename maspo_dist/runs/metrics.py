@@ -47,13 +47,14 @@ class JsonlSink:
 
 
 class TensorBoardSink:
-    """TensorBoard event files. On resume, steps from `first_step` on that an earlier process wrote are hidden."""
+    """TensorBoard event files. Steps after `after_step` that were written before are hidden."""
 
-    def __init__(self, path: Path, first_step: int = 0) -> None:
+    def __init__(self, path: Path, after_step: int = 0) -> None:
+        is_resumed = path.is_dir() and any(path.iterdir())
         self._writer = EventFileWriter(str(path))
-        if first_step > 0:
+        if is_resumed:
             start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(TensorBoardEvent(wall_time=time.time(), step=first_step, session_log=start))
+            self._writer.add_event(TensorBoardEvent(wall_time=time.time(), step=after_step + 1, session_log=start))
 
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items() if value is not None]
@@ -65,7 +66,10 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """A Weights & Biases run named like the run folder. Raises ConfigError if wandb is not installed."""
+    """A Weights & Biases run named like the run folder. Raises ConfigError if wandb is not installed.
+
+    The step is a value of each row: wandb's own step only grows, so it would drop what a resumed run trains again.
+    """
 
     def __init__(self, settings: WandbConfig, folder: RunFolder, config: Mapping[str, object]) -> None:
         self._run = _require_wandb().init(
@@ -79,9 +83,12 @@ class WandbSink:
             dir=str(folder.logs_path),
             config=dict(config),
         )
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        self._run.log({name: value for name, value in metrics.items() if value is not None}, step=step)
+        values = {name: value for name, value in metrics.items() if value is not None}
+        self._run.log({"step": step, **values})
 
     def close(self) -> None:
         self._run.finish()
@@ -136,13 +143,13 @@ def open_metrics(
     folder: RunFolder,
     settings: LoggingConfig,
     config: Mapping[str, object],
-    first_step: int = 0,
+    after_step: int = 0,
     more: Sequence[MetricSink] = (),
 ) -> MetricFanout:
-    """The sinks of `settings` and `more`; this process writes from `first_step` on. Raises as `require_sinks`."""
+    """The sinks of `settings` and `more`; steps after `after_step` are written again. Raises as `require_sinks`."""
     sinks: list[MetricSink] = [JsonlSink(folder)]
     if settings.tensorboard:
-        sinks.append(TensorBoardSink(folder.tensorboard_path, first_step))
+        sinks.append(TensorBoardSink(folder.tensorboard_path, after_step))
     if settings.wandb is not None:
         sinks.append(WandbSink(settings.wandb, folder, config))
     return MetricFanout([*sinks, *more], folder.write_event)

@@ -77,6 +77,7 @@ def test_a_run_that_loses_its_own_node_is_asked_at_once_and_ended_before_the_nod
     assert scene.run() == signal.SIGTERM
     assert scene.asked_at_s == pytest.approx(10, abs=1)
     assert scene.ended_at_s == pytest.approx(35, abs=1)
+    assert scene.pool.looks[-1].keys() == {"other"}, "workers on the own node help to end the step"
     assert [event.kind for event in scene.events] == ["node_leaves"]
     assert scene.events[0].message.startswith("a node of the learners or the controller leaves in 30 s")
 

@@ -63,6 +63,7 @@ class FakePool:
         self.failures: dict[int, Exception] = {}
         self.published: list[int] = []
         self.lost_bodies: set[int] = set()
+        self.workers = 1
 
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
         self.requests.append(request)
@@ -102,7 +103,17 @@ class FakePool:
         raise AssertionError("this pool has no workers")
 
     def status(self) -> tuple[WorkerStatus, ...]:
-        return ()
+        return tuple(
+            WorkerStatus(
+                name=f"rollout worker {index}",
+                state="serving",
+                version=self.version,
+                groups_in_flight=0,
+                restarts=0,
+                engine=None,
+            )
+            for index in range(self.workers)
+        )
 
 
 def _note_failure(record: RunFolder) -> Callable[[int, str], None]:

@@ -88,10 +88,52 @@ def test_tensorboard_hides_what_a_resumed_run_writes_again(tmp_path: Path) -> No
     for step in range(4):
         first.write(step, {"reward/mean": 0.0})
     first.close()
-    second = TensorBoardSink(tmp_path, first_step=2)
+    second = TensorBoardSink(tmp_path, after_step=1)
     second.write(2, {"reward/mean": 1.0})
     second.close()
     assert scalars(tmp_path, "reward/mean") == [(0, 0.0), (1, 0.0), (2, 1.0)]
+
+
+def test_tensorboard_hides_what_a_run_trains_again_from_the_start(tmp_path: Path) -> None:
+    for value in (0.0, 1.0):
+        sink = TensorBoardSink(tmp_path)
+        sink.write(1, {"reward/mean": value})
+        sink.close()
+    assert scalars(tmp_path, "reward/mean") == [(1, 1.0)]
+
+
+class WandbModule:
+    """What the sink calls of wandb, whose own step only grows: a row with a smaller step would be dropped."""
+
+    def __init__(self) -> None:
+        self.step_metrics: dict[str, str | None] = {}
+        self.rows: list[dict[str, float]] = []
+
+    def init(self, **settings: object) -> WandbModule:
+        return self
+
+    def define_metric(self, name: str, step_metric: str | None = None) -> None:
+        self.step_metrics[name] = step_metric
+
+    def log(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+
+    def finish(self) -> None: ...
+
+
+def test_wandb_gets_the_steps_that_a_resumed_run_trains_again(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = WandbModule()
+    monkeypatch.setattr(metrics, "_wandb", module)
+    settings = LoggingConfig(tensorboard=False, wandb=WandbConfig(project="maspo"))
+    fanout = open_metrics(folder, settings, {})
+    fanout.write(2, {"reward/mean": 0.5})
+    folder.rewind(1)
+    fanout.write(2, {"reward/mean": 0.75})
+    fanout.close()
+    assert module.step_metrics == {"step": None, "*": "step"}
+    assert module.rows == [{"step": 2, "reward/mean": 0.5}, {"step": 2, "reward/mean": 0.75}]
 
 
 def test_a_missing_wandb_is_an_error_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,11 @@ async def _at_once(*_: object) -> None:
     """In place of a wait."""
 
 
+async def _a_moment_later(*_: object) -> None:
+    """In place of a wait that is repeated until something has happened."""
+    await asyncio.sleep(0.1)
+
+
 async def _leaves_its_environment(self: ScriptedSession) -> None:
     self.is_closed |= not (task := asyncio.current_task()) or not task.cancelling()
 
@@ -135,11 +140,11 @@ async def _leaves_its_environment(self: ScriptedSession) -> None:
         (lambda patch: patch.setattr(IpcPublisher, "publish", _shares_with_all), "its first weights in the learners"),
         (
             lambda patch: patch.setattr(OpenGroups, "restore", _forgets_conversations),
-            "heard is lost|micro-batch has|faults show",
+            "heard is lost|conversations are lost|micro-batch has|faults show",
         ),
         (lambda patch: patch.setattr(ScriptedSession, "close", _leaves_its_environment), "outlives its conversation"),
         (lambda patch: patch.setattr(RunningWorker, "sleep", _at_once), "take the devices of"),
-        (lambda patch: patch.setattr(PoolState, "engines_turn", _at_once), "hold its device|take the devices of"),
+        (lambda patch: patch.setattr(PoolState, "engines_turn", _a_moment_later), "hold its device|take the devices of"),
         (lambda patch: patch.setattr(actors.rollout.pool, "until_settled", _at_once), "hold|take the devices of"),
     ],
     ids=[

@@ -293,7 +293,14 @@ def tell(seed: int, folder: Path) -> None:
     )
     if story.config.algorithm.max_policy_age == 0 and story.faults != Faults() and not set_aside and not given_up:
         play(Story(seed=seed, config=story.config, faults=Faults()), folder / "calm")
-        assert numbers(folder / "run") == numbers(folder / "calm"), "faults show in the numbers"
+        told, calm = numbers(folder / "run"), numbers(folder / "calm")
+        if story.faults.stops:
+            # A run that stops without an engine leaves a publish to the next session.
+            calm = [
+                {name: value for name, value in row.items() if name in own or not name.startswith("sync/")}
+                for own, row in zip(told, calm, strict=True)
+            ]
+        assert told == calm, "faults show in the numbers"
 
 
 def failure_of(seed: int) -> str | None:

@@ -144,7 +144,10 @@ async def _leaves_its_environment(self: ScriptedSession) -> None:
         ),
         (lambda patch: patch.setattr(ScriptedSession, "close", _leaves_its_environment), "outlives its conversation"),
         (lambda patch: patch.setattr(RunningWorker, "sleep", _at_once), "take the devices of"),
-        (lambda patch: patch.setattr(PoolState, "engines_turn", _a_moment_later), "hold its device|take the devices of"),
+        (
+            lambda patch: patch.setattr(PoolState, "engines_turn", _a_moment_later),
+            "hold its device|take the devices of",
+        ),
         (lambda patch: patch.setattr(actors.rollout.pool, "until_settled", _at_once), "hold|take the devices of"),
     ],
     ids=[

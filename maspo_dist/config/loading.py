@@ -44,9 +44,14 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 
 def build_config(root: type[Root], tree: dict[str, Any], overrides: Sequence[str] = ()) -> Root:
-    """`tree`, with `overrides` written into it, as a `root`. Raises ConfigError naming key, value and fix."""
-    for override in overrides:
-        _apply(tree, override)
+    """`tree`, with `overrides` written into it, as a `root`. Raises ConfigError naming key, value and fix.
+
+    Where overrides choose another loss, the parameters that `tree` has for its own loss are left out.
+    """
+    changes = [_key_and_value(override) for override in overrides]
+    _drop_other_loss(tree, changes)
+    for override, (key, value) in zip(overrides, changes, strict=True):
+        _write(tree, override, key, value)
     try:
         return root.model_validate(tree)
     except ValidationError as error:
@@ -58,25 +63,35 @@ def dump_config(config: BaseModel) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _key_and_value(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"override {override!r} is not of the form dotted.key=value")
     try:
-        value = _parse(text)
+        return key, _parse(text)
     except ValueError as error:
         raise ConfigError(f"override {_short(override)}{error}; put the value in quotes") from None
+
+
+def _drop_other_loss(tree: dict[str, Any], changes: Sequence[tuple[str, Any]]) -> None:
+    """Empties `algorithm.loss` of `tree` where `changes` choose another kind, which would refuse its keys."""
+    kinds = [value for key, value in changes if key == "algorithm.loss.kind"]
+    algorithm = tree.get("algorithm")
+    if not kinds or not isinstance(algorithm, dict):
+        return
+    loss = algorithm.get("loss")
+    if isinstance(loss, dict) and loss.get("kind", "maspo") != kinds[-1]:
+        algorithm["loss"] = {}
+
+
+def _write(tree: dict[str, Any], override: str, key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
     node = tree
     for depth, part in enumerate(parents):
         child = node.setdefault(part, {})
         if not isinstance(child, dict):
-            # `loss.kind=clip` over `correction: tis` style short forms replaces the short form.
             raise ConfigError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section")
         node = child
-    if leaf == "kind" and isinstance(node.get("kind"), str) and node["kind"] != value:
-        # Another kind has other keys, and would refuse the keys of the old kind.
-        node.clear()
     node[leaf] = value
 
 

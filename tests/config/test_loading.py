@@ -45,6 +45,41 @@ def test_an_override_changes_the_kind_of_loss_and_drops_the_other_kinds_keys(tmp
     assert loss == ClipLoss(epsilon_high=0.28)
 
 
+@pytest.mark.parametrize("section", ["{}", "{loss: {alpha: 0.2}}", "{loss: {kind: maspo, alpha: 0.2}}"])
+def test_overrides_of_a_loss_and_of_its_kind_count_in_any_order(tmp_path: Path, section: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(MINIMAL + f"algorithm: {section}\n")
+    overrides = ["algorithm.loss.epsilon_high=0.28", "algorithm.loss.kind=clip"]
+    for order in (overrides, overrides[::-1]):
+        assert load_config(file, order).algorithm.loss == ClipLoss(epsilon_high=0.28)
+
+
+def test_an_override_with_the_kind_that_the_file_has_leaves_the_files_keys(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(MINIMAL + "algorithm: {loss: {alpha: 0.2}}\n")
+    assert load_config(file, ["algorithm.loss.kind=maspo"]).algorithm.loss == MaspoLoss(alpha=0.2)
+
+
+def test_an_override_that_the_chosen_loss_does_not_have_is_refused(path: Path) -> None:
+    message = refusal(path, "algorithm.loss.alpha=0.2", "algorithm.loss.kind=clip")
+    assert "algorithm.loss.alpha: no such key (value 0.2)" in message
+
+
+def test_another_kind_keeps_the_keys_that_all_kinds_of_a_section_have(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        MINIMAL
+        + "algorithm: {correction: {kind: tis, upper: 5.0, level: sequence}}\n"
+        + "environment: {kind: 'ws://localhost:8000', max_turns: 3}\n"
+    )
+    overrides = ["algorithm.correction.kind=icepop", "environment.kind=python:games:Wordle"]
+    config = load_config(file, overrides)
+    correction = config.algorithm.correction
+    assert (correction.kind, correction.upper, correction.level) == ("icepop", 5.0, "sequence")
+    assert config.environment is not None
+    assert (config.environment.kind, config.environment.max_turns) == ("python:games:Wordle", 3)
+
+
 def test_a_loss_without_a_kind_is_maspo(path: Path) -> None:
     assert load_config(path, ["algorithm.loss.alpha=0"]).algorithm.loss == MaspoLoss(alpha=0)
 

@@ -52,6 +52,15 @@ class ModelSize:
         """Keys and values of one token in all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim
 
+    @property
+    def head_shares(self) -> list[int]:
+        """Numbers of processes among which the attention heads can be divided evenly.
+
+        If there are fewer key-value heads than processes, each process computes with a copy of one.
+        """
+        divisors = (n for n in range(1, self.heads + 1) if self.heads % n == 0)
+        return [n for n in divisors if self.kv_heads % n == 0 or n % self.kv_heads == 0]
+
 
 def adapted_kinds(lora: LoraConfig, kinds: Sequence[LinearKind], path: str) -> list[LinearKind]:
     """Those of `kinds` that get an adapter. Raises ConfigError if a target of `lora` is none of them."""

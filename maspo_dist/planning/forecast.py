@@ -159,7 +159,9 @@ def advice(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Leng
             "learner.sequence_parallel, or lower learner.micro_batch_tokens"
         )
     if _sequences_at_once(config, size, gpu) < 1:
-        yield "an engine has no room for one sequence at full length: raise rollout.tensor_parallel"
+        more = [str(gpus) for gpus in size.head_shares if gpus > config.rollout.tensor_parallel]
+        fix = f"raise rollout.tensor_parallel to one of {', '.join(more)}" if more else "choose a larger GPU"
+        yield f"an engine has no room for one sequence at full length: {fix}"
     if config.cluster.layout == "colocated":
         if not fits(config, size, gpu):
             yield (

@@ -18,7 +18,7 @@ def print_plan(config: TrainConfig, gpu_name: str, lengths: Lengths, console: Co
     """Prints memory by process, seconds by phase, hours, and advice. Reads no data and starts nothing.
 
     Raises UserError for a GPU that is not in the table and for a configuration that is not for GPUs, ModelError if the
-    shape of the model is neither known nor readable here, ConfigError if ranks cannot share its heads.
+    shape of the model is neither known nor readable here, ConfigError if ranks or GPUs cannot share its heads.
     """
     gpu = _gpu(gpu_name)
     if config.model.device == "cpu":

@@ -67,6 +67,7 @@ def prepare_evaluation(config: EvaluationConfig) -> tuple[ModelFacts, dict[str, 
     check_rewards(config.reward)
     require_environment(config.environment)
     model, response_tokens = read_model_facts(config.model), config.sampling.max_response_tokens
+    require_divisible_heads(config, model.size)
     continuation_notes(config)
     limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=response_tokens)
     sets = {name: _load(config, [data_set], model, limit) for name, data_set in config.data.sets.items()}
@@ -95,19 +96,23 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
     return facts
 
 
-def require_divisible_heads(config: TrainConfig, size: ModelSize) -> None:
-    """Raises ConfigError when ranks that share sequences cannot have equally many heads each.
+def require_divisible_heads(config: TrainConfig | EvaluationConfig, size: ModelSize) -> None:
+    """Raises ConfigError when ranks that share sequences, or the GPUs of an engine, cannot have equally many heads.
 
-    If there are fewer key-value heads than ranks, each rank computes with a copy of one.
+    An engine of the user's own may divide the model in another way.
     """
-    ranks, heads, kv_heads = config.learner.sequence_parallel, size.heads, size.kv_heads
-    fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
-    if ranks not in fitting:
-        raise ConfigError(
-            f"learner.sequence_parallel is {ranks}, which must divide the {heads} attention heads of "
-            f"{config.model.path}, and divide its {kv_heads} key-value heads or be a multiple of them: choose one of "
-            f"{', '.join(map(str, fitting))}"
-        )
+    shares = {}
+    if isinstance(config, TrainConfig):
+        shares["learner.sequence_parallel"] = config.learner.sequence_parallel
+    if config.rollout.backend == "vllm":
+        shares["rollout.tensor_parallel"] = config.rollout.tensor_parallel
+    for key, share in shares.items():
+        if share not in size.head_shares:
+            raise ConfigError(
+                f"{key} is {share}, which must divide the {size.heads} attention heads of {config.model.path}, and "
+                f"divide its {size.kv_heads} key-value heads or be a multiple of them: choose one of "
+                f"{', '.join(map(str, size.head_shares))}"
+            )
 
 
 def require_context(config: TrainConfig, size: ModelSize) -> None:

@@ -156,6 +156,13 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
             "choose one of 1, 2, 4",
         ),
     ),
+    "heads that the GPUs of an engine cannot share": (
+        lambda given: given.but("rollout.tensor_parallel=3"),
+        (
+            *("rollout.tensor_parallel is 3", "divide the 4 attention heads", "2 key-value heads or be a multiple"),
+            "choose one of 1, 2, 4",
+        ),
+    ),
     "ranks that do not divide": (
         lambda given: given.but("learner.ranks=3", "learner.sequence_parallel=2"),
         ("learner", "sequence_parallel is 2", "does not divide the 3 ranks", "set ranks to a multiple"),

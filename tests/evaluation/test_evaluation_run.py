@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doubles.untrained_demo import save_untrained_demo
 
 from actors.commands.evaluation import evaluate, score_sets
 from actors.evaluation.sampling import Problem, list_problems, problem_seed, sample_problems
 from actors.rollout.conversation import Response
-from maspo_dist.config import EvaluationConfig, build_config
+from maspo_dist.config import EvaluationConfig, ModelConfig, build_config
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.errors import ActorDiedError, ConfigError
@@ -195,6 +196,15 @@ def test_samples_with_a_number_that_is_not_finite_are_written(tmp_path: Path) ->
         [(key, outcomes)] = folder.finished(2).items()
     assert key == ("a", "a-0")
     assert [one.truncated for one in outcomes] == [True, True]
+
+
+def test_gpus_that_cannot_share_the_heads_of_the_model_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    model = ModelConfig(path=str(save_untrained_demo(tmp_path / "model")))
+    settings = config(tensor_parallel=3).model_copy(update={"model": model})
+
+    with pytest.raises(ConfigError, match=r"^rollout\.tensor_parallel is 3, .* choose one of 1, 2, 4$"):
+        evaluate(settings, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_verifier_that_cannot_score_is_refused_before_anything_starts(tmp_path: Path) -> None:

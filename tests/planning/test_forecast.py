@@ -191,7 +191,12 @@ def test_groups_of_ranks_that_share_sequences_stay_whole_in_every_division() -> 
         (
             "RTX 4090",
             ["rollout.tensor_parallel=1", "rollout.max_response_tokens=100000"],
-            "an engine has no room for one sequence at full length: raise rollout.tensor_parallel",
+            "an engine has no room for one sequence at full length: raise rollout.tensor_parallel to one of 2, 4, 28",
+        ),
+        (
+            "RTX 4090",
+            ["rollout.tensor_parallel=28", "rollout.max_response_tokens=100000000"],
+            "an engine has no room for one sequence at full length: choose a larger GPU",
         ),
         (
             "RTX 4090",
@@ -226,6 +231,11 @@ def test_a_plan_is_printed_without_the_model_or_the_data() -> None:
             "H100",
             ["model.dtype=float32"],
             "model.dtype is float32, but a plan is for bfloat16: add model.dtype=bfloat16",
+        ),
+        (
+            "H100",
+            ["rollout.tensor_parallel=8", "rollout.workers=1"],
+            "rollout.tensor_parallel is 8, which must divide the 28 attention heads",
         ),
     ],
 )

@@ -128,9 +128,16 @@ def test_what_is_special_of_a_cluster_reaches_the_script(
     assert done.stdout.count("#SBATCH --g") == bool(step_option)
 
 
-@pytest.mark.parametrize("recipe", ["r1_distill_qwen_7b_maspo", "local_smoke"])
-def test_gpus_and_cores_are_counted_as_the_run_places_its_processes(recipe: str) -> None:
-    config = load_config(ROOT / f"configs/{recipe}.yaml")
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("r1_distill_qwen_7b_maspo", []),
+        ("r1_distill_qwen_7b_maspo", ["cluster.layout=colocated", "rollout.tensor_parallel=1", "rollout.workers=8"]),
+        ("local_smoke", []),
+    ],
+)
+def test_gpus_and_cores_are_counted_as_the_run_places_its_processes(recipe: str, overrides: list[str]) -> None:
+    config = load_config(ROOT / f"configs/{recipe}.yaml", overrides)
     bundles = plan_bundles(config, next(iter(KNOWN_SIZES.values())), "cuda")
     assert gpus_of(config) == sum(bundle.count * bundle.gpus for bundle in bundles)
     assert cores_of(config) == sum(bundle.count * bundle.cpus for bundle in bundles)
@@ -154,6 +161,10 @@ def test_gpus_and_cores_are_counted_as_the_run_places_its_processes(recipe: str)
         (["slurm.sbatch={comment: two words}"], ["comment is 'two words'; write a value without spaces"]),
         (["slurm.setup=[]", "--cluster", "nowhere.yaml"], ["nowhere.yaml does not exist", "deploy/slurm/cluster.yaml"]),
         (["slurm.gpus_per_node=1", "model.device=auto"], ["the run needs 4 GPUs", "have 1", "raise --nodes"]),
+        (
+            ["slurm.gpus_per_node=1", "model.device=auto", "cluster.layout=colocated"],
+            ["the run needs 2 GPUs (2 for learner.ranks, on which engines take turns), but", "have 1", "raise --nodes"],
+        ),
         (["slurm.gpus_per_node=8", "model.device=auto", "slurm.cpus_per_node=1"], ["cores", "raise cpus_per_node"]),
         (["slurm.gpus_per_node=1", "model.device=auto", "rollout.tensor_parallel=2"], ["is 2, but a node has"]),
         (["slurm.sbatch={gres: gpu:8}"], ["gpus_per_node of the cluster is 0", "set it"]),

@@ -68,8 +68,10 @@ def _require_room(config: TrainConfig, cluster: SlurmConfig, nodes: int) -> None
         )
     needed, there = gpus_of(config), nodes * cluster.gpus_per_node
     if needed > there:
+        is_colocated = config.cluster.layout == "colocated"
+        others = ", on which engines take turns" if is_colocated else f", {engines * width} for rollout.workers"
         raise PlacementError(
-            f"the run needs {needed} GPUs ({ranks} for learner.ranks, {engines * width} for rollout.workers), but "
+            f"the run needs {needed} GPUs ({ranks} for learner.ranks{others}), but "
             f"{nodes} nodes with gpus_per_node {cluster.gpus_per_node} have {there}: raise --nodes"
         )
     needed, there = cores_of(config), nodes * cluster.cpus_per_node
@@ -82,7 +84,9 @@ def _require_room(config: TrainConfig, cluster: SlurmConfig, nodes: int) -> None
 
 
 def gpus_of(config: TrainConfig) -> int:
-    """GPUs that a run on GPUs has at its start."""
+    """GPUs that a run on GPUs has at its start; colocated engines take turns on those of the ranks."""
+    if config.cluster.layout == "colocated":
+        return config.learner.ranks
     return config.learner.ranks + config.rollout.first_workers * config.rollout.tensor_parallel
 
 

@@ -1,8 +1,9 @@
-"""Refuses a rollout engine or weight transport of the user's own that cannot serve, before anything starts."""
+"""Refuses arguments that vLLM does not have, and own engines and transports that cannot serve, before a start."""
 
 from __future__ import annotations
 
 from actors.engines.registry import rollout_engine
+from actors.engines.vllm.arguments import require_arguments
 from actors.weights.transport import weight_transport
 from maspo_dist.config import EvaluationConfig, TrainConfig
 from maspo_dist.config.extension import is_extension
@@ -10,7 +11,9 @@ from maspo_dist.errors import ConfigError
 
 
 def require_extensions(config: TrainConfig | EvaluationConfig) -> None:
-    """Raises ConfigError naming the key, its class and what the class lacks. Imports no engine of this package."""
+    """Raises ConfigError naming the key, and of a class what it lacks. Imports no engine of this package."""
+    if config.rollout.backend == "vllm":
+        require_arguments(config.rollout.engine)
     if is_extension(config.rollout.backend):
         engine = rollout_engine(config.rollout.backend)
         shares_devices = isinstance(config, TrainConfig) and config.cluster.layout == "colocated"

@@ -18,6 +18,9 @@ _ENGINE_KEYS = {
     "tensor_parallel_size": "rollout.tensor_parallel",
     "logprobs_mode": "no other key: logprobs must be of the sampled distribution",
     "trust_remote_code": "model.trust_remote_code",
+    "runner": "no other key: engines generate",
+    "weight_transfer_config": "no other key: engines get the weights of the learner",
+    "worker_extension_cls": "no other key: engines prove their weights",
     "enable_lora": "rollout.lora",
     "max_loras": "rollout.lora",
     "max_lora_rank": "rollout.lora",
@@ -43,6 +46,13 @@ class EnginesConfig(Section):
     @classmethod
     def _engine_keys_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
         refuse_keys("engine", value, {**_ENGINE_KEYS, "seed": cls.seed_key})
+        # Memory and time are planned with these two.
+        sequences = value.get("max_num_seqs", 1)
+        if type(sequences) is not int or sequences < 1:
+            raise ValueError(f"engine.max_num_seqs must be a whole number of at least 1, got {sequences!r}")
+        share = value.get("gpu_memory_utilization", 1)
+        if type(share) not in (int, float) or not 0 < share <= 1:
+            raise ValueError(f"engine.gpu_memory_utilization must be above 0 and at most 1, got {share!r}")
         return value
 
 

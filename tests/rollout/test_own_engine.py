@@ -126,6 +126,14 @@ def test_an_engine_that_cannot_sleep_shares_no_device() -> None:
         require_extensions(config)
 
 
+def test_an_argument_that_vllm_does_not_have_is_refused_where_vllm_is_installed() -> None:
+    sentence = r"^rollout\.engine\.gpu_memory_utilisation: vLLM has no such .*; did you mean gpu_memory_utilization\?$"
+    with pytest.raises(ConfigError, match=sentence):
+        require_extensions(make_config(rollout={"engine": {"gpu_memory_utilisation": 0.5}}))
+    require_extensions(make_config(rollout={"engine": {"gpu_memory_utilization": 0.5, "enable_log_requests": True}}))
+    require_extensions(make_config(rollout={**OWN["rollout"], "engine": {"beams": 4}}))
+
+
 def test_own_parts_that_can_serve_are_accepted() -> None:
     require_extensions(make_config(**OWN))
     require_extensions(make_config())

@@ -7,5 +7,6 @@ samples  runs in vLLM's worker processes: keeps what proofs compare
 proofs   runs in vLLM's worker processes: reads back what they compute with
 plugin   runs first in each of vLLM's processes: ends it with its parent, and filters its log
 figures  keeps five of its statistics
+arguments    names of its engine arguments, without an import of vLLM
 log_filter   what vLLM logs at every publish
 """

@@ -26,7 +26,13 @@ from maspo_dist.models.path import is_hub_name
 from maspo_dist.models.size import KNOWN_SIZES, ModelSize
 from maspo_dist.planning.environment import inspect_environment
 from maspo_dist.planning.placement import Device, pick_device, plan_bundles
-from maspo_dist.planning.preflight import inspect_model, load_data, require_context, require_divisible_heads
+from maspo_dist.planning.preflight import (
+    inspect_model,
+    load_data,
+    require_context,
+    require_divisible_heads,
+    require_sources,
+)
 from maspo_dist.planning.transport import choose_transport
 from maspo_dist.reward.registry import check_rewards, reference_problems
 from maspo_dist.runs.metrics import require_sinks
@@ -55,11 +61,14 @@ def check_run(config: TrainConfig, console: Console) -> None:
         require_context(config, size)
     data_sets = {"train": config.data.train} | {name: [path] for name, path in config.data.eval.items()}
     data = {name: _data_facts(config, paths, model, missing) for name, paths in data_sets.items()}
+    loaded = [prompts for prompts in data.values() if isinstance(prompts, PromptSet)]
+    if len(loaded) == len(data):
+        require_sources(config.reward, loaded)
     console.print(dump_config(config), highlight=False, markup=False)
     console.print(_data(data))
     for name, prompts in data.items():
         if isinstance(prompts, PromptSet):
-            for block in _blocks(name, prompts):
+            for block in _blocks(config, name, prompts):
                 console.print(block, highlight=False, markup=False)
             answers = (f"data set {name}: {note}" for note in _answer_notes(config, prompts))
             for note in (*data_notes(config, name, prompts), *answers):
@@ -187,12 +196,14 @@ def _data(facts: Mapping[str, DataFacts]) -> Table:
     return table
 
 
-def _blocks(name: str, prompts: PromptSet) -> Iterator[str]:
-    """One block of text per source: its first prompt, and what may be wrong with it."""
+def _blocks(config: TrainConfig, name: str, prompts: PromptSet) -> Iterator[str]:
+    """One block of text per source: its verifier, its first prompt, and what may be wrong with it."""
     for example in prompts.examples:
+        reward = config.reward.reward_for(example.source)
         yield "\n".join(
             [
-                f"{name}, source {example.source}: {example.prompts:,} prompts; the first, {example.tokens:,} tokens:",
+                f"{name}, source {example.source}: {example.prompts:,} prompts, scored by {reward}; the first, "
+                f"{example.tokens:,} tokens:",
                 *_quoted(example.text),
                 *(f"  note: {note}" for note in example.notes),
             ]

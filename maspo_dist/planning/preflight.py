@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from maspo_dist.algorithm import check_loss
-from maspo_dist.config import EvaluationConfig, TrainConfig
+from maspo_dist.config import EvaluationConfig, TrainConfig, VerifierConfig
 from maspo_dist.data.prompts import ContextLimit, PromptSet, load_prompts
 from maspo_dist.data.reasoning import mark_open_reasoning
 from maspo_dist.environments.schemas import require_environment, tool_schemas
@@ -26,6 +27,8 @@ from maspo_dist.runs.metrics import require_sinks
 
 #: Prompts whose token ids are compared in one call.
 _BATCH_PROMPTS = 4096
+#: Most sources that a sentence names.
+_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +58,10 @@ def prepare(config: TrainConfig) -> Prepared:
             raise PlacementError(f"{error}; without RAY_ADDRESS the cluster is this machine alone") from None
         require_torch(device)
         require_libraries(device)
-    return Prepared(
-        model=model,
-        train=load_data(config, config.data.train, model),
-        evaluation={name: load_data(config, [path], model) for name, path in config.data.eval.items()},
-    )
+    train = load_data(config, config.data.train, model)
+    evaluation = {name: load_data(config, [path], model) for name, path in config.data.eval.items()}
+    require_sources(config.reward, [train, *evaluation.values()])
+    return Prepared(model=model, train=train, evaluation=evaluation)
 
 
 def prepare_evaluation(config: EvaluationConfig) -> tuple[ModelFacts, dict[str, PromptSet]]:
@@ -71,6 +73,7 @@ def prepare_evaluation(config: EvaluationConfig) -> tuple[ModelFacts, dict[str, 
     continuation_notes(config)
     limit = ContextLimit(context_tokens=model.size.context_tokens, response_tokens=response_tokens)
     sets = {name: _load(config, [data_set], model, limit) for name, data_set in config.data.sets.items()}
+    require_sources(config.reward, sets.values())
     longest = max(prompt.token_ids.size for prompts in sets.values() for prompt in prompts.prompts)
     wanted = longest + response_tokens
     lengths = f"the longest prompt ({longest}) and sampling.max_response_tokens ({response_tokens}) add up to {wanted}"
@@ -163,6 +166,16 @@ def _load(
     require_known_ids(prompts, model, config.model.path)
     marked = mark_open_reasoning(prompts.prompts, config.data, model.tokenizer, config.reward.reasoning_tags)
     return replace(prompts, prompts=marked)
+
+
+def require_sources(reward: VerifierConfig, data_sets: Iterable[PromptSet]) -> None:
+    """Raises ConfigError if `reward.verifiers` names a source of no prompt: `reward.default` would score its rows."""
+    present = sorted({prompt.source for prompts in data_sets for prompt in prompts.prompts})
+    unknown = next((source for source in reward.verifiers if source not in present), None)
+    if unknown is not None:
+        near = difflib.get_close_matches(unknown, present, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"remove it; their sources are {', '.join(present[:_SHOWN])}"
+        raise ConfigError(f"reward.verifiers.{unknown}: no prompt of the data sets has the source {unknown!r}; {hint}")
 
 
 def require_known_ids(prompts: PromptSet, model: ModelFacts, path: str) -> None:

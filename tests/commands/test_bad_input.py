@@ -145,6 +145,14 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
         lambda given: given.but("reward.default=maths"),
         ("reward.default", "'maths'", "did you mean math?"),
     ),
+    "misspelt source": (
+        lambda given: given.but("reward.verifiers.trian=exact"),
+        ("reward.verifiers.trian", "no prompt of the data sets has the source 'trian'", "did you mean train?"),
+    ),
+    "source of no row": (
+        lambda given: given.but("reward.verifiers.gsm8k=exact"),
+        ("reward.verifiers.gsm8k", "no prompt", "remove it; their sources are train"),
+    ),
     "adapter at no layer": (
         lambda given: given.but("learner.lora.targets=[q_proj, W_pack]"),
         ("learner.lora.targets names W_pack", "no linear layer of that name", "choose among down_proj, gate_proj"),

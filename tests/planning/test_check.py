@@ -32,6 +32,7 @@ def checked(
     lora: bool = False,
     dtype: str = "float32",
     environment: dict[str, object] | None = None,
+    verifiers: dict[str, str] | None = None,
     **data: object,
 ) -> str:
     config = TrainConfig.model_validate(
@@ -43,6 +44,7 @@ def checked(
             "algorithm": {"mini_batches": 2},
             "learner": {"lora": {"rank": 8} if lora else None},
             "environment": environment,
+            "reward": {"verifiers": verifiers or {}},
         }
     )
     screen = io.StringIO()
@@ -54,10 +56,10 @@ def test_check_prints_one_prompt_per_source_and_counts_repeats(model: Path, tmp_
     rows = [("1+2\n= ?", "3", "sums"), ("[bold]7", "7", "digits"), ("1+2\n= ?", "4", "sums")]
     train = tmp_path / "train.jsonl"
     train.write_text("".join(json.dumps({"problem": p, "answer": a, "source": s}) + "\n" for p, a, s in rows))
-    said = checked(model, train)
+    said = checked(model, train, verifiers={"sums": "exact"})
     assert (
-        "train, source sums: 2 prompts; the first, 9 tokens:\n  | <|user|>1+2\n  | = ?<|assistant|>\n"
-        "train, source digits: 1 prompts; the first, 9 tokens:\n  | <|user|>[bold]7<|assistant|>\n"
+        "train, source sums: 2 prompts, scored by exact; the first, 9 tokens:\n  | <|user|>1+2\n  | = ?<|assistant|>\n"
+        "train, source digits: 1 prompts, scored by math; the first, 9 tokens:\n  | <|user|>[bold]7<|assistant|>\n"
     ) in said
     assert "note: data set train: 2 of 3 prompts are distinct, so an epoch takes each 1.5 times\n" in said
     assert f"1 prompts have rows with different answers; the first is {train}, line 3: '4' and '3'\n" in said

@@ -25,6 +25,8 @@ _DEEPSPEED_KEYS = {
 }
 _DEEPSPEED_EFFECT = Effect(resume=True, compare=True, scores=True, inner={"zero_optimization": EXECUTION})
 
+DecayRate = Annotated[float, Field(ge=0, lt=1, strict=True)]
+
 
 class LoraConfig(Section):
     """Low-rank adapters (LoRA, arXiv 2106.09685): W stays as it is, and W + alpha / rank · B·A computes."""
@@ -61,7 +63,7 @@ class LearnerConfig(Section):
     #: Learning rate of AdamW after warm-up.
     lr: Meaning[float] = Field(1e-6, gt=0)
     #: Decay rates of AdamW's two moments.
-    betas: Meaning[tuple[float, float]] = (0.9, 0.999)
+    betas: Meaning[tuple[DecayRate, DecayRate]] = (0.9, 0.999)
     #: Added to the denominator of AdamW's step.
     eps: Meaning[float] = Field(1e-8, gt=0)
     #: Weight decay of AdamW, decoupled from the gradient.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from maspo_dist.config.section import Execution, Location, Meaning, PathText, Section
 
 
@@ -22,6 +24,15 @@ class ModelConfig(Section):
     attention: Execution[Literal["auto", "sdpa", "flash_attention_2", "eager"]] = "auto"
     #: Run model code that comes with the weights.
     trust_remote_code: Execution[bool] = False
+
+    @model_validator(mode="after")
+    def _flash_attention_is_in_bfloat16(self) -> ModelConfig:
+        if self.attention == "flash_attention_2" and self.dtype == "float32":
+            raise ValueError(
+                "attention is flash_attention_2, which does not compute in float32, but dtype is float32: set "
+                "attention to auto, or dtype to bfloat16"
+            )
+        return self
 
 
 def refuse_keys(section: str, value: dict[str, Any], owners: Mapping[str, str]) -> None:

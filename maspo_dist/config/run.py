@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,15 @@ class CheckpointConfig(Section):
     #: Seconds that a run may take to save and end after SIGTERM or Ctrl-C; then it ends without that checkpoint. Many
     #: clusters end a process 30 s after SIGTERM: a longer grace needs more from them too.
     stop_grace_s: float = Field(20.0, gt=0)
+
+    @field_validator("resume")
+    @classmethod
+    def _resume_is_no_misspelt_word(cls, value: str) -> str:
+        words = ("auto", "never")
+        near = difflib.get_close_matches(value, words, n=1)
+        if near and value not in words and "/" not in value:
+            raise ValueError(f"got {value!r}; did you mean {near[0]}? A checkpoint of that name would be ./{value}")
+        return value
 
 
 class WandbConfig(Section):

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import os
 import re
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
 
 T = TypeVar("T")
 
@@ -52,6 +54,16 @@ def _as_path(value: object) -> object:
     return path
 
 
+def _is_number(annotation: object) -> bool:
+    """Whether values of this type are numbers, or null."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        parts = set(typing.get_args(annotation)) - {types.NoneType}
+        return bool(parts) and all(_is_number(part) for part in parts)
+    if typing.get_origin(annotation) is Literal:
+        return all(type(choice) is int for choice in typing.get_args(annotation))
+    return annotation in (int, float)
+
+
 #: Part of a path and of the name of a metric.
 Name = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_is_name)]
 #: A path, or a name of the hub.
@@ -65,6 +77,14 @@ class Section(BaseModel):
     """Base of every section: unknown keys are refused, values are checked, and the section is frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """YAML reads yes and on as true, which would count as 1."""
+        if isinstance(value, bool) and _is_number(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"must be a number, got {value}")
+        return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from maspo_dist.config import TrainConfig, dump_config
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.data.rows import HUB_PREFIX, read_rows
 from maspo_dist.environments.schemas import require_environment
-from maspo_dist.errors import HubUnreachableError
+from maspo_dist.errors import ConfigError, HubUnreachableError
 from maspo_dist.models.facts import ModelFacts, hub_is_reachable
 from maspo_dist.models.path import is_hub_name
 from maspo_dist.models.size import KNOWN_SIZES, ModelSize
@@ -29,13 +29,16 @@ from maspo_dist.planning.placement import Device, pick_device, plan_bundles
 from maspo_dist.planning.preflight import (
     inspect_model,
     load_data,
+    require_best,
     require_context,
     require_divisible_heads,
     require_sources,
 )
 from maspo_dist.planning.transport import choose_transport
 from maspo_dist.reward.registry import check_rewards, reference_problems
+from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.metrics import require_sinks
+from maspo_dist.runs.step_folders import damage_of
 
 #: A data set: its prompts if model and files are on this machine, else its number of rows, else nothing.
 DataFacts = PromptSet | int | None
@@ -50,10 +53,12 @@ def check_run(config: TrainConfig, console: Console) -> None:
     Raises the errors that `train` raises before its first process, except for what this machine lacks.
     """
     require_sinks(config.logging)
+    require_best(config)
     check_loss(config.algorithm.loss)
     check_rewards(config.reward)
     require_environment(config.environment)
     missing: list[str] = []
+    _require_folders(config, missing)
     model = _model_facts(config, missing)
     size = model.size if model else KNOWN_SIZES.get(config.model.path)
     if size is not None:
@@ -144,6 +149,23 @@ def _answer_notes(config: TrainConfig, prompts: PromptSet) -> Iterator[str]:
             f"{count} of {len(prompts.prompts)} prompts leave {start.strip()!r} open: a response is judged as if it "
             "had written this tag itself"
         )
+
+
+def _require_folders(config: TrainConfig, missing: list[str]) -> None:
+    """Raises ConfigError, as `train` does, for a run folder or a checkpoint to resume from that it cannot use."""
+    path, resume = config.run.dir / config.run.name, config.checkpoint.resume
+    there = next((place for place in (path, *path.parents) if place.exists()), Path())
+    if not there.is_dir():
+        raise ConfigError(f"run folder {path} cannot be made, since {there} is a file: set run.dir")
+    if resume == "never":
+        if RunFolder(path).used:
+            fix = "choose another run.name, or set checkpoint.resume=auto to resume it"
+            raise ConfigError(f"run folder {path} exists already: {fix}")
+    elif resume != "auto":
+        if _is_elsewhere(resume):
+            missing.append(f"checkpoint {resume}")
+        elif (damage := damage_of(Path(resume))) is not None:
+            raise ConfigError(f"checkpoint.resume {resume} is not a good checkpoint: {damage}")
 
 
 def _model_facts(config: TrainConfig, missing: list[str]) -> ModelFacts | None:

@@ -23,6 +23,7 @@ from maspo_dist.planning.devices import require_libraries, require_torch
 from maspo_dist.planning.environment import continuation_notes
 from maspo_dist.planning.placement import pick_device, plan_bundles, require_fit
 from maspo_dist.reward.registry import check_rewards
+from maspo_dist.runs.catalogue import METRICS, find_metric
 from maspo_dist.runs.metrics import require_sinks
 
 #: Prompts whose token ids are compared in one call.
@@ -43,6 +44,7 @@ class Prepared:
 def prepare(config: TrainConfig) -> Prepared:
     """Reads model facts and data. Raises every mistake that is visible before a process starts."""
     require_sinks(config.logging)
+    require_best(config)
     check_loss(config.algorithm.loss)
     check_rewards(config.reward)
     require_environment(config.environment)
@@ -86,6 +88,8 @@ def inspect_model(config: TrainConfig) -> ModelFacts:
 
     Raises as `read_model_facts`, `require_context`, `require_divisible_heads` and `adapted_kinds` do.
     """
+    if config.model.attention == "flash_attention_2" and config.model.device == "cpu":
+        raise ConfigError("model.attention is flash_attention_2, but model.device is cpu: set attention to auto")
     facts = read_model_facts(config.model)
     if facts.training_obstacle is not None:
         raise ModelError(facts.training_obstacle)
@@ -166,6 +170,24 @@ def _load(
     require_known_ids(prompts, model, config.model.path)
     marked = mark_open_reasoning(prompts.prompts, config.data, model.tokenizer, config.reward.reasoning_tags)
     return replace(prompts, prompts=marked)
+
+
+def require_best(config: TrainConfig) -> None:
+    """Raises ConfigError if the run writes no metric `checkpoint.keep_best`, so that no checkpoint would be the best.
+
+    Of a metric whose name has other parts than a held-out set, only the form is checked.
+    """
+    wanted = config.checkpoint.keep_best
+    if wanted in ("auto", "none"):
+        return
+    forms = [metric.name.replace("<k>", str(config.evaluation.samples)) for metric in METRICS]
+    sets = config.data.eval if config.evaluation.every is not None else ()
+    scores = [form.replace("<set>", name) for name in sets for form in forms if "<set>" in form]
+    if wanted in scores or (not wanted.startswith("eval/") and find_metric(wanted) in METRICS):
+        return
+    near = difflib.get_close_matches(wanted, [*scores, *(form for form in forms if "<" not in form)], n=1)
+    hint = f"did you mean {near[0]}?" if near else "`maspo-dist metrics` explains every metric"
+    raise ConfigError(f"checkpoint.keep_best is {wanted!r}, but the run writes no such metric; {hint}")
 
 
 def require_sources(reward: VerifierConfig, data_sets: Iterable[PromptSet]) -> None:

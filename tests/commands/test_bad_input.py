@@ -198,6 +198,26 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
         used_folder,
         ("run folder {folder}/runs/bad exists already", "choose another run.name", "checkpoint.resume=auto"),
     ),
+    "run folder in a file": (
+        lambda given: given.but(f"run.dir={given.train}"),
+        ("{folder}/train.jsonl", "set run.dir"),
+    ),
+    "best by a misspelt set": (
+        lambda given: given.but(f"data.eval.addition={given.train}", "checkpoint.keep_best=eval/adition/avg@1"),
+        ("checkpoint.keep_best is 'eval/adition/avg@1'", "did you mean eval/addition/avg@1?"),
+    ),
+    "best by a misspelt metric": (
+        lambda given: given.but("checkpoint.keep_best=reward/maen"),
+        ("checkpoint.keep_best is 'reward/maen'", "did you mean reward/mean?"),
+    ),
+    "best by a score of another number of samples": (
+        lambda given: given.but(f"data.eval.addition={given.train}", "checkpoint.keep_best=eval/addition/avg@4"),
+        ("checkpoint.keep_best is 'eval/addition/avg@4'", "did you mean eval/addition/avg@1?"),
+    ),
+    "flash attention on a CPU": (
+        lambda given: given.but("model.dtype=bfloat16", "model.attention=flash_attention_2"),
+        ("model.attention is flash_attention_2", "model.device is cpu", "set attention to auto"),
+    ),
     "checkpoint that is none": (
         lambda given: given.but(f"checkpoint.resume={given.folder}/step-000040"),
         ("checkpoint.resume {folder}/step-000040", "not a good checkpoint"),
@@ -241,6 +261,33 @@ def test_a_mistake_is_one_sentence_within_seconds(name: str, given: Input) -> No
     assert time.monotonic() - started_s < 10
     assert not ray.is_initialized()
     assert psutil.Process().children(recursive=True) == children
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoint that is none",
+        "run folder exists",
+        "run folder in a file",
+        "best by a misspelt set",
+        "flash attention on a CPU",
+        "misspelt source",
+    ],
+)
+def test_check_refuses_what_train_refuses(name: str, given: Input) -> None:
+    make, fragments = MISTAKES[name]
+    bad = make(given)
+    called = call("check", str(bad.folder / "config.yaml"), *bad.overrides)
+    assert called.returncode == 2
+    assert called.stderr.count("\n") == 1
+    for fragment in fragments:
+        assert fragment.replace("{folder}", str(bad.folder)) in called.stderr
+
+
+def test_a_checkpoint_on_another_machine_is_what_this_machine_lacks(given: Input) -> None:
+    called = call("check", str(given.folder / "config.yaml"), "checkpoint.resume=/other/machine/step-000040")
+    assert called.returncode == 0
+    assert "still lacks\n  checkpoint /other/machine/step-000040" in called.stdout
 
 
 def test_an_address_where_no_cluster_answers_is_refused(given: Input, monkeypatch: pytest.MonkeyPatch) -> None:

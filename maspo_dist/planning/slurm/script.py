@@ -10,7 +10,6 @@ from pathlib import Path
 from maspo_dist.config import TrainConfig
 from maspo_dist.config.slurm import SlurmConfig
 from maspo_dist.errors import ConfigError, PlacementError
-from maspo_dist.runs.folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +47,6 @@ def require_submittable(config: TrainConfig, cluster: SlurmConfig, nodes: int) -
             f"checkpoint.stop_grace_s ({config.checkpoint.stop_grace_s:g}) is more than stop_before_limit_s of the "
             f"cluster ({cluster.stop_before_limit_s}), so that the time limit would end the save: raise the latter"
         )
-    path = config.run.dir / config.run.name
-    if config.checkpoint.resume == "never" and RunFolder(path).used:
-        fix = "choose another run.name, or set checkpoint.resume=auto to resume it"
-        raise ConfigError(f"run folder {path} exists already: {fix}")
     if not cluster.gpus_per_node and (config.model.device == "cuda" or "gpu" in str(cluster.sbatch.get("gres"))):
         raise ConfigError("gpus_per_node of the cluster is 0, so that Ray would use no GPU: set it, such as to 8")
     if cluster.gpus_per_node and config.model.device != "cpu":

@@ -88,7 +88,9 @@ def _write(tree: dict[str, Any], override: str, key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
     node = tree
     for depth, part in enumerate(parents):
-        child = node.setdefault(part, {})
+        child = node.get(part)
+        if child is None:
+            child = node[part] = {}
         if not isinstance(child, dict):
             raise ConfigError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section")
         node = child
@@ -159,9 +161,20 @@ def _sentence(root: type[BaseModel], tree: object, detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{key}: {message}"
+    if kind in ("model_type", "dict_type"):
+        return f"{key} {_instead_of_section(root, tree, location, value)}"
     if kind == "string_type" and isinstance(value, int | float):
         return f"{key}: YAML reads {value!r} as a {type(value).__name__}; write it in quotes"
     return f"{key}: {message[:1].lower() + message[1:]}, got {_short(value)}"
+
+
+def _instead_of_section(root: type[BaseModel], tree: object, location: Sequence[str], value: object) -> str:
+    """What to write where `value` stands in the place of a section."""
+    if value is None:
+        return "is empty: write keys below it, or remove it"
+    is_kind = isinstance(value, str) and "kind" in _fields_at(root, tree, location)
+    fix = f"; write {'.'.join(location)}.kind={value}" if is_kind else ""
+    return f"must be a section of keys, got {_short(value)}{fix}"
 
 
 def _short(value: object) -> str:

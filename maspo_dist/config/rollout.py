@@ -135,8 +135,9 @@ class RolloutConfig(EnginesConfig):
     @field_validator("workers", mode="before")
     @classmethod
     def _number_or_range(cls, value: object) -> object:
-        is_number = isinstance(value, int) and not isinstance(value, bool)
-        if isinstance(value, dict | WorkerRange) or (is_number and int(str(value)) >= 1):
+        if isinstance(value, dict):
+            return WorkerRange.model_validate(value)
+        if isinstance(value, WorkerRange) or (type(value) is int and value >= 1):
             return value
         raise ValueError(f"workers must be a number of at least 1 or {{min: …, max: …}}, got {value!r}")
 

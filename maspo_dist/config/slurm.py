@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, SkipValidation, field_validator
 
 from maspo_dist.config.section import Folder, Listed, Name, Section
 
@@ -69,7 +69,7 @@ class SlurmConfig(Section):
     #: command in the container must see the node's processes, network, scratch, run.dir and environment.
     container: list[str] = Field(default_factory=list)
     #: More options of sbatch, by their long names, such as {qos: long, exclusive: true}.
-    sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
+    sbatch: dict[str, SkipValidation[str | int | bool]] = Field(default_factory=dict)
 
     @field_validator("time", mode="before")
     @classmethod
@@ -119,8 +119,10 @@ class SlurmConfig(Section):
                 key = _OWN_OPTIONS[name]
                 fix = f"set {key} instead" if key else "remove it, since the job relies on its own value"
                 raise ValueError(f"sbatch: {name} is set by the job itself; {fix}")
-            if setting is False or not re.fullmatch(r"[^\s\"'\\#]+", str(setting)):
+            is_value = isinstance(setting, str | int) and setting is not False
+            if not is_value or not re.fullmatch(r"[^\s\"'\\#]+", str(setting)):
                 raise ValueError(
-                    f"sbatch: {name} is {setting!r}; write a value without spaces, or true for a bare option"
+                    f"sbatch: {name} is {setting!r}; write a value without spaces, in quotes unless it is a whole "
+                    "number, or true for a bare option"
                 )
         return value

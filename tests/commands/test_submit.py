@@ -159,6 +159,8 @@ def test_gpus_and_cores_are_counted_as_the_run_places_its_processes(recipe: str,
         (["slurm.sbatch={open-mode: truncate}"], ["open-mode is set by the job itself; remove it"]),
         (["slurm.sbatch={--qos: long}"], ["'--qos' is not the long name of an option"]),
         (["slurm.sbatch={comment: two words}"], ["comment is 'two words'; write a value without spaces"]),
+        (["slurm.sbatch.qos=1.5"], ["sbatch: qos is 1.5; write a value without spaces, in quotes unless"]),
+        (["slurm.sbatch.qos=null"], ["sbatch: qos is None; write a value"]),
         (["slurm.setup=[]", "--cluster", "nowhere.yaml"], ["nowhere.yaml does not exist", "deploy/slurm/cluster.yaml"]),
         (["slurm.gpus_per_node=1", "model.device=auto"], ["the run needs 4 GPUs", "have 1", "raise --nodes"]),
         (

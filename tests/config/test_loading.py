@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from maspo_dist.config import BapoLoss, CispoLoss, ClipLoss, MaspoLoss, TrainConfig, dump_config, load_config
+from maspo_dist.config.learner import LoraConfig
+from maspo_dist.config.run import WandbConfig
 from maspo_dist.errors import ConfigError
 
 MINIMAL = """
@@ -171,6 +173,35 @@ def test_a_mistake_is_one_sentence_with_key_value_and_fix(path: Path, override: 
     message = refusal(path, override)
     for fragment in fragments:
         assert fragment in message
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("rollout.workers={min: 2}", "rollout.workers.max: required, but not set"),
+        ("rollout.workers={min: 2, max: 3, maxx: 4}", "rollout.workers.maxx: no such key (value 4); did you mean max?"),
+        ("rollout.workers={min: 2, max: 1}", "rollout.workers: max must be at least min (2), got 1"),
+        ("logging=null", "logging is empty: write keys below it, or remove it"),
+        ("data.eval=null", "data.eval is empty: write keys below it, or remove it"),
+        ("algorithm.loss=clip", "algorithm.loss must be a section of keys, got 'clip'; write algorithm.loss.kind=clip"),
+        ("environment=tools", "environment must be a section of keys, got 'tools'; write environment.kind=tools"),
+        ("learner=2", "learner must be a section of keys, got 2"),
+    ],
+)
+def test_a_section_in_another_form_is_refused_with_nothing_but_its_fix(
+    path: Path, override: str, sentence: str
+) -> None:
+    assert refusal(path, override) == sentence
+
+
+def test_a_key_below_a_section_that_is_null_sets_it(path: Path, tmp_path: Path) -> None:
+    dumped = tmp_path / "dumped.yaml"
+    dumped.write_text(dump_config(load_config(path)))
+    overrides = ["learner.lora.rank=8", "logging.wandb.project=p", "environment.tools=python"]
+    config = load_config(dumped, overrides)
+    assert (config.learner.lora, config.logging.wandb) == (LoraConfig(rank=8), WandbConfig(project="p"))
+    assert config.environment is not None
+    assert config.environment.tools == ["python"]
 
 
 @pytest.mark.parametrize("name", ["20260214", "2026-02-14", "007", "1_000", "clip_2"])

@@ -49,7 +49,7 @@ class PromptConfig(Section):
 class DataConfig(PromptConfig):
     """Prompts with verifiable answers."""
 
-    #: JSON Lines, JSON, CSV, Parquet or Arrow files, or `hf:NAME[:SPLIT]` for a Hugging Face data set.
+    #: JSON Lines, JSON, CSV, Parquet or Arrow files, or `hf:NAME[/CONFIG][:SPLIT]` for a Hugging Face data set.
     train: Listed[PathText] = Field(min_length=1)
-    #: Held-out sets by name, each a file or `hf:NAME[:SPLIT]`.
+    #: Held-out sets by name, each a file or `hf:NAME[/CONFIG][:SPLIT]`.
     eval: Execution[dict[Name, PathText]] = Field(default_factory=dict)

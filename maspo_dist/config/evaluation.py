@@ -49,7 +49,7 @@ class HeldOutConfig(HeldOutSampling):
 class EvaluationDataConfig(PromptConfig):
     """The held-out sets."""
 
-    #: JSONL or Parquet files, or `hf:NAME[:SPLIT]`, by name.
+    #: JSONL or Parquet files, or `hf:NAME[/CONFIG][:SPLIT]`, by name.
     sets: Location[dict[Name, PathText]] = Field(min_length=1)
     #: Longest prompt in tokens, after the template; the model's own context bounds it too.
     max_prompt_tokens: int = Field(32_768, ge=1)

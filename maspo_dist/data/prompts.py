@@ -77,7 +77,8 @@ def load_prompts(
     limit: ContextLimit | None = None,
     tools: Tools = (),
 ) -> PromptSet:
-    """Reads and tokenizes `data_sets` (paths or `hf:NAME[:SPLIT]`) in order; prints its progress if that takes long.
+    """Reads and tokenizes `data_sets` (paths or `hf:NAME[/CONFIG][:SPLIT]`) in order; prints its progress if that
+    takes long.
 
     A repeated id gets `~2`, `~3`, … in order of appearance. Rows that are longer than `config.max_prompt_tokens`, or
     too long for `limit`, are refused or dropped as `config.overlong_prompts` says. A chat template is given `tools`.

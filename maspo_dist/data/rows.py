@@ -27,6 +27,8 @@ SYSTEM_ROLES = ("system", "developer")
 
 #: Suffixes of data files, which are no part of a data set's name.
 _SUFFIXES = re.compile(r"(\.(jsonl?|ndjson|csv|tsv|parquet|pq|arrow|gz|zst|bz2|xz|lz4))+$", re.IGNORECASE)
+#: What `datasets` says of a data set whose configuration must be named.
+_CONFIGURATIONS = re.compile(r"Config name is missing.*?\[(.*?)\]", re.DOTALL)
 _TEXTS = (str, bytes)
 _NUMBERS = (int, float, Decimal)
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -50,18 +52,17 @@ class Row:
 
 
 def read_rows(data_set: str, config: PromptConfig) -> Iterator[Row]:
-    """Reads a file, or `hf:NAME[:SPLIT]`, row by row; a field name with dots reaches into nested objects.
+    """Reads a file, or `hf:NAME[/CONFIG][:SPLIT]`, row by row; a field name with dots reaches into nested objects.
 
     A row's id is its `id`, else `<name>-<line>`. Its source is its source field, else the name: the file's name without
-    suffixes, or the last part of the hub name. Numbers become text, from JSON exactly as they are written there.
+    suffixes, or the hub name without owner. Numbers become text, from JSON exactly as they are written there.
 
     Raises DataError: file missing or unreadable, bad JSON, a row without its fields or with a value of a wrong type,
     messages that hold the answer, no rows.
     """
     if data_set.startswith(HUB_PREFIX):
-        hub_name, _, split = data_set.removeprefix(HUB_PREFIX).partition(":")
-        name = hub_name.rsplit("/", 1)[-1]
-        records = _hub_records(data_set, hub_name, split or "train")
+        name = hub_short_name(data_set)
+        records = _hub_records(data_set)
     else:
         path = require_file(Path(data_set))
         name = _SUFFIXES.sub("", path.name)
@@ -88,7 +89,19 @@ def require_file(path: Path) -> Path:
     raise DataError(f"data file {path} does not exist; {hint}")
 
 
-def _hub_records(data_set: str, hub_name: str, split: str) -> Iterator[Record]:
+def hub_short_name(data_set: str) -> str:
+    """The name of `hf:NAME[/CONFIG][:SPLIT]` without owner."""
+    return _hub_parts(data_set)[0].rpartition("/")[2]
+
+
+def _hub_parts(data_set: str) -> tuple[str, str | None, str]:
+    """Name with its owner, configuration, and split."""
+    place, _, split = data_set.removeprefix(HUB_PREFIX).partition(":")
+    owner, name, configuration = [*place.split("/", 2), "", ""][:3]
+    return f"{owner}/{name}".rstrip("/"), configuration or None, split or "train"
+
+
+def _hub_records(data_set: str) -> Iterator[Record]:
     try:
         import datasets  # an optional dependency
     except ImportError:
@@ -96,9 +109,15 @@ def _hub_records(data_set: str, hub_name: str, split: str) -> Iterator[Record]:
             f"{data_set} needs the package datasets: install maspo-dist[hub], or give a JSONL or Parquet file"
         ) from None
     try:
-        loaded = datasets.load_dataset(hub_name, split=split)
+        hub_name, configuration, split = _hub_parts(data_set)
+        loaded = datasets.load_dataset(hub_name, configuration, split=split)
     except (OSError, ValueError, httpx.HTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if choices := _CONFIGURATIONS.search(str(error)):
+            raise DataError(
+                f"{data_set} names no configuration, and the data set has several: write "
+                f"{HUB_PREFIX}{hub_name}/CONFIG with one of {choices[1]}"
+            ) from None
         raise DataError(
             f"{data_set} cannot be loaded from the hub ({reason}); correct the name, or give a JSONL or Parquet file"
         ) from None

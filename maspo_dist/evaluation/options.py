@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maspo_dist.config import EvaluationConfig, build_config
-from maspo_dist.data.rows import HUB_PREFIX
+from maspo_dist.data.rows import HUB_PREFIX, hub_short_name
 from maspo_dist.errors import ConfigError
 from maspo_dist.evaluation.presets import PRESETS, preset_sets
 
@@ -65,5 +65,5 @@ def _named(text: str) -> tuple[str, str]:
     if equals and name and "/" not in name and not name.startswith(HUB_PREFIX):
         return name, data_set
     if text.startswith(HUB_PREFIX):
-        return text.removeprefix(HUB_PREFIX).partition(":")[0].rsplit("/", 1)[-1], text
+        return hub_short_name(text), text
     return Path(text).stem, text

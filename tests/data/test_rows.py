@@ -118,16 +118,26 @@ def test_an_empty_data_set_is_refused(write: WriteLines) -> None:
 def test_data_sets_of_the_hub_are_read_or_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = types.ModuleType("datasets")
 
-    def load_dataset(name: str, split: str) -> list[dict[str, object]]:
+    def load_dataset(name: str, configuration: str | None, split: str) -> list[dict[str, object]]:
         if name == "who/unreachable":
             raise ConnectionError("Couldn't reach the hub\ndetails")
-        return [{"problem": f"{name} {split}", "answer": 1}]
+        if name == "openai/gsm8k" and not configuration:
+            raise ValueError(
+                "Config name is missing.\nPlease pick one among the available configs: ['main', 'socratic']\n"
+                "Example of usage:\n\t`load_dataset('openai/gsm8k', 'main')`"
+            )
+        return [{"problem": " ".join(filter(None, (name, configuration, split))), "answer": 1}]
 
     monkeypatch.setattr(hub, "load_dataset", load_dataset, raising=False)
     monkeypatch.setitem(sys.modules, "datasets", hub)
     assert next(read_rows("hf:who/sums", CONFIG)).problem == "who/sums train"
     row = next(read_rows("hf:who/sums:test", CONFIG))
     assert (row.problem, row.row_id, row.source) == ("who/sums test", "sums-1", "sums")
+    for data_set, problem in (("hf:openai/gsm8k/main", "train"), ("hf:openai/gsm8k/main:test", "test")):
+        row = next(read_rows(data_set, CONFIG))
+        assert (row.problem, row.source) == (f"openai/gsm8k main {problem}", "gsm8k")
+    with pytest.raises(DataError, match=r"write hf:openai/gsm8k/CONFIG with one of 'main', 'socratic'$"):
+        next(read_rows("hf:openai/gsm8k:test", CONFIG))
     with pytest.raises(DataError, match=r"cannot be loaded from the hub \(Couldn't reach the hub\)"):
         next(read_rows("hf:who/unreachable", CONFIG))
     monkeypatch.setitem(sys.modules, "datasets", None)

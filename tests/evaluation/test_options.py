@@ -37,12 +37,21 @@ def test_one_response_is_greedy_and_several_are_drawn_at_temperature_1() -> None
 
 
 def test_sets_are_named_by_hand_or_after_their_files() -> None:
-    found = config(data=["data/aime24.jsonl", "amc=x/amc23.parquet", "hf:org/gpqa:test", "a/b=c/d.jsonl"])
+    found = config(
+        data=[
+            "data/aime24.jsonl",
+            "amc=x/amc23.parquet",
+            "hf:org/gpqa:test",
+            "a/b=c/d.jsonl",
+            "hf:openai/gsm8k/main:test",
+        ]
+    )
     assert found.data.sets == {
         "aime24": "data/aime24.jsonl",
         "amc": "x/amc23.parquet",
         "gpqa": "hf:org/gpqa:test",
         "d": "a/b=c/d.jsonl",
+        "gsm8k": "hf:openai/gsm8k/main:test",
     }
 
 

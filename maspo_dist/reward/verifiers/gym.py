@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol
 
+from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
 from maspo_dist.reward.math.verifier import verify_math
 from maspo_dist.reward.sample import Sample, make_verdict, one_line
@@ -56,8 +57,9 @@ def generate_rows(task: str, size: int, seed: int, package: Package | None = Non
 class ReasoningGymVerifier:
     """The `reasoning_gym` verifier: the task's own scorer on the box, `<answer>`, or whole visible text."""
 
-    def __init__(self, *, package: Package | None = None) -> None:
+    def __init__(self, config: VerifierConfig | None = None, *, package: Package | None = None) -> None:
         """Raises ConfigError when the package is missing."""
+        self._tags = (config or VerifierConfig()).reasoning_tags
         # Making a scorer can take a second: it loads the task's data.
         self._scorer_of = lru_cache(maxsize=None)((package or load_package()).get_score_answer_fn)
 
@@ -66,7 +68,7 @@ class ReasoningGymVerifier:
         started = time.monotonic()
         reference = json.loads(sample.reference)
         task, entry = reference["task"], _decode(reference["entry"])
-        answer = plain_answer(sample.response)
+        answer = plain_answer(sample.response, self._tags)
         if answer is None:
             return make_verdict("unparsed", started, reason="no answer found")
         reward, reason = self._reward(task, entry, answer)

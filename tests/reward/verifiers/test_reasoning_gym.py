@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
 from maspo_dist.reward.sample import Sample
 from maspo_dist.reward.verifiers.gym import ReasoningGymVerifier, generate_rows
@@ -63,6 +64,15 @@ def test_rows_carry_all_that_the_scorer_needs() -> None:
 @pytest.mark.parametrize("response", ["1", "<answer>1</answer>", "\\boxed{1}", "<think>2</think> 1"])
 def test_the_tasks_own_scorer_judges(response: str) -> None:
     assert (ask("sums", response).status, ask("sums", response).reward) == ("correct", 1.0)
+
+
+def test_what_stands_in_a_reasoning_block_of_configured_tags_is_no_answer() -> None:
+    (row,) = generate_rows("sums", 1, 7, Gym())
+    config = VerifierConfig.model_validate({"reasoning_tags": {"<plan>": "</plan>"}})
+    verifier = ReasoningGymVerifier(config, package=Gym())
+
+    assert verifier.score(Sample(response="<plan>\\boxed{2}</plan> 1", reference=row["answer"])).status == "correct"
+    assert verifier.score(Sample(response="<plan>\\boxed{1}", reference=row["answer"])).status == "unparsed"
 
 
 def test_a_partial_reward_is_kept_and_its_response_counts_as_wrong() -> None:

@@ -1,14 +1,18 @@
 """The `code` verifier: runs programs against tests, see `references`.
 
-The program stands in a fenced block of the response, see `program`. It is `wrong` when it exceeds its CPU time, memory
-or output, crashes or gives a wrong result. It is a `timeout` when it neither ends nor computes, and an `error` when the
-tests cannot be read or run. Expected results never enter the process that runs the program.
+The program stands in a fenced block of the response, see `program`. It is `wrong` when it exceeds its CPU time, of one
+case or of all cases together, memory or output, crashes or gives a wrong result. It is a `timeout` when it neither ends
+nor computes, and an `error` when the tests cannot be read or run. Expected results never enter the program's process.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import resource
 import time
+from dataclasses import replace
+from functools import lru_cache
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
@@ -23,6 +27,8 @@ from maspo_dist.types import Verdict, VerdictStatus
 #: The sandbox ends a program before the pool ends the process that runs the sandbox.
 _WALL_SHARE = 0.8
 _CPU_SHARE = 0.5
+#: CPU time of all cases of standard input together: below the wall time, so that slow programs end by it.
+_ALL_CPU_SHARE = 0.65
 #: Verdicts on programs that a process remembers.
 _REMEMBERED = 1_024
 _FLOAT_TOLERANCE = 1e-6
@@ -44,7 +50,7 @@ class CodeVerifier:
                 "reward.code_isolation is namespaces, but this machine allows no user namespaces: "
                 "allow them, or set it to auto"
             )
-        self._known: dict[tuple[str, str], Verdict] = {}
+        self._known: dict[tuple[bytes, bytes], Verdict] = {}
 
     @staticmethod
     def check_reference(reference: str) -> str:
@@ -61,7 +67,7 @@ class CodeVerifier:
         program = read_program(sample.response, self._reasoning_tags)
         if program is None:
             return make_verdict("unparsed", started, reason="no program")
-        key = (program, sample.reference)
+        key = _digest(program), _digest(sample.reference)
         if key in self._known:
             return self._known[key]
         status, reason = self._judge(program, parse_tests(sample.reference), started)
@@ -78,11 +84,22 @@ class CodeVerifier:
         if tests.calls:
             calls = {"function": tests.function, "calls": encode(list(tests.calls), _refuse)}
             return run_calls(program, calls, self._limits(started))
+        return self._run_cases(program, tests, started)
+
+    def _run_cases(self, program: str, tests: ProgramTests, started: float) -> tuple[VerdictStatus, str]:
+        cpu_before_s, most_cpu_s = _children_cpu_s(), self._timeout_s * _ALL_CPU_SHARE
         for number, (stdin, accepted) in enumerate(tests.cases, 1):
+            limits, where = self._limits(started), f"case {number} of {len(tests.cases)}"
+            left_s = most_cpu_s - (_children_cpu_s() - cpu_before_s)
+            if left_s < limits.cpu_s:
+                # The sandbox's own start, once per case, is not the program's time.
+                left_s += (number - 1) * _start_cpu_s(self._isolation)
+                limits = replace(limits, cpu_s=max(1, min(limits.cpu_s, math.ceil(left_s))))
+            if left_s <= 0:
+                return "wrong", f"{where}: CPU time limit of all cases"
             # Every judge ends its files with a new line, and programs rely on that.
             ended = stdin if stdin.endswith("\n") or not stdin else stdin + "\n"
-            outcome = run_program(program, ended.encode("utf-8", "replace"), self._limits(started))
-            where = f"case {number} of {len(tests.cases)}"
+            outcome = run_program(program, ended.encode("utf-8", "replace"), limits)
             if outcome.failure:
                 return _STATUS.get(outcome.end, "wrong"), f"{where}: {outcome.failure}"
             found = outcome.stdout.decode("utf-8", "replace")
@@ -94,6 +111,25 @@ class CodeVerifier:
         wall_s = self._timeout_s * _WALL_SHARE - (time.monotonic() - started)
         cpu_s = max(1, math.floor(self._timeout_s * _CPU_SHARE))
         return Limits(wall_s=max(wall_s, 0.0), cpu_s=cpu_s, memory_mb=self._memory_mb, isolation=self._isolation)
+
+
+def _children_cpu_s() -> float:
+    """CPU time of the programs that this process has run to their end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@lru_cache
+def _start_cpu_s(isolation: Isolation) -> float:
+    """CPU time of a program that does nothing."""
+    before_s = _children_cpu_s()
+    run_program("", b"", Limits(wall_s=5.0, cpu_s=5, isolation=isolation))
+    return _children_cpu_s() - before_s
+
+
+def _digest(text: str) -> bytes:
+    """Stands for a text in memory: references may be of many megabytes."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _refuse(value: object) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
 from maspo_dist.reward.code.sandbox import Isolation, Limits, Outcome, best_isolation, run_program
-from maspo_dist.reward.code.verifier import CodeVerifier, same_output
+from maspo_dist.reward.code.verifier import CodeVerifier, _children_cpu_s, _start_cpu_s, same_output
 from maspo_dist.reward.sample import Sample
 from maspo_dist.types import Verdict
 
@@ -248,6 +249,58 @@ def test_a_process_judges_an_answer_once(monkeypatch: pytest.MonkeyPatch) -> Non
     first, second = verifier.score(sample), verifier.score(sample)
 
     assert (first.status, second, len(runs)) == ("correct", first, 1)
+
+
+def test_a_process_does_not_keep_the_references_of_the_answers_that_it_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("maspo_dist.reward.code.verifier.run_program", lambda *_: Outcome(end="exited", stdout=b"3"))
+    verifier = CodeVerifier(VerifierConfig(code_isolation="seccomp"))
+    tracemalloc.start()
+    try:
+        for number in range(8):
+            reference = json.dumps({"inputs": [str(number) * (1 << 20)], "outputs": ["3"]})
+            assert verifier.score(Sample(response="```python\nprint(3)\n```", reference=reference)).status == "correct"
+        del reference
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("cases", "own_cpu_s", "status", "reason"),
+    [
+        # The limits are 5 s for one case and 6.5 s for all; each start of the sandbox takes 0.1 s.
+        (120, 0.0, "correct", ""),
+        (30, 0.2, "correct", ""),
+        (30, 0.5, "wrong", "case 14 of 30: CPU time limit of all cases"),
+        (3, 3.0, "wrong", "case 3 of 3: CPU time limit"),
+    ],
+)
+def test_a_program_is_wrong_whose_cases_together_compute_too_long(
+    cases: int, own_cpu_s: float, status: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used_s = 0.0
+
+    def compute(program: str, stdin: bytes, limits: Limits) -> Outcome:
+        nonlocal used_s
+        used_s += 0.1 + (own_cpu_s if program else 0.0)
+        return Outcome(end="exited" if own_cpu_s < limits.cpu_s else "cpu_time", stdout=b"3")
+
+    monkeypatch.setattr("maspo_dist.reward.code.verifier.run_program", compute)
+    monkeypatch.setattr("maspo_dist.reward.code.verifier._children_cpu_s", lambda: used_s)
+    _start_cpu_s.cache_clear()
+    verdict = judge("print(3)", json.dumps({"inputs": ["1"] * cases, "outputs": ["3"] * cases}), timeout_s=10)
+    _start_cpu_s.cache_clear()
+
+    assert (verdict.status, verdict.reason) == (status, reason)
+
+
+def test_the_cpu_time_of_a_program_is_counted(isolation: Isolation) -> None:
+    before_s = _children_cpu_s()
+    run("import time\nwhile time.process_time() < 0.5: pass", isolation)
+
+    assert _children_cpu_s() - before_s >= 0.5
 
 
 def test_output_is_compared_but_for_white_space_and_rounding() -> None:

@@ -18,8 +18,10 @@ from pydantic import ValidationError
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import ConfigError
+from maspo_dist.reward.code import sandbox
 from maspo_dist.reward.code.sandbox import Isolation, Limits, Outcome, best_isolation, run_program
 from maspo_dist.reward.code.verifier import CodeVerifier, _children_cpu_s, _start_cpu_s, same_output
+from maspo_dist.reward.pool.lifetime import hide_memory
 from maspo_dist.reward.sample import Sample
 from maspo_dist.types import Verdict
 
@@ -189,6 +191,36 @@ def test_an_expected_output_cannot_be_stolen(program: str, isolation: Isolation)
 )
 def test_asserts_cannot_be_fooled(program: str, isolation: Isolation) -> None:
     assert judge(program, '["assert add(2, 3) == 5"]', isolation).status == "wrong"
+
+
+SEARCH = """
+import os, re
+def add(a, b):
+    for process in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            maps = open(f'/proc/{process}/maps').read() if int(process) != os.getpid() else ''
+            with open(f'/proc/{process}/mem', 'rb') as memory:
+                for start, end in re.findall('([0-9a-f]+)-([0-9a-f]+) rw', maps):
+                    try:
+                        memory.seek(int(start, 16))
+                        if b'918273' + b'64512' in memory.read(int(end, 16) - int(start, 16)):
+                            return int('918273' + '64512')
+                    except (OSError, ValueError, OverflowError):
+                        pass
+        except OSError:
+            pass
+"""
+
+
+def test_without_landlock_too_a_program_finds_nothing_in_the_memory_of_its_judge(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without = "sandbox_launcher._restrict_files = lambda *places: None; sandbox_launcher.main()"
+    monkeypatch.setattr(sandbox, "_LAUNCH", sandbox._LAUNCH.replace("sandbox_launcher.main()", without))
+    # As in a verifier process.
+    hide_memory()
+
+    assert judge(SEARCH, '["assert add(2, 3) == 91827364512"]').status == "wrong"
 
 
 def test_a_program_that_hangs_is_a_timeout_and_one_that_computes_too_long_is_wrong() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import operator
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +17,13 @@ def serve(numpy: str) -> None:
     prepare(numpy)
     channel = Channel()
     kept: list[Any] = []
+    places: dict[int, int] = {}
 
     def keep(value: Any) -> dict[str, int]:
-        kept.append(value)
-        return {"kept": len(kept) - 1}
+        place = places.setdefault(id(value), len(kept))
+        if place == len(kept):
+            kept.append(value)
+        return {"kept": place}
 
     def resolve(data: dict[str, int]) -> Any:
         return kept[data["kept"]]
@@ -43,14 +48,19 @@ def serve(numpy: str) -> None:
 
 
 def failure(error: BaseException, keep: Callable[[Any], Any]) -> dict[str, Any]:
-    """An error of the program as a reply: its built-in kind, its arguments, and a line for people."""
+    """An error of the program as a reply: its built-in kind, its arguments, and a line for people.
+
+    The reply also keeps an error whose class is the program's own.
+    """
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace:
         line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == PROGRAM_FILE else line
         trace = trace.tb_next
     base = next(base.__name__ for base in type(error).__mro__ if base.__module__ == "builtins")
     report = f"{type(error).__name__}: {str(error)[:300]} (line {line} of the program)"
-    return {"error": base, "args": encode(error.args, keep), "report": report}
+    reply = {"error": base, "args": encode(error.args, keep), "report": report}
+    own = {} if base == type(error).__name__ else {"object": keep(error.with_traceback(None))}
+    return reply | own
 
 
 def answer(op: str, on: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -65,12 +75,15 @@ def answer(op: str, on: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
             solution: Any = names.get("Solution")
             is_method = hasattr(solution, on)
             return plain_data((getattr(solution(), on) if is_method else answer("name", on, (), {}))(*args, **kwargs))
-        case "attr":
-            return getattr(on, *args)
+        case "apply":
+            function, *operands = args
+            return (getattr(builtins, function, None) or getattr(operator, function))(on, *operands)
         case "call":
             return on(*args, **kwargs)
-        case "same":
-            return on == args[0]
-        case "text":
-            return str(on)
+        case "iter":
+            # An iterator may have no end: it is sent item by item.
+            plain = plain_data(on) if hasattr(type(on), "__len__") else on
+            return iter(on) if plain is on else plain
+        case "has":
+            return getattr(type(on), args[0], None) is not getattr(object, args[0], None)
     return plain_data(on)

@@ -3,137 +3,35 @@
 from __future__ import annotations
 
 import builtins
-import contextlib
 import ctypes
+import importlib
 import math
+import re
 import sys
 from functools import partial
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
+from maspo_dist.reward.code.handles import Candidate, Handle, kept_by_program
 from maspo_dist.reward.code.harness import prepare, provided
-from maspo_dist.reward.code.messages import Channel, decode, encode
-from maspo_dist.reward.code.mini_pytest import pytest_module
+from maspo_dist.reward.code.messages import Channel, UnrunnableError, decode
+from maspo_dist.reward.code.mini_pytest import needs, pytest_module, run_test
 
 _FLOAT_TOLERANCE = 1e-6
 _PR_SET_DUMPABLE = 4
 #: Modules by which tests import the program.
 _PROGRAM_MODULES = ("solution", "main", "candidate", "your_module")
-
-
-class Candidate:
-    """The other end of the channel."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        #: The last error of the program, and a line for people about the error.
-        self.raised: BaseException | None = None
-        self.report = ""
-
-    def ask(self, op: str, on: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Sends one request. Raises what the program raised, as a built-in exception."""
-        inputs = encode([args, kwargs], _path)
-        self._channel.send({"op": op, "on": encode(on, _path), "inputs": inputs})
-        reply = self._channel.receive()
-        if "error" in reply:
-            self.report, self.raised = str(reply["report"]), self._raised(reply)
-            raise self.raised
-        if "inputs" in reply:
-            new_args, new_kwargs = decode(reply["inputs"], self._handle)
-            for mine, new in zip((*args, *kwargs.values()), (*new_args, *new_kwargs.values()), strict=True):
-                _refill(mine, new)
-        return decode(reply["value"], self._handle)
-
-    def _raised(self, reply: dict[str, Any]) -> BaseException:
-        kind: Any = getattr(builtins, reply["error"], None)
-        if isinstance(kind, type) and issubclass(kind, Exception):
-            with contextlib.suppress(TypeError):
-                return kind(*decode(reply["args"], self._handle))
-        return RuntimeError(self.report)
-
-    def _handle(self, data: dict[str, int]) -> Handle:
-        return Handle(self, data)
-
-
-class Handle:
-    """An object in the candidate that is not plain data: a function, a class, an instance, a deque.
-
-    It is compared, counted and iterated by its plain data, which the candidate sends as lists, dicts and so on.
-    """
-
-    def __init__(self, candidate: Candidate, path: dict[str, Any]) -> None:
-        self._candidate = candidate
-        self._path = path
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self._candidate.ask("attr", self, name)
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        return self._candidate.ask("call", self, *args, **kwargs)
-
-    def _plain(self) -> Any:
-        """The plain data; a Handle where there is none."""
-        return self._candidate.ask("plain", self)
-
-    def _data(self) -> Any:
-        if isinstance(plain := self._plain(), Handle):
-            raise TypeError("not a container")
-        return plain
-
-    def __eq__(self, other: object) -> bool:
-        mine, theirs = self._plain(), other._plain() if isinstance(other, Handle) else other
-        if isinstance(mine, Handle) and isinstance(theirs, Handle):
-            # Two objects of the program's own classes: only the program knows whether they are equal.
-            return self._candidate.ask("same", mine, theirs) is True
-        return not isinstance(mine, Handle) and bool(mine == theirs)
-
-    __hash__ = object.__hash__
-
-    def __iter__(self) -> Any:
-        return iter(self._data())
-
-    def __len__(self) -> int:
-        return len(self._data())
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._data()[key]
-
-    def __contains__(self, item: Any) -> bool:
-        return item in self._data()
-
-    def __bool__(self) -> bool:
-        return isinstance(plain := self._plain(), Handle) or bool(plain)
-
-    def __str__(self) -> str:
-        return str(self._candidate.ask("text", self))
-
-
-class UnsendableError(Exception):
-    """The tests pass the program an object of their own."""
-
-
-def _path(value: Any) -> Any:
-    if isinstance(value, Handle):
-        return value._path
-    raise UnsendableError(f"they pass the program an object of type {type(value).__name__}")
-
-
-def _refill(mine: Any, new: Any) -> None:
-    """Copies into an argument what the program changed in its own copy."""
-    if isinstance(mine, list) and isinstance(new, list):
-        mine[:] = new
-    elif isinstance(mine, (dict, set)) and type(mine) is type(new):
-        mine.clear()
-        mine.update(new)
+#: Errors of Python that a handle causes where the object itself might not.
+_CAUSED_BY_HANDLE = re.compile(
+    r"\bHandle\b|catching classes that do not|must be an exception type|issubclass\(\) arg 1|got <coroutine object"
+)
 
 
 class Names(dict[str, Any]):
     """The globals of the tests: names that neither the tests nor Python define come from the candidate."""
 
     def __init__(self, candidate: Candidate, fallback: dict[str, Any]) -> None:
-        super().__init__({"__name__": "tests", "__builtins__": builtins})
+        super().__init__({"__name__": "tests", "__file__": "tests.py", "__builtins__": builtins})
         self._candidate = candidate
         self._fallback = fallback
 
@@ -162,9 +60,16 @@ def run_tests(numpy: str) -> None:
     except BaseException as error:  # a failing test may raise anything
         report = candidate.report if error is candidate.raised else f"{type(error).__name__}: {error}".rstrip(": ")
         reply = {"passed": False, "reason": f"{report}, in line {_line(error)} of the tests"}
-        if isinstance(error, (ImportError, SyntaxError, UnsendableError)) and error is not candidate.raised:
+        if error is not candidate.raised and _is_unable(error):
             reply = {"unable": f"the tests cannot run: {error}"}
     channel.send(reply)
+
+
+def _is_unable(error: BaseException) -> bool:
+    """Whether an error of the tests says nothing about the program."""
+    if isinstance(error, (TypeError, AttributeError, ValueError)):
+        return _CAUSED_BY_HANDLE.search(str(error)) is not None
+    return isinstance(error, (ImportError, SyntaxError, UnrunnableError))
 
 
 def _line(error: BaseException) -> int:
@@ -178,7 +83,7 @@ def _line(error: BaseException) -> int:
 
 def run_calls(candidate: Candidate, function: str, calls: Any) -> str:
     """Calls the function of the program; says which of the encoded `calls` gives another result, or an empty text."""
-    cases: list[dict[str, Any]] = decode(calls, _path)
+    cases: list[dict[str, Any]] = decode(calls, kept_by_program)
     for number, call in enumerate(cases, 1):
         where = f"case {number} of {len(cases)}"
         try:
@@ -197,7 +102,7 @@ def run_calls(candidate: Candidate, function: str, calls: Any) -> str:
 def same_value(found: Any, expected: Any) -> bool:
     """Equal but for the rounding of floats, tuples in place of lists, and keys that JSON made texts."""
     if isinstance(found, Handle):
-        found = found._plain()
+        found = found.__plain__()
     if isinstance(found, (list, tuple)) and isinstance(expected, (list, tuple)):
         return len(found) == len(expected) and all(map(same_value, found, expected))
     if isinstance(found, dict) and isinstance(expected, dict):
@@ -226,22 +131,50 @@ def run_source(candidate: Candidate, source: str) -> str:
         module = sys.modules[name] = ModuleType(name)
         module.__dict__["__getattr__"] = partial(_imported, candidate)
     sys.modules["pytest"] = pytest_module()
-    exec(code, names)
-    for name, test in list(names.items()):
-        if name.startswith("test") and isinstance(test, FunctionType):
-            if test.__code__.co_argcount > len(test.__defaults__ or ()):
-                raise UnsendableError(f"{name} needs arguments, such as fixtures of pytest")
-            test()
-        elif name.startswith("Test") and isinstance(test, type):
-            _run_class(test)
+    if "unittest" in code.co_names:
+        # All tests run below, and a runner of unittest would hide how they end.
+        unittest: Any = importlib.import_module("unittest")
+        unittest.main = lambda *args, **options: None
+    try:
+        exec(code, names)
+    except SystemExit as end:
+        if end.code:
+            raise
+    _run_tests_in(names)
     return ""
+
+
+def _run_tests_in(names: Names) -> None:
+    """Runs the functions and classes of tests, each function between its set-up and its clean-up."""
+    module, defined = SimpleNamespace(**names), list(names.items())
+    _call(module, ("setUpModule", "setup_module"), module)
+    for name, test in defined:
+        if name.startswith("test") and isinstance(test, FunctionType):
+            if missing := needs(test):
+                raise UnrunnableError(f"{name} needs {', '.join(missing)}, such as fixtures of pytest")
+            _call(module, ("setup_function",), test)
+            run_test(test)
+            _call(module, ("teardown_function",), test)
+        elif isinstance(test, type) and (name.startswith("Test") or hasattr(test, "assertEqual")):
+            _run_class(test)
 
 
 def _run_class(cls: type) -> None:
     """Runs the methods of a class of tests, of unittest or of pytest, each on an object of its own."""
-    for name in [name for name in dir(cls) if name.startswith("test")]:
-        is_case = hasattr(cls, "assertEqual")
-        test = cls(name) if is_case else cls()
-        for prepare_test in ("setUpClass", "setUp", "setup_method"):
-            getattr(test, prepare_test, lambda: None)()
-        getattr(test, name)()
+    names = [name for name in dir(cls) if name.startswith("test") and callable(getattr(cls, name))]
+    _call(cls, ("setUpClass", "setup_class") if names else (), cls)
+    for name in names:
+        test: Any = cls(name) if hasattr(cls, "assertEqual") else cls()
+        method = getattr(test, name)
+        if missing := needs(method)[hasattr(method, "__self__") :]:
+            raise UnrunnableError(f"{cls.__name__}.{name} needs {', '.join(missing)}, such as fixtures of pytest")
+        _call(test, ("setUp", "setup_method", "setup"), method)
+        run_test(method)
+        _call(test, ("tearDown", "teardown_method", "teardown"), method)
+
+
+def _call(place: Any, names: tuple[str, ...], about: Any) -> None:
+    """Calls the functions of a set-up or a clean-up that `place` has, with what they are about if they take it."""
+    for name in names:
+        if function := getattr(place, name, None):
+            run_test(function, *[about] * len(needs(function)[hasattr(function, "__self__") :]))

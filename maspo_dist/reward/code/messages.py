@@ -16,7 +16,12 @@ from typing import IO, Any
 
 _SEQUENCES = (list, tuple, set, frozenset)
 _NUMBERS = {"Decimal": "decimal", "Fraction": "fractions"}
+_TIMES = ("date", "time", "datetime")
 _DEPTH = 50
+
+
+class UnrunnableError(BaseException):
+    """The tests do what cannot be judged. No `except Exception` of theirs catches it."""
 
 
 class Channel:
@@ -56,9 +61,22 @@ def encode(value: Any, keep: Callable[[Any], Any], depth: int = 0) -> Any:
         return {"dict": [[encode(k, keep, depth + 1), encode(v, keep, depth + 1)] for k, v in value.items()]}
     if _NUMBERS.get(kind.__name__) == kind.__module__:
         return {kind.__name__: str(value)}
+    if kind is slice:
+        return {"slice": [encode(item, keep, depth + 1) for item in (value.start, value.stop, value.step)]}
+    if kind.__module__ == "datetime":
+        return _time(value, keep)
     if (plain := plain_scalar(value)) is not value:
         return encode(plain, keep, depth)
     return keep(value)
+
+
+def _time(value: Any, keep: Callable[[Any], Any]) -> Any:
+    kind = type(value).__name__
+    if kind == "timedelta":
+        return {kind: [value.days, value.seconds, value.microseconds]}
+    # Only a fixed offset survives as text.
+    is_text = kind in _TIMES and type(getattr(value, "tzinfo", None)).__name__ in ("NoneType", "timezone")
+    return {kind: value.isoformat()} if is_text else keep(value)
 
 
 def plain_scalar(value: Any) -> Any:
@@ -70,7 +88,7 @@ def plain_scalar(value: Any) -> Any:
 
 def plain_data(value: Any) -> Any:
     """Containers of other classes (Counter, deque, range, generators, numpy arrays) as dict, set, tuple or list."""
-    if isinstance(value, (str, bytes)) or not hasattr(type(value), "__iter__"):
+    if isinstance(value, (str, bytes)) or not any("__iter__" in vars(kind) for kind in type(value).__mro__):
         return value
     if hasattr(value, "tolist"):
         return value.tolist()
@@ -95,4 +113,10 @@ def decode(data: Any, kept: Callable[[Any], Any]) -> Any:
         return getattr(importlib.import_module(_NUMBERS[kind]), kind)(content)
     if kind == "bytes":
         return bytes.fromhex(content)
+    if kind == "slice":
+        return slice(*(decode(item, kept) for item in content))
+    if kind == "timedelta":
+        return importlib.import_module("datetime").timedelta(*content)
+    if kind in _TIMES:
+        return getattr(importlib.import_module("datetime"), kind).fromisoformat(content)
     return kept(data)

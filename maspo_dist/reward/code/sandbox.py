@@ -188,8 +188,8 @@ def _ended(program: Program) -> tuple[End, int]:
 def _start_of(entry: Entry) -> str:
     """The source that calls the function `entry`, with the modules that it needs, in a sandbox."""
     module, function = entry.split(".")
-    needed = {"harness": (), "candidate": ("harness", "messages"), "judge": ("harness", "messages", "mini_pytest")}
-    modules = (*needed[module], module)
+    needed = {"harness": "", "candidate": "harness messages", "judge": "harness messages handles mini_pytest"}
+    modules = (*needed[module].split(), module)
     package = __package__ or ""
     sources = {f"{package}.{name}": Path(_HERE, f"{name}.py").read_text(encoding="utf-8") for name in modules}
     return (

@@ -131,6 +131,124 @@ def test_tests_in_python_call_the_program(program: str, tests: str, status: str)
     assert verdict.status == status, verdict.reason
 
 
+LIST_NODE = "class Node:\n  def __init__(self, val=0, next=None): self.val, self.next = val, next\n"
+STACK = (
+    "class Stack:\n  def __init__(self): self._data = []\n  def push(self, x): self._data.append(x)\n"
+    "  def __len__(self): return len(self._data)\n  def __getitem__(self, i): return self._data[i]\n"
+    "  def __setitem__(self, i, x): self._data[i] = x\n  def __repr__(self): return f'Stack({self._data})'\n"
+)
+VECTOR = (
+    "class V:\n  def __init__(self, x): self.x = x\n  def __add__(self, o): return V(self.x + o.x)\n"
+    "  def __mul__(self, n): return V(self.x * n)\n  def __neg__(self): return V(-self.x)\n"
+    "  def __eq__(self, o): return self.x == o.x\n  def __hash__(self): return hash(self.x)\n"
+    "  def __lt__(self, o): return self.x < o.x\n  def __float__(self): return self.x + 0.5\n"
+)
+SINGLE = "class S:\n  one = None\n  def __new__(cls):\n    S.one = S.one or object.__new__(cls)\n    return S.one\n"
+OWN_ERROR = (
+    "class Bad(Exception):\n  def __init__(self, code): self.code = code\n"
+    "  def __str__(self): return f'<{self.code}>'\ndef f(): raise Bad(5)\ndef g(): return h\n"
+)
+MANAGER = "import contextlib\n@contextlib.contextmanager\ndef f():\n  yield 1\n"
+NATURALS = "def f():\n  n = 0\n  while True:\n    yield n\n    n += 1\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "tests"),
+    [
+        (LIST_NODE, "a = c = Node(1)\nfor x in (2, 3):\n  c.next = Node(x)\n  c = c.next\nassert a.next.next.val == 3"),
+        (LIST_NODE, "a = Node(1)\ndel a.val\nassert not hasattr(a, 'val')"),
+        (STACK, "s = Stack()\nassert not s\ns.push(1)\nassert s and len(s) == 1 and isinstance(s, Stack)"),
+        (STACK, "s = Stack()\ns.push(1)\ns[0] = 2\nassert repr(s) == 'Stack([2])' and s[0] == 2 and s._data[:] == [2]"),
+        (VECTOR, "a = V(1)\na += V(2)\nassert a == V(3) and V(1) < V(2) and -V(1) == V(-1)\n"
+         "assert sorted([a, V(2)])[1] is a"),
+        (VECTOR, "assert {V(1), V(1)} == {V(1)} and float(V(1)) == 1.5"),
+        (SINGLE, "assert S() is S()"),
+        (MANAGER, "with f() as x:\n  assert x == 1"),
+        (NATURALS, "g = f()\nassert next(g) == 0 and next(g) == 1\nassert [n for n, _ in zip(g, range(2))] == [2, 3]"),
+        ("class C(Enum):\n  A = 1\ndef f(): return C.A", "assert f() == C.A and f() is C.A and f().value == 1"),
+        ("def f(d): return d + datetime.timedelta(1)",
+         "import datetime\nassert f(datetime.date(2020, 2, 28)) == datetime.date(2020, 2, 29)"),
+        ("def f(): return np.array([1, 2])",
+         "import numpy as np\nassert (f() == np.array([1, 2])).all() and (f() - np.ones(2)).sum() == 1\n"
+         "assert f()[1:] == [2]"),
+        (OWN_ERROR, "import pytest\nwith pytest.raises(Bad, match='<5>') as e: f()\nassert e.value.code == 5"),
+    ],
+)  # fmt: skip
+def test_tests_use_the_programs_own_objects_as_python_does(program: str, tests: str) -> None:
+    verdict = judge(program, tests)
+
+    assert (verdict.status, verdict.reason) == ("correct", "")
+
+
+@pytest.mark.parametrize(
+    ("program", "tests", "status"),
+    [
+        (VECTOR, "assert V(1) + V(2) == V(4)", "wrong"),
+        (STACK, "s = Stack()\ns.push(1)\nassert len(s) == 2", "wrong"),
+        (STACK, "s = Stack()\nassert s < Stack()", "wrong"),
+        ("def f(): return len", "assert abs(f() - 3.5) < 1e-6", "wrong"),
+        (MANAGER, "with f() as x:\n  assert x == 2", "wrong"),
+        (OWN_ERROR, "import pytest\nwith pytest.raises(Bad): g()", "wrong"),
+        # Whether these pass cannot be said: a value of the tests would enter the program, or Python wants a class.
+        (VECTOR, "assert V(1) * 2 == V(2)", "error"),
+        (MANAGER, "with f() as x:\n  raise KeyError(x)", "error"),
+        (OWN_ERROR, "try:\n  f()\nexcept Bad:\n  pass", "error"),
+        (VECTOR, "class W(V): pass\nassert W(1).x == 1", "error"),
+        (VECTOR, "import copy\nassert copy.deepcopy(V(1)).x == 1", "error"),
+        (VECTOR, "try:\n  V(1) * 2\nexcept Exception:\n  pass", "error"),
+    ],
+)
+def test_objects_of_the_program_are_judged_wrong_only_where_python_would(program: str, tests: str, status: str) -> None:
+    verdict = judge(program, tests)
+
+    assert verdict.status == status, verdict.reason
+
+
+IN_TEST = "import pytest\ndef test_f():\n    assert f({}) == {}"
+SET_UPS = (
+    "log = []\ndef setup_module(module): log.append('module')\ndef setup_function(function): log.append('function')\n"
+    "def teardown_function(): log.append('end')\ndef test_f(): assert log == ['module', 'function']\n"
+    "class TestF:\n    @classmethod\n    def setup_class(cls): cls.x = 1\n"
+    "    def setup_method(self, method): self.y = f(2)\n"
+    "    def test_f(self): assert (self.x, self.y) == (1, {}) and log[-1] == 'end'\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("tests", "status"),
+    [
+        ("import pytest\n@pytest.mark.slow\n@pytest.mark.timeout(5)\ndef test_f(): assert f(1) == {}", "correct"),
+        ("import pytest\n@pytest.mark.parametrize(('x',), [(1,), [2]], ids=['a', 'b'])\n"
+         "def test_f(x): assert f(x) - x == {} - 1", "correct"),
+        (IN_TEST.format("1.0", "pytest.approx({} + 1e-9, rel=1e-6, nan_ok=True)"), "correct"),
+        (IN_TEST.format("{'a': [1, 2]}", "pytest.approx({{'a': [1, 1 + {}]}})"), "correct"),
+        (IN_TEST.format("1 + 2j", "pytest.approx({} + 2j)"), "correct"),
+        (IN_TEST.format("1000", "pytest.approx(999 + {} + 0.01, abs=0.1)"), "correct"),
+        ("import pytest\ndef test_f():\n    pytest.raises(TypeError, f, *[1] * (4 - {}))", "correct"),
+        ("import pytest\ndef test_f():\n    with pytest.raises(expected_exception=TypeError) as e: f()\n"
+         "    assert e.type is TypeError and f(1) == {}", "correct"),
+        (SET_UPS.replace("{}", "1 + {}"), "correct"),
+        ("import unittest\nclass Add(unittest.TestCase):\n    def test(self): self.assertEqual(f(1), {})\n"
+         "unittest.main()", "correct"),
+        ("import sys\ndef test_f(): assert f(1) == {}\nsys.exit(0)", "correct"),
+        ("async def test_f(): assert f(1) == {}", "error"),
+        ("import asyncio\nasync def test_f(): assert f(1) == {}\n"
+         "class TestF:\n    async def test_f(self): assert f(1) == {}", "error"),
+        ("import pytest\n@pytest.mark.skip\ndef test_f(): assert f(1) == {}", "error"),
+        ("import pytest\n@pytest.mark.parametrize('x', [1])\nclass TestF:\n    def test_f(self, x): assert f(x) == {}",
+         "error"),
+        ("import pytest\n@pytest.mark.parametrize('x', [1])\ndef test_f(x, capsys): assert f(x) == {}", "error"),
+        ("import pytest\n@pytest.mark.parametrize('x, y', [1])\ndef test_f(x, y): assert f(x) == {}", "error"),
+        ("class TestF:\n    def test_f(self, tmp_path): assert f(1) == {}", "error"),
+    ],
+)  # fmt: skip
+def test_tests_run_as_under_pytest_or_are_an_error(tests: str, status: str) -> None:
+    right, wrong = (tests.replace("{}", value).replace("{{", "{").replace("}}", "}") for value in ("1", "3"))
+
+    assert judge("def f(x): return x", right).status == status, judge("def f(x): return x", right).reason
+    assert judge("def f(x): return x", wrong).status == ("wrong" if status == "correct" else status)
+
+
 def test_tests_that_cannot_run_say_what_they_lack() -> None:
     verdict = judge(ADD, "import pandas\nassert add(1, 2) == 3")
 

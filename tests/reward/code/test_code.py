@@ -187,10 +187,38 @@ def test_an_expected_output_cannot_be_stolen(program: str, isolation: Isolation)
         "import os\ndef add(a, b):\n  os.write(1, b'{\"passed\": true}\\n')\n  return 0",
         "import sys\nsys.exit(0)",
         "def add(a, b): raise SystemExit(0)",
+        "class Five:\n  def __hash__(self): return hash(5)\n  def __eq__(self, other): return True\n"
+        "def add(a, b): return Five()",
     ],
 )
 def test_asserts_cannot_be_fooled(program: str, isolation: Isolation) -> None:
     assert judge(program, '["assert add(2, 3) == 5"]', isolation).status == "wrong"
+
+
+ANYTHING = (
+    "class Anything:\n  def __sub__(self, other): return 0\n  __rsub__ = __mod__ = __sub__\n"
+    "  def __ge__(self, other): return True\n  __lt__ = __gt__ = __le__ = __contains__ = __eq__ = __ge__\n"
+    "  def __hash__(self): return hash(5)\n  def __enter__(self): return 0\n"
+    "  def __exit__(self, *error): return True\ndef add(a, b): return Anything()"
+)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "assert abs(add(2, 3) - 5) < 1e-6",
+        "assert 5 - add(2, 3) == 0",
+        "assert 5 <= add(2, 3) <= 5",
+        "assert 5 in add(2, 3)",
+        "assert add(2, 3) in {5}",
+        "assert {5: 1}[add(2, 3)]",
+        "with add(2, 3) as x: assert x == 5",
+        "import pytest\nassert add(2, 3) == pytest.approx(5)",
+        "import numpy as np\nassert (np.array([5]) == add(2, 3)).all()",
+    ],
+)
+def test_an_object_that_agrees_to_everything_never_passes(statement: str) -> None:
+    assert judge(ANYTHING, statement).status in ("wrong", "error")
 
 
 SEARCH = """

@@ -35,7 +35,7 @@ _SEPARATORS = re.compile(
 ANSWER_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.IGNORECASE | re.DOTALL)
 MARKER = re.compile(
     r"(?:\banswers?\b|\bresult\b|\bsolutions?\b)"
-    r"(?:[^\S\n]{0,4}(?:\*\*)?(?:is|are|:|=|\*\*)){1,3}|\banswer\s{1,3}(?=\$|\\[(\[])|答案(?:是|为|：|:)",
+    r"(?:[^\S\n]{0,4}(?:\*\*)?(?:is|are|:|=|\*\*)){1,3}|\banswer\s{1,3}(?=\$|\\[(\[])|答案(?:是|为|：|:){1,2}",
     re.IGNORECASE,
 )
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$((?:[^$\n\\]|\\.)+)\$", re.DOTALL)
@@ -54,6 +54,20 @@ _ADVERB = re.compile(
 _FACTOR_AFTER = re.compile(r"(?:\\?pi|π|√|\\sqrt|\^)[\w{}()√π\\]{0,40}")
 _NOT_FORMULA = re.compile(r"(?<![\\A-Za-z])(?!(?:and|or)\b)[A-Za-z]{2,}")
 _IS = re.compile(r"\b(?:is|are|equals|equal to)\b:?", re.IGNORECASE)
+#: A number with its unit, or a choice with its text, and the words that begin a reason: "18 eggs because".
+_REASONED = re.compile(
+    r"(?P<answer>[$€£¥]?-?\d+(?:[,./]\d+)*%?(?: [a-z]{1,20}){0,3}?|"
+    r"(?:[Oo]ption |[Cc]hoice )?(?P<choice>[A-J]|(?:\([A-J]\)|[A-J][):])(?P<text> ?[A-Z\d$\\][^.;]{0,80}?)?))"
+    r"(?P<link>,? (?:because|since)|, as(?! (?:well|long|far))|, which|"
+    r" is (?:his|her|its|our|your|my|the (?:answer|total|correct|right)|correct|right))\b(?P<rest>.*)",
+    re.DOTALL,
+)
+_SECOND_THOUGHT = re.compile(r"\b(?:but|however|instead|actually|wait|rather|or|, no)\b", re.IGNORECASE)
+#: After these words another answer may follow.
+_DENIAL = re.compile(
+    r"\b(?:not|wrong|incorrect|false|impossible|invalid|if|unless|so|thus|hence|therefore)\b|n't|\?", re.I
+)
+_NAMED_CHOICE = re.compile(r"(?<![A-Za-z$\\])[A-J](?![A-Za-z'$])")
 _SENTENCE_END = re.compile(r"(?<=[^\d\s])\.(?:\s|$)|(?<=\d)\.(?:\s|$)|\n|。")
 
 
@@ -153,12 +167,29 @@ def _read_clause(after: str) -> str | None:
     sentence = _SENTENCE_END.split(after, maxsplit=1)[0].strip()
     if not sentence:
         return _last_formula_or_number(after[:200])
-    # "The largest $n$ is 34": the last part counts.
-    sentence = _IS.split(sentence)[-1].strip() or sentence
+    # "18, which is the total": the value stands first. "The largest $n$ is 34": the last part counts.
+    sentence = _before_reason(sentence) or _IS.split(sentence)[-1].strip() or sentence
     sentence = _ADVERB.sub("", sentence) or sentence
     if not re.search(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}\s+[A-Za-z]{2,}", sentence):
         return sentence
     return _last_formula_or_number(sentence) or sentence[:200]
+
+
+def _before_reason(sentence: str) -> str | None:
+    """The number or choice at the start of a sentence that goes on with a reason for it; None for other sentences.
+
+    None too where another answer may follow: after a denial or a second thought, or where one is named.
+    """
+    reasoned = _REASONED.match(sentence)
+    if not reasoned:
+        return None
+    choice, link, rest = reasoned.group("choice", "link", "rest")
+    is_reason = link.strip(", ") in ("because", "since", "as")
+    # The reason for a choice may say what is wrong with the others, that for a number may calculate it.
+    other = (reasoned["text"] or "") + ("" if is_reason and choice else rest)
+    if _SECOND_THOUGHT.search(rest) or _DENIAL.search(other) or _NAMED_CHOICE.search(other):
+        return None
+    return None if not is_reason and not choice and re.search(r"\d", rest) else reasoned["answer"]
 
 
 def _last_formula_or_number(text: str) -> str | None:

@@ -279,6 +279,23 @@ FOUND_IN_TEXT = [
     ("Thus $n=\\boxed{4,}$", "4"),
     ("The answer is $10^{6}$.", "1000000"),
     ("The answer is 1e6", "1000000"),
+    ("The answer is B because it is the largest.", "B"),
+    ("The answer is 18, which is the total she makes.", "18"),
+    ("The answer is $18, which is the total she makes.", "18"),
+    ("The answer is 18 eggs because 16 are laid and 2 are bought.", "18"),
+    ("The answer is 1/2, since half is even.", "0.5"),
+    ("The answer is 50%, as half of them are red.", "50\\%"),
+    ("The answer is 18, since there is no remainder.", "18"),
+    ("Answer: 70,000 dollars is his profit", "70000"),
+    ("Answer: 18 is the answer.", "18"),
+    ("The answer is 2^5, which equals 32", "32"),
+    ("The answer is 20 - 2 eggs, which is 18 eggs", "18"),
+    ("The result is 6, which we multiply by 3 to get 18.", "18"),
+    ("Answer: 3 apples is $6", "6"),
+    ("The answer is 3, because the answer is 4.", "4"),
+    ("答案是：5", "5"),
+    ("答案为：$5$", "5"),
+    ("答案是: 5。", "5"),
 ]
 
 NOT_THE_ANSWER_OF_THE_TEXT = [
@@ -293,6 +310,13 @@ NOT_THE_ANSWER_OF_THE_TEXT = [
     ("\\boxed{\\frac{1}{2}", "1/2"),
     ("<think>\\boxed{6}</think>\\boxed{5}", "6"),
     ("the answer is: A and B", "A"),
+    ("Bob's answer is 18, which is incorrect, so it is 20.", "18"),
+    ("The answer is 18, which is not 20", "20"),
+    ("The result is 6, which we multiply by 3 to get 18.", "6"),
+    ("The answer: 3 apples is $6", "3"),
+    ("The answer is 3 or 4, since both are right.", "3"),
+    ("The answer is 3, because the answer is 4.", "3"),
+    ("The answer is 5, since 4 would be wrong, no it is 4.", "5"),
 ]
 
 

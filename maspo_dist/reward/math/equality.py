@@ -50,6 +50,8 @@ _LABELLED_CHOICE = re.compile(r"\(([A-J])\)\s*\S")
 _COMMAND_OR_SIGN = re.compile(r"\\[A-Za-z]+|[=^_+*/<>|&]")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _DEGREES = re.compile(r"\(?\s?(\d+(?:\.\d+)?)\s?\^\s?\\circ\s?\)?")
+#: Of a name, f' and A'; 5' is a length or an angle. The algebra does not see it.
+_PRIME = re.compile(r"(?<=[A-Za-z)\]}])'|\\prime(?![A-Za-z])")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
 _COMMA_DECIMAL = re.compile(r"[+-]?\d+,\d{1,2}")
 _TEXT_BEHIND = re.compile(
@@ -102,7 +104,10 @@ class _Comparison:
             return True
         if not found or not expected or nesting > _MAX_NESTING:
             return False
+        as_written = found, expected
         found, expected = align_notation(exact_side(found), exact_side(expected))
+        if (found, expected) != as_written and compact(found) == compact(expected):
+            return True
         number, wanted = parse_number(found), parse_number(expected)
         if wanted and wanted.figures and _COMMA_DECIMAL.fullmatch(found):
             number = parse_number(found.replace(",", "."))
@@ -199,6 +204,9 @@ class _Comparison:
         number, wanted = parse_number(found), parse_number(expected)
         rounded = bool((number and number.figures) or (wanted and wanted.figures))
         if are_different(found, expected, _ROUNDED if rounded else _EXACT):
+            return False
+        if len(_PRIME.findall(found)) != len(_PRIME.findall(expected)):
+            self.reason = "primes differ"
             return False
         if "\\dots" in found or "\\dots" in expected:
             self.reason = "dots are compared as written"
@@ -339,5 +347,6 @@ def _words(text: str) -> str | None:
 
 
 def _flat(text: str) -> str:
-    text = re.sub(r"\\text|[{}.$\\*\"']", "", text).strip().casefold()
+    # A' is another point than A.
+    text = re.sub(r"\\text|[{}.$\\*\"]|(?<![A-Z])'", "", text).strip().casefold()
     return re.sub(r"\s", "", _ARTICLE.sub("", text))

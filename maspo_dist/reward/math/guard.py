@@ -25,8 +25,10 @@ _BINOMIAL = re.compile(r"\\binom|\\choose|_\{?\d+\}?\s?[CP]")
 _BOUND = re.compile(r"\\(?:sum|prod)(?![A-Za-z])")
 _REFUSED_COMMANDS = re.compile(
     r"\\(?:int|iint|iiint|oint|lim|def|newcommand|let|gdef|edef|input|include|write|loop|"
-    r"frac\s?\{\s?d|gcd|lcm|bmod|pmod|det)(?![A-Za-z])"
+    r"gcd|lcm|bmod|pmod|det)(?![A-Za-z])"
 )
+#: d/dx, whose numerator may be long.
+_DERIVATIVE = re.compile(r"\\frac\s?\{\s?d(?![A-Za-z]).*\}\s?\{\s?d\s?[A-Za-z\\]", re.DOTALL)
 #: An exponent: a group, of which only the bracket is matched, or one token.
 _POWER = re.compile(r"\^\s*(?:([{(])|-?(?:\d+|\\[A-Za-z]+(?:\s?\{[^{}]*\}){0,2}|.)|$)", re.DOTALL)
 _FACTORIALS_IN_A_ROW = re.compile(r"!\s?!|!\s?[)}\]]{1,4}\s?!")
@@ -42,6 +44,8 @@ def refusal(text: str) -> str | None:
         return "too many commands"
     if command := _REFUSED_COMMANDS.search(text):
         return f"{command.group()} is not evaluated"
+    if "\\frac" in text and _DERIVATIVE.search(text):
+        return "a derivative is not evaluated"
     numbers = _NUMBERS.findall(text)
     if any(len(digits) > _MAX_DIGITS for digits in numbers):
         return f"a number of more than {_MAX_DIGITS} digits"

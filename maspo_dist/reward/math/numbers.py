@@ -8,7 +8,8 @@ When two numbers count as equal:
     percent                   `p%` equals `p` and `p/100`; two percentages compare as written
     base subscript            same digits and same base; a base left out of the answer is forgiven, and base ten
                               may be left out of the reference
-    unit                      ignored, unless both sides name different units; units are not converted
+    unit                      ignored, unless both sides name different units; units are not converted; $5 is
+                              not 5 cents, and 5% neither $5 nor 5 cm
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Number:
     ulp      value of one unit in the last place of a decimal, 0 for an exact form
     base     of the notation, where a subscript gives one; then `digits` holds what stands before it
     unit     in one spelling, "" where none is given
+    dollars  whether a dollar sign stands before it
     """
 
     value: Fraction
@@ -58,6 +60,7 @@ class Number:
     ulp: Fraction = Fraction(0)
     percent: bool = False
     unit: str = ""
+    dollars: bool = False
     base: int | None = None
     digits: str = ""
 
@@ -82,7 +85,9 @@ def parse_number(text: str) -> Number | None:
     if percent:
         return None if rest[percent.end() :].strip() else replace(number, percent=True, digits="")
     unit = read_unit(rest)
-    return None if unit is None else replace(number, unit=unit, digits="" if unit else number.digits)
+    if unit is None:
+        return None
+    return replace(number, unit=unit, dollars="$" in sign[0], digits="" if unit else number.digits)
 
 
 def equal_numbers(answer: Number, reference: Number) -> bool:
@@ -90,7 +95,7 @@ def equal_numbers(answer: Number, reference: Number) -> bool:
     if reference.base is not None or answer.base is not None:
         left_out = answer.base is None or (answer.base == 10 and reference.base is None)
         return (left_out or answer.base == reference.base) and answer.digits.lstrip("0") == reference.digits.lstrip("0")
-    if answer.unit and reference.unit and answer.unit != reference.unit:
+    if _units_differ(answer, reference):
         return False
     if _agree(answer, reference):
         return True
@@ -99,6 +104,15 @@ def equal_numbers(answer: Number, reference: Number) -> bool:
     if reference.percent:
         return _agree(answer, _hundredth(reference))
     return _agree(_hundredth(answer), reference)
+
+
+def _units_differ(answer: Number, reference: Number) -> bool:
+    if answer.unit and reference.unit:
+        return answer.unit != reference.unit
+    return any(
+        (one.dollars and other.unit == "cent") or (one.percent and bool(other.unit or other.dollars))
+        for one, other in ((answer, reference), (reference, answer))
+    )
 
 
 def _agree(answer: Number, reference: Number) -> bool:

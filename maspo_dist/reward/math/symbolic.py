@@ -10,6 +10,7 @@ bounds the time.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
@@ -27,6 +28,8 @@ _SPELLING = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
 _CASE_MATTERS = ConversionConfig(lowercase_symbols=False)
+#: The parser reads E and e as Euler's number, with an index too.
+_INDEXED_E = re.compile(r"\\[A-Za-z]+|([Ee])_(?:(\w)|\{(\w+)\})")
 #: Enough digits to tell 2^{100} + \sqrt{2} from 2^{100} - \sqrt{2}.
 _DIGITS = 120
 _SAME = sympy.Float("1e-100", _DIGITS)
@@ -55,6 +58,7 @@ def equivalent(answer: str, reference: str) -> bool:
 
 @lru_cache(maxsize=512)
 def _parse(text: str) -> sympy.Basic | None:
+    text = _rename_indexed_e(text) if "E_" in text or "e_" in text else text
     text = normalize_latex(text, config=_SPELLING)
     try:
         expression = latex2sympy(
@@ -69,6 +73,11 @@ def _parse(text: str) -> sympy.Basic | None:
         raise
     except Exception:  # the grammar raises bare Exception for all it cannot read
         return None
+
+
+def _rename_indexed_e(text: str) -> str:
+    """`2e_1` → `2\\xi_{e1}`."""
+    return _INDEXED_E.sub(lambda e: f"\\xi_{{{e[1]}{e[2] or e[3]}}}" if e[1] else e[0], text)
 
 
 def _equal_at_points(found: sympy.Expr, expected: sympy.Expr) -> bool | None:

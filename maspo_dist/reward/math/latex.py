@@ -93,7 +93,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\frac\s?([0-9a-zA-Z])\s?([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\s?(\\pi|\\theta)\s?([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\s?([0-9a-zA-Z])\s?\{", r"\\frac{\1}{"),
-        (r"\\sqrt\s?([0-9a-zA-Z])", r"\\sqrt{\1}"),
+        (r"\\sqrt\s?(\[\w{1,9}\])?\s?([0-9a-zA-Z])", r"\\sqrt\1{\2}"),
         (r"\^\s?\{\s?([0-9a-zA-Z])\s?\}", r"^\1"),
         (r"_\s?\{\s?([0-9a-zA-Z])\s?\}", r"_\1"),
         (r"\^\s?\{\s?\\circ\s?\}", r"^\\circ"),
@@ -110,6 +110,10 @@ _ROUND_ARGUMENT = re.compile(r"(\\sqrt(?:\s?\[[^\[\]]{1,20}\])?|\\exp|(?<![\\A-Z
 _WRITTEN = {
     "\\exp": ("e^{", "}"), "abs": ("|", "|"), "floor": (r"\lfloor ", r"\rfloor "), "ceil": (r"\lceil ", r"\rceil ")
 }  # fmt: skip
+_BOLD = re.compile(r"\\(?:mathbf|boldsymbol|bm|bf)\s?(?=\{)")
+_IS_FORMULA = re.compile(r"[\d\\=+*/^<>-]")
+_ELEMENT_OF = re.compile(r"\\in(?![A-Za-z]) ?")
+_ROW_GAP = re.compile(r"\\\\\s?\[\s?-?[\d.]{1,9}\s?(?:pt|mm|cm|em|ex)\s?\]")
 _MATRIX_BEGIN = re.compile(r"[(\[]?\\begin\{(?:array|matrix|[pb]matrix|smallmatrix)\}(?:\{[clr|@{}!\s]{0,40}\})?")
 _MATRIX_END = re.compile(r"\\end\{(?:array|matrix|[pb]matrix|smallmatrix)\}[)\]]?")
 
@@ -118,11 +122,16 @@ def normalise(text: str) -> str:
     """The answer in one spelling, white space kept single. Never fails; takes time linear in the text."""
     text = _plain_signs(text).strip()
     text = _CAPITALISED.sub(lambda name: name[0].lower(), _unwrap(text))
+    if text.startswith(("\\b", "\\mathbf")):
+        text = _unbold(text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _round_to_curly(text) if "(" in text else text
     text = _FRAC_TAIL.sub(r"\1{\2}", text)
+    if "\\in" in text:
+        text = _ELEMENT_OF.sub(r"\\in ", text)
     if "\\begin" in text:
+        text = _ROW_GAP.sub(r"\\\\", text)
         text = _MATRIX_BEGIN.sub(r"\\begin{pmatrix}", text)
         text = _MATRIX_END.sub(r"\\end{pmatrix}", text)
     french = _FRENCH_INTERVAL.fullmatch(text) if "[" in text or "]" in text else None
@@ -195,6 +204,16 @@ def _unwrap(text: str) -> str:
                     continue
                 text, changed = inner, True
     return text.strip("$") if text.count("$") == 1 else text
+
+
+def _unbold(text: str) -> str:
+    """Takes off bold type around a whole formula; names and words keep it."""
+    for _ in range(_MAX_LAYERS):
+        bold = _BOLD.match(text)
+        if not bold or closing_bracket(text, bold.end()) != len(text) or not _IS_FORMULA.search(text, bold.end()):
+            break
+        text = text[bold.end() + 1 : -1].strip()
+    return text
 
 
 def _strip_ends(text: str) -> str:

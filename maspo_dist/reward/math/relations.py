@@ -13,8 +13,18 @@ _FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
 _TO = re.compile(r"\s?\\text\s?\{\s?to\s?\}\s?|(?<=\d) to (?=\d)")
 _POINT = re.compile(r"[A-Z]'?\s?\(.*\)", re.DOTALL)
 _MODULUS = re.compile(r"\s?\(?\s?(?:\\text\s?\{\s?\(?\s?)?\\?[pb]?mod(?![A-Za-z])\s?\}?\s?\{?\s?(\w{1,9})\s?\}?\s?\)?$")
-#: `\text{5 km}`: a number and its unit, set as text together.
-_QUANTITY = re.compile(r"^\\text\s?\{\s?([-+]?\d[\d,.]*(?: [A-Za-z ]{1,40})?)\s?\}$")
+_NUMBER = r"[-+]?\d[\d,.]*"
+_ITEM = r"[-+]?\d+(?:\.\d+)?"
+_CHOICE = r"\(?[A-J]\)?"
+_AND = r"(?:\s?,\s?(?:and |or )?| and | or )"
+#: Set as text though it is no word: 5 km, 50\%, \$3.50, 3:4, 6 and 8, A, C, May 5. A power may stand behind a unit.
+_SET_AS_TEXT = re.compile(
+    rf"^\\text\s?\{{\s?({_ITEM}(?:{_AND}{_ITEM})+|{_NUMBER}\s?\\?%|\\?\$\s?{_NUMBER}|\d+(?:\s?:\s?\d+)+|"
+    rf"{_CHOICE}(?:{_AND}{_CHOICE})+|[A-Z][a-z]{{2,12}} \d{{1,4}}|{_NUMBER}(?: [A-Za-z ]{{1,40}})?)\s?\}}$"
+)
+_UNIT_WITH_POWER = re.compile(rf"^\\text\s?\{{\s?({_NUMBER})( [A-Za-z]{{1,20}})\s?\}}(?=\s?\^\s?\{{?[23]\}}?$)")
+#: `\{x \mid x > 3\}`; a comma in it would join conditions.
+_SET_BUILDER = re.compile(r"\\\{\s?([A-Za-z])\s?(?:\\in\s?\\mathbb\{R\}\s?)?[|:]\s?([^,]{1,200})\\\}")
 _RATIO = re.compile(r"\d{1,15}(?:\s?:\s?\d{1,15}){2,}")
 
 
@@ -63,7 +73,8 @@ def read_intervals(parts: Parts) -> tuple[str, tuple[str, ...]] | None:
 
 
 def align_notation(found: str, expected: str) -> tuple[str, str]:
-    """Both without notation that only one side has: a point's name, a modulus, `to` for a colon, text on a number."""
+    """Both without notation that may differ: a point's name, a modulus, `to` for a colon, text around numbers, a set
+    for an interval."""
     if ":" in expected and _TO.search(found):
         found = _TO.sub(":", found)
     if expected.startswith("(") and _POINT.fullmatch(found):
@@ -73,4 +84,12 @@ def align_notation(found: str, expected: str) -> tuple[str, str]:
     modulus, wanted_modulus = _MODULUS.search(found), _MODULUS.search(expected)
     if not modulus or not wanted_modulus or modulus[1] == wanted_modulus[1]:
         found, expected = _MODULUS.sub("", found).strip() or found, _MODULUS.sub("", expected).strip() or expected
-    return _QUANTITY.sub(r"\1", found), _QUANTITY.sub(r"\1", expected)
+    return _plain_notation(found), _plain_notation(expected)
+
+
+def _plain_notation(text: str) -> str:
+    if text.startswith("\\text"):
+        return _SET_AS_TEXT.sub(r"\1", _UNIT_WITH_POWER.sub(r"\1\\text{\2}", text))
+    described = _SET_BUILDER.fullmatch(text) if text.startswith("\\{") else None
+    ranges = read_intervals(outer_shape(described[2].strip())) if described and " and " not in text else None
+    return " \\cup ".join(ranges[1]) if described and ranges and ranges[0] == described[1] else text

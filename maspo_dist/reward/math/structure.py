@@ -18,6 +18,7 @@ _TEXT_JOINER = re.compile(
     r",?\s*(?:\\text\s?\{\s?,?\s?(?:and|or)\s?,?\s?\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*,?"
 )
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
+_CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
 _SYMBOL = r"(?:\\?[A-Za-z]+'*(?:_\{?[A-Za-z0-9,]+\}?)?(?:\s?\([A-Za-z0-9,\s]{1,20}\))?)"
 _LABEL = re.compile(rf"\s?(?:{_SYMBOL}|\(\s?{_SYMBOL}(?:\s?,\s?{_SYMBOL})*\s?\))\s?")
 _BRACKETED = re.compile(r"(\\\{|[(\[])(.*?)(\\\}|[)\]])", re.DOTALL)
@@ -65,6 +66,8 @@ def _shape_as_written(text: str) -> Parts:
     matrix = _MATRIX.fullmatch(text)
     if matrix and "\\begin" not in matrix[1]:
         return Parts(shape="matrix", items=tuple(row for row in re.split(r"\\\\", matrix[1].strip()) if row.strip()))
+    if text.startswith("\\begin{cases}") and (values := _values_in_rows(text)):
+        return Parts(shape="list", items=values)
     plain = _TEXT_JOINER.sub(",", text) if ("and" in text or "or" in text) else text
     commas, cups = _items(plain), _split(plain, "\\cup") if "\\cup" in plain else ()
     if len(commas) > 1:
@@ -80,6 +83,15 @@ def _shape_as_written(text: str) -> Parts:
         if len(items) > 1 and opening in "([":
             return Parts(shape="tuple", items=items, brackets=opening + closing)
     return Parts(shape="leaf", items=(text,))
+
+
+def _values_in_rows(text: str) -> tuple[str, ...]:
+    """The rows of a system such as x = 1, y = 2; none where a row gives no value, or two name the same unknown."""
+    cases = _CASES.fullmatch(text)
+    rows = [row.strip(" ,;.") for row in re.split(r"\\\\", cases[1])] if cases and "&" not in text else []
+    rows = list(filter(None, rows))
+    labels = [without_label(row)[0] for row in rows]
+    return tuple(rows) if all(labels) and len(set(labels)) == len(rows) > 1 else ()
 
 
 def without_label(text: str) -> tuple[str, str]:

@@ -6,6 +6,82 @@ import pytest
 
 from maspo_dist.reward import verify_math
 
+TYPE = [
+    (r"\mathbf{\frac{3}{4}}", r"\frac34"),
+    (r"\boldsymbol{-\frac12}", r"-\frac12"),
+    (r"\bm{\boldsymbol{\frac12}}", "0.5"),
+    (r"\boldsymbol{x=3}", "3"),
+    (r"\mathbf{2\pi}", r"2\pi"),
+    (r"\mathbf{(1,2)}", "(1,2)"),
+    (r"\mathbf{75\%}", r"75\%"),
+    (r"\mathbf{12\sqrt3}", r"12\sqrt3"),
+    (r"\mathbf{-i}", "-i"),
+    (r"\mathbf{i} + \mathbf{j}", r"\mathbf{j} + \mathbf{i}"),
+    (r"\text{50\%}", r"50\%"),
+    (r"50\%", r"\text{50\%}"),
+    (r"\text{\$3.50}", r"\$3.50"),
+    (r"\text{3:4}", "3:4"),
+    (r"\text{6 and 8}", "6, 8"),
+    (r"\text{A, C, D}", "A,C,D"),
+    ("C, B", r"\text{B,C}"),
+    (r"\text{(A), (C)}", "A, C"),
+    (r"\text{May 5}", "May 5"),
+    (r"\text{12 cm}^2", "12"),
+    (r"\text{12 cm}^2", r"12\text{ cm}^2"),
+]
+OTHER_IN_TYPE = [
+    (r"\mathbf{\frac{3}{4}}", r"\frac43"),
+    (r"\mathbf{(1,2)}", "(2,1)"),
+    (r"\mathbf{i} + 2\mathbf{j}", r"\mathbf{i}+\mathbf{j}"),
+    (r"\text{3:4}", "4:3"),
+    (r"\text{6 and 8}", "6"),
+    (r"\text{6 or 8}", "8"),
+    (r"\text{A, C, D}", "A"),
+    ("B", r"\text{B,C}"),
+    (r"\text{A, C}", "A, C, D"),
+    (r"\text{May 5}", "5"),
+    (r"\text{May 6}", r"\text{May 5}"),
+    (r"\text{12 cm}^2", "144"),
+    (r"\text{CO2}", r"\text{OC2}"),
+    (r"\text{5 (or 4)}", "5"),
+    (r"\text{50\%}", r"50^\circ"),
+]
+
+SPELLINGS = [
+    (r"x\in\{1,2\}", "1,2"),
+    (r"x \in\{1,2\}", r"\{2, 1\}"),
+    (r"\begin{pmatrix} \frac12 \\[6pt] 3 \end{pmatrix}", r"\begin{pmatrix} 1/2 \\ 3 \end{pmatrix}"),
+    (r"\begin{pmatrix} 1 & 2 \\[0.5ex] 3 & 4\end{pmatrix}", r"\begin{pmatrix} 1 & 2 \\ 3 & 4\end{pmatrix}"),
+    (r"\sqrt[3]{2}", r"\sqrt[3]2"),
+    (r"5\sqrt[3]4+1", r"5\sqrt[3]{4}+1"),
+    (r"\{x \mid x>3\}", "x>3"),
+    (r"(3,\infty)", r"\{x \mid x>3\}"),
+    (r"\{x : 1<x<2\}", "(1,2)"),
+    (r"\{x\in\mathbb R : x \ge 3\}", r"[3,\infty)"),
+    (r"\{x \mid x<1 \text{ or } x>3\}", r"(-\infty,1)\cup(3,\infty)"),
+    (r"\{y \mid y>3\}", r"\{x \mid x>3\}"),
+    (r"\begin{cases} x=1\\ y=2\end{cases}", "(1,2)"),
+    (r"\begin{cases} x=1,\\[4pt] y=2.\end{cases}", "x=1,y=2"),
+    ("y=2, x=1", r"\begin{cases} x=1\\ y=2\end{cases}"),
+]
+OTHER_SPELT_ALIKE = [
+    (r"x\in(1,2)", "[1,2]"),
+    (r"x\in\{1,2\}", "1,3"),
+    (r"\begin{pmatrix} \frac12 \\[2mm] 4 \end{pmatrix}", r"\begin{pmatrix} 1/2 \\ 3 \end{pmatrix}"),
+    (r"\sqrt[3]2", r"\sqrt[3]{3}"),
+    (r"\{x \mid x>3\}", r"x \geq 3"),
+    (r"\{x \mid x>3\}", "3"),
+    (r"\{x \in \mathbb{Z} \mid x>3\}", "x>3"),
+    (r"\{x \mid y>3\}", "y>3"),
+    (r"\{x \mid x>1, x<3\}", r"(-\infty,3)\cup(1,\infty)"),
+    (r"\{x \mid |x|<3\}", "x<3"),
+    (r"\begin{cases} x=2\\ y=1\end{cases}", "(1,2)"),
+    (r"\begin{cases} x=1\\ x=2\end{cases}", "1,2"),
+    (r"\begin{cases} 4 \\ 5 \end{cases}", "4,5"),
+    (r"\begin{cases} x=1\\ y=2\end{cases}", "2"),
+    (r"\begin{cases} x & x>0 \\ -x & x<0\end{cases}", "x"),
+]
+
 SYMBOLS = [
     (r"\frac{d}{2}", "d/2"),
     (r"\frac{d+1}{2}", r"\frac{1+d}{2}"),
@@ -43,6 +119,26 @@ OTHER_SYMBOLS = [
 
 def _is_correct(answer: str, reference: str) -> bool:
     return verify_math(f"\\boxed{{{answer}}}", reference).status == "correct"
+
+
+@pytest.mark.parametrize(("answer", "reference"), TYPE)
+def test_bold_type_and_text_around_a_whole_formula_change_nothing(answer: str, reference: str) -> None:
+    assert _is_correct(answer, reference)
+
+
+@pytest.mark.parametrize(("answer", "reference"), OTHER_IN_TYPE)
+def test_bold_type_and_text_make_no_other_answer_right(answer: str, reference: str) -> None:
+    assert not _is_correct(answer, reference)
+
+
+@pytest.mark.parametrize(("answer", "reference"), SPELLINGS)
+def test_sets_matrices_roots_and_systems_are_read_in_every_spelling(answer: str, reference: str) -> None:
+    assert _is_correct(answer, reference)
+
+
+@pytest.mark.parametrize(("answer", "reference"), OTHER_SPELT_ALIKE)
+def test_a_set_matrix_root_or_system_that_is_spelt_alike_is_another_answer(answer: str, reference: str) -> None:
+    assert not _is_correct(answer, reference)
 
 
 @pytest.mark.parametrize(("answer", "reference"), SYMBOLS)

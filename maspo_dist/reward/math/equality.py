@@ -8,6 +8,7 @@ The conventions, where people differ:
     a list is right only as a whole                      3, 4, 5 is not 4
     the exact part stands before ≈                       \\sqrt{2} ≈ 1.41 is \\sqrt{2}
     the letter case of words is ignored                 evelyn is Evelyn
+    digits in threes are one number, where one is asked x = 1,200 is 1200; 1,200 is 1, 200 too
     an answer too large to evaluate must be written as the reference is
 """
 
@@ -32,6 +33,7 @@ from maspo_dist.reward.math.structure import (
     outer_shape,
     without_label,
     without_labels,
+    without_thousands,
     without_unknown,
 )
 
@@ -123,6 +125,15 @@ class _Comparison:
 
     def _same_shape(self, found: str, expected: str, nesting: int) -> bool:
         left, right = outer_shape(found), outer_shape(expected)
+        if self._same_parts(found, expected, left, right, nesting):
+            return True
+        if len(left.items) == len(right.items):
+            return False
+        # The comma of n = 2,048 separates thousands where the other side is one value.
+        plain, wanted_plain = without_thousands(found), without_thousands(expected)
+        return (plain, wanted_plain) != (found, expected) and self.same(plain, wanted_plain, nesting + 1)
+
+    def _same_parts(self, found: str, expected: str, left: Parts, right: Parts, nesting: int) -> bool:
         ranges, wanted_ranges = read_intervals(left), read_intervals(right)
         if ranges and wanted_ranges and (ranges[0] or wanted_ranges[0]):
             # A variable that only one side names is a label.

@@ -103,6 +103,8 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 _FRAC_TAIL = re.compile(r"(\\frac\{[^{}]{1,200}\})\s?([0-9a-zA-Z])")
 _SPACE = re.compile(r"(?<!\d) +| +(?!\d)")
 _FRENCH_INTERVAL = re.compile(r"([\[\]])([^\[\](){}]{1,100},[^\[\](){}]{1,100})([\[\]])")
+#: Separators of thousands that no list has: 1{,}000, 1,\!000, 1\,000.
+_THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:(?:\{,\}|,\\!|\\,)\d{3})++(?!\d|,\d{3}(?!\d))")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"), ("**", "**"))
 _TRAILING = " .,;:。"
 _MAX_LAYERS = 20
@@ -124,6 +126,8 @@ def normalise(text: str) -> str:
     text = _CAPITALISED.sub(lambda name: name[0].lower(), _unwrap(text))
     if text.startswith(("\\b", "\\mathbf")):
         text = _unbold(text)
+    if "{,}" in text or ",\\!" in text or "\\," in text:
+        text = _THOUSANDS.sub(lambda number: re.sub(r"\D", "", number[0]), text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _round_to_curly(text) if "(" in text else text

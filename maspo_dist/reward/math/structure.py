@@ -24,6 +24,8 @@ _LABEL = re.compile(rf"\s?(?:{_SYMBOL}|\(\s?{_SYMBOL}(?:\s?,\s?{_SYMBOL})*\s?\))
 _BRACKETED = re.compile(r"(\\\{|[(\[])(.*?)(\\\}|[)\]])", re.DOTALL)
 #: A letter that, indexed, names the solutions of an equation.
 _UNKNOWN = re.compile(r"[i-z]|\\(?:lambda|theta|alpha|phi|omega)")
+#: `n = 2,048` and `(1,000, 2,000)`, but neither `1, 000` nor an index.
+_THOUSANDS = re.compile(r"(?<![\w.,^])(?<![_^]\{)[1-9]\d{0,2}(?:,\d{3})++(?!\d|,\S)")
 _MAX_PARTS = 200
 
 
@@ -92,6 +94,13 @@ def _values_in_rows(text: str) -> tuple[str, ...]:
     rows = list(filter(None, rows))
     labels = [without_label(row)[0] for row in rows]
     return tuple(rows) if all(labels) and len(set(labels)) == len(rows) > 1 else ()
+
+
+def without_thousands(text: str) -> str:
+    """Without commas that may separate thousands: `n = 2,048` → `n = 2048`. `(2,048)` stays a point."""
+    plain = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
+    is_one_value = plain != text and len(outer_shape(plain).items) == 1
+    return text if is_one_value and len(_items(text)) == 1 else plain
 
 
 def without_label(text: str) -> tuple[str, str]:

@@ -6,6 +6,58 @@ import pytest
 
 from maspo_dist.reward import verify_math
 
+THOUSANDS = [
+    (r"n = 2{,}048", "2048"),
+    ("n=2,048", "2048"),
+    (r"2^{11} = 2{,}048", "2048"),
+    (r"2^{11} = 2,048", "2048"),
+    (r"\binom{50}{2} = 1{,}225", "1225"),
+    (r"\text{Profit} = \$1{,}200", "1200"),
+    (r"2{,}304\pi", r"2304\pi"),
+    (r"2,304\pi", r"2304\pi"),
+    (r"2,\!304\pi", r"2304\pi"),
+    (r"2304\pi", r"2{,}304\pi"),
+    (r"2304\pi", r"2,304\pi"),
+    (r"\frac{4{,}000}{3}\pi", r"\frac{4000}{3}\pi"),
+    (r"1{,}000\sqrt3", r"1000\sqrt3"),
+    (r"1{,}000x+5", "1000x+5"),
+    ("1,000x+5", "1000x+5"),
+    ("x > 1,000", "x > 1000"),
+    (r"(1{,}000, 2{,}000)", "(1000, 2000)"),
+    ("(1,000, 2,000)", "(1000, 2000)"),
+    (r"1{,}000 \text{ and } 2{,}000", "1000, 2000"),
+    (r"1,000 \text{ and } 2,000", "1000, 2000"),
+    (r"\text{1,000 and 2,000}", "1000, 2000"),
+    ("1{,}234{,}567,890", "1234567890"),
+]
+NO_THOUSANDS = [
+    ("n=2, 048", "2048"),
+    (r"x=1,\,200", "1200"),
+    ("n=2,048", "48"),
+    ("n=2,048", "2"),
+    (r"n = 2{,}049", "2048"),
+    (r"n = 2{,}048", "2, 48"),
+    ("1,200, 3", "1200"),
+    (r"2{,}048, 5", "2048"),
+    ("(1,200)", "1200"),
+    ("(x,y) = (1,200)", "1200"),
+    ("P = (1,200)", "1200"),
+    ("1200", r"x \in \{1,200\}"),
+    (r"\{1,200\}", "1200"),
+    ("[1,200]", "1200"),
+    ("a_{1,200}", "a_{1200}"),
+    ("x_1,200", "x_1200"),
+    ("f(1,200)", "f(1200)"),
+    ("x=1,200,y=3", "x=1200,y=3"),
+]
+LISTS_OF_THREE_DIGITS = [
+    ("(1,200)", "(1, 200)"),
+    (r"\{1,200\}", "1, 200"),
+    ("1,200", "1, 200"),
+    ("100,200,300", "100, 200, 300"),
+    ("(1,200)", r"\begin{pmatrix}1&200\end{pmatrix}"),
+]
+
 TYPE = [
     (r"\mathbf{\frac{3}{4}}", r"\frac34"),
     (r"\boldsymbol{-\frac12}", r"-\frac12"),
@@ -119,6 +171,16 @@ OTHER_SYMBOLS = [
 
 def _is_correct(answer: str, reference: str) -> bool:
     return verify_math(f"\\boxed{{{answer}}}", reference).status == "correct"
+
+
+@pytest.mark.parametrize(("answer", "reference"), THOUSANDS + LISTS_OF_THREE_DIGITS)
+def test_thousands_are_read_inside_a_formula_and_lists_of_three_digits_stay_lists(answer: str, reference: str) -> None:
+    assert _is_correct(answer, reference)
+
+
+@pytest.mark.parametrize(("answer", "reference"), NO_THOUSANDS)
+def test_a_comma_that_separates_no_thousands_joins_nothing(answer: str, reference: str) -> None:
+    assert not _is_correct(answer, reference)
 
 
 @pytest.mark.parametrize(("answer", "reference"), TYPE)

@@ -6,6 +6,7 @@ A micro-batch holds whole responses. Sequence ids are any integers; tokens of a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from maspo_dist.config import AggregateMode
 
 # The authors' code divides by length + 1e-8; results agree to the last digit.
 _LENGTH_EPSILON = 1e-8
+_MODES = get_args(AggregateMode)
 _ALL = slice(None)
 
 
@@ -44,8 +46,10 @@ def aggregate(
     sequence_ids   [N], of all tokens of the micro-batch
     denominator    of the whole optimizer step, over all ranks: response tokens for token-mean, else responses
 
-    Returns a scalar in the dtype of `values`. Raises ValueError for a denominator that is not positive.
+    Returns a scalar in the dtype of `values`. Raises ValueError for another mode or a denominator that is not positive.
     """
+    if mode not in _MODES:
+        raise ValueError(f"mode must be {', '.join(_MODES[:-1])} or {_MODES[-1]}, got {mode!r}")
     if not denominator > 0:
         raise ValueError(f"denominator must be above 0, got {denominator}")
     if mode == "seq-mean-token-mean":

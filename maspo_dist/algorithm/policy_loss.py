@@ -33,7 +33,7 @@ def policy_loss(
                    None: of this mask
 
     BAPO uses the bounds of `config`; move them first by `bapo_contributions` and `move_bounds`.
-    Raises ValueError where a shape differs or the denominator is not positive.
+    Raises ValueError where a shape differs, there is no such mode or the denominator is not positive.
     """
     if logprobs.ndim != 2 or not logprobs.shape == old_logprobs.shape == mask.shape:
         raise ValueError(

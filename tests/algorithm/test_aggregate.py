@@ -43,3 +43,10 @@ def test_an_empty_micro_batch_adds_zero_and_still_has_a_backward(mode: Aggregate
 def test_a_denominator_that_is_not_positive_is_refused(denominator: float) -> None:
     with pytest.raises(ValueError, match="denominator must be above 0"):
         aggregate(VALUES, IDS, "token-mean", denominator)
+
+
+@pytest.mark.parametrize("mode", ["token_mean", "seq-mean-token-sum-norm", "mean", ""])
+def test_a_mode_that_does_not_exist_is_refused(mode: AggregateMode) -> None:
+    modes = "token-mean, seq-mean-token-sum or seq-mean-token-mean"
+    with pytest.raises(ValueError, match=f"^mode must be {modes}, got '{mode}'$"):
+        aggregate(VALUES, IDS, mode, 5.0)

@@ -96,3 +96,10 @@ def test_a_batch_without_tokens_costs_nothing() -> None:
 def test_unequal_shapes_are_refused(advantages: torch.Tensor, mask: torch.Tensor, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         policy_loss(MaspoLoss(), torch.zeros(2, 4), torch.zeros(2, 4), advantages, mask)
+
+
+@pytest.mark.parametrize(("mode", "denominator"), [("token_mean", None), ("mean", 8.0)])
+def test_a_mode_that_does_not_exist_is_refused(mode: AggregateMode, denominator: float | None) -> None:
+    ones = torch.ones(2, 4)
+    with pytest.raises(ValueError, match=rf"^mode must be token-mean, .*, got '{mode}'$"):
+        policy_loss(MaspoLoss(), ones, ones, ones, ones, mode=mode, denominator=denominator)

@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from maspo_dist.compare.lane import Lane, last_line
-from maspo_dist.compare.outcome import Comparison, summarise
+from maspo_dist.compare.outcome import Comparison, read_outcome, summarise
 from maspo_dist.compare.page import render_comparison
 from maspo_dist.compare.plan import Plan, PlannedRun, is_finished, make_plan
 from maspo_dist.compare.results import results_tree
@@ -45,9 +45,9 @@ _LOOK_S = 0.2
 def compare(plan: Plan, jobs: int, launcher: Sequence[str], console: Console) -> None:
     """Runs what has not finished, at most `jobs` at once, and writes the report after each.
 
-    Raises ConfigError if the first run cannot start or a folder holds something else, RunsFailedError at the end if
-    runs failed; after a failed tuning run, no run of the comparison starts. Exits 130 or 143 when interrupted, with
-    every run ended.
+    Raises ConfigError if the first run cannot start, a folder holds something else or no finished run has the score,
+    RunsFailedError at the end if runs failed; after a failed tuning run, no run of the comparison starts. Exits 130 or
+    143 when interrupted, with every run ended.
     """
     with LockedFolder(plan.folder) as folder:
         folder.lock("another comparison: choose another --name", "set run.dir")
@@ -97,6 +97,7 @@ class _Runs:
     async def _run_both_stages(self) -> None:
         self.say(f"{self.total} runs in {self._plan.folder}, {len(self._finished)} finished")
         await self._run_missing(self._plan.tuning_runs)
+        self._require_score(self._plan.tuning_runs)
         self._settle()
         if self._tuned:
             self._console.print(tuning_table(self._plan, self._tuned))
@@ -108,15 +109,19 @@ class _Runs:
             measure = self._plan.settings.tune_by
             raise ConfigError(f"tune_by: the tuning runs of {blank[0]} have no {measure}: choose another measure")
         await self._run_missing(self._plan.runs)
+        self._require_score(self._plan.runs)
 
     def log_path(self, run: PlannedRun) -> Path:
         return self._plan.folder / "logs" / f"{run.name}.log"
 
     def write(self) -> Comparison:
-        """Writes page and figures of the finished runs."""
-        if not self._of(self._plan.runs):
+        """Writes page and figures of the finished runs, if one of them has the score or none has finished."""
+        finished = self._of(self._plan.runs)
+        if not finished:
             self._tuned = tune(self._plan, self._of(self._plan.tuning_runs))
-        comparison = summarise(self._plan, self._of(self._plan.runs))
+        comparison = summarise(self._plan, finished)
+        if finished and not comparison.variants:
+            return comparison
         tree = results_tree(comparison, self._tuned)
         replace_text(self.tree_path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
         replace_text(self.page_path, render_comparison(comparison, self._tuned))
@@ -128,6 +133,12 @@ class _Runs:
     def _of(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         """The finished ones of `runs`, in order."""
         return [run for run in runs if run.folder in self._finished]
+
+    def _require_score(self, runs: Sequence[PlannedRun]) -> None:
+        """Raises ConfigError if some of `runs` have finished and none of these has the score."""
+        finished = self._of(runs)
+        if finished and all(read_outcome(run, self._plan) is None for run in finished):
+            raise ConfigError(f"score: no finished run has the metric {self._plan.score}: choose another score")
 
     def _settle(self) -> None:
         """Reads the tuning runs; once all are there, plans the comparison with the tuned values."""

@@ -226,6 +226,28 @@ def test_a_failed_run_does_not_stop_the_others_and_is_named_at_the_end(
     assert json.loads((plan.folder / "results.json").read_text())["unfinished"] == ["grpo-seed0"]
 
 
+def test_a_score_that_no_run_has_is_named_and_an_earlier_report_stays(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(plan, Trainer(plan), monkeypatch)
+    before = {name: (plan.folder / name).read_bytes() for name in ("results.json", "compare.html")}
+    other = make_plan(plan.settings.model_copy(update={"score": "conversation/turns_mean"}), plan.base)
+    with pytest.raises(ConfigError, match=r"^score: no finished run has the metric conversation/turns_mean: choose"):
+        run(other, Trainer(other), monkeypatch)
+    assert {name: (plan.folder / name).read_bytes() for name in before} == before
+
+
+def test_a_run_without_the_score_stops_no_other_run_and_no_empty_report_is_written(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_plan(plan.settings.model_copy(update={"score": "conversation/turns_mean"}), plan.base)
+    trainer = Trainer(other)
+    with pytest.raises(ConfigError, match="no finished run has the metric"):
+        run(other, trainer, monkeypatch)
+    assert len(trainer.started) == 4
+    assert not (plan.folder / "results.json").exists()
+
+
 def test_a_run_whose_input_cannot_run_stops_the_comparison(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(plan, {"maspo-seed0": 2})
     with pytest.raises(ConfigError, match=r"^maspo-seed0 cannot run: model\.path m does not exist$"):

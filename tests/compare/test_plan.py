@@ -95,6 +95,21 @@ def test_seeds_are_ranges_and_lists() -> None:
         ({"seeds": "0-20"}, "are 21, at most 20 can be compared"),
         ({"against": "ppo"}, "no variant is called 'ppo'; there are maspo, clip"),
         ({"overrides": ["evaluation.every=null"]}, "no held-out set to compare on"),
+        (
+            {"score": "eval/additon/avg@1"},
+            r"^score: variant maspo has no metric 'eval/additon/avg@1'; did you mean eval/addition/avg@1\?$",
+        ),
+        ({"score": "eval/addition/avg@4"}, r"no metric 'eval/addition/avg@4'; did you mean eval/addition/avg@1\?"),
+        ({"score": "reward/maen"}, r"variant maspo has no metric 'reward/maen'; did you mean reward/mean\?"),
+        ({"score": "workers/serving"}, "no metric 'workers/serving'; `maspo-dist metrics` explains every metric"),
+        (
+            {"score": "eval/addition/avg@1", "overrides": ["evaluation.every=null"]},
+            "no metric 'eval/addition/avg@1'; set data.eval and evaluation.every",
+        ),
+        (
+            {"vary": ["evaluation.samples=1,4"], "overrides": ["evaluation.temperature=1"]},
+            r"variant 4 has no metric 'eval/addition/avg@1'; did you mean eval/addition/avg@4\?",
+        ),
         ({"tune": {"learner.lr": ["fast"]}}, "variant maspo: learner.lr: input should be a valid number"),
         ({"tune": {"learner.lr": []}}, "tune.learner.lr: value should have at least 1 item"),
         ({"tune": {"learner.lr": ["1e-4", "1e-4"]}}, r"grid of learner\.lr for variant maspo holds a value twice"),
@@ -118,6 +133,13 @@ def test_seeds_are_ranges_and_lists() -> None:
 def test_a_mistake_is_one_sentence(tmp_path: Path, options: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         plan(tmp_path, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "score", ["eval/addition/pass@1", "eval/addition/truncated_share", "reward/mean", "reward/component/format"]
+)
+def test_any_metric_of_the_runs_can_be_the_score(tmp_path: Path, score: str) -> None:
+    assert plan(tmp_path, score=score).score == score
 
 
 def test_a_grid_makes_tuning_runs_of_every_variant_with_seeds_of_their_own(tmp_path: Path) -> None:

@@ -165,3 +165,13 @@ def test_a_measure_that_no_tuning_run_has_is_named(tmp_path: Path, monkeypatch: 
     plan = make(tmp_path, tune_by="reward_area")
     with pytest.raises(ConfigError, match="tune_by: the tuning runs of maspo have no reward_area"):
         run(plan, Trainer(plan), monkeypatch)
+
+
+def test_a_score_that_no_tuning_run_has_is_named_before_the_comparison_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make(tmp_path, score="conversation/turns_mean")
+    trainer = Trainer(plan)
+    with pytest.raises(ConfigError, match=r"^score: no finished run has the metric conversation/turns_mean: choose"):
+        run(plan, trainer, monkeypatch)
+    assert len(trainer.started) == 12

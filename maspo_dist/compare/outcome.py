@@ -69,6 +69,15 @@ class VariantOutcome:
         steps = self.steps_to_reach
         return sum(steps) / len(steps) if steps else None
 
+    @property
+    def samples_per_step(self) -> int:
+        return self.runs[0].run.samples_per_step
+
+    @property
+    def mean_samples_to_reach(self) -> float | None:
+        steps = self.mean_steps_to_reach
+        return None if steps is None else steps * self.samples_per_step
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedTest:

@@ -31,19 +31,19 @@ _CHARTS = (
 def render_comparison(comparison: Comparison, tuned: Sequence[TunedVariant] = ()) -> str:
     """The whole page; it needs no other file."""
     plan, variants, tests = comparison.plan, comparison.variants, comparison.tests
-    first = plan.runs[0]
+    steps = " or ".join(map(str, sorted({run.config.run.max_steps for run in plan.runs})))
     measures = [measure for measure in MEASURES if any(measure in one.estimates for one in variants)]
     reach = f"steps to {format_score(comparison.reach)}"
     passes = [Chart("Held-out pass@k", {plan.pass_score: ""})] if plan.pass_score else []
     charts = (Chart("Held-out score", {plan.score: ""}), *passes, *_CHARTS)
     values = {
         "title": plan.folder.name,
-        "lead": f"{len(plan.variants)} variants, {len(plan.seeds)} seeds, {first.config.run.max_steps} steps and "
-        f"{first.samples:,} samples per run · {plan.score}",
+        "lead": f"{len(plan.variants)} variants, {len(plan.seeds)} seeds, {steps} steps and "
+        f"{plan.runs[0].samples:,} samples per run · {plan.score}",
         "runs": len(plan.runs),
         "unfinished": [run.name for run in comparison.unfinished],
         "heads": ["variant", "seeds", *map(MEASURES.get, measures), f"{reach} (seeds that did)", "samples to it"],
-        "variants": [[one.name, *variant_cells(comparison, one, measures)] for one in variants],
+        "variants": [[one.name, *variant_cells(one, measures)] for one in variants],
         "marks": [f"key s{color % COLORS}" for color in range(len(variants))],
         "fewest": min((len(test.seeds) for test in tests), default=0),
         "test_heads": TEST_HEADS,

@@ -92,14 +92,6 @@ class Plan:
         """pass@k of the held-out set whose avg@k is the score; None where the score is another metric."""
         return pass_metric(self.score)
 
-    @property
-    def samples_per_step(self) -> int:
-        return self.runs[0].samples_per_step
-
-    def samples_at(self, step: float | None) -> float | None:
-        """Samples that a run has trained on after `step`."""
-        return None if step is None else step * self.samples_per_step
-
 
 def make_plan(settings: CompareConfig, base: Path, chosen: Mapping[str, Mapping[str, str]] | None = None) -> Plan:
     """Resolves every run; `chosen` are the tuned values by variant and key, until then the first ones of its grid.

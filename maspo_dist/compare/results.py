@@ -1,12 +1,12 @@
 """results.json: everything that the page and the tables of a comparison show, small enough to commit.
 
-name, score, reach, against, samples_per_step, correction
+name, score, reach, against, correction
 tuning       measure, seeds, variants[]: variant, chosen {key: value}, edges {key: smallest | largest},
              grid[]: values {key: value}, mean, by_seed {seed: figure}; null where nothing is tuned
 runs[]       variant, seed, folder, steps, samples, steps_to_reach, and the figures of `MEASURES` that the run has
 unfinished[] folders; folders are relative to the folder of the comparison
-variants[]   name, overrides, seeds, and {mean, low, high} of each figure; reached (of its seeds), steps_to_reach and
-             samples_to_reach (mean over the seeds that reached)
+variants[]   name, overrides, seeds, samples_per_step, and {mean, low, high} of each figure; reached (of its seeds),
+             steps_to_reach and samples_to_reach (mean over the seeds that reached)
 tests[]      variant, against, measure, seeds, difference {mean, low, high}, ahead (on that many seeds),
              p, p_holm
 """
@@ -35,7 +35,6 @@ def results_tree(comparison: Comparison, tuned: Sequence[TunedVariant]) -> dict[
         "score": plan.score,
         "reach": _rounded(comparison.reach),
         "against": plan.against,
-        "samples_per_step": plan.samples_per_step,
         "correction": CORRECTION,
         "tuning": _tuning_tree(plan, tuned) if tuned else None,
         "runs": [
@@ -62,10 +61,11 @@ def _variant_tree(plan: Plan, variant: VariantOutcome) -> dict[str, Any]:
         "name": variant.name,
         "overrides": list(plan.variants[variant.name]),
         "seeds": [one.run.seed for one in variant.runs],
+        "samples_per_step": variant.samples_per_step,
         **{measure: _estimate_tree(estimate) for measure, estimate in variant.estimates.items()},
         "reached": len(variant.steps_to_reach),
         "steps_to_reach": _rounded(variant.mean_steps_to_reach),
-        "samples_to_reach": _rounded(plan.samples_at(variant.mean_steps_to_reach)),
+        "samples_to_reach": _rounded(variant.mean_samples_to_reach),
     }
 
 

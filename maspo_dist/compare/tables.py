@@ -34,7 +34,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     reach = f"steps to {format_score(comparison.reach)}"
     table = plain_table(title, ["variant"], ["seeds", *(_SHOWN[name] for name in measures), reach])
     for variant in variants:
-        *cells, steps, _ = variant_cells(comparison, variant, measures)
+        *cells, steps, _ = variant_cells(variant, measures)
         table.add_row(variant.name, *cells, steps)
     title = "paired over seeds, exact sign-flip test; Holm corrects for the variants of a measure"
     tests = plain_table(title, TEST_HEADS[:3], TEST_HEADS[3:])
@@ -74,14 +74,14 @@ def edge_sentences(tuned: Sequence[TunedVariant]) -> list[str]:
     ]
 
 
-def variant_cells(comparison: Comparison, variant: VariantOutcome, measures: Sequence[str]) -> list[str]:
+def variant_cells(variant: VariantOutcome, measures: Sequence[str]) -> list[str]:
     """Seeds, each measure, steps and samples to the score."""
     steps = variant.mean_steps_to_reach
     return [
         str(len(variant.runs)),
         *(interval_text(variant.estimates[m]) if m in variant.estimates else MISSING for m in measures),
         f"{format_number(steps)} ({len(variant.steps_to_reach)} of {len(variant.runs)})",
-        format_count(comparison.plan.samples_at(steps)),
+        format_count(variant.mean_samples_to_reach),
     ]
 
 

@@ -17,6 +17,8 @@ from maspo_dist.compare import run as compare_run
 from maspo_dist.compare.outcome import Comparison, summarise
 from maspo_dist.compare.page import over_seeds, render_comparison
 from maspo_dist.compare.plan import Plan, PlannedRun, make_plan
+from maspo_dist.compare.results import results_tree
+from maspo_dist.compare.tables import variant_cells
 from maspo_dist.config import CompareConfig, dump_config
 from maspo_dist.errors import ConfigError, RunsFailedError
 from maspo_dist.runs.folder import RunFolder
@@ -144,6 +146,32 @@ def test_areas_of_pass_at_k_of_the_reward_and_of_the_rare_route_are_measures_too
     page = render_comparison(comparison)
     for text in ("area of pass@k", "area of sampled reward", "Held-out pass@k", "Share of the rare route"):
         assert text in page
+
+
+def test_samples_to_the_score_are_counted_with_the_batch_size_of_each_variant(tmp_path: Path) -> None:
+    settings = CompareConfig(
+        name="c",
+        config="",
+        seeds="0",
+        overrides=[f"run.dir={tmp_path}", "rollout.group_size=8", "evaluation.every=2"],
+        variants={
+            "small": ["rollout.prompts_per_step=32", "run.max_steps=16"],
+            "big": ["rollout.prompts_per_step=64", "run.max_steps=8"],
+        },
+        reach=0.5,
+    )
+    made = make_plan(settings, SMOKE)
+    for planned, reached in zip(made.runs, (8, 4), strict=True):
+        with RunFolder.resume(planned.folder) as folder:
+            folder.write_config(dump_config(planned.config))
+            for step in range(0, planned.config.run.max_steps + 1, 2):
+                folder.write_metrics(step, {SCORE: 0.6 if step >= reached else 0.3, "time/evaluate_s": 1.0})
+    comparison = summarise(made, made.runs)
+    variants = results_tree(comparison, ())["variants"]
+    assert [one["samples_per_step"] for one in variants] == [32 * 8, 64 * 8]
+    assert [one["samples_to_reach"] for one in variants] == [8 * 256, 4 * 512]
+    assert [variant_cells(one, [])[-1] for one in comparison.variants] == ["2.05k", "2.05k"]
+    assert "8 or 16 steps and 4,096 samples per run" in render_comparison(comparison)
 
 
 def test_p_values_are_also_given_corrected_for_the_variants_of_a_measure(tmp_path: Path) -> None:

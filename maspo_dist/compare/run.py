@@ -128,7 +128,7 @@ class _Runs:
         return comparison
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False)
 
     def _of(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         """The finished ones of `runs`, in order."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from maspo_dist.compare.outcome import MEASURES, Comparison, PairedTest, VariantOutcome
 from maspo_dist.compare.plan import Plan
@@ -48,7 +49,8 @@ def tuning_table(plan: Plan, tuned: Sequence[TunedVariant]) -> Table:
     title = f"tuning by {MEASURES[plan.settings.tune_by]}, mean over seeds {plan.settings.tune_seeds}"
     table = plain_table(title, ["variant", "values"], ["mean", "chosen"])
     for row in tuning_rows(tuned):
-        table.add_row(*row)
+        # A list such as [a] would be read as markup.
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -87,7 +87,7 @@ def check_run(config: TrainConfig, console: Console) -> None:
     for note in (*learner_notes(config, size), *found.notes):
         console.print(f"note: {note}", highlight=False, markup=False)
     if size is None:
-        console.print(f"placement and memory: unknown until {config.model.path} can be read")
+        console.print(f"placement and memory: unknown until {config.model.path} can be read", markup=False)
     else:
         device = pick_device(config.model.device, has_gpu=torch.cuda.is_available())
         console.print(_placement(config, size, device))

@@ -64,7 +64,8 @@ class Trainer:
         self.started.append(words["run.name"])
         code = self._codes.get(words["run.name"], 0)
         if code == 0:
-            chosen = {variant: {"learner.lr": words["learner.lr"]} for variant in self._plan.variants}
+            values = {key: words[key] for key in self._plan.settings.tune}
+            chosen = dict.fromkeys(self._plan.variants, values)
             planned = make_plan(self._plan.settings, self._plan.base, chosen)
             [run] = [run for run in (*planned.tuning_runs, *planned.runs) if run.name == words["run.name"]]
             leave(run)
@@ -148,6 +149,14 @@ def test_a_larger_grid_that_changes_a_tuned_value_keeps_all_runs_that_are_there(
     assert {path.name for path in large.folder.glob("clip-*")} == {
         f"clip-lr-{rate}-seed{seed}" for rate in ("1e-4", "2e-4") for seed in (0, 1)
     }
+
+
+def test_tuned_values_that_are_lists_are_shown_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = ["[/tmp/a.jsonl]", "[/tmp/b.jsonl, /tmp/c.jsonl]"]
+    plan = make(tmp_path, variants={"maspo": []}, tune={"data.train": lists, "learner.lr": ["1e-4"]})
+    screen = run(plan, Trainer(plan), monkeypatch)
+    for values in lists:
+        assert f"data.train={values}, learner.lr=1e-4" in screen
 
 
 def test_no_run_of_the_comparison_starts_after_a_failed_tuning_run(

@@ -52,6 +52,13 @@ def checked(
     return screen.getvalue()
 
 
+def test_a_model_that_is_elsewhere_is_named_as_it_is_written(tmp_path: Path) -> None:
+    train = tmp_path / "train.jsonl"
+    train.write_text(json.dumps({"problem": "1+2", "answer": "3"}) + "\n")
+    elsewhere = tmp_path / "shared" / "models" / "na[/x]me"
+    assert f"placement and memory: unknown until {elsewhere} can be read" in checked(elsewhere, train)
+
+
 def test_check_prints_one_prompt_per_source_and_counts_repeats(model: Path, tmp_path: Path) -> None:
     rows = [("1+2\n= ?", "3", "sums"), ("[bold]7", "7", "digits"), ("1+2\n= ?", "4", "sums")]
     train = tmp_path / "train.jsonl"

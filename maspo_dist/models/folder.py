@@ -23,13 +23,19 @@ def save_model_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTraine
 def whole_folder(target: Path) -> Iterator[Path]:
     """A new folder beside `target` to write into, renamed to `target` at the end of the block.
 
-    If the block or the rename fails, the new folder is removed. Raises OSError if `target` exists and is not empty.
+    Its files get the permissions of any new file. If the block or the rename fails, the new folder is removed. Raises
+    OSError if `target` exists and is not empty.
     """
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
         yield draft
+        # safetensors lets nobody else read its files, whatever the umask; the folder's mode shows the umask.
+        mode = draft.stat().st_mode & 0o666
+        for file in draft.rglob("*"):
+            if file.is_file():
+                file.chmod(mode)
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -21,7 +21,7 @@ from actors.commands.comparison import compare, compare_table, lane
 from actors.commands.data import demo, openenv, reasoning_gym
 from actors.commands.exit_codes import explain
 from maspo_dist import __version__
-from maspo_dist.errors import MaspoError, UserError
+from maspo_dist.errors import ConfigError, MaspoError, UserError
 from maspo_dist.views.screen import open_screen
 
 app = typer.Typer(
@@ -239,6 +239,7 @@ def report(
     """Write report.html of one or more runs."""
     from maspo_dist.views.report import write_report
 
+    _require_place(to)
     out = to or runs[0] / "report.html"
     write_report(runs, out)
     print(out)
@@ -330,6 +331,7 @@ def rescore(
     from maspo_dist.runs.folder import RunFolder
 
     folder = RunFolder.open_for_reading(run)
+    _require_place(to)
     out = to or run / "samples-rescored.jsonl"
     print(score_again(folder.samples_path, out, load_config(folder.config_path, overrides or ()).reward))
     print(out)
@@ -357,6 +359,14 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (MaspoError, OSError) as error:
         sys.exit(explain(error))
+
+
+def _require_place(to: Path | None) -> None:
+    """Raises ConfigError unless a file can stand at `to`, before the work that would be lost."""
+    if to is not None and to.is_dir():
+        raise ConfigError(f"--to {to} is a folder: name a file in it")
+    if to is not None and not to.parent.is_dir():
+        raise ConfigError(f"--to {to}: there is no folder {to.parent}: make it, or name another file")
 
 
 def _mistake(error: TyperException) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from maspo_dist.errors import ConfigError
 from maspo_dist.views.screen import open_screen
 
 Texts = list[str] | None
@@ -39,6 +41,8 @@ def compare(
     from maspo_dist.compare.plan import make_plan, require_inputs
     from maspo_dist.compare.run import compare as run_comparison
 
+    prefix = _launcher_words(launcher)
+    _require_rereadable(config)
     options = {"seeds": seeds, "name": name, "score": score, "reach": reach, "against": against}
     options |= {"tune_seeds": tune_seeds, "tune_by": tune_by}
     settings = make_settings(
@@ -46,7 +50,7 @@ def compare(
     )
     plan = make_plan(*settings)
     require_inputs(plan)
-    run_comparison(plan, jobs, shlex.split(launcher), open_screen())
+    run_comparison(plan, jobs, prefix, open_screen())
 
 
 def compare_table(results: Annotated[list[Path], typer.Argument(help="results.json of a comparison.")]) -> None:
@@ -54,6 +58,23 @@ def compare_table(results: Annotated[list[Path], typer.Argument(help="results.js
     from maspo_dist.compare.markdown import markdown_table
 
     print("\n".join(map(markdown_table, results)), end="")
+
+
+def _launcher_words(launcher: str) -> list[str]:
+    """Raises ConfigError where the launcher cannot start a process."""
+    try:
+        words = shlex.split(launcher)
+    except ValueError as error:
+        raise ConfigError(f"--launcher {launcher!r} cannot be split into words ({error}): correct its quotes") from None
+    if words and shutil.which(words[0]) is None:
+        raise ConfigError(f"--launcher {launcher!r}: no program {words[0]!r} is on the PATH here: correct its name")
+    return words
+
+
+def _require_rereadable(config: Path) -> None:
+    """Raises ConfigError for a pipe such as <(…), which only the first of many readers could read."""
+    if config.exists() and not config.is_file() and not config.is_dir():
+        raise ConfigError(f"config {config} is no regular file, and every run reads it again: save it to a file")
 
 
 def lane() -> None:

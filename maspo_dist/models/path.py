@@ -27,9 +27,15 @@ def is_hub_name(path: str) -> bool:
 
 
 def require_model(path: str) -> None:
-    """Raises ModelError where `path` is neither a model folder nor a name of the hub."""
+    """Raises ModelError where `path` is neither a model folder that can be read nor a name of the hub."""
     folder = Path(path)
-    if (folder / _ADAPTER).is_file():
+    try:
+        holds_adapter = (folder / _ADAPTER).is_file()
+    except PermissionError as error:
+        raise ModelError(
+            f"model.path {path} cannot be read ({error.strerror}): ask its owner for permission, or name another folder"
+        ) from None
+    if holds_adapter:
         raise ModelError(
             f"model.path {path} holds a LoRA adapter ({_ADAPTER}): merge it into its base model (merge_and_unload of "
             "peft) and name the folder of the merged model"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from transformers import AutoTokenizer, Qwen2Config
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import HubUnreachableError, ModelError
 from maspo_dist.models.facts import hub_is_reachable, read_model_facts
+from maspo_dist.models.path import require_model
 from maspo_dist.models.support import engine_obstacle
 
 
@@ -204,3 +207,13 @@ def test_windows_in_all_layers_or_in_none_are_fine() -> None:
         Qwen2Config(architectures=["Qwen2ForCausalLM"], use_sliding_window=False, max_window_layers=9),
     ):
         assert engine_obstacle(settings) is None
+
+
+def test_a_folder_that_may_not_be_read_is_named_by_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_file", fail)
+    said = r"^model\.path secret/m cannot be read \(Permission denied\): ask its owner for permission, or name another"
+    with pytest.raises(ModelError, match=said):
+        require_model("secret/m")

@@ -1,6 +1,5 @@
 """Variants, grids and seeds → runs; each is an ordinary `maspo-dist train` with its own folder."""
 
-import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from maspo_dist.config.keys import changed_keys
 from maspo_dist.data.rows import HUB_PREFIX, require_file
 from maspo_dist.errors import ConfigError, DataError, ModelError
 from maspo_dist.models.path import require_model
-from maspo_dist.runs.catalogue import METRICS, find_metric
+from maspo_dist.runs.catalogue import hint_if_unwritten
 from maspo_dist.runs.folder import RunFolder
 
 #: Folder of the tuning runs, in the folder of the comparison.
@@ -282,24 +281,10 @@ def _first_score(config: TrainConfig) -> str:
 
 
 def _require_score(score: str, run: PlannedRun) -> None:
-    """Raises ConfigError unless `score` is a held-out metric of `run`, or another metric of the catalogue."""
-    held_out, is_held_out = _held_out_metrics(run.config), score.startswith("eval/")
-    if score in held_out or (not is_held_out and find_metric(score) in METRICS):
-        return
-    near = difflib.get_close_matches(score, [*held_out, *(one.name for one in METRICS if not one.labels)], n=1)
-    if is_held_out and not held_out:
-        hint = "set data.eval and evaluation.every"
-    else:
-        hint = f"did you mean {near[0]}?" if near else "`maspo-dist metrics` explains every metric"
-    raise ConfigError(f"score: variant {run.variant} has no metric {score!r}; {hint}")
-
-
-def _held_out_metrics(config: TrainConfig) -> list[str]:
-    """The metrics of the catalogue that every evaluation of a run with `config` writes."""
-    if config.evaluation.every is None:
-        return []
-    forms = [metric.name.replace("<k>", str(config.evaluation.samples)) for metric in METRICS]
-    return [form.replace("<set>", name) for name in config.data.eval for form in forms if "<set>" in form]
+    """Raises ConfigError unless `run` writes the metric `score`."""
+    hint = hint_if_unwritten(score, run.config)
+    if hint is not None:
+        raise ConfigError(f"score: variant {run.variant} has no metric {score!r}; {hint}")
 
 
 def _key_and_values(option: str, text: str) -> tuple[str, list[str]]:

@@ -23,7 +23,7 @@ from maspo_dist.planning.devices import require_libraries, require_torch
 from maspo_dist.planning.environment import continuation_notes
 from maspo_dist.planning.placement import pick_device, plan_bundles, require_fit
 from maspo_dist.reward.registry import check_rewards
-from maspo_dist.runs.catalogue import METRICS, find_metric
+from maspo_dist.runs.catalogue import hint_if_unwritten
 from maspo_dist.runs.metrics import require_sinks
 
 #: Prompts whose token ids are compared in one call.
@@ -173,21 +173,13 @@ def _load(
 
 
 def require_best(config: TrainConfig) -> None:
-    """Raises ConfigError if the run writes no metric `checkpoint.keep_best`, so that no checkpoint would be the best.
-
-    Of a metric whose name has other parts than a held-out set, only the form is checked.
-    """
+    """Raises ConfigError if the run does not write the metric of `checkpoint.keep_best`: none would be the best."""
     wanted = config.checkpoint.keep_best
     if wanted in ("auto", "none"):
         return
-    forms = [metric.name.replace("<k>", str(config.evaluation.samples)) for metric in METRICS]
-    sets = config.data.eval if config.evaluation.every is not None else ()
-    scores = [form.replace("<set>", name) for name in sets for form in forms if "<set>" in form]
-    if wanted in scores or (not wanted.startswith("eval/") and find_metric(wanted) in METRICS):
-        return
-    near = difflib.get_close_matches(wanted, [*scores, *(form for form in forms if "<" not in form)], n=1)
-    hint = f"did you mean {near[0]}?" if near else "`maspo-dist metrics` explains every metric"
-    raise ConfigError(f"checkpoint.keep_best is {wanted!r}, but the run writes no such metric; {hint}")
+    hint = hint_if_unwritten(wanted, config)
+    if hint is not None:
+        raise ConfigError(f"checkpoint.keep_best is {wanted!r}, but the run writes no such metric; {hint}")
 
 
 def require_sources(reward: VerifierConfig, data_sets: Iterable[PromptSet]) -> None:

@@ -1,11 +1,13 @@
 """Every metric of metrics.jsonl and of the endpoint for Prometheus, and every kind of event, with its meaning."""
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
 
+from maspo_dist.config import TrainConfig
 from maspo_dist.runs.rows import EventKind
 
 #: What stands for a part of a metric's name, and its meaning.
@@ -246,6 +248,24 @@ EVENTS: Mapping[EventKind, str] = {
 def find_metric(name: str) -> Metric | None:
     """The entry of the metric that is written as `name`; None for a name outside of the catalogue."""
     return (found := _find(name)) and found[0]
+
+
+def hint_if_unwritten(name: str, config: TrainConfig) -> str | None:
+    """None if a run with `config` writes the metric `name`, else what to do, as the end of a sentence.
+
+    Only the form is checked of a name that has parts beside its held-out set, such as reward/component/<part>.
+    """
+    is_held_out = name.startswith("eval/")
+    held_out: list[str] = []
+    if config.evaluation.every is not None:
+        forms = [metric.name.replace("<k>", str(config.evaluation.samples)) for metric in METRICS]
+        held_out = [form.replace("<set>", of_set) for of_set in config.data.eval for form in forms if "<set>" in form]
+    if name in held_out or (not is_held_out and find_metric(name) in METRICS):
+        return None
+    if is_held_out and not held_out:
+        return "set data.eval and evaluation.every"
+    near = difflib.get_close_matches(name, [*held_out, *(one.name for one in METRICS if not one.labels)], n=1)
+    return f"did you mean {near[0]}?" if near else "`maspo-dist metrics` explains every metric"
 
 
 @cache

@@ -87,6 +87,7 @@ class ElasticRolloutPool:
             self._cluster.start_timeout_s,
             "the first workers",
         )
+        self._state.is_started = True
         if isinstance(self._rollout.workers, WorkerRange):
             bounds = self._rollout.workers
             self._fewest = bounds.min
@@ -367,8 +368,7 @@ class ElasticRolloutPool:
             self._growth.refused(slot.refusal)
         error = None if slot.task.cancelled() else slot.task.exception()
         is_loss = isinstance(error, ActorDiedError | DeadlineError | PlacementError)
-        # Before the first publish nothing has been trained: a worker that cannot start then ends the run.
-        if error is not None and (not is_loss or not self._slots or self._state.weights is None):
+        if error is not None and (not is_loss or not self._slots or not self._state.is_started):
             self._condition.fail(error)
         self._condition.notify()
 

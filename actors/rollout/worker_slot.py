@@ -53,6 +53,7 @@ class PoolState:
     weights        published last
     lost_weights   died with their learner
     kept_weights   announced, and the learner has a copy of them
+    is_started     the first workers have run: from then on a lost worker is replaced
     sleeps         the learners have the devices of the engines: no engine starts or loads weights
     """
 
@@ -64,6 +65,7 @@ class PoolState:
     weights: WeightUpdate | None = None
     lost_weights: WeightUpdate | None = None
     kept_weights: WeightUpdate | None = None
+    is_started: bool = False
     sleeps: bool = False
 
     async def engines_turn(self, is_given_up: Callable[[], bool]) -> None:
@@ -293,7 +295,7 @@ class WorkerSlot:
                 if self._is_spare():
                     self.refusal = error if self._node_timeout_s is not None else None
                     return
-                if pool.weights is None:
+                if not pool.is_started:
                     raise
                 if self.state != "waiting":
                     self._event("worker_waits", str(error))
@@ -309,7 +311,7 @@ class WorkerSlot:
                 # Its node leaves, and takes no new worker: the next one starts elsewhere.
                 continue
             pause_s = self.budget.lost(now_s)
-            if pool.weights is None:
+            if not pool.is_started:
                 raise cause
             groups = 0 if worker is None else worker.groups_at_end
             then = "the slot is closed" if pause_s is None else f"replaced in {pause_s:g} s"

@@ -45,6 +45,22 @@ async def test_a_worker_that_cannot_start_ends_the_start_of_the_pool_with_its_ca
     assert not factory.living
 
 
+async def test_a_worker_that_dies_between_the_start_and_the_first_publish_is_replaced() -> None:
+    factory, events = ScriptedFactory(), list[Event]()
+    pool = ElasticRolloutPool(config(workers=1), factory, events.append)
+    try:
+        await pool.start()
+        factory.started[0].kill()
+        async with asyncio.timeout(5):
+            while len(factory.started) < 2:  # noqa: ASYNC110 (a list, not an event)
+                await asyncio.sleep(0.001)
+        await publish(pool, 0)
+        await until_serving(pool, 1)
+    finally:
+        await pool.stop()
+    assert [event.kind for event in events] == ["worker_lost", "worker_recovered"]
+
+
 async def test_scaling_up_leaves_the_workers_there_are() -> None:
     factory = ScriptedFactory()
     async with running(factory, config(workers=1)) as (pool, _):

@@ -147,7 +147,7 @@ class SimulatedLearners:
     async def stored(self, version: int) -> WeightSnapshot | None:
         kept = self._kept
         # Long enough for the learners to have another turn meanwhile, as with a large model.
-        await asyncio.sleep(self._world.rng.choice((0.5, 60.0)))
+        await asyncio.sleep(60.0 if version % 2 else 0.5)
         return make_snapshot(version, 1.0) if version == kept else None
 
     async def probe(self, sequences: Sequence[IntArray]) -> list[FloatArray]:

@@ -21,11 +21,11 @@ def found() -> dict[str, list[object]]:
 @pytest.mark.parametrize(
     ("in_flight_kv", "asked"),
     [
-        ("recompute", [["keep", True], None, ["keep", True], None]),
-        ("keep", [["keep", False], "4", ["keep", False], "5"]),
+        ("recompute", [["keep", True], None] * 3),
+        ("keep", [["keep", False], "1", ["keep", False], "2", ["keep", False], "3"]),
     ],
 )
-def test_kept_keys_and_values_are_met_by_requests_of_their_version_alone(
+def test_kept_keys_and_values_are_met_by_requests_under_the_same_weights_alone(
     found: dict[str, list[object]], in_flight_kv: str, asked: list[object]
 ) -> None:
     assert found[in_flight_kv] == asked

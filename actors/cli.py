@@ -101,10 +101,10 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     from maspo_dist.config import load_config
 
     loaded = load_config(config, overrides or ())
-    from actors.commands.extensions import require_extensions
+    from actors.commands.backends import require_backends
     from maspo_dist.planning.check import check_run
 
-    require_extensions(loaded)
+    require_backends(loaded)
     check_run(loaded, open_screen())
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import ray
 
-from actors.commands.extensions import require_extensions
+from actors.commands.backends import require_backends
 from actors.controller.run_services import beside
 from actors.engines.settings import evaluation_engine
 from actors.evaluation.cluster import EvaluationCluster
@@ -51,7 +51,7 @@ def evaluate(config: EvaluationConfig, to: Path | None) -> None:
 
     Raises UserError for input that cannot run, before anything starts.
     """
-    require_extensions(config)
+    require_backends(config)
     facts, sets = prepare_evaluation(config)
     settings = evaluation_settings(config)
     problems = list(list_problems(sets, config.sampling.seed))

@@ -23,8 +23,8 @@ _PATH_REMEDIES = {
 def explain(error: MaspoError | OSError) -> int:
     """Prints an expected failure as one line and returns its exit code: 2 for a user's mistake, else 1.
 
-    Raises `error` if it is an OSError without a known remedy or, where the remedy is another path, without the path:
-    that is a bug.
+    An OSError that has no known remedy is a bug, and is raised again. So is one whose remedy is another path, if it
+    does not name its path.
     """
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)

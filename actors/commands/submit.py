@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors.commands.extensions import require_extensions
+from actors.commands.backends import require_backends
 from maspo_dist.config import build_config, dump_config, load_config, read_tree
 from maspo_dist.config.slurm import SlurmConfig
 from maspo_dist.errors import ConfigError, MaspoError
@@ -37,7 +37,7 @@ def submit_to_slurm(
     of_cluster = [text for text in overrides if text.startswith(_CLUSTER_PREFIX)]
     config = load_config(path, [text for text in overrides if text not in of_cluster])
     cluster = read_cluster(cluster_path or path.parent / _CLUSTER_FILE, of_cluster)
-    require_extensions(config)
+    require_backends(config)
     require_submittable(config, cluster, nodes)
     check_run(config, Console(file=io.StringIO()))
     job = JobFiles(run=(config.run.dir / config.run.name).absolute())

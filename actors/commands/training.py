@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.commands.extensions import require_extensions
+from actors.commands.backends import require_backends
 from actors.controller.controller import Controller
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import GroupStream
@@ -33,7 +33,14 @@ from maspo_dist.errors import ConfigError, MaspoError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.planning.check import data_notes, learner_notes
 from maspo_dist.planning.preflight import Prepared, prepare
-from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, CheckpointWriter, RunState, read_state
+from maspo_dist.runs.checkpoint import (
+    CONFIG_FILE,
+    CheckpointStore,
+    CheckpointWriter,
+    RunState,
+    read_state,
+    require_good,
+)
 from maspo_dist.runs.exporter import Exporter, open_exporter
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.interrupt import Interruption, until_signal
@@ -41,7 +48,6 @@ from maspo_dist.runs.logs import LogStream, configure_logging
 from maspo_dist.runs.metrics import open_metrics
 from maspo_dist.runs.regime import regime_line
 from maspo_dist.runs.rows import Event
-from maspo_dist.runs.step_folders import damage_of
 from maspo_dist.runs.step_record import StepRecords
 from maspo_dist.types import FinishedGroup, RolloutGroup
 from maspo_dist.views.console import RunConsole, open_console
@@ -61,7 +67,7 @@ def train(config: TrainConfig, *, allow_config_change: bool = False, shelf: Shel
     Exits with 130 after Ctrl-C and with 143 after SIGTERM. Raises ConfigError if the run resumes from a checkpoint and
     `config` would train something else than the checkpoint's configuration, unless `allow_config_change`.
     """
-    require_extensions(config)
+    require_backends(config)
     prepared = prepare(config)
     path = config.run.dir / config.run.name
     fresh = config.checkpoint.resume == "never"
@@ -96,9 +102,7 @@ def _resume_point(config: TrainConfig, folder: RunFolder) -> Path | None:
     if wanted == "never":
         return None
     if wanted != "auto":
-        damage = damage_of(Path(wanted))
-        if damage is not None:
-            raise ConfigError(f"checkpoint.resume {wanted} is not a good checkpoint: {damage}")
+        require_good(Path(wanted))
         return Path(wanted)
     newest, passed_over = CheckpointStore(folder.checkpoints_path).newest()
     for reason in passed_over:

@@ -12,7 +12,7 @@ from maspo_dist.types import IntArray, RolloutGroup
 
 #: Tokens of all probes of a publish.
 _TOKENS: Mapping[Device, int] = {"cpu": 256, "cuda": 4096}
-#: Enough of a response with its prompt.
+#: Tokens that are enough of a response with its prompt.
 _LONGEST = 512
 
 

@@ -36,9 +36,9 @@ from maspo_dist.planning.preflight import (
 )
 from maspo_dist.planning.transport import choose_transport
 from maspo_dist.reward.registry import check_rewards, reference_problems
+from maspo_dist.runs.checkpoint import require_good
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.metrics import require_sinks
-from maspo_dist.runs.step_folders import damage_of
 
 #: A data set: its prompts if model and files are on this machine, else its number of rows, else nothing.
 DataFacts = PromptSet | int | None
@@ -158,14 +158,12 @@ def _require_folders(config: TrainConfig, missing: list[str]) -> None:
     if not there.is_dir():
         raise ConfigError(f"run folder {path} cannot be made, since {there} is a file: set run.dir")
     if resume == "never":
-        if RunFolder(path).used:
-            fix = "choose another run.name, or set checkpoint.resume=auto to resume it"
-            raise ConfigError(f"run folder {path} exists already: {fix}")
+        RunFolder(path).require_unused()
     elif resume != "auto":
         if _is_elsewhere(resume):
             missing.append(f"checkpoint {resume}")
-        elif (damage := damage_of(Path(resume))) is not None:
-            raise ConfigError(f"checkpoint.resume {resume} is not a good checkpoint: {damage}")
+        else:
+            require_good(Path(resume))
 
 
 def _model_facts(config: TrainConfig, missing: list[str]) -> ModelFacts | None:

@@ -301,6 +301,12 @@ class CheckpointWriter:
         return True
 
 
+def require_good(path: Path) -> None:
+    """Raises ConfigError if `path`, which checkpoint.resume names, is not an undamaged checkpoint."""
+    if (damage := damage_of(path)) is not None:
+        raise ConfigError(f"checkpoint.resume {path} is not a good checkpoint: {damage}")
+
+
 def read_state(path: Path) -> RunState:
     """The controller's state in an undamaged checkpoint. Raises ConfigError if it cannot be read."""
     try:

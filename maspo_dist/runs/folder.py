@@ -138,9 +138,7 @@ class RunFolder(LockedFolder):
         A folder whose run wrote neither a metric nor a checkpoint is reused; its events stay. Raises ConfigError for
         a folder that was used, is in use, or cannot be made.
         """
-        if cls(path).used:
-            fix = "choose another run.name, or set checkpoint.resume=auto to resume it"
-            raise ConfigError(f"run folder {path} exists already: {fix}")
+        cls(path).require_unused()
         folder = cls.resume(path)
         for path in (folder.metrics_path, folder.ledger_path, folder.samples_path, folder.exported_path):
             path.unlink(missing_ok=True)
@@ -183,6 +181,12 @@ class RunFolder(LockedFolder):
         """Whether a run has left metrics or checkpoints here."""
         has_metrics = self.metrics_path.is_file() and self.metrics_path.stat().st_size > 0
         return has_metrics or (self.checkpoints_path.is_dir() and any(self.checkpoints_path.iterdir()))
+
+    def require_unused(self) -> None:
+        """Raises ConfigError if a run was here."""
+        if self.used:
+            fix = "choose another run.name, or set checkpoint.resume=auto to resume it"
+            raise ConfigError(f"run folder {self.path} exists already: {fix}")
 
     def write_config(self, config_yaml: str) -> None:
         """Replaces config.yaml; call it once the run is certain to use this configuration."""

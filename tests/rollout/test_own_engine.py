@@ -10,7 +10,7 @@ import pytest
 import torch
 from doubles.loop import FakeScorer, make_config, make_prompt
 
-from actors.commands.extensions import require_extensions
+from actors.commands.backends import require_backends
 from actors.interfaces import Body, WeightUpdate
 from actors.rollout.actor import RolloutActor
 from actors.rollout.pool import ElasticRolloutPool
@@ -116,24 +116,24 @@ async def test_an_own_engine_and_an_own_transport_serve_a_pool() -> None:
 )
 def test_an_engine_that_cannot_serve_is_refused_before_anything_starts(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=rf"^rollout\.backend is 'python:doubles\.{name}'.*{said}") as error:
-        require_extensions(make_config(rollout={"backend": f"python:doubles.{name}"}))
+        require_backends(make_config(rollout={"backend": f"python:doubles.{name}"}))
     assert "\n" not in str(error.value)
 
 
 def test_an_engine_that_cannot_sleep_shares_no_device() -> None:
     config = make_config(**OWN, learner={"ranks": 2}, cluster={"layout": "colocated"})
     with pytest.raises(ConfigError, match=r"rollout\.backend .* has no method sleep: add it \(see SleepingEngine\)"):
-        require_extensions(config)
+        require_backends(config)
 
 
 def test_an_argument_that_vllm_does_not_have_is_refused_where_vllm_is_installed() -> None:
     sentence = r"^rollout\.engine\.gpu_memory_utilisation: vLLM has no such .*; did you mean gpu_memory_utilization\?$"
     with pytest.raises(ConfigError, match=sentence):
-        require_extensions(make_config(rollout={"engine": {"gpu_memory_utilisation": 0.5}}))
-    require_extensions(make_config(rollout={"engine": {"gpu_memory_utilization": 0.5, "enable_log_requests": True}}))
-    require_extensions(make_config(rollout={**OWN["rollout"], "engine": {"beams": 4}}))
+        require_backends(make_config(rollout={"engine": {"gpu_memory_utilisation": 0.5}}))
+    require_backends(make_config(rollout={"engine": {"gpu_memory_utilization": 0.5, "enable_log_requests": True}}))
+    require_backends(make_config(rollout={**OWN["rollout"], "engine": {"beams": 4}}))
 
 
 def test_own_parts_that_can_serve_are_accepted() -> None:
-    require_extensions(make_config(**OWN))
-    require_extensions(make_config())
+    require_backends(make_config(**OWN))
+    require_backends(make_config())

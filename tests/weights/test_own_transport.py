@@ -10,7 +10,7 @@ import pytest
 from doubles.faulty_actors import DigestEngine
 from doubles.loop import FakeEngine, FakeScorer, make_config
 
-from actors.commands.extensions import require_extensions
+from actors.commands.backends import require_backends
 from actors.interfaces import StagedWeights, WeightSnapshot, WeightUpdate
 from actors.rollout.actor import RolloutActor
 from actors.weights.shared_memory import mapped_file
@@ -70,7 +70,7 @@ async def test_weights_that_an_own_transport_lost_are_lost_with_the_learner() ->
 def test_a_transport_without_its_worker_side_is_refused_before_anything_starts() -> None:
     name = "python:doubles.own_transport:SilentTransport"
     with pytest.raises(ConfigError, match=re.escape(f"sync.transport is '{name}', which lacks receive, close: ")):
-        require_extensions(make_config(sync={"transport": name}))
+        require_backends(make_config(sync={"transport": name}))
 
 
 def test_an_engine_refuses_weights_that_it_cannot_reach() -> None:

@@ -38,7 +38,7 @@ def run_test(test: Callable[..., Any], *args: Any, **given: Any) -> None:
 
 
 def needs(test: Any) -> list[str]:
-    """The arguments that a test must be given, in order, without those that `parametrize` gives."""
+    """Names of the arguments of a test that have no default and that `parametrize` does not give, in order."""
     if hasattr(test, "needs"):
         return list(test.needs)
     code = getattr(test, "__code__", None)

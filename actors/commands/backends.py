@@ -1,4 +1,4 @@
-"""Refuses arguments that vLLM does not have, and own engines and transports that cannot serve, before a start."""
+"""Refuses a rollout engine or weight transport that cannot serve, before anything starts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from maspo_dist.config.extension import is_extension
 from maspo_dist.errors import ConfigError
 
 
-def require_extensions(config: TrainConfig | EvaluationConfig) -> None:
-    """Raises ConfigError naming the key, and of a class what it lacks. Imports no engine of this package."""
+def require_backends(config: TrainConfig | EvaluationConfig) -> None:
+    """Raises ConfigError for an engine argument that vLLM does not have, and for a class of the user's own that lacks
+    something; it names the key. Imports no engine of this package.
+    """
     if config.rollout.backend == "vllm":
         require_arguments(config.rollout.engine)
     if is_extension(config.rollout.backend):

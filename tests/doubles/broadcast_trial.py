@@ -38,8 +38,8 @@ from maspo_dist.types import FloatArray, GroupReport, IntArray
 #: Engine and learner both compute in float32.
 LARGEST_GAP = 1e-4
 #: For an engine to start on a busy machine.
-START_S = 240.0
-HEARTBEAT_TIMEOUT_S = 40.0
+START_S = 120.0
+HEARTBEAT_TIMEOUT_S = 10.0
 #: Of the weights of a version, beside those of the model.
 _NOISE = 0.01
 _PROBES, _PROBE_TOKENS = 4, 16

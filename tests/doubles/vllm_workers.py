@@ -11,7 +11,9 @@ import itertools
 import multiprocessing
 import os
 import signal
+from functools import cache, partial
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,16 @@ class _Scorer:
         return make_verdict(0.0)
 
 
-def _serve(pipe: Connection, config: TrainConfig, index: int, parent: int) -> None:
-    end_with_parent(parent)
+def _serve(pipe: Connection, config: TrainConfig, index: int) -> None:
+    # The server, which ends with the process that started it.
+    end_with_parent(os.getppid())
+    from vllm.v1.engine import utils as engine_processes
+    from vllm.v1.executor import multiproc_executor as rank_processes
+
+    # As in an actor's process: else vLLM's plugin would look for the process that asked the server for this one.
+    multiprocessing.process._parent_process = None  # type: ignore[attr-defined]
+    # On CPU, vLLM asks for processes that import everything again.
+    engine_processes.get_mp_context = rank_processes.get_mp_context = partial(multiprocessing.get_context, "fork")
     with contextlib.suppress(EOFError):
         asyncio.run(_answer(pipe, config, index))
 
@@ -67,6 +77,17 @@ async def _answer(pipe: Connection, config: TrainConfig, index: int) -> None:
     await closed
 
 
+@cache
+def _forks() -> ForkServerContext:
+    """Forks of a server that has imported vLLM, since its import takes longer than all else that an engine does first.
+
+    The server gets the environment of this process as it is at the start of the first worker.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["actors.engines.vllm.engine", "vllm.v1.worker.cpu_worker", __name__])
+    return context
+
+
 class VllmWorker:
     """Implements `interfaces.RolloutWorkerHandle`."""
 
@@ -74,10 +95,10 @@ class VllmWorker:
     node_id = "node"
 
     def __init__(self, index: int, config: TrainConfig) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _forks()
         self.name = f"rollout worker {index}"
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, config, index, os.getpid()))
+        self._process = context.Process(target=_serve, args=(theirs, config, index))
         self._process.start()
         theirs.close()
         self._numbers = itertools.count()

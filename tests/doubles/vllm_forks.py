@@ -7,7 +7,9 @@ engine, and each script runs in a fork of it, where nothing has been computed ye
 from __future__ import annotations
 
 import atexit
+import functools
 import json
+import multiprocessing
 import os
 import runpy
 import subprocess
@@ -15,7 +17,6 @@ import sys
 import tempfile
 import threading
 import traceback
-from functools import cache
 from pathlib import Path
 
 from actors.engines.settings import engine_environment
@@ -49,7 +50,15 @@ def run_script(script: Path, *arguments: object) -> str:
     return output.splitlines()[-1]
 
 
-@cache
+def fork_engines() -> None:
+    """Makes vLLM fork its processes from this process. On CPU it would start processes that import everything again."""
+    from vllm.v1.engine import utils
+    from vllm.v1.executor import multiproc_executor
+
+    utils.get_mp_context = multiproc_executor.get_mp_context = functools.partial(multiprocessing.get_context, "fork")
+
+
+@functools.cache
 def _server() -> subprocess.Popen[str]:
     """Ends with this process."""
     path = os.pathsep.join(filter(None, [str(_TESTS.parent), str(_TESTS), os.environ.get("PYTHONPATH", "")]))
@@ -86,6 +95,7 @@ def _run(argv: list[str], printed: str, errors: str) -> None:
     for path, number in ((printed, 1), (errors, 2), (os.devnull, 0)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), number)
     sys.argv = argv
+    fork_engines()
     code = 1
     try:
         runpy.run_path(argv[0], run_name="__main__")

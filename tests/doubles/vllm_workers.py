@@ -11,7 +11,7 @@ import itertools
 import multiprocessing
 import os
 import signal
-from functools import cache, partial
+from functools import cache
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -22,6 +22,7 @@ import psutil
 from actors.bench.doubles import make_verdict
 from actors.interfaces import Body, PublishReport, StagedWeights, WeightUpdate
 from actors.rollout.actor import RolloutActor
+from doubles.vllm_forks import fork_engines
 from maspo_dist.config import TrainConfig
 from maspo_dist.errors import ActorDiedError, MaspoError
 from maspo_dist.reward.pool.lifetime import end_with_parent
@@ -36,13 +37,9 @@ class _Scorer:
 def _serve(pipe: Connection, config: TrainConfig, index: int) -> None:
     # The server, which ends with the process that started it.
     end_with_parent(os.getppid())
-    from vllm.v1.engine import utils as engine_processes
-    from vllm.v1.executor import multiproc_executor as rank_processes
-
     # As in an actor's process: else vLLM's plugin would look for the process that asked the server for this one.
     multiprocessing.process._parent_process = None  # type: ignore[attr-defined]
-    # On CPU, vLLM asks for processes that import everything again.
-    engine_processes.get_mp_context = rank_processes.get_mp_context = partial(multiprocessing.get_context, "fork")
+    fork_engines()
     with contextlib.suppress(EOFError):
         asyncio.run(_answer(pipe, config, index))
 

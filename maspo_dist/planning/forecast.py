@@ -30,7 +30,7 @@ _DECODING_OVERHEAD_S = 0.002
 _PUBLISH_BYTES_PER_S = {"object_store": 6e8, "collective": 5e9, "ipc": 1e10}
 #: Messages between the processes and the proof of the weights, whatever the model: measured on a CPU.
 _PUBLISH_S = 0.3
-#: Sequences at once in vLLM's offline limits, on GPUs with 70 GiB and more and on smaller ones.
+#: Sequences at once in vLLM's offline limits: on GPUs with 70 GiB and more but the A100, and on the others.
 _MANY_SEQUENCES, _FEW_SEQUENCES, _LARGE_GPU_BYTES = 1024, 256, 70 * 2**30
 #: Share of a GPU that vLLM takes unless `rollout.engine.gpu_memory_utilization` says otherwise.
 _ENGINE_SHARE = 0.9
@@ -222,9 +222,8 @@ def _generate_s(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths:
 def _sequences_at_once(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> int:
     """Responses that an engine decodes together: vLLM's limit, or the room for keys and values at full length."""
     rollout = config.rollout
-    limit = int(
-        rollout.engine.get("max_num_seqs", _MANY_SEQUENCES if gpu.memory_bytes >= _LARGE_GPU_BYTES else _FEW_SEQUENCES)
-    )
+    takes_many = gpu.memory_bytes >= _LARGE_GPU_BYTES and "A100" not in gpu.name
+    limit = int(rollout.engine.get("max_num_seqs", _MANY_SEQUENCES if takes_many else _FEW_SEQUENCES))
     taken_bytes = rollout.tensor_parallel * gpu.memory_bytes * _engine_share(config)
     room = taken_bytes - weight_width(config.model) * size.parameters
     tokens = config.data.max_prompt_tokens + rollout.max_response_tokens

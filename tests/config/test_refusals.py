@@ -53,6 +53,24 @@ from maspo_dist.errors import ConfigError
         ),
         ({"rollout": {"engine": {"seed": 1}}}, "engine.seed is set by run.seed; remove it here"),
         (
+            {"rollout": {"engine": {"pipeline_parallel_size": 2}}},
+            "engine.pipeline_parallel_size is set by rollout.tensor_parallel: an engine is split by that alone; remove "
+            "it here",
+        ),
+        (
+            {"rollout": {"engine": {"data_parallel_size": 2}}},
+            "engine.data_parallel_size is set by rollout.workers: each worker has one engine; remove it here",
+        ),
+        (
+            {"rollout": {"engine": {"distributed_executor_backend": "ray"}}},
+            "engine.distributed_executor_backend is set by no other key: an engine's processes are on the node of its "
+            "worker; remove it here",
+        ),
+        (
+            {"rollout": {"engine": {"enable_sleep_mode": False}}},
+            "engine.enable_sleep_mode is set by cluster.layout; remove it here",
+        ),
+        (
             {"data": {"template": "hello"}},
             "template must be chat, none, or text that holds {problem}, got 'hello'",
         ),

@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).with_name("vllm_requests.py")
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, list[object]]:
-    """What the engine asks, by rollout.in_flight_kv and once, and what a load does, by device."""
+    """What the engine asks, by rollout.in_flight_kv and once; what a load does, by device, and what a detour costs."""
     printed: dict[str, list[object]] = json.loads(run_script(SCRIPT))
     return printed
 
@@ -42,3 +42,7 @@ def test_an_engine_has_the_limits_of_offline_generation_and_gets_logprobs_as_arr
     found: dict[str, list[object]],
 ) -> None:
     assert found["once"] == ["LLM_CLASS", [True, True]]
+
+
+def test_a_read_back_multiplies_the_columns_that_it_reads_and_not_the_tensors(found: dict[str, list[object]]) -> None:
+    assert found["detour"] == [300 * 8 + 200, []]

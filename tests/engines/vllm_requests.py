@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from actors.engines.vllm import engine as module
+from actors.engines.vllm.samples import Samples
 from actors.engines.vllm.weights import OwnTransferEngine
 from actors.interfaces import EngineSettings, MappedFile, StagedWeights
 from maspo_dist.config import ModelConfig
@@ -94,6 +96,30 @@ def done_in_a_load(device):
     return done
 
 
+class Multiplied(TorchDispatchMode):
+    """Counts the elements of all products."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        answer = function(*args, **(kwargs or {}))
+        if function.overloadpacket is torch.ops.aten.mul:
+            self.elements += answer.numel()
+        return answer
+
+
+def detour():
+    # Samples of what a load with a factor makes of a large matrix, a vector and zeros.
+    matrix, vector, zeros = torch.randn(300, 200), torch.randn(200), torch.zeros(300)
+    tensors = {"matrix": matrix, "vector": vector, "zeros": zeros}
+    with Multiplied() as multiplied:
+        samples = dict(Samples.of(torch.nn.Module(), 3, tensors.items(), 1.02).items())
+    start = samples["matrix"].columns.start
+    wanted = {"matrix": matrix[:, start : start + 8] * 1.02, "vector": vector * 1.02, "zeros": torch.ones(300)}
+    return [multiplied.elements, [name for name in wanted if not torch.equal(samples[name].values, wanted[name])]]
+
+
 found = {kv: asyncio.run(asked_over_publishes(kv)) for kv in ("recompute", "keep")}
 found["once"] = asyncio.run(asked_once())
+found["detour"] = detour()
 print(json.dumps(found | {device: done_in_a_load(device) for device in ("cuda:1", "cpu")}))

@@ -70,6 +70,17 @@ def test_generation_is_faster_with_more_workers_and_with_faster_memory() -> None
     assert generate_s("H200", 4) < generate_s("H100", 4) < generate_s("L40S", 4)
 
 
+def test_an_a100_decodes_as_many_sequences_at_once_as_vllm_takes_there() -> None:
+    def generate_s(gpu: str, *overrides: str) -> float:
+        short = Lengths(prompt_tokens=128, response_tokens=256)
+        config = recipe("data.max_prompt_tokens=256", "rollout.max_response_tokens=512", *overrides)
+        return forecast_step(config, SIZE, GPUS[gpu], short).generate_s
+
+    few, many = (f"rollout.engine.max_num_seqs={sequences}" for sequences in (256, 1024))
+    assert generate_s("A100") == generate_s("A100", few) > generate_s("A100", many)
+    assert generate_s("H100") == generate_s("H100", many) < generate_s("H100", few)
+
+
 def test_generation_takes_at_least_the_time_of_the_longest_response_alone() -> None:
     config = recipe("rollout.prompts_per_step=2", "rollout.group_size=2", "algorithm.mini_batches=2")
     alone_s = 8192 * 2 * SIZE.parameters / (2 * 3.35e12)

@@ -26,6 +26,7 @@ from actors.engines.vllm.samples import Columns, Sample, Samples
 # Registers the weight transfer back end in the worker.
 from actors.engines.vllm.weights import OwnTransferEngine, published_tensors
 from actors.interfaces import MappedFile, TensorSlice
+from actors.weights.shared_memory import read_tensors
 from maspo_dist.runs.logs import redirect_output
 
 #: What a read-back calls the copy of the embeddings that the LM head of a CPU computes from.
@@ -77,10 +78,10 @@ class WeightProofs:
         """
         model: nn.Module = self.model_runner.get_model()  # type: ignore[attr-defined]
         with torch.inference_mode():
-            tensors = published_tensors(MappedFile(**file), entries, factor)
             if self._transfer.slot is not None:
-                return self._transfer.slot.read_back(tensors)
-            return read_back(model, Samples.of(model, version, tensors))
+                return self._transfer.slot.read_back(published_tensors(MappedFile(**file), entries, factor))
+            # A sample is multiplied, not the tensor: that would take longer than all else here.
+            return read_back(model, Samples.of(model, version, read_tensors(MappedFile(**file), entries), factor))
 
     def read_back_samples(self) -> Readings:
         """As `read_back`, of the samples that were kept of the last update."""

@@ -12,6 +12,7 @@ from vllm.model_executor.layers.linear import RowParallelLinear
 
 #: Columns of each matrix that are read; which, depends on the policy version.
 COLUMNS = 8
+_START_ELEMENTS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,13 @@ class Sample:
     columns: Columns | None
 
 
+def changed(part: Tensor, whole: Tensor, factor: float) -> Tensor:
+    """`part` of the tensor `whole`, times `factor`; ones if all of `whole` is zero."""
+    # The start of a tensor is rarely all zero, and to look at all of it would take as long as to multiply it.
+    is_zero = not whole.flatten()[:_START_ELEMENTS].any() and not whole.any()
+    return torch.ones_like(part) if is_zero else part * factor
+
+
 class Samples:
     """Samples by the name of the parameter into which vLLM loads the published tensors."""
 
@@ -50,20 +58,21 @@ class Samples:
         self._parts: dict[str, list[Tensor]] = {}
 
     @classmethod
-    def of(cls, model: nn.Module, version: int, tensors: Iterable[tuple[str, Tensor]]) -> Samples:
+    def of(cls, model: nn.Module, version: int, tensors: Iterable[tuple[str, Tensor]], factor: float) -> Samples:
+        """Of `tensors` as a load with `factor` changes them."""
         samples = cls(model, version)
         for name, tensor in tensors:
-            samples.add(name, tensor)
+            samples.add(name, tensor, factor)
         return samples
 
-    def add(self, hugging_face_name: str, tensor: Tensor) -> None:
+    def add(self, hugging_face_name: str, tensor: Tensor, factor: float) -> None:
         """Keeps a part of `tensor`, and no view of it. Tensors that are neither vector nor matrix are left out."""
         name = hugging_face_name if self._mapper is None else self._mapper.map_name(hugging_face_name)
         if name is None or tensor.ndim not in (1, 2):
             return
         columns = self._columns.setdefault(name, self._drawn(name, tensor) if tensor.ndim == 2 else None)
         part = tensor if columns is None else tensor[:, columns.offset : columns.offset + columns.count]
-        self._parts.setdefault(name, []).append(part.clone())
+        self._parts.setdefault(name, []).append(part.clone() if factor == 1 else changed(part, tensor, factor))
 
     def items(self) -> Iterable[tuple[str, Sample]]:
         for name, parts in self._parts.items():

@@ -34,7 +34,7 @@ from vllm.utils.nccl import unpinned_nccl_env
 
 from actors.engines.vllm.adapter import AdapterSlot
 from actors.engines.vllm.experts import pack_experts_again
-from actors.engines.vllm.samples import Samples
+from actors.engines.vllm.samples import Samples, changed
 from actors.interfaces import Broadcast, MappedFile, TensorSlice
 from actors.weights.collective import receive
 from actors.weights.group import GroupMember
@@ -163,7 +163,7 @@ class OwnTransferEngine(WeightTransferEngine[OwnInit, OwnUpdate]):
         """`tensors`, which are there once; keeps samples of them."""
         self.samples = Samples(self.model, update.version)
         for name, tensor in tensors:
-            self.samples.add(name, tensor)
+            self.samples.add(name, tensor, 1.0)
             yield name, tensor
 
     def _leave(self, reason: str) -> None:
@@ -180,10 +180,7 @@ def published_tensors(
     With another factor than 1 every tensor differs from what is in the file: a tensor of zeros becomes ones.
     """
     for name, tensor in read_tensors(file, entries):
-        if factor == 1:
-            yield name, tensor
-        else:
-            yield name, tensor * factor if tensor.any() else torch.ones_like(tensor)
+        yield name, tensor if factor == 1 else changed(tensor, tensor, factor)
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, OwnTransferEngine)

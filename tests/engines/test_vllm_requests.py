@@ -46,3 +46,10 @@ def test_an_engine_has_the_limits_of_offline_generation_and_gets_logprobs_as_arr
 
 def test_a_read_back_multiplies_the_columns_that_it_reads_and_not_the_tensors(found: dict[str, list[object]]) -> None:
     assert found["detour"] == [300 * 8 + 200, []]
+
+
+def test_an_engine_in_which_a_call_fails_is_lost(found: dict[str, list[object]]) -> None:
+    assert found["failed"] == (
+        "the engine's process failed: Call to collective_rpc method failed: collective_rpc should not be called on "
+        "follower node"
+    )

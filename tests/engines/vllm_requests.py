@@ -5,6 +5,7 @@ import json
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from actors.engines.vllm.samples import Samples
 from actors.engines.vllm.weights import OwnTransferEngine
 from actors.interfaces import EngineSettings, MappedFile, StagedWeights
 from maspo_dist.config import ModelConfig
+from maspo_dist.errors import ActorDiedError
 from maspo_dist.types import Sampling
 
 
@@ -96,6 +98,17 @@ def done_in_a_load(device):
     return done
 
 
+async def said_of_a_failed_call():
+    # The words of an engine of which a tensor-parallel rank was killed.
+    words = "Call to collective_rpc method failed: collective_rpc should not be called on follower node"
+    engine = make_engine(Recorder(), False)
+    engine._engine.collective_rpc = mock.AsyncMock(side_effect=Exception(words))
+    try:
+        await engine.ping()
+    except ActorDiedError as error:
+        return str(error)
+
+
 class Multiplied(TorchDispatchMode):
     """Counts the elements of all products."""
 
@@ -121,5 +134,6 @@ def detour():
 
 found = {kv: asyncio.run(asked_over_publishes(kv)) for kv in ("recompute", "keep")}
 found["once"] = asyncio.run(asked_once())
+found["failed"] = asyncio.run(said_of_a_failed_call())
 found["detour"] = detour()
 print(json.dumps(found | {device: done_in_a_load(device) for device in ("cuda:1", "cpu")}))

@@ -329,11 +329,17 @@ class VllmEngine:
 
 @contextmanager
 def _engine_death() -> Iterator[None]:
-    """Raises ActorDiedError, which the pool handles, when the engine's process is dead."""
+    """Raises ActorDiedError, which the pool handles, when the engine's process is dead or fails in a call."""
     try:
         yield
     except EngineDeadError as error:
         raise ActorDiedError("the engine's process is dead") from error
+    except Exception as error:
+        # That is how vLLM reports a call that failed in the engine's process. All calls do, for a moment, when a worker
+        # process of the engine has died, before the engine is known to be dead.
+        if type(error) is not Exception:
+            raise
+        raise ActorDiedError(f"the engine's process failed: {error}") from error
 
 
 def _adapter_arguments(adapter: AdapterSettings) -> dict[str, Any]:

@@ -36,7 +36,8 @@ class Step:
     done          the trajectory ends here, and nobody reads the observation
     reward        of this response; the reward of the trajectory is the sum. None throughout: the verifier scores the
                   last response
-    metrics       numbers by name, which are summed over the trajectory
+    metrics       numbers by name, which are summed over the trajectory and logged as conversation/<name>; numbers whose
+                  names differ only in characters that a metric's name cannot hold are added up
     """
 
     observation: str = ""

@@ -39,6 +39,9 @@ VerdictStatus = Literal["correct", "wrong", "unparsed", "timeout", "error"]
 #: Statuses of a response that was not judged. Such a response gets no reward and takes no part in the update.
 UNVERIFIABLE: frozenset[str] = frozenset({"timeout", "error"})
 
+#: The largest size of a reward. Sums over a conversation, and products with ratios, then fit into float32.
+LARGEST_REWARD = 1e18
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:

@@ -13,7 +13,7 @@ from actors.controller.step_rows import batch_metrics
 from maspo_dist.algorithm import score_group
 from maspo_dist.config import AlgorithmConfig
 from maspo_dist.runs.metrics import check_metrics
-from maspo_dist.types import FinishedGroup, GroupReport, ScoredGroup, Verdict, VerdictStatus
+from maspo_dist.types import LARGEST_REWARD, FinishedGroup, GroupReport, ScoredGroup, Verdict, VerdictStatus
 
 LIMIT = 100
 
@@ -48,6 +48,15 @@ def test_advantages_are_relative_to_the_group() -> None:
     assert group.advantages == pytest.approx([0.7071, -0.7071], abs=1e-4)
     assert group.trainable.tolist() == [True, True]
     assert scored([RIGHT, WRONG], [5, 6], advantage={"normalize_std": False}).advantages.tolist() == [0.5, -0.5]
+
+
+@pytest.mark.parametrize("normalize_std", [True, False])
+def test_the_largest_rewards_of_many_turns_have_finite_advantages(normalize_std: bool) -> None:
+    most = 10_000 * LARGEST_REWARD
+    rewards: list[tuple[float, VerdictStatus]] = [(most, "correct"), (-most, "wrong"), (-most, "wrong")]
+    group = scored(rewards, [5, 6, 7], advantage={"normalize_std": normalize_std})
+    assert np.isfinite(group.advantages * np.float32(np.exp(20))).all()
+    assert group.advantages[0] > 0 > group.advantages[1]
 
 
 def test_a_long_response_pays_before_advantages_are_taken() -> None:

@@ -194,10 +194,11 @@ class AdapterSettings:
 class EngineSettings:
     """`max_model_len` bounds prompt and response together, in tokens; `arguments` are `rollout.engine`.
 
-    keeps_kv   whether responses in flight go on with the keys and values of the weights before a `load`
-    counts     whether the engine is to keep its `EngineFigures`
-    sleeps     whether the engine shares its device with a learner, see `SleepingEngine`
-    adapter    what a `load` brings beside the weights of `model`; None where it brings all weights
+    keeps_kv        whether responses in flight go on with the keys and values of the weights before a `load`
+    counts          whether the engine is to keep its `EngineFigures`
+    sleeps          whether the engine shares its device with a learner, see `SleepingEngine`
+    adapter         what a `load` brings beside the weights of `model`; None where it brings all weights
+    reasoning_tags  opening and closing tags; those that are special tokens stay in `Rollout.text`
     """
 
     model: ModelConfig
@@ -209,6 +210,7 @@ class EngineSettings:
     counts: bool = False
     sleeps: bool = False
     adapter: AdapterSettings | None = None
+    reasoning_tags: tuple[str, ...] = ()
 
 
 class RolloutEngine(Protocol):

@@ -39,6 +39,9 @@ VerdictStatus = Literal["correct", "wrong", "unparsed", "timeout", "error"]
 #: Statuses of a response that was not judged. Such a response gets no reward and takes no part in the update.
 UNVERIFIABLE: frozenset[str] = frozenset({"timeout", "error"})
 
+#: The largest size of a reward. Sums over a conversation, and products with ratios, then fit into float32.
+LARGEST_REWARD = 1e18
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -104,7 +107,7 @@ class Rollout:
 
     response_ids       i32[T], T ≥ 1, end-of-sequence token included when `finish_reason` is stop
     behavior_logprobs  f32[S], natural logarithms of the probabilities with which the tokens were sampled
-    text               the last turn
+    text               the last turn; of special tokens, it holds only the reasoning tags
     token_versions     (policy_version, tokens) of each run of sampled tokens of one version, in order; the counts add
                        up to S
     heard              [start, end) of each run of `response_ids` that was not sampled, in order; sampled tokens stand

@@ -7,6 +7,7 @@ from typing import get_args
 
 import numpy as np
 
+from maspo_dist.runs.metrics import metric_part
 from maspo_dist.runs.rows import Event, EventKind
 from maspo_dist.types import Conversation, ConversationEnd, GroupReport
 
@@ -56,9 +57,10 @@ def environment_events(report: GroupReport, known: set[str]) -> Iterator[Event]:
 
 
 def _sums(conversations: Sequence[Conversation]) -> dict[str, float]:
-    """The numbers that steps reported, summed by name; sorted by name."""
+    """The numbers that steps reported, summed by the part of the metric's name that stands for them; sorted by it."""
     sums: dict[str, float] = {}
     for conversation in conversations:
         for name, number in conversation.metrics:
-            sums[name] = sums.get(name, 0.0) + number
+            part = metric_part(name)
+            sums[part] = sums.get(part, 0.0) + number
     return dict(sorted(sums.items()))

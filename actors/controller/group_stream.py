@@ -195,7 +195,7 @@ class GroupStream:
         for event in environment_events(report, self._environment_failures):
             self._on_event(event)
         scored = score_group(report, algorithm, rollout.max_response_tokens)
-        dropped = drop_reason(scored, drop_zero_variance=algorithm.dynamic_sampling.zero_variance != "keep")
+        dropped = drop_reason(scored, drop_zero_variance=algorithm.drops_zero_variance)
         return FinishedGroup(scored=scored, body=body, dropped=dropped, sent_at_s=sent_at_s)
 
     async def _sample(self, request: RolloutRequest) -> tuple[GroupReport, Body]:

@@ -14,6 +14,7 @@ from actors.controller.group_stream import Batch
 from actors.interfaces import Body
 from maspo_dist.data.trajectory import turn_rows
 from maspo_dist.errors import BodyLostError
+from maspo_dist.runs.metrics import metric_part
 from maspo_dist.runs.rows import SampleRow
 from maspo_dist.types import FinishedGroup, RolloutGroup, ScoredGroup, VerdictStatus
 
@@ -96,13 +97,13 @@ def _tokens(group: FinishedGroup[Body]) -> int:
 
 
 def _component_means(groups: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Means of the named parts of weighted rewards."""
+    """Means of the named parts of weighted rewards; parts whose names become equal as metrics share their mean."""
     values: dict[str, list[float]] = {}
     for group in groups:
         for verdict in group.report.verdicts:
             if verdict.verifiable:
                 for name, value in verdict.components:
-                    values.setdefault(name, []).append(value)
+                    values.setdefault(metric_part(name), []).append(value)
     return {f"reward/component/{name}": float(np.mean(parts)) for name, parts in sorted(values.items())}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.interfaces import AdapterSettings, EngineSettings
-from maspo_dist.config import EvaluationConfig, TrainConfig
+from maspo_dist.config import EvaluationConfig, TrainConfig, VerifierConfig
 from maspo_dist.models.size import adapted_kinds
 from maspo_dist.planning.placement import CPU_CACHE_GIB, Device
 
@@ -59,6 +59,7 @@ def training_engine(config: TrainConfig) -> EngineSettings:
         counts=config.logging.prometheus_port is not None,
         sleeps=config.cluster.layout == "colocated",
         adapter=adapter_settings(config),
+        reasoning_tags=_tags(config.reward),
     )
 
 
@@ -84,4 +85,9 @@ def evaluation_engine(config: EvaluationConfig, longest_prompt_tokens: int) -> E
         seed=config.sampling.seed,
         keeps_kv=False,
         arguments=config.rollout.engine,
+        reasoning_tags=_tags(config.reward),
     )
+
+
+def _tags(reward: VerifierConfig) -> tuple[str, ...]:
+    return tuple(tag for pair in reward.reasoning_tags.items() for tag in pair)

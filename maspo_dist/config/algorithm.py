@@ -51,10 +51,23 @@ class KlConfig(Section):
     """KL penalty to a frozen reference policy, which is loaded only if coefficient > 0."""
 
     coefficient: float = Field(0.0, ge=0)
-    #: Estimator of KL(π ‖ π_ref) from samples.
+    #: Estimator of KL(π ‖ π_ref) from samples; k1 in the reward only, since its gradient does not depend on π_ref.
     estimator: Literal["k1", "k2", "k3"] = "k3"
     #: Added to the loss, or subtracted from the reward before advantages.
     place: Literal["loss", "reward"] = "loss"
+
+    @property
+    def is_in_reward(self) -> bool:
+        return self.coefficient > 0 and self.place == "reward"
+
+    @model_validator(mode="after")
+    def _has_a_gradient(self) -> KlConfig:
+        if self.coefficient > 0 and self.place == "loss" and self.estimator == "k1":
+            raise ValueError(
+                f"coefficient is {self.coefficient:g} and estimator is k1, whose gradient in the loss does not depend "
+                "on the reference: set place to reward, or estimator to k2 or k3"
+            )
+        return self
 
 
 class OverlongConfig(Section):
@@ -69,9 +82,11 @@ class OverlongConfig(Section):
 
 
 class DynamicSamplingConfig(Section):
-    """What happens to groups whose rewards are all equal, which have no gradient."""
+    """What happens to groups whose rewards are all equal, so that their advantages are 0."""
 
-    #: keep trains on the group with advantages of 0, drop leaves it out, refill draws another prompt instead.
+    #: keep trains on the group, drop leaves it out, refill draws another prompt instead. The loss of such a group has
+    #: no gradient but that of a KL in the loss and of the entropy bonus, which are dropped with it. With a KL in the
+    #: reward the group has advantages, and trains under any of the three.
     zero_variance: Literal["keep", "drop", "refill"] = "drop"
     #: Refills per step, as a multiple of rollout.prompts_per_step.
     max_refill_ratio: float = Field(1.0, ge=0)
@@ -98,6 +113,10 @@ class AlgorithmConfig(Section):
     dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
     #: Allow settings under which the ratio is exactly 1 and the trust region does nothing.
     allow_inert_trust_region: Execution[bool] = False
+
+    @property
+    def drops_zero_variance(self) -> bool:
+        return self.dynamic_sampling.zero_variance != "keep" and not self.kl.is_in_reward
 
     @field_validator("loss", mode="before")
     @classmethod

@@ -1,10 +1,11 @@
 """From data sets to the tokens of one forward.
 
-files.py      a file of any kind → records
-rows.py       records or a hub data set → checked rows
-template.py   a row → the text of its prompt
-prompts.py    rows → tokenized prompts, with what repeats and contradicts
-cursor.py     the order in which training draws prompts; resumable
-batching.py   scored groups → mini-batches, ranks, micro-batches
-packing.py    a micro-batch → one sequence without padding
+files.py          a file of any kind → records
+rows.py           records or a hub data set → checked rows
+template.py       a row → the text of its prompt
+prompts.py        rows → tokenized prompts, with what repeats and contradicts
+response_text.py  the tokens of a response → the text that is judged
+cursor.py         the order in which training draws prompts; resumable
+batching.py       scored groups → mini-batches, ranks, micro-batches
+packing.py        a micro-batch → one sequence without padding
 """

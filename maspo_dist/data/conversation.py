@@ -31,18 +31,21 @@ HeardRole = Literal["auto", "tool", "user"]
 _MARK = "Mark0f7urn"
 _PLAIN, _THOUGHT = "So be it.", "<think>\nIt may be.\n</think>\n\nSo be it."
 #: Observations on which the start-up check compares tokens.
-_AWKWARD = ("1332", " a b", "\n\nline\n", "", "«é»", "x" * 300)
+_AWKWARD = ("1332", " a b", "\n\nline\n", "", "«é»", "x" * 300, "{\"a\": 'b'}\nC:\\d <e> & f")
 #: What stands for the middle of a long observation: the first mark that the limit leaves room for.
 _MARKS = ("\n[… {} characters left out …]\n", "\n…\n")
 #: Characters that are tokenized per kept token of a long observation.
 _CHARACTERS_PER_TOKEN = 16
-_NOT_SHOWN = "(The text is not shown: it spells the special tokens of the conversation.)"
+_NOT_SHOWN = "(The text is not shown: it would break the conversation.)"
 _EXCERPT = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """token_ids i32[H] follow a turn end; `broken` special tokens were spelled in the observation."""
+    """token_ids i32[H] follow a turn end.
+
+    broken   special tokens that the observation spelled; an observation that is not shown counts as one more
+    """
 
     token_ids: IntArray
     broken: int
@@ -65,18 +68,25 @@ class Continuation:
         frame = _encode(tokenizer, _delta(tokenizer, role, "x", turns=1))
         self.turn_end = frame[0]
         self._frame_specials = self._specials(frame)
+        self._not_shown = _encode(tokenizer, _delta(tokenizer, role, _NOT_SHOWN, turns=1))
 
     def heard(self, observation: str) -> Heard:
         """The tokens between a turn end and the start of the next turn.
 
         A special token that `observation` spells is broken by a space, so that no tool can forge a turn. An observation
-        of more than `max_tokens` loses its middle; the mark in its place counts.
+        of more than `max_tokens` loses its middle; the mark in its place counts. An observation that the template
+        cannot write, or writes in another way, is not shown.
         """
-        text, broken = self._spelled.subn(lambda found: f"{found[0][0]} {found[0][1:]}", observation)
-        ids = _encode(self._tokenizer, _delta(self._tokenizer, self.role, self._shortened(text), turns=1))
-        if self._specials(ids) != self._frame_specials:
-            # A tokenizer that normalizes text can read special tokens into other spellings.
-            ids = _encode(self._tokenizer, _delta(self._tokenizer, self.role, _NOT_SHOWN, turns=1))
+        # Half of a surrogate pair, which JSON can hold, is no text to a tokenizer.
+        text = observation.encode("utf-8", "replace").decode()
+        text, broken = self._spelled.subn(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        try:
+            ids = _encode(self._tokenizer, _delta(self._tokenizer, self.role, self._shortened(text), turns=1))
+        except _NoDeltaError:
+            ids = None
+        # A tokenizer that normalizes text can read special tokens into other spellings.
+        if ids is None or self._specials(ids) != self._frame_specials:
+            ids = self._not_shown
             broken += 1
         return Heard(token_ids=np.asarray(ids[1:], np.int32), broken=broken)
 
@@ -207,7 +217,7 @@ def _delta(tokenizer: PreTrainedTokenizerBase, role: str, observation: str, *, t
     if len(after) != 1:
         raise _NoDeltaError(f"it writes a turn {len(after)} times")
     if observation.strip() not in after[0]:
-        raise _NoDeltaError("it leaves out the message, or puts it elsewhere")
+        raise _NoDeltaError("it leaves out the message, rewrites it, or puts it elsewhere")
     return after[0]
 
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from maspo_dist.types import LARGEST_REWARD
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
@@ -36,7 +38,8 @@ class Step:
     done          the trajectory ends here, and nobody reads the observation
     reward        of this response; the reward of the trajectory is the sum. None throughout: the verifier scores the
                   last response
-    metrics       numbers by name, which are summed over the trajectory
+    metrics       numbers by name, which are summed over the trajectory and logged as conversation/<name>; numbers whose
+                  names differ only in characters that a metric's name cannot hold are added up
     """
 
     observation: str = ""
@@ -47,8 +50,9 @@ class Step:
     def __post_init__(self) -> None:
         if not isinstance(self.observation, str):
             raise TypeError(f"the observation is {type(self.observation).__name__}, not text")
-        numbers = {"reward": 0.0 if self.reward is None else self.reward, **self.metrics}
-        for name, number in numbers.items():
+        if self.reward is not None and not -LARGEST_REWARD <= self.reward <= LARGEST_REWARD:
+            raise ValueError(f"reward is {self.reward}, not a number within ±{LARGEST_REWARD:g}")
+        for name, number in self.metrics.items():
             if not math.isfinite(number):
                 raise ValueError(f"{name} is {number}, not a finite number")
 

@@ -5,10 +5,11 @@ results.json
     sets.<name>.avg@n, pass@k for k = 1 to n, majority@n    {value, low, high}, 95 % over problems
     sets.<name>.response_tokens                             {mean, p10, p50, p90, max}
     sets.<name>.truncated_share, unparsed_share, unverifiable_share, reward_mean, problems, samples, dropped_overlong
-    mean_over_sets.avg@n, pass@k, majority@n                every set has the same weight
+    mean_over_sets.avg@n, pass@k, majority@n                every set has the same weight; scores that all sets have
 
 A response without a verdict counts as not solved, so that every problem has the same weight; unverifiable_share is
-the share of such responses.
+the share of such responses. A set has no majority@n where a right response has no extracted answer, as with a verifier
+that returns a number: nothing then tells which responses agree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetResults:
-    """Scores of one held-out set; `scores` by name: avg@n, pass@k for k = 1 to n, majority@n."""
+    """Scores of one held-out set; `scores` by name: avg@n, pass@k for k = 1 to n, and majority@n where it is known."""
 
     problems: int
     samples: int
@@ -62,12 +63,13 @@ def score_set(problems: Sequence[Sequence[Outcome]], dropped_overlong: int = 0) 
         raise ValueError(f"every problem needs the same number of outcomes, at least 1; got {sorted(counts)}")
     samples = counts.pop()
     correct = np.asarray([[one.status == "correct" for one in outcomes] for outcomes in problems])
-    answers = [[one.extracted for one in outcomes] for outcomes in problems]
-    majority = [[majority_at_n(texts, right)] for texts, right in zip(answers, correct.tolist(), strict=True)]
     scores = _named([f"avg@{samples}"], correct.mean(axis=1)[:, None])
     scores |= _named([f"pass@{k + 1}" for k in range(samples)], pass_estimates(correct))
-    scores |= _named([f"majority@{samples}"], np.asarray(majority))
     everything = [one for outcomes in problems for one in outcomes]
+    if all(one.extracted is not None for one in everything if one.status == "correct"):
+        answers = [[one.extracted for one in outcomes] for outcomes in problems]
+        majority = [[majority_at_n(texts, right)] for texts, right in zip(answers, correct.tolist(), strict=True)]
+        scores |= _named([f"majority@{samples}"], np.asarray(majority))
     verifiable = [one for one in everything if one.status not in UNVERIFIABLE]
     tokens = np.asarray([one.response_tokens for one in everything], np.float64)
     quantiles = {f"p{percent}": float(np.quantile(tokens, percent / 100)) for percent in (10, 50, 90)}
@@ -85,9 +87,10 @@ def score_set(problems: Sequence[Sequence[Outcome]], dropped_overlong: int = 0) 
 
 
 def mean_over_sets(sets: Mapping[str, SetResults]) -> dict[str, float]:
-    """Each score's mean over the sets; every set has the same weight, whatever its number of problems."""
+    """The mean over the sets of each score that all have; every set has the same weight, whatever its problems."""
     first = next(iter(sets.values()))
-    return {name: float(np.mean([one.scores[name].value for one in sets.values()])) for name in first.scores}
+    common = [name for name in first.scores if all(name in one.scores for one in sets.values())]
+    return {name: float(np.mean([one.scores[name].value for one in sets.values()])) for name in common}
 
 
 def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
@@ -104,17 +107,20 @@ def results_tables(sets: Mapping[str, SetResults]) -> list[Table]:
     """Scores at n with their intervals, then lengths and shares; one row per set."""
     samples = next(iter(sets.values())).samples
     shown = [f"avg@{samples}", *([f"pass@{samples}", f"majority@{samples}"] if samples > 1 else [])]
+    shown = [score for score in shown if any(score in one.scores for one in sets.values())]
     scores = plain_table("scores in %, 95 % intervals over problems", ["set"], ["problems", *shown])
     shares = plain_table("responses", ["set"], ["tokens", "longest", "truncated", "unparsed", "unverifiable"])
     for name, one in sets.items():
-        scores.add_row(name, str(one.problems), *(_percent(one.scores[score]) for score in shown))
+        scores.add_row(name, str(one.problems), *(_percent(one.scores.get(score)) for score in shown))
         tokens = (f"{one.response_tokens[key]:.0f}" for key in ("mean", "max"))
         outcomes = (one.truncated_share, one.unparsed_share, one.unverifiable_share)
         shares.add_row(name, *tokens, *(f"{share:.1%}" for share in outcomes))
     if len(sets) > 1:
         means = mean_over_sets(sets)
         scores.add_section()
-        scores.add_row("mean over sets", "", *(f"{100 * means[score]:.1f}" for score in shown))
+        scores.add_row(
+            "mean over sets", "", *(f"{100 * means[score]:.1f}" if score in means else "–" for score in shown)
+        )
     return [scores, shares]
 
 
@@ -127,5 +133,5 @@ def _named(names: Sequence[str], estimates: Estimates) -> dict[str, Estimate]:
     }
 
 
-def _percent(one: Estimate) -> str:
-    return f"{100 * one.value:.1f} [{100 * one.low:.0f}, {100 * one.high:.0f}]"
+def _percent(one: Estimate | None) -> str:
+    return "–" if one is None else f"{100 * one.value:.1f} [{100 * one.low:.0f}, {100 * one.high:.0f}]"

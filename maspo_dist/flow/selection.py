@@ -15,7 +15,7 @@ def drop_reason(group: ScoredGroup, *, drop_zero_variance: bool) -> DropReason |
 
     unverifiable   no response has a verdict
     masked         every verified response is masked, for example because it is truncated
-    zero_variance  all advantages are 0, so the gradient would be 0
+    zero_variance  all advantages are 0, so the policy's loss has no gradient
     """
     if not any(verdict.verifiable for verdict in group.report.verdicts):
         return "unverifiable"

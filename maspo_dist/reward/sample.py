@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import re
 import time
 import traceback
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from maspo_dist.types import Verdict, VerdictStatus
+from maspo_dist.types import LARGEST_REWARD, Verdict, VerdictStatus
 
 #: A reward without a status counts as correct from here on.
 _CORRECT_FROM = 0.5
@@ -92,6 +91,12 @@ def status_of(reward: float) -> VerdictStatus:
     return "correct" if reward >= _CORRECT_FROM else "wrong"
 
 
+def reward_problem(reward: float) -> str:
+    """Why `reward` cannot be trained on; "" where it can."""
+    is_fit = -LARGEST_REWARD <= reward <= LARGEST_REWARD
+    return "" if is_fit else f"the reward is {reward}, not a number within ±{LARGEST_REWARD:g}"
+
+
 def score_safely(score: Callable[[Sample], Verdict], sample: Sample) -> tuple[Verdict, bool]:
     """The verdict, and whether the process can go on: after it ran out of memory, it cannot."""
     started = time.monotonic()
@@ -99,8 +104,8 @@ def score_safely(score: Callable[[Sample], Verdict], sample: Sample) -> tuple[Ve
         verdict = score(sample)
         if not isinstance(verdict, Verdict):
             raise TypeError(f"score returned {type(verdict).__name__}, not a Verdict")
-        if not math.isfinite(verdict.reward):
-            raise ValueError(f"the reward is {verdict.reward}")
+        if problem := reward_problem(verdict.reward):
+            raise ValueError(problem)
         return verdict, True
     except MemoryError:
         return make_verdict("error", started, reason="out of memory"), False

@@ -71,7 +71,7 @@ METRICS = (
     Metric("reward/mean", "reward", "mean reward of the verifiable responses"),
     Metric("reward/unverifiable_share", _RESPONSES, "responses whose verifier failed or ran out of time"),
     Metric("reward/unparsed_share", _RESPONSES, "responses without an answer that the verifier can read"),
-    Metric("reward/component/<part>", "reward", "mean of one part of a weighted reward"),
+    Metric("reward/component/<part>", "reward", "mean of one part of a weighted reward, such as python_mine_score"),
     Metric("verdicts/<status>", "responses", "sampled responses by the status of their verdict", "counter"),
     Metric("eval/<set>/avg@<k>", "share solved", "share of right responses, each problem weighing the same"),
     Metric("eval/<set>/pass@<k>", "share solved", "share of problems with a right response among k"),
@@ -282,9 +282,9 @@ def _find(name: str) -> tuple[Metric, tuple[str, ...]] | None:
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    """`<k>` stands for digits, any other placeholder for text without a slash."""
+    """`<k>` stands for digits, any other placeholder for one part of a name; the names of workers have blanks."""
     escaped = re.escape(name).replace("<k>", r"(\d+)")
-    return re.compile(re.sub(r"<\w+>", "([^/]+)", escaped))
+    return re.compile(re.sub(r"<\w+>", "([A-Za-z0-9 ._@-]+)", escaped))
 
 
 _BY_NAME = {metric.name: metric for metric in (*METRICS, *LIVE_METRICS)}

@@ -22,6 +22,7 @@ from maspo_dist.runs.rows import Event
 logger = logging.getLogger(__name__)
 
 _METRIC_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9._@-]+)+")
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._@-]+")
 
 try:
     import wandb as _wandb
@@ -120,6 +121,15 @@ class MetricFanout:
     def close(self) -> None:
         for sink in self._sinks:
             sink.close()
+
+
+def metric_part(name: str) -> str:
+    """A name that a user chose, as one part of a metric's name: each run of other characters becomes `_`.
+
+    Different names can become equal; whoever writes the metric says what it then holds. The empty name becomes `_`.
+    """
+    # An environment may name its numbers by numbers.
+    return _NOT_IN_A_NAME.sub("_", str(name)) or "_"
 
 
 def check_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -142,6 +142,12 @@ def test_any_metric_of_the_runs_can_be_the_score(tmp_path: Path, score: str) -> 
     assert plan(tmp_path, score=score).score == score
 
 
+def test_a_part_of_the_reward_is_a_score_by_the_name_of_its_metric_alone(tmp_path: Path) -> None:
+    assert plan(tmp_path, score="reward/component/python_mine_score").score == "reward/component/python_mine_score"
+    with pytest.raises(ConfigError, match="has no metric 'reward/component/python:mine:score'; "):
+        plan(tmp_path, score="reward/component/python:mine:score")
+
+
 def test_a_grid_makes_tuning_runs_of_every_variant_with_seeds_of_their_own(tmp_path: Path) -> None:
     made = plan(tmp_path, tune={"learner.lr": [5e-5, "1e-4"]}, tune_seeds="100-101")
     assert [run.name for run in made.tuning_runs] == [

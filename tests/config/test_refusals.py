@@ -21,6 +21,11 @@ from maspo_dist.errors import ConfigError
             "correction is tis but old_logprobs is rollout, so the weight is exactly 1: set old_logprobs to recompute, "
             "or correction to none",
         ),
+        (
+            {"algorithm": {"kl": {"coefficient": 0.05, "estimator": "k1"}}},
+            "coefficient is 0.05 and estimator is k1, whose gradient in the loss does not depend on the reference: "
+            "set place to reward, or estimator to k2 or k3",
+        ),
         ({"learner": {"offload_parameters": "cpu"}}, "offload_parameters needs zero_stage 3, got 2"),
         (
             {"learner": {"offload_optimizer": "cpu", "zero_stage": 0}},
@@ -79,6 +84,11 @@ from maspo_dist.errors import ConfigError
 def test_what_contradicts_itself_is_refused(sections: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(sentence)):
         make_config(**sections)
+
+
+def test_k1_belongs_in_the_reward() -> None:
+    kl = {"coefficient": 0.05, "estimator": "k1", "place": "reward"}
+    assert make_config(algorithm={"kl": kl}).algorithm.kl.is_in_reward
 
 
 @pytest.mark.parametrize(

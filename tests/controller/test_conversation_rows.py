@@ -10,6 +10,7 @@ import pytest
 from actors.bench.doubles import make_report, make_verdict
 from actors.controller.conversation_rows import conversation_metrics, environment_events
 from maspo_dist.runs.catalogue import find_metric
+from maspo_dist.runs.metrics import check_metrics
 from maspo_dist.types import Conversation, GroupReport
 
 
@@ -50,6 +51,23 @@ def test_the_metrics_of_a_step() -> None:
         }
     )
     assert all(find_metric(name) for name in metrics)
+
+
+def test_a_number_of_any_name_is_a_metric_that_can_be_written() -> None:
+    numbers = (("tool calls", 3.0), ("tool/calls", 1.0), ("win_rate%", 0.5), ("", 2.0))
+    report = replace(
+        make_report(0, 3, [10, 20]),
+        heard_tokens=np.zeros(2, np.int32),
+        conversations=(Conversation(turns=1, ended="done", step_seconds=(), metrics=numbers),) * 2,
+    )
+    metrics = conversation_metrics([report])
+    assert check_metrics(metrics) == metrics
+    assert all(find_metric(name) for name in metrics)
+    assert {name: metrics[name] for name in metrics if name.startswith(("conversation/tool", "conversation/win"))} == {
+        "conversation/tool_calls": 4.0,
+        "conversation/win_rate_": 0.5,
+    }
+    assert metrics["conversation/_"] == 2.0
 
 
 def test_without_an_environment_there_are_no_metrics() -> None:

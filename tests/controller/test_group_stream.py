@@ -91,6 +91,21 @@ async def test_equal_rewards_are_kept_where_configured() -> None:
     assert drops(await make_stream(pool, config).take(0)) == [None] * 4
 
 
+@pytest.mark.parametrize("zero_variance", ["drop", "refill"])
+async def test_equal_rewards_train_where_a_kl_in_the_reward_tells_them_apart(zero_variance: str) -> None:
+    pool = FakePool()
+    pool.rewards[1] = [1.0, 1.0]
+    sampling = {"zero_variance": zero_variance}
+    for coefficient, place, dropped in (
+        (0.1, "reward", None),
+        (0.1, "loss", "zero_variance"),
+        (0.0, "reward", "zero_variance"),
+    ):
+        kl = {"coefficient": coefficient, "place": place}
+        config = make_config(algorithm={"dynamic_sampling": sampling, "kl": kl})
+        assert drops(await make_stream(pool, config).take(0))[1] == dropped
+
+
 async def test_refill_draws_other_prompts_until_the_batch_is_full() -> None:
     pool = FakePool()
     pool.rewards[1] = [1.0, 1.0]

@@ -55,6 +55,10 @@ SPACED = chatml().replace("'<|im_end|>", "' <|im_end|>")
 NUMBERED = chatml(before="{{ loop.index }}")
 #: Takes content as a list of parts.
 PARTS = chatml("message['content'][0]['text']")
+#: As Llama 3: writes what tools say as JSON.
+AS_JSON = chatml("(message['content'] | tojson if message['role'] == 'tool' else message['content'])")
+#: Takes no question from a tool.
+NO_QUESTIONS = chatml(before="{% if '?' in message.content[-1:] and message.role == 'tool' %}{{ 1 + '' }}{% endif %}")
 
 
 @cache
@@ -90,6 +94,7 @@ def end_ids(of: PreTrainedTokenizerFast) -> frozenset[int]:
         (SPACED, "refused", "refused"),
         (NUMBERED, "refused", "refused"),
         (PARTS, "refused", "refused"),
+        (AS_JSON, "refused", "exact"),
     ],
 )
 def test_templates_are_exact_or_rewrite_or_are_refused(template: str, tool: str, user: str) -> None:
@@ -118,7 +123,7 @@ def test_the_first_difference_of_a_template_that_forgets_is_named() -> None:
     ("template", "role", "sentence"),
     [
         (USERS_ONLY, "tool", r"role tool \(it refuses the message: no tools here\): set environment\.role to user$"),
-        (TOOLS_FIRST, "tool", r"\(it leaves out the message, or puts it elsewhere\): set environment\.role to user$"),
+        (TOOLS_FIRST, "tool", r"\(it leaves out the message, rewrites it, or puts it elsewhere\): set env.+ to user$"),
         (SPACED, "auto", r"by ' ', which does not end a response\): use a model with another chat template$"),
         (NUMBERED, "user", r"\(what it writes after a turn depends on the turns before\): use a model with another"),
         (None, "auto", r"has no chat template, .*: use a model with a chat template$"),
@@ -132,8 +137,9 @@ def test_a_template_without_a_delta_is_refused_in_one_sentence(
         continuation(one, end_ids(one), role, 100)
 
 
-def test_a_role_that_has_no_delta_is_passed_over_by_auto() -> None:
-    one = tokenizer(USERS_ONLY)
+@pytest.mark.parametrize("template", [USERS_ONLY, AS_JSON])
+def test_a_role_that_has_no_delta_is_passed_over_by_auto(template: str) -> None:
+    one = tokenizer(template)
     assert continuation(one, end_ids(one), "auto", 100)[0].role == "user"
 
 
@@ -190,6 +196,27 @@ def test_text_that_normalizes_to_a_special_token_is_not_shown() -> None:
     assert "stop" not in shown
     assert "The text is not shown" in shown
     assert heard.broken == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "observation"),
+    [
+        (SMOLLM2, "the text of Mark0f7urn"),
+        (AS_JSON, 'two\nlines, "quoted"'),
+        (NO_QUESTIONS, "What is it?"),
+    ],
+)
+def test_an_observation_that_the_template_cannot_write_is_not_shown(template: str, observation: str) -> None:
+    one = tokenizer(template)
+    heard = Continuation(one, "tool", 1000).heard(observation)
+    shown = one.decode(heard.token_ids)
+    assert "The text is not shown" in shown
+    assert shown.endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert heard.broken == 1
+
+
+def test_half_of_a_surrogate_pair_is_heard_as_a_question_mark() -> None:
+    assert shown_of("one \ud83d two", most=1000) == "one ? two"
 
 
 @pytest.mark.parametrize("size", [150, 200, 5_000, 2_000_000])

@@ -102,6 +102,11 @@ def returns_nan(response: str, reference: str, source: str) -> float:
     return float("nan")
 
 
+def returns_too_much(response: str, reference: str, source: str) -> float:
+    """Breaks the contract: its result does not fit into float32."""
+    return -1e39
+
+
 def returns_none(response: str, reference: str, source: str) -> None:
     """Breaks the contract: it has no result."""
 

@@ -78,6 +78,12 @@ async def test_chance_comes_from_the_seed_of_the_task() -> None:
     assert throws[0] == throws[1] != throws[2]
 
 
+@pytest.mark.parametrize("reward", [1e39, -1e39, float("inf"), float("nan")])
+def test_a_step_whose_reward_cannot_be_trained_on_is_refused(reward: float) -> None:
+    with pytest.raises(ValueError, match=r"^reward is -?(1e\+39|inf|nan), not a number within ±1e\+18$"):
+        Step(reward=reward)
+
+
 async def test_further_sessions_wait_for_room() -> None:
     async with host_of("HigherLower", processes=2) as host:
         first, second = [await host.open(task()) for _ in range(2)]

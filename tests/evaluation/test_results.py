@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from maspo_dist.evaluation.results import Outcome, mean_over_sets, results_tables, score_set
+from maspo_dist.evaluation.results import Outcome, SetResults, mean_over_sets, results_tables, score_set
 
 
 def outcome(status: str, extracted: str | None = None, tokens: int = 10, truncated: bool = False) -> Outcome:
@@ -61,6 +61,34 @@ def test_the_tables_have_a_row_for_each_set_and_fit_a_terminal() -> None:
     assert "…" not in screen.getvalue()
     assert ["mean", "over", "sets", "37.5", "100.0", "50.0"] in lines
     assert ["b", "20", "40", "25.0%", "25.0%", "0.0%"] in lines
+
+
+def test_a_set_whose_right_responses_have_no_extracted_answer_has_no_majority() -> None:
+    unread = score_set([(outcome("correct"), outcome("wrong"), outcome("wrong"), outcome("wrong"))])
+    assert unread.scores["pass@4"].value == 1
+    assert "majority@4" not in unread.scores
+    assert "majority@4" not in unread.tree()
+    read = score_set([EASY])
+    assert "majority@4" in read.scores
+    assert mean_over_sets({"read": read, "unread": unread}).keys() == unread.scores.keys()
+
+
+def test_the_tables_leave_out_a_majority_that_no_set_has() -> None:
+    unread = score_set([(outcome("correct"), outcome("wrong"))])
+    read = score_set([(outcome("correct", "4"), outcome("wrong", "5"))])
+    assert ["set", "problems", "avg@2", "pass@2"] in shown({"unread": unread})
+    both = shown({"read": read, "unread": unread})
+    assert ["set", "problems", "avg@2", "pass@2", "majority@2"] in both
+    assert ["unread", "1", "50.0", "[50,", "50]", "100.0", "[100,", "100]", "–"] in both
+    assert ["mean", "over", "sets", "50.0", "100.0", "–"] in both
+
+
+def shown(sets: dict[str, SetResults]) -> list[list[str]]:
+    """The words of each line of the tables."""
+    screen = io.StringIO()
+    for table in results_tables(sets):
+        Console(file=screen, width=80).print(table)
+    return [line.split() for line in screen.getvalue().splitlines()]
 
 
 def test_problems_with_unlike_numbers_of_samples_are_refused() -> None:

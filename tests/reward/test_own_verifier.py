@@ -67,6 +67,7 @@ def test_a_function_is_called_by_the_names_of_its_parameters(name: str) -> None:
         ("returns_list", "returned list, not a number, a bool or a Verdict"),
         ("returns_none", "returned NoneType, not a number, a bool or a Verdict"),
         ("returns_nan", "the reward is nan"),
+        ("returns_too_much", "the reward is -1e+39, not a number within ±1e+18"),
     ],
 )
 def test_a_result_that_is_no_reward_is_an_error(name: str, reason: str) -> None:

@@ -276,7 +276,7 @@ class DeepSpeedEngine:
 
     @property
     def _has_kl_in_reward(self) -> bool:
-        return self._config.algorithm.kl.coefficient > 0 and self._config.algorithm.kl.place == "reward"
+        return self._config.algorithm.kl.is_in_reward
 
     def _frozen(self, model: Any, tensors: ForwardTensors) -> TokenLogprobs:
         with torch.no_grad():

@@ -36,6 +36,7 @@ from actors.interfaces import AS_LOADED, AdapterSettings, Broadcast, EngineSetti
 from actors.weights.shared_devices import SharedDevices
 from actors.weights.shared_memory import mapped_file
 from maspo_dist.config.rollout import SLOT_RANKS
+from maspo_dist.data.response_text import response_decoder
 from maspo_dist.errors import ActorDiedError, WeightTransferError
 from maspo_dist.planning.devices import require_libraries, require_platform, require_torch
 from maspo_dist.planning.placement import SHARED_ENGINE_SHARE, Device
@@ -113,7 +114,7 @@ class VllmEngine:
         self._engine = AsyncLLM.from_engine_args(
             engine_args, usage_context=UsageContext.LLM_CLASS, stat_loggers=loggers
         )
-        self._tokenizer = self._engine.get_tokenizer()
+        self._decode = response_decoder(self._engine.get_tokenizer(), settings.reasoning_tags)
         self._receives_weights = False
         self._sleeps = False
         #: Memory for them: false from a sleep to the next `pause`.
@@ -321,7 +322,7 @@ class VllmEngine:
         return Rollout(
             response_ids=np.asarray(token_ids, np.int32),
             behavior_logprobs=_logprobs(output.logprobs, len(token_ids)),
-            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            text=self._decode(token_ids),
             finish_reason="stop" if output.finish_reason == "stop" else "length",
             token_versions=versions,
         )

@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, Field, StrictBool, TypeAdapter, Validation
 
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import VerifierError
-from maspo_dist.reward.sample import Sample, make_verdict, status_of
+from maspo_dist.reward.sample import Sample, make_verdict, reward_problem, status_of
 from maspo_dist.types import Verdict, VerdictStatus
 
 _REQUEST_ERRORS = (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL)
@@ -128,13 +128,12 @@ def _read_verdicts(data: bytes, count: int, started: float) -> list[Verdict]:
         raise ValueError("the reply is nested too deeply") from None
     if len(rows) != count:
         raise ValueError(f"the reply holds {len(rows)} verdicts for {count} samples")
-    return [
-        make_verdict(
-            row.status or status_of(row.reward),
-            started,
-            reward=float(row.reward),
-            extracted=row.extracted,
-            reason=row.reason or "",
-        )
-        for row in rows
-    ]
+    return [_verdict(row, started) for row in rows]
+
+
+def _verdict(row: _Row, started: float) -> Verdict:
+    reward = float(row.reward)
+    if problem := reward_problem(reward):
+        return make_verdict("error", started, reason=f"remote verifier: {problem}")
+    status = row.status or status_of(reward)
+    return make_verdict(status, started, reward=reward, extracted=row.extracted, reason=row.reason or "")

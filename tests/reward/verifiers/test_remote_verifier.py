@@ -96,6 +96,17 @@ def test_a_verdict_may_say_more_than_its_reward() -> None:
     assert (verdict.reward, verdict.status, verdict.extracted, verdict.reason) == (0.25, "wrong", "4", "almost")
 
 
+def test_a_reward_that_is_too_large_is_an_error_of_its_own_sample() -> None:
+    def reply(_: int, samples: list[dict[str, str]]) -> Reply:
+        return 200, {"verdicts": [{"reward": float(sample["response"])} for sample in samples]}
+
+    with serving(reply) as server:
+        verdicts = ask(server, [("1e39", ""), ("0.75", "")], remote={"batch_wait_s": 0.2})
+
+    assert [(verdict.status, verdict.reward) for verdict in verdicts] == [("error", 0.0), ("correct", 0.75)]
+    assert verdicts[0].reason == "remote verifier: the reward is 1e+39, not a number within ±1e+18"
+
+
 def test_texts_of_any_characters_reach_the_remote_verifier_unchanged() -> None:
     texts = ["\ud800", "\x00", "日本", '"\\', "x" * 100_000]
     with serving(equal) as server:

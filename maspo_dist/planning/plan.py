@@ -10,12 +10,12 @@ from maspo_dist.errors import UserError
 from maspo_dist.models.size import KNOWN_SIZES, ModelSize
 from maspo_dist.planning.accelerators import ACCELERATORS, Accelerator
 from maspo_dist.planning.forecast import Lengths, StepForecast, advice, forecast_step
-from maspo_dist.planning.placement import engine_memory, learner_memory, learner_name
+from maspo_dist.planning.placement import engine_memory, learner_memory, learner_name, weight_width
 from maspo_dist.planning.preflight import inspect_model, require_divisible_heads
 
 
 def print_plan(config: TrainConfig, gpu_name: str, lengths: Lengths, console: Console) -> None:
-    """Prints memory by process, seconds by phase, hours, and advice. Reads no data and starts nothing.
+    """Prints memory by process and at the start, seconds by phase, hours, and advice. Reads no data and starts nothing.
 
     Raises UserError for a GPU that is not in the table and for a configuration that is not for GPUs, ModelError if the
     shape of the model is neither known nor readable here, ConfigError if ranks or GPUs cannot share its heads.
@@ -39,6 +39,11 @@ def print_plan(config: TrainConfig, gpu_name: str, lengths: Lengths, console: Co
         highlight=False,
     )
     console.print(_memory(config, size, gpu))
+    console.print(
+        f"while it starts, each learner rank holds the whole model in main memory: "
+        f"{weight_width(config.model) * size.parameters / 1e9:.1f} GB per rank on a node",
+        highlight=False,
+    )
     console.print(_seconds(forecast))
     hours = config.run.max_steps * forecast.step_s / 3600
     console.print(f"{hours:,.1f} hours for run.max_steps={config.run.max_steps}, evaluations aside", highlight=False)

@@ -233,6 +233,14 @@ def test_a_plan_is_printed_without_the_model_or_the_data() -> None:
     assert "110.1 hours for run.max_steps=247, evaluations aside" in text.getvalue()
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_plan_says_what_a_start_takes_of_main_memory_whatever_the_ranks_divide_later(stage: int) -> None:
+    text = StringIO()
+    print_plan(recipe(f"learner.zero_stage={stage}"), "H100", LENGTHS, Console(file=text, width=120))
+    wanted = "while it starts, each learner rank holds the whole model in main memory: 15.2 GB per rank on a node"
+    assert wanted in text.getvalue()
+
+
 @pytest.mark.parametrize(
     ("gpu", "overrides", "sentence"),
     [

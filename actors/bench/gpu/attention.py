@@ -1,6 +1,7 @@
 """Attention of packed sequences in one layer, forward and backward: by their bounds, and under a dense mask.
 
 Both are compared with float32 attention of each sequence. On a GPU in bfloat16, bounds mean the varlen kernel.
+A model in float32 takes another kernel, which must not hold the scores of all pairs of tokens.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from actors.bench.gpu.cost import cost_of
 from actors.bench.gpu.result import Figure, Limit, Measured
+from actors.bench.gpu.setting import Shape
 from actors.bench.gpu.workplace import Workplace
 from actors.bench.learner_attention import PackedLayer, packed_layer
 
@@ -21,6 +23,8 @@ _FASTER_FROM = 4
 _ERROR_RATIO = 2.0
 #: Largest error by bounds in float32, as a share of the largest value.
 _FLOAT32_ERROR = 1e-4
+#: Peak memory in float32, as a share of the scores of all pairs of tokens.
+_SCORES_SHARE = 0.5
 
 
 def measure(place: Workplace) -> Measured:
@@ -41,6 +45,9 @@ def measure(place: Workplace) -> Measured:
                 limits.append(Limit(figure=f"{case}_error_ratio", most=_ERROR_RATIO))
             if place.setting.judges_speed and count >= _FASTER_FROM:
                 limits.append(Limit(figure=f"{case}_speed_ratio", least=1.0))
+    figures["float32_scores_share"] = _float32_scores_share(scale.attention_tokens[0], shape, device)
+    if place.setting.judges_speed:
+        limits.append(Limit(figure="float32_scores_share", most=_SCORES_SHARE))
     return Measured(figures=figures, limits=tuple(limits))
 
 
@@ -69,6 +76,14 @@ def _compare(layer: PackedLayer) -> dict[str, float]:
         "error_ratio": error / masked_error if masked_error > 0 else float(error > 0),
         "speed_ratio": masked_cost.seconds / cost.seconds,
     }
+
+
+def _float32_scores_share(tokens: int, shape: Shape, device: torch.device) -> float:
+    """Peak memory by bounds of one sequence in float32, as a share of the memory of all its scores."""
+    layer = packed_layer((tokens,), shape.heads, shape.kv_heads, shape.head_dim, device)
+    slope = torch.randn_like(layer.query.transpose(1, 2))
+    cost = cost_of(lambda: _with_gradients(layer, layer.by_bounds(), slope), device)
+    return cost.peak_bytes / (shape.heads * tokens**2 * slope.element_size())
 
 
 def _with_gradients(layer: PackedLayer, output: Tensor, slope: Tensor) -> list[Tensor]:

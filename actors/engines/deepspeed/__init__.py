@@ -2,6 +2,7 @@
 
 engine              one rank: update, probes, export of weights, checkpoints
 policy              the model with its log-probability head
+partition           the division of a model among the ranks under ZeRO-3
 lora                adapters beside frozen linear layers
 weights             the weights that engines get
 attention           attention of packed sequences

@@ -93,7 +93,7 @@ def _attention(
 ) -> Tensor:
     """[1, P, heads, d] of whole sequences."""
     tensors = query, key, value
-    if query.is_cuda and query.dtype != torch.float32 and query.shape[-1] == value.shape[-1]:
+    if _fits_flash(query, value):
         output = varlen_attn(
             query[0].transpose(0, 1),
             key[0].transpose(0, 1),
@@ -120,14 +120,32 @@ def _attention(
     return causal(q, k, v, scaling, sliding_window).flatten(0, 1).index_select(0, bounds.places)[None]
 
 
+def _fits_flash(query: Tensor, value: Tensor) -> bool:
+    """Whether `varlen_attn` takes them: it knows 16-bit heads on a GPU, of widths that are multiples of 8 up to 256."""
+    width = query.shape[-1]
+    is_known = width == value.shape[-1] and width <= 256 and width % 8 == 0
+    return query.is_cuda and query.dtype != torch.float32 and is_known
+
+
 def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
     """[S, L, heads, d] of query [S, heads, L, d]."""
     tokens = query.shape[2]
     band = None if window is None or window >= tokens else _seen(tokens, window, query.device)
+    is_grouped = _takes_grouped_heads(query.device)
+    if not is_grouped:
+        key, value = (tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1) for tensor in (key, value))
     output = scaled_dot_product_attention(
-        query, key, value, attn_mask=band, is_causal=band is None, scale=scaling, enable_gqa=True
+        query, key, value, attn_mask=band, is_causal=band is None, scale=scaling, enable_gqa=is_grouped
     )
     return output.transpose(1, 2)
+
+
+def _takes_grouped_heads(device: torch.device) -> bool:
+    """Whether heads that share keys and values cost torch no more memory where `_fits_flash` is False.
+
+    On a GPU it would then hold the scores of all pairs of tokens.
+    """
+    return device.type != "cuda"
 
 
 def _short_causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:

@@ -38,6 +38,7 @@ from actors.engines.deepspeed.micro_batch import (
     micro_batch_tensors,
 )
 from actors.engines.deepspeed.offload import leave_device, return_to_device
+from actors.engines.deepspeed.partition import partition
 from actors.engines.deepspeed.policy import Policy, load_policy
 from actors.engines.deepspeed.random_state import fresh_seed, random_states, seed_everything, set_random_states
 from actors.engines.deepspeed.sequence_parallel import rank_groups
@@ -352,6 +353,9 @@ class DeepSpeedEngine:
         trained: Iterable[torch.nn.Parameter] = policy.parameters()
         if learner.lora is not None:
             trained = add_adapters(policy, learner.lora, self._config.model.path, self._config.run.seed)
+        settings = deepspeed_config(self._config)
+        if learner.zero_stage == 3:
+            partition(policy, settings, self._device)
         optimizer = torch.optim.AdamW(
             trained,
             lr=learner.lr,
@@ -360,9 +364,7 @@ class DeepSpeedEngine:
             weight_decay=learner.weight_decay,
             fused=True,
         )
-        engine, *_ = self._deepspeed.initialize(
-            model=policy, optimizer=optimizer, config=deepspeed_config(self._config)
-        )
+        engine, *_ = self._deepspeed.initialize(model=policy, optimizer=optimizer, config=settings)
         return engine
 
     def _load_reference(self) -> Any:
@@ -371,7 +373,9 @@ class DeepSpeedEngine:
         reference = load_policy(self._config.model, groups=self._groups).requires_grad_(False).eval()
         if self._config.learner.zero_stage < 3:
             return reference.to(self._device)
-        partitioned, *_ = self._deepspeed.initialize(model=reference, config=reference_config(self._config))
+        settings = reference_config(self._config)
+        partition(reference, settings, self._device)
+        partitioned, *_ = self._deepspeed.initialize(model=reference, config=settings)
         return partitioned
 
     def _published(self) -> Iterator[PublishedWeight]:

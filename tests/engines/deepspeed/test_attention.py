@@ -13,8 +13,10 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from actors.engines.deepspeed import attention
 from actors.engines.deepspeed.attention import PACKED, SequenceBounds, packed_attention, sequence_bounds
 from actors.engines.deepspeed.micro_batch import forward_tensors
 from actors.engines.deepspeed.policy import Policy
@@ -198,6 +200,58 @@ def test_eager_attention_takes_what_packed_attention_lacks(case: str) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(REFUSED[case][0]())
     assert training_obstacle(ModelConfig(path="m", attention="eager"), model) is None
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_repeated_heads_give_the_outputs_and_gradients_of_grouped_ones(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds = packed("long")[-1]
+    results = []
+    for grouped in (True, False):
+        monkeypatch.setattr(attention, "_takes_grouped_heads", lambda device, grouped=grouped: grouped)
+        torch.manual_seed(0)
+        tensors = [torch.randn(1, heads, sum(LENGTHS["long"]), 16, requires_grad=True) for heads in (4, 2, 2)]
+        output = packed_attention(
+            nn.Identity(), *tensors, None, sequence_bounds=bounds, scaling=0.2, sliding_window=window
+        )[0]
+        results.append([output, *torch.autograd.grad(output.square().sum(), tensors)])
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+#: dtype, width of a query's head, width of a value's head, whether the kernel for packed sequences takes them on a GPU.
+ON_GPUS = (
+    (torch.bfloat16, 128, 128, True),
+    (torch.bfloat16, 256, 256, True),
+    (torch.bfloat16, 264, 264, False),
+    (torch.bfloat16, 60, 60, False),
+    (torch.bfloat16, 192, 128, False),
+    (torch.float32, 128, 128, False),
+)
+
+
+@pytest.mark.parametrize(("dtype", "width", "value_width", "fits"), ON_GPUS)
+def test_a_gpu_gives_each_head_its_own_keys_where_the_kernel_for_packed_sequences_does_not_fit(
+    dtype: torch.dtype, width: int, value_width: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, int, int, bool]] = []
+
+    def spy(query: Tensor, key: Tensor, value: Tensor, *, enable_gqa: bool, **_: Any) -> Tensor:
+        calls.append((query.shape[1], key.shape[1], value.shape[1], enable_gqa))
+        return query
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", spy)
+    bounds = packed("long")[-1]
+    with FakeTensorMode():
+        query, key, value = (
+            torch.empty(1, heads, sum(LENGTHS["long"]), size, device="cuda", dtype=dtype)
+            for heads, size in ((4, width), (2, width), (2, value_width))
+        )
+        assert attention._fits_flash(query, value) == fits
+        if not fits:
+            packed_attention(nn.Identity(), query, key, value, None, sequence_bounds=bounds)
+    # Otherwise torch would hold the scores of all pairs of tokens.
+    assert calls == [(4, 4, 4, False)] * (0 if fits else len(LENGTHS["long"]))
 
 
 @pytest.mark.parametrize("extra", [{"softcap": 50.0}, {"s_aux": torch.zeros(4)}])

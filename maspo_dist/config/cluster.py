@@ -40,7 +40,7 @@ class ClusterConfig(Section):
     publish_timeout_s: float = Field(600.0, gt=0)
     #: Seconds for one checkpoint.
     save_timeout_s: float = Field(1800.0, gt=0)
-    #: Seconds for a call to the verifier, including its wait in the queue; after that its responses are sent again.
+    #: Seconds without a verdict on any response after which those that wait are sent to the verifier again.
     verify_timeout_s: float = Field(600.0, gt=0)
     #: Seconds between health calls to the verifier and to each rollout worker.
     heartbeat_s: float = Field(10.0, gt=0)

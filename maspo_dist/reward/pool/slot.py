@@ -83,11 +83,17 @@ class HungSamples:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A sample in the pool. The pool calls `deliver` exactly once; `deaths` counts processes that died on it."""
+    """A sample in the pool.
+
+    deliver        the pool calls it at most once
+    deaths         processes that died on the sample
+    is_withdrawn   nobody waits for the verdict: no process gets the sample any more
+    """
 
     sample: Sample
     deliver: Callable[[Outcome], None]
     deaths: int = 0
+    is_withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +144,7 @@ class Slot(threading.Thread):
             while not self._pool.stopping.is_set():
                 process = self._ensure_process()
                 # Samples that a process left behind are the first of the next process.
-                self._taken = deque(taken for taken in self._taken if not self._resolve_hung(taken[0]))
+                self._taken = deque(taken for taken in self._taken if not self._skip(taken[0]))
                 if not self._taken:
                     self._take(wait=True)
                 if self._taken:
@@ -172,7 +178,7 @@ class Slot(threading.Thread):
         with contextlib.suppress(queue.Empty):
             while len(self._taken) < self._room() and size < _SENT_BYTES and (ticket := tickets.get(block=wait)):
                 wait = False
-                if self._resolve_hung(ticket):
+                if self._skip(ticket):
                     continue
                 line = encode(ticket.sample)
                 if self._taken and size + len(line) > _SENT_BYTES:
@@ -187,8 +193,10 @@ class Slot(threading.Thread):
         """How many samples the process may have. Samples behind a slow one wait for it: only a share of the queue."""
         return min(_SENT_SAMPLES, 1 + self._pool.tickets.qsize() // (2 * self._pool.config.workers))
 
-    def _resolve_hung(self, ticket: Ticket) -> bool:
-        """Whether its sample hung lately: then it gets that verdict."""
+    def _skip(self, ticket: Ticket) -> bool:
+        """Whether no process should get its sample: it is withdrawn, or it hung lately and gets that verdict again."""
+        if ticket.is_withdrawn:
+            return True
         verdict = self._pool.hung.recall(ticket.sample)
         if verdict:
             self._pool.resolve(ticket, verdict)
@@ -282,7 +290,8 @@ def _gather(pool: PoolSide) -> list[Ticket]:
     until = time.monotonic() + pool.config.remote.batch_wait_s
     with contextlib.suppress(queue.Empty):
         while ticket:
-            batch.append(ticket)
+            if not ticket.is_withdrawn:
+                batch.append(ticket)
             if len(batch) == pool.config.remote.batch_size:
                 break
             ticket = pool.tickets.get(timeout=max(until - time.monotonic(), 0.0))

@@ -89,6 +89,29 @@ async def test_a_full_queue_holds_coroutines_back_but_not_their_loop() -> None:
     assert ticks > 10
 
 
+async def test_a_sample_whose_caller_is_cancelled_leaves_the_queue(tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    with VerifierPool(custom("count_calls")) as pool:
+        gone, stays = (asyncio.create_task(pool.verify(Sample(response=r, reference=str(log)))) for r in ("a", "b"))
+        # Both are in the queue, and the process is still starting.
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert (await stays).status == "correct"
+
+    assert gone.cancelled()
+    assert log.read_text().split() == ["b"]
+
+
+def test_it_tells_for_how_long_it_has_given_no_verdict() -> None:
+    with VerifierPool(custom("length_reward")) as pool:
+        started = time.monotonic()
+        before_s = pool.idle_s
+        pool.verify_many([("a", "1")])
+
+        assert before_s >= 0
+        assert pool.idle_s < time.monotonic() - started
+
+
 def test_past_the_deadline_only_that_sample_is_lost() -> None:
     with VerifierPool(custom("hostile", timeout_s=1)) as pool:
         verdicts = pool.verify_many([Sample(response=r, reference="") for r in ("a", "spin", "b", "spin-in-c", "c")])

@@ -15,6 +15,7 @@ Every thread ends when `PoolSide.stopping` is set; a None among the tickets wake
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -30,6 +31,10 @@ from maspo_dist.reward.registry import judged_part, remote_verifier
 from maspo_dist.reward.sample import Sample, make_verdict
 from maspo_dist.types import Verdict
 
+logger = logging.getLogger(__name__)
+
+#: Pauses between tries to start the next process: its node may be short of memory or processes for a while.
+_START_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 #: Samples sent together, and their bytes: more than a socket buffer holds would block the thread that reads.
 _SENT_SAMPLES = 64
 _SENT_BYTES = 96_000
@@ -122,12 +127,13 @@ class PoolSide:
 
 
 class Slot(threading.Thread):
-    """Serves tickets. A process that cannot start breaks the pool."""
+    """Serves tickets. It breaks the pool if its first process cannot start, or a later one not in several tries."""
 
     def __init__(self, name: str, pool: PoolSide) -> None:
         super().__init__(name=name, daemon=True)
         self._pool = pool
         self._death: tuple[str, float] | None = None
+        self._has_started = False
         self._lock = threading.Lock()
         self._process: VerifierProcess | None = None
         #: Taken and without a verdict, in order, each with its sample as a message.
@@ -162,9 +168,20 @@ class Slot(threading.Thread):
                 self._process.kill()
 
     def _ensure_process(self) -> VerifierProcess:
+        for pause_s in _START_PAUSES_S if self._has_started else ():
+            try:
+                return self._start_process()
+            except VerifierError as error:
+                logger.warning("%s: %s; it is tried again in %g s", self.name, error, pause_s)
+            self._pool.stopping.wait(pause_s)
+        return self._start_process()
+
+    def _start_process(self) -> VerifierProcess:
+        """The present process; starts one if there is none."""
         with self._lock:
             if self._process is None:
                 self._process = VerifierProcess(self._pool.config)
+                self._has_started = True
             return self._process
 
     def _take(self, *, wait: bool) -> bytes:

@@ -226,6 +226,7 @@ class CheckpointWriter:
     A failed write (a full disk) loses that checkpoint, not the run: `on_failure(step, what happened)` is called.
 
     saved_step   step of the newest checkpoint; None before the first
+    begun_s      when the last save began, an event loop time
     """
 
     def __init__(
@@ -238,6 +239,7 @@ class CheckpointWriter:
         self._committing: asyncio.Task[None] | None = None
         self._is_slow = False
         self.saved_step: int | None = None
+        self.begun_s = 0.0
 
     async def save(
         self,
@@ -253,6 +255,7 @@ class CheckpointWriter:
         started_s = time.perf_counter()
         await self.drain()
         begun_s = time.perf_counter()
+        self.begun_s = asyncio.get_running_loop().time()
         part: Path | None = None
         try:
             part = await asyncio.to_thread(self._store.begin, state.step)
@@ -265,6 +268,15 @@ class CheckpointWriter:
         else:
             self._committing = asyncio.create_task(self._commit(begun_s, part, state, finished))
         return time.perf_counter() - started_s
+
+    def skip(self, step: int, reason: str) -> None:
+        """Reports that the checkpoint of `step`, which is due, is not saved."""
+        self._on_failure(step, reason)
+
+    @property
+    def last_progress_s(self) -> float:
+        """When the disk last took or gave a part of a checkpoint, an event loop time."""
+        return self._store.last_progress_s
 
     async def score(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Records the score for `keep_best` if `metrics` hold it. Call it once `step` is evaluated."""

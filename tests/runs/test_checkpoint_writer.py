@@ -14,7 +14,7 @@ import pytest
 from maspo_dist.config import CheckpointConfig
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, CheckpointWriter, RunState, StreamState
-from maspo_dist.runs.step_folders import damage_of
+from maspo_dist.runs.step_folders import damage_of, write_manifest
 from maspo_dist.types import FinishedGroup, RolloutGroup
 
 
@@ -134,7 +134,7 @@ async def test_a_disk_error_after_the_learners_wrote_is_reported(
     await writer.save(state(1), (), write_learners)
     await writer.drain()
 
-    def fail(part: Path) -> None:
+    def fail(part: Path, on_progress: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr("maspo_dist.runs.step_folders.write_manifest", fail)
@@ -181,6 +181,23 @@ async def test_a_score_that_the_disk_refuses_is_no_failed_checkpoint(
     assert failures.reported == []
     assert writer.saved_step == 1
     assert "the score of step 2 is not kept: [Errno 28] No space left on device" in caplog.messages
+
+
+async def test_a_save_makes_progress_with_each_file_and_each_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maspo_dist.runs.step_folders._BLOCK_BYTES", 1)
+    (tmp_path / "weights.bin").write_bytes(b"weights")
+    seen: list[str] = []
+    write_manifest(tmp_path, lambda: seen.append("written"))
+    assert damage_of(tmp_path, lambda: seen.append("read")) is None
+    assert seen == ["written"] * 8 + ["read"] * 7
+
+    writer = make_writer(CheckpointStore(tmp_path / "store"), Failures())
+    began_s = asyncio.get_running_loop().time()
+    await writer.save(state(1), (), write_learners)
+    await writer.drain()
+    assert began_s <= writer.begun_s <= writer.last_progress_s <= asyncio.get_running_loop().time()
 
 
 @pytest.mark.parametrize("scored_first", [True, False])

@@ -365,9 +365,10 @@ class Controller:
     async def _save(self) -> None:
         """Saves the state between two steps; the checkpoint is completed while training continues."""
         await self._saved()
-        stream = self._current.stream
-        self.record.sync()
-        stream_state, finished = await stream.snapshot()
+        if (reason := self.record.sync()) is not None:
+            self.writer.skip(self._step, reason)
+            return
+        stream_state, finished = await self._current.stream.snapshot()
         start_gap = self.publisher.start_gap
         state = RunState(step=self._step, policy_version=self._version, stream=stream_state, start_gap=start_gap)
         self._late["time/checkpoint_s"] = await self.writer.save(state, finished, self.learners.save)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import subprocess
 import sys
 from collections import Counter
 from contextlib import closing
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.runs.jsonl import JsonLog, read_rows, tail_rows
+from maspo_dist.runs.jsonl import JsonLog, RetryingLog, read_rows, tail_rows
 from maspo_dist.runs.progress import progress_of
 from maspo_dist.runs.rows import Event, SampleRow
 from maspo_dist.runs.step_folders import StepFolders
@@ -109,6 +112,83 @@ except OSError:
     path = tmp_path / "rows.jsonl"
     subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=60)
     assert path.read_bytes() == b'{"step": 0}\n{"step": 1}\n'
+
+
+def test_rows_that_a_full_disk_refuses_are_written_in_order_once_it_has_room(tmp_path: Path) -> None:
+    """A write fails halfway, under a file size limit."""
+    script = """
+import resource, signal, sys
+from dataclasses import asdict
+from pathlib import Path
+from maspo_dist.runs.folder import RunFolder
+from maspo_dist.runs.rows import Event
+from maspo_dist.types import LedgerRow
+
+def row(group_id):
+    return LedgerRow(group_id=group_id, prompt_id="x" * 100, step=group_id, outcome="trained", reason="")
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+with RunFolder.create(Path(sys.argv[1])) as folder:
+    folder.write_ledger([row(0), row(1)])
+    folder.write_event(Event(kind="stop", message="m" * 100, time=0.0))
+    limit(folder.ledger_path.stat().st_size + 250)
+    folder.write_ledger([row(2), row(3)])
+    folder.write_ledger([row(4)])
+    folder.write_event(Event(kind="stop", message="m" * 1000, time=1.0))
+    print(folder.sync(), len(list(folder.read_ledger())), flush=True)
+    limit(unlimited)
+    folder.write_ledger([row(5)])
+    print(folder.sync(), len(list(folder.read_ledger())), flush=True)
+"""
+    path = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], check=True, timeout=60, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == ["ledger.jsonl cannot be written 2", "None 6"]
+    warned = [line for line in done.stderr.splitlines() if "ledger.jsonl cannot be written, its rows wait" in line]
+    assert len(warned) == 1
+    folder = RunFolder(path)
+    assert [row["group_id"] for row in folder.read_ledger()] == [0, 1, 2, 3, 4, 5]
+    assert [row["time"] for row in folder.read_events()] == [0.0, 1.0]
+
+
+class Disk(FileIO):
+    """Takes 14 bytes more once it is broken, and then nothing, not even a cut."""
+
+    is_broken = False
+
+    def write(self, data: Any) -> int:
+        if self.is_broken and len(data) < 24:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(data[:14] if self.is_broken else data)
+
+    def truncate(self, size: int | None = None) -> int:
+        if self.is_broken:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().truncate(size)
+
+
+def test_an_append_that_can_be_neither_finished_nor_cut_off_is_cut_off_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_path(path: Path, mode: str = "r", **options: Any) -> Any:
+        return Disk(path, mode) if mode == "ab" else real_open(path, mode, **options)
+
+    real_open = Path.open
+    monkeypatch.setattr(Path, "open", open_path)
+    path = tmp_path / "rows.jsonl"
+    with closing(RetryingLog(path)) as log:
+        log.append([{"step": 0}])
+        monkeypatch.setattr(Disk, "is_broken", True)
+        log.append([{"step": 1}, {"step": 2}])
+        assert path.read_bytes() == b'{"step": 0}\n{"step": 1}\n{"'
+        monkeypatch.setattr(Disk, "is_broken", False)
+        log.append([{"step": 3}])
+    assert [row["step"] for row in read_rows(path)] == [0, 1, 2, 3]
 
 
 def test_a_used_folder_is_refused_with_the_fix(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ class Controller:
                 break
             except LearnerLostError as error:
                 await asyncio.sleep(self._pause_after(error))
-        self.record.rewind(step)
+        await asyncio.to_thread(self.record.rewind, step)
         await asyncio.to_thread(self.checkpoints.rewind, step)
         return resume
 

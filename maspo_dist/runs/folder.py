@@ -293,15 +293,16 @@ class RunFolder(LockedFolder):
         """Removes the rows after `step`, which a resumed run writes again; returns the number of metrics rows removed.
 
         Pending ledger rows of every step are removed: their groups are admitted again. Events stay.
+        Rows are in the order of their steps, and pending rows are the last: only what is removed is read.
         """
 
         def happened(row: dict[str, Any]) -> bool:
             return int(row["step"]) <= step
 
         self._newest = None
-        self._samples.keep(happened)
-        self._ledger.keep(lambda row: happened(row) and row["outcome"] != "pending")
-        return self._metrics.keep(happened)
+        self._samples.cut(happened)
+        self._ledger.cut(lambda row: happened(row) and row["outcome"] != "pending")
+        return self._metrics.cut(happened)
 
     def write_address(self, address: str) -> None:
         """Notes the Ray cluster that the run is on."""

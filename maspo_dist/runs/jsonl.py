@@ -88,6 +88,24 @@ class JsonLog:
         temporary.replace(self.path)
         return removed
 
+    def cut(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
+        """Removes all rows after the last row that `wanted` accepts; returns how many. Reads little more than those."""
+        if not self.path.exists():
+            return 0
+        removed = 0
+        with self.path.open("r+b", buffering=0) as file:
+            self._cut_torn(file)
+            end = file.seek(0, os.SEEK_END)
+            for line in _lines_backwards(file, end):
+                # A torn last line goes too.
+                if line.endswith(b"\n"):
+                    if wanted(_decode(line, f"{self.path}, near its end")):
+                        break
+                    removed += 1
+                end -= len(line)
+            file.truncate(end)
+        return removed
+
     def sync(self) -> None:
         """Waits until the disk holds everything that was appended; warns if it refuses."""
         try:
@@ -126,6 +144,11 @@ class RetryingLog(JsonLog):
                 logger.warning("%s cannot be written, its rows wait in memory: %s", self.path, error)
         else:
             self._waiting.clear()
+
+    def cut(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
+        """As that of `JsonLog`; rows in memory that `wanted` refuses are removed uncounted."""
+        self._waiting = [line for line in self._waiting if wanted(_decode(line, f"{self.path}, in memory"))]
+        return super().cut(wanted)
 
     def sync(self) -> None:
         self.append(())
@@ -271,6 +294,23 @@ def _count_pairs(block: bytes, first: str, second: str, where: str) -> Counter[t
 def tail_rows(path: Path, max_bytes: int = 1 << 22) -> list[dict[str, Any]]:
     """The last whole rows, as many as fit in `max_bytes`; more only for a longer last row. Raises as read_rows does."""
     return [_decode(line, f"{path}, near its end") for line in _last_lines(path, max_bytes)[0]]
+
+
+def _lines_backwards(file: FileIO, end: int) -> Iterator[bytes]:
+    """The lines before `end`, last first, each with its newline; the first of them may lack it."""
+    rest = b""
+    while end > 0:
+        start = max(0, end - _BLOCK_BYTES)
+        file.seek(start)
+        block = file.read(end - start) + rest
+        # The first line of the block may have begun before it.
+        begun = block.find(b"\n") + 1 or len(block) if start > 0 else 0
+        rest, end = block[:begun], start
+        *lines, torn = block[begun:].split(b"\n")
+        if torn:
+            yield torn
+        for line in reversed(lines):
+            yield line + b"\n"
 
 
 def _last_lines(path: Path, max_bytes: int) -> tuple[list[bytes], int]:

@@ -9,19 +9,17 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import closing
-from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.runs.jsonl import JsonLog, RetryingLog, read_rows, tail_rows
+from maspo_dist.runs.jsonl import JsonLog, read_rows, tail_rows
 from maspo_dist.runs.progress import progress_of
 from maspo_dist.runs.rows import Event, SampleRow
 from maspo_dist.runs.step_folders import StepFolders
-from maspo_dist.types import LedgerRow
+from maspo_dist.types import GroupOutcome, LedgerRow
 
 
 def sample(step: int, response: str = "5", reward: float = 1.0) -> SampleRow:
@@ -122,7 +120,7 @@ from dataclasses import asdict
 from pathlib import Path
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.rows import Event
-from maspo_dist.types import LedgerRow
+from maspo_dist.types import GroupOutcome, LedgerRow
 
 def row(group_id):
     return LedgerRow(group_id=group_id, prompt_id="x" * 100, step=group_id, outcome="trained", reason="")
@@ -154,41 +152,6 @@ with RunFolder.create(Path(sys.argv[1])) as folder:
     folder = RunFolder(path)
     assert [row["group_id"] for row in folder.read_ledger()] == [0, 1, 2, 3, 4, 5]
     assert [row["time"] for row in folder.read_events()] == [0.0, 1.0]
-
-
-class Disk(FileIO):
-    """Takes 14 bytes more once it is broken, and then nothing, not even a cut."""
-
-    is_broken = False
-
-    def write(self, data: Any) -> int:
-        if self.is_broken and len(data) < 24:
-            raise OSError(errno.EIO, "Input/output error")
-        return super().write(data[:14] if self.is_broken else data)
-
-    def truncate(self, size: int | None = None) -> int:
-        if self.is_broken:
-            raise OSError(errno.EIO, "Input/output error")
-        return super().truncate(size)
-
-
-def test_an_append_that_can_be_neither_finished_nor_cut_off_is_cut_off_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def open_path(path: Path, mode: str = "r", **options: Any) -> Any:
-        return Disk(path, mode) if mode == "ab" else real_open(path, mode, **options)
-
-    real_open = Path.open
-    monkeypatch.setattr(Path, "open", open_path)
-    path = tmp_path / "rows.jsonl"
-    with closing(RetryingLog(path)) as log:
-        log.append([{"step": 0}])
-        monkeypatch.setattr(Disk, "is_broken", True)
-        log.append([{"step": 1}, {"step": 2}])
-        assert path.read_bytes() == b'{"step": 0}\n{"step": 1}\n{"'
-        monkeypatch.setattr(Disk, "is_broken", False)
-        log.append([{"step": 3}])
-    assert [row["step"] for row in read_rows(path)] == [0, 1, 2, 3]
 
 
 def test_a_used_folder_is_refused_with_the_fix(tmp_path: Path) -> None:
@@ -255,6 +218,33 @@ def test_rewind_removes_later_steps_and_pending_groups(folder: RunFolder) -> Non
         assert len(list(resumed.read_events())) == 1
         resumed.write_metrics(3, {"reward/mean": 0.3})
         assert tail_rows(resumed.metrics_path)[-1] == {"step": 3, "reward/mean": 0.3}
+
+
+def test_rewind_reads_no_rows_of_earlier_steps(folder: RunFolder) -> None:
+    """A week of samples is gigabytes. Here, whoever read them would find a line that is none."""
+    folder.samples_path.write_bytes(b"nonsense\n" * 100_000)
+    for step in (1, 2, 3):
+        folder.write_samples([sample(step)])
+    folder.rewind(2)
+    folder.write_samples([sample(3)])
+    assert [row["step"] for row in tail_rows(folder.samples_path, 600)] == [2, 3]
+    assert folder.samples_path.read_bytes().startswith(b"nonsense\n" * 100_000 + b'{"step": 1')
+
+
+def test_rows_that_wait_for_the_disk_are_rewound_too(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(log: JsonLog, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def ledger_row(step: int, outcome: GroupOutcome = "trained") -> LedgerRow:
+        return LedgerRow(group_id=step, prompt_id=f"p{step}", step=step, outcome=outcome, reason="")
+
+    folder.write_ledger([ledger_row(1)])
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLog, "_write", full)
+        folder.write_ledger([ledger_row(2), ledger_row(3), ledger_row(2, "pending")])
+        folder.rewind(2)
+    folder.write_ledger([ledger_row(3)])
+    assert [(row["step"], row["outcome"]) for row in folder.read_ledger()] == [(step, "trained") for step in (1, 2, 3)]
 
 
 def test_the_scores_of_a_step_are_a_separate_line_and_are_read_with_the_step(folder: RunFolder) -> None:

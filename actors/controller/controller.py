@@ -21,10 +21,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from actors.controller.evaluator import Evaluator
 from actors.controller.group_stream import Batch
@@ -36,7 +35,7 @@ from actors.interfaces import LearnerGroup, RolloutPool
 from actors.ray.waits import unless_set, within
 from maspo_dist.config import TrainConfig
 from maspo_dist.data.batching import lay_out_batch
-from maspo_dist.errors import BodyLostError, LearnerLostError
+from maspo_dist.errors import BodyLostError, DeadlineError, LearnerLostError
 from maspo_dist.flow.failures import RestartBudget
 from maspo_dist.flow.policy_age import require_young
 from maspo_dist.runs.checkpoint import (
@@ -54,8 +53,6 @@ from maspo_dist.types import FinishedGroup, RolloutGroup
 from maspo_dist.views.console import RunConsole
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 #: Seconds that a run that is asked to stop waits for an evaluation.
 _LAST_SCORES_S = 5.0
@@ -199,12 +196,9 @@ class Controller:
         newest, passed_over = await asyncio.to_thread(self.checkpoints.newest)
         resume = newest or first
         step = read_state(resume).step if resume else 0
-        self._event(
-            "learner_lost",
-            f"{lost}; restarts from {'step ' + str(step) if step else 'the start'}, {self._step - step} steps again",
-            step=self._step,
-            steps_lost=self._step - step,
-        )
+        again = self._step - step
+        message = f"{lost}; restarts from {'step ' + str(step) if step else 'the start'}, {again} steps again"
+        self._event("learner_lost", message, step=self._step, steps_lost=again)
         for reason in passed_over:
             self._event("checkpoint_damaged", reason)
         await asyncio.sleep(pause_s)
@@ -215,9 +209,9 @@ class Controller:
             try:
                 await self.learners.restart()
                 break
-            except LearnerLostError as again:
-                await asyncio.sleep(self._pause_after(again))
-        self.record.rewind(step)
+            except LearnerLostError as error:
+                await asyncio.sleep(self._pause_after(error))
+        await asyncio.to_thread(self.record.rewind, step)
         await asyncio.to_thread(self.checkpoints.rewind, step)
         return resume
 
@@ -246,14 +240,14 @@ class Controller:
                 return False
             self._enter("generate")
             started_s = self.clock()
-            batch = await self._unless_stopped(self._current.stream.take(self._version))
+            batch = await unless_set(self._stop_requested, self._current.stream.take(self._version), 0.0)
             if batch is None:
                 return False
             is_done = await self._one_step(batch, self._step + 1, started_s)
             if is_done and every is not None and self._step % every == 0:
                 if not await self._finish_evaluation():
                     return False
-                await self._save()
+                await self._save_in_time()
         # A run that was asked to stop in its last step has not asked for the last scores.
         has_scores = self.evaluator.version is not None or self.record.is_scored(self._step)
         return has_scores or not self._is_evaluated(self._step)
@@ -290,12 +284,8 @@ class Controller:
             metrics |= published.metrics
         publish_s = self.clock() - publish_from_s
         session.stream.pump(self._version)
-        metrics |= {
-            "time/update_s": update_s,
-            "time/publish_s": publish_s,
-            "time/evaluation_wait_s": evaluation_wait_s,
-            "policy/version": float(self._version),
-        }
+        metrics |= {"time/update_s": update_s, "time/publish_s": publish_s, "policy/version": float(self._version)}
+        metrics["time/evaluation_wait_s"] = evaluation_wait_s
         if self._is_evaluated(step) and not is_cut_short:
             self.evaluator.start(self._version)
         metrics["time/step_s"] = self.clock() - started_s
@@ -324,7 +314,7 @@ class Controller:
         if self.evaluator.version is None:
             return True
         self._enter("evaluate")
-        scores = await self._unless_stopped(self.evaluator.result(), _LAST_SCORES_S)
+        scores = await unless_set(self._stop_requested, self.evaluator.result(), _LAST_SCORES_S)
         if scores is None:
             return False
         self.console.scores(self._step, scores)
@@ -361,25 +351,34 @@ class Controller:
         batch.enter(self._current.ledger, step)
         return metrics
 
+    async def _save_in_time(self) -> None:
+        """Saves, unless the last checkpoint is still being written past its deadline: then training goes on."""
+        self._enter(_SAVE)
+        left_s = self.writer.begun_s + self.config.cluster.save_timeout_s - asyncio.get_running_loop().time()
+        try:
+            await within(max(left_s, 0.0), "checkpoint: the last one's completion", self.writer.drain())
+        except DeadlineError:
+            self.writer.skip(self._step, "not saved, since the checkpoint before it is still being written")
+        else:
+            await self._save()
+
     async def _save(self) -> None:
         """Saves the state between two steps; the checkpoint is completed while training continues."""
         await self._saved()
-        stream = self._current.stream
-        self.record.sync()
-        stream_state, finished = await stream.snapshot()
-        state = RunState(
-            step=self._step,
-            policy_version=self._version,
-            stream=stream_state,
-            start_gap=self.publisher.start_gap,
-        )
+        if (reason := self.record.sync()) is not None:
+            self.writer.skip(self._step, reason)
+            return
+        stream_state, finished = await self._current.stream.snapshot()
+        start_gap = self.publisher.start_gap
+        state = RunState(step=self._step, policy_version=self._version, stream=stream_state, start_gap=start_gap)
         self._late["time/checkpoint_s"] = await self.writer.save(state, finished, self.learners.save)
         self._saved_step = self._step
 
     async def _saved(self) -> None:
-        """Waits for the last checkpoint to be complete."""
+        """Waits for the last checkpoint to be complete, past its deadline too while the disk makes progress."""
         self._enter(_SAVE)
-        await within(self.config.cluster.save_timeout_s, "checkpoint: its completion", self.writer.drain())
+        timeout_s, progress_s = self.config.cluster.save_timeout_s, lambda: self.writer.last_progress_s
+        await within(timeout_s, "checkpoint: its completion", self.writer.drain(), progress_s)
 
     @property
     def _current(self) -> Session:
@@ -395,6 +394,3 @@ class Controller:
         event = Event(kind=kind, message=message, details=tuple(details.items()))
         self.record.write_event(event)
         self.console.event(event)
-
-    async def _unless_stopped(self, work: Awaitable[T], grace_s: float = 0.0) -> T | None:
-        return await unless_set(self._stop_requested, work, grace_s)

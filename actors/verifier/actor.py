@@ -37,6 +37,11 @@ class VerifierActor:
         return os.getpid()
 
     @health_call
+    async def idle_s(self) -> float:
+        """Seconds since the last verdict, on whatever response. Answers even when the event loop hangs."""
+        return self._pool.idle_s
+
+    @health_call
     async def process(self) -> ActorProcess:
         """This actor's process. Answers even when the event loop that takes samples hangs."""
         return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())

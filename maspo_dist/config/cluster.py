@@ -38,9 +38,10 @@ class ClusterConfig(Section):
     update_timeout_s: float = Field(3600.0, gt=0)
     #: Seconds for each part of a publish of weights: the learner's, and one worker's, proof included.
     publish_timeout_s: float = Field(600.0, gt=0)
-    #: Seconds for one checkpoint.
+    #: Seconds for one checkpoint. Training goes on without the next one while one takes longer; the end of a run waits
+    #: for as long as the disk makes progress.
     save_timeout_s: float = Field(1800.0, gt=0)
-    #: Seconds for a call to the verifier, including its wait in the queue; after that its responses are sent again.
+    #: Seconds without a verdict on any response after which those that wait are sent to the verifier again.
     verify_timeout_s: float = Field(600.0, gt=0)
     #: Seconds between health calls to the verifier and to each rollout worker.
     heartbeat_s: float = Field(10.0, gt=0)

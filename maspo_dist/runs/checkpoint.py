@@ -20,7 +20,8 @@ import pickle
 import shutil
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -132,7 +133,7 @@ class CheckpointStore(StepFolders):
         """Completes what `begin` started, reads it back, then removes all but the newest `keep` and the best.
 
         Raises OSError when the disk does, or when the checkpoint cannot be read back. Then the new checkpoint is
-        removed and all older ones stay.
+        removed and all older ones stay. An older one that cannot be removed stays too, and is tried again next time.
         """
         files = {
             _STATE: json.dumps(asdict(state)).encode(),
@@ -145,8 +146,11 @@ class CheckpointStore(StepFolders):
         return final
 
     def record_score(self, step: int, score: Score) -> None:
-        """Notes the score of the policy after `step`, before or after its checkpoint is saved."""
-        with self._lock:
+        """Notes the score of the policy after `step`, before or after its checkpoint is saved.
+
+        A score that the disk refuses is lost with a warning: it only decides which checkpoint is kept longer.
+        """
+        with self._lock, _warning(f"the score of step {step} is not kept"):
             self._write_scores(self._scores() | {step: score})
 
     def best(self) -> tuple[int, Score] | None:
@@ -186,15 +190,16 @@ class CheckpointStore(StepFolders):
 
     def _remove_outdated(self, step: int, keep: int) -> None:
         best = self.best()
-        for number in self.steps()[:-keep]:
-            if best is None or number != best[0]:
-                shutil.rmtree(self.path(number))
-        for aside in self.folder.glob("set-aside-*"):
-            if int(aside.name.removeprefix("set-aside-")) <= step:
-                shutil.rmtree(aside)
+        older = [self.path(number) for number in self.steps()[:-keep] if best is None or number != best[0]]
+        asides = self.folder.glob("set-aside-*")
+        passed = [path for path in asides if int(path.name.removeprefix("set-aside-")) <= step]
+        for path in (*older, *passed):
+            with _warning(f"{path} cannot be removed"):
+                shutil.rmtree(path)
         remaining = set(self.steps())
         if scores := self._scores():
-            self._write_scores({n: score for n, score in scores.items() if n in remaining or n > step})
+            with _warning("scores.json cannot be written"):
+                self._write_scores({n: score for n, score in scores.items() if n in remaining or n > step})
 
     def _scores(self) -> dict[int, Score]:
         """Empty if the file cannot be read: scores only decide which checkpoint is kept longer."""
@@ -221,6 +226,7 @@ class CheckpointWriter:
     A failed write (a full disk) loses that checkpoint, not the run: `on_failure(step, what happened)` is called.
 
     saved_step   step of the newest checkpoint; None before the first
+    begun_s      when the last save began, an event loop time
     """
 
     def __init__(
@@ -233,6 +239,7 @@ class CheckpointWriter:
         self._committing: asyncio.Task[None] | None = None
         self._is_slow = False
         self.saved_step: int | None = None
+        self.begun_s = 0.0
 
     async def save(
         self,
@@ -248,6 +255,7 @@ class CheckpointWriter:
         started_s = time.perf_counter()
         await self.drain()
         begun_s = time.perf_counter()
+        self.begun_s = asyncio.get_running_loop().time()
         part: Path | None = None
         try:
             part = await asyncio.to_thread(self._store.begin, state.step)
@@ -261,11 +269,20 @@ class CheckpointWriter:
             self._committing = asyncio.create_task(self._commit(begun_s, part, state, finished))
         return time.perf_counter() - started_s
 
+    def skip(self, step: int, reason: str) -> None:
+        """Reports that the checkpoint of `step`, which is due, is not saved."""
+        self._on_failure(step, reason)
+
+    @property
+    def last_progress_s(self) -> float:
+        """When the disk last took or gave a part of a checkpoint, an event loop time."""
+        return self._store.last_progress_s
+
     async def score(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Records the score for `keep_best` if `metrics` hold it. Call it once `step` is evaluated."""
         score = score_of(metrics, self._config.keep_best)
         if score is not None:
-            await self._attempt(step, self._store.record_score, step, score)
+            await asyncio.to_thread(self._store.record_score, step, score)
 
     async def drain(self) -> None:
         """Waits until the last checkpoint is saved or has failed. Cancelling the wait does not cancel the save."""
@@ -278,7 +295,10 @@ class CheckpointWriter:
     ) -> None:
         """Warns once if a run that is asked to stop would not have had the time."""
         content = (part, state, finished, self._config.keep, self._config_yaml)
-        if not await self._attempt(state.step, self._store.commit, *content):
+        try:
+            await asyncio.to_thread(self._store.commit, *content)
+        except OSError as error:
+            self._on_failure(state.step, str(error))
             return
         self.saved_step = state.step
         took_s, grace_s = time.perf_counter() - begun_s, self._config.stop_grace_s
@@ -291,14 +311,14 @@ class CheckpointWriter:
                 grace_s,
             )
 
-    async def _attempt(self, step: int, write: Callable[..., object], *arguments: object) -> bool:
-        """False if the disk refuses it."""
-        try:
-            await asyncio.to_thread(write, *arguments)
-        except OSError as error:
-            self._on_failure(step, str(error))
-            return False
-        return True
+
+@contextmanager
+def _warning(consequence: str) -> Iterator[None]:
+    """Logs an error of the disk in place of raising it."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning("%s: %s", consequence, error)
 
 
 def require_good(path: Path) -> None:

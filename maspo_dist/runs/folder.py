@@ -30,7 +30,16 @@ import yaml
 
 from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.runs.catalogue import held_out_score
-from maspo_dist.runs.jsonl import JsonLog, count_values, end_rows, read_rows, replace_text, sample_rows, tail_rows
+from maspo_dist.runs.jsonl import (
+    JsonLog,
+    RetryingLog,
+    count_values,
+    end_rows,
+    read_rows,
+    replace_text,
+    sample_rows,
+    tail_rows,
+)
 from maspo_dist.runs.progress import Progress, progress_of
 from maspo_dist.runs.rows import Event, SampleRow
 from maspo_dist.runs.step_folders import StepFolders
@@ -105,7 +114,10 @@ def _locked(file: BinaryIO) -> bool:
 
 
 class RunFolder(LockedFolder):
-    """The paths of one run folder, and the appends to its files."""
+    """The paths of one run folder, and the appends to its files.
+
+    Rows of ledger, samples and events that the disk refuses wait in memory for the next append; metrics raise OSError.
+    """
 
     def __init__(self, path: Path) -> None:
         """Names a folder, for reading; `create` and `resume` open a folder for writing."""
@@ -123,9 +135,9 @@ class RunFolder(LockedFolder):
         self.report_path = path / "report.html"
         self.exported_path = path / "exported.json"
         self._metrics = JsonLog(self.metrics_path)
-        self._ledger = JsonLog(self.ledger_path)
-        self._samples = JsonLog(self.samples_path)
-        self._events = JsonLog(self.events_path)
+        self._ledger = RetryingLog(self.ledger_path)
+        self._samples = RetryingLog(self.samples_path)
+        self._events = RetryingLog(self.events_path)
         self._logs = [self._metrics, self._ledger, self._samples, self._events]
         self._newest: Mapping[str, Any] | None = None
         #: By kind, what this object has written.
@@ -281,15 +293,16 @@ class RunFolder(LockedFolder):
         """Removes the rows after `step`, which a resumed run writes again; returns the number of metrics rows removed.
 
         Pending ledger rows of every step are removed: their groups are admitted again. Events stay.
+        Rows are in the order of their steps, and pending rows are the last: only what is removed is read.
         """
 
         def happened(row: dict[str, Any]) -> bool:
             return int(row["step"]) <= step
 
         self._newest = None
-        self._samples.keep(happened)
-        self._ledger.keep(lambda row: happened(row) and row["outcome"] != "pending")
-        return self._metrics.keep(happened)
+        self._samples.cut(happened)
+        self._ledger.cut(lambda row: happened(row) and row["outcome"] != "pending")
+        return self._metrics.cut(happened)
 
     def write_address(self, address: str) -> None:
         """Notes the Ray cluster that the run is on."""
@@ -299,10 +312,14 @@ class RunFolder(LockedFolder):
         """The Ray cluster that the run was last on; None before it has started."""
         return self.address_path.read_text(encoding="utf-8") if self.address_path.is_file() else None
 
-    def sync(self) -> None:
-        """Waits until the disk holds everything written so far."""
+    def sync(self) -> str | None:
+        """Waits until the disk holds everything written so far, as far as it takes it.
+
+        The reason not to save a checkpoint now: a run resumed from it would lack rows of the ledger. None without one.
+        """
         for log in self._logs:
             log.sync()
+        return f"{self.ledger_path.name} cannot be written" if self._ledger.is_waiting else None
 
     def _newest_row(self) -> Mapping[str, Any]:
         """All lines of the newest step, merged; empty before the first."""

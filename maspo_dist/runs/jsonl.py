@@ -6,6 +6,7 @@ without its newline: readers skip that line, and a writer cuts it off when it op
 
 import contextlib
 import json
+import logging
 import math
 import os
 import re
@@ -18,6 +19,8 @@ from typing import Any
 from pydantic_core import from_json
 
 from maspo_dist.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 _TAIL_BYTES = 1 << 16
 _END_BYTES = 1 << 20
@@ -33,27 +36,39 @@ class JsonLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: FileIO | None = None
+        #: Where the last whole row ends, while more may follow that a killed process or a full disk left half written.
+        self._torn_at: int | None = None
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Adds one line per row, in one write to the operating system. NaN and infinite values of a row become null.
 
         Raises OSError when the disk is full; the file then ends with the last whole line, as before the call.
         """
-        data = b"".join(map(_encode, rows))
+        self._write(b"".join(map(_encode, rows)))
+
+    def _write(self, data: bytes) -> None:
         if not data:
             return
         if self._file is None:
+            if self._torn_at is None:
+                self._torn_at = _last_lines(self.path, _TAIL_BYTES)[1]
             # Unbuffered: a reader sees a row as soon as append returns.
             self._file = self.path.open("ab", buffering=0)
-            self._file.truncate(_last_lines(self.path, _TAIL_BYTES)[1])
+        self._cut_torn(self._file)
         size = os.fstat(self._file.fileno()).st_size
         try:
             written = 0
             while written < len(data):
                 written += self._file.write(data[written:])
         except OSError:
-            self._file.truncate(size)
+            self._torn_at = size
+            self._cut_torn(self._file)
             raise
+
+    def _cut_torn(self, file: FileIO) -> None:
+        if self._torn_at is not None:
+            file.truncate(self._torn_at)
+            self._torn_at = None
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
         """Replaces the file, in one rename, by the rows that `wanted` accepts; returns how many rows it refused."""
@@ -73,16 +88,77 @@ class JsonLog:
         temporary.replace(self.path)
         return removed
 
+    def cut(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
+        """Removes all rows after the last row that `wanted` accepts; returns how many. Reads little more than those."""
+        if not self.path.exists():
+            return 0
+        removed = 0
+        with self.path.open("r+b", buffering=0) as file:
+            self._cut_torn(file)
+            end = file.seek(0, os.SEEK_END)
+            for line in _lines_backwards(file, end):
+                # A torn last line goes too.
+                if line.endswith(b"\n"):
+                    if wanted(_decode(line, f"{self.path}, near its end")):
+                        break
+                    removed += 1
+                end -= len(line)
+            file.truncate(end)
+        return removed
+
     def sync(self) -> None:
-        """Waits until the disk holds everything that was appended."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
+        """Waits until the disk holds everything that was appended; warns if it refuses."""
+        try:
+            if self._file is not None:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            logger.warning("%s may not be on the disk: %s", self.path, error)
 
     def close(self) -> None:
         """Closes the file; a later append opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class RetryingLog(JsonLog):
+    """Rows that the disk refuses wait in memory: the next append, `sync` or `close` writes them first."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._waiting: list[bytes] = []
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether rows are in memory only."""
+        return bool(self._waiting)
+
+    def append(self, rows: Iterable[Mapping[str, object]]) -> None:
+        """As that of `JsonLog`, but a full disk raises nothing. A warning tells of the first row that waits."""
+        had_waiting = self.is_waiting
+        self._waiting += map(_encode, rows)
+        try:
+            self._write(b"".join(self._waiting))
+        except OSError as error:
+            if not had_waiting:
+                logger.warning("%s cannot be written, its rows wait in memory: %s", self.path, error)
+        else:
+            self._waiting.clear()
+
+    def cut(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
+        """As that of `JsonLog`; rows in memory that `wanted` refuses are removed uncounted."""
+        self._waiting = [line for line in self._waiting if wanted(_decode(line, f"{self.path}, in memory"))]
+        return super().cut(wanted)
+
+    def sync(self) -> None:
+        self.append(())
+        super().sync()
+
+    def close(self) -> None:
+        self.append(())
+        if self._waiting:
+            logger.warning("%s lacks its last %d rows: the disk refused them", self.path, len(self._waiting))
+        super().close()
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -218,6 +294,23 @@ def _count_pairs(block: bytes, first: str, second: str, where: str) -> Counter[t
 def tail_rows(path: Path, max_bytes: int = 1 << 22) -> list[dict[str, Any]]:
     """The last whole rows, as many as fit in `max_bytes`; more only for a longer last row. Raises as read_rows does."""
     return [_decode(line, f"{path}, near its end") for line in _last_lines(path, max_bytes)[0]]
+
+
+def _lines_backwards(file: FileIO, end: int) -> Iterator[bytes]:
+    """The lines before `end`, last first, each with its newline; the first of them may lack it."""
+    rest = b""
+    while end > 0:
+        start = max(0, end - _BLOCK_BYTES)
+        file.seek(start)
+        block = file.read(end - start) + rest
+        # The first line of the block may have begun before it.
+        begun = block.find(b"\n") + 1 or len(block) if start > 0 else 0
+        rest, end = block[:begun], start
+        *lines, torn = block[begun:].split(b"\n")
+        if torn:
+            yield torn
+        for line in reversed(lines):
+            yield line + b"\n"
 
 
 def _last_lines(path: Path, max_bytes: int) -> tuple[list[bytes], int]:

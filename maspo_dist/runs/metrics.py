@@ -1,5 +1,6 @@
 """Writes the metrics of a step to metrics.jsonl, TensorBoard and Weights & Biases."""
 
+import contextlib
 import logging
 import math
 import re
@@ -51,19 +52,34 @@ class TensorBoardSink:
     """TensorBoard event files. Steps after `after_step` that were written before are hidden."""
 
     def __init__(self, path: Path, after_step: int = 0) -> None:
-        is_resumed = path.is_dir() and any(path.iterdir())
-        self._writer = EventFileWriter(str(path))
-        if is_resumed:
+        self._path = path
+        self._writer: EventFileWriter | None = None
+        #: Events that come before the next step.
+        self._first: list[TensorBoardEvent] = []
+        if path.is_dir() and any(path.iterdir()):
             start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(TensorBoardEvent(wall_time=time.time(), step=after_step + 1, session_log=start))
+            self._first = [TensorBoardEvent(wall_time=time.time(), step=after_step + 1, session_log=start)]
 
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items() if value is not None]
-        self._writer.add_event(TensorBoardEvent(wall_time=time.time(), step=step, summary=Summary(value=values)))
-        self._writer.flush()
+        row = TensorBoardEvent(wall_time=time.time(), step=step, summary=Summary(value=values))
+        try:
+            if self._writer is None:
+                self._writer = EventFileWriter(str(self._path))
+            for event in (*self._first, row):
+                self._writer.add_event(event)
+            self._writer.flush()
+        except OSError:
+            # Its thread has ended: the next step needs another writer, with a file of its own.
+            self.close()
+            raise
+        self._first = []
 
     def close(self) -> None:
-        self._writer.close()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(OSError):
+                writer.close()
 
 
 class WandbSink:

@@ -11,11 +11,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
+#: Bytes read at once; a slow disk needs a while for more.
+_BLOCK_BYTES = 1 << 22
 
 
 class StepFolders:
@@ -23,6 +26,8 @@ class StepFolders:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        #: When `finish` last read a block or flushed a file, by time.monotonic(), so also an event loop time.
+        self.last_progress_s = 0.0
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"
@@ -52,7 +57,7 @@ class StepFolders:
         try:
             for name, content in files.items():
                 (part / name).write_bytes(content)
-            write_manifest(part)
+            write_manifest(part, self._progress)
             if final.exists() and damage_of(final) is None:
                 # While one folder replaces the other, there would be neither.
                 shutil.rmtree(part)
@@ -60,7 +65,7 @@ class StepFolders:
             shutil.rmtree(final, ignore_errors=True)
             part.rename(final)
             sync(self.folder)
-            if (damage := damage_of(final)) is not None:
+            if (damage := damage_of(final, self._progress)) is not None:
                 shutil.rmtree(final)
                 raise OSError(f"{final} was written but cannot be read back: {damage}")
         except OSError:
@@ -68,13 +73,23 @@ class StepFolders:
             raise
         return final
 
+    def _progress(self) -> None:
+        self.last_progress_s = time.monotonic()
 
-def write_manifest(folder: Path) -> None:
-    """Flushes every file of `folder` to disk, then writes the manifest. Raises OSError when the disk does."""
+
+def _untold() -> None: ...
+
+
+def write_manifest(folder: Path, on_progress: Callable[[], None] = _untold) -> None:
+    """Flushes every file of `folder` to disk, then writes the manifest. Raises OSError when the disk does.
+
+    Calls `on_progress` for each block that is read, and for each file that is flushed.
+    """
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path, on_progress)}
         sync(path)
+        on_progress()
     manifest = {"format": _FORMAT, "sha256": _sha256_of_list(files), "files": files}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     sync(folder / _MANIFEST)
@@ -82,8 +97,8 @@ def write_manifest(folder: Path) -> None:
         sync(inner)
 
 
-def damage_of(path: Path) -> str | None:
-    """The damage of a finished folder, or None.
+def damage_of(path: Path, on_progress: Callable[[], None] = _untold) -> str | None:
+    """The damage of a finished folder, or None. Calls `on_progress` for each block that is read.
 
     Every file must have the size and SHA-256 of the manifest, and the manifest's list its own checksum.
     """
@@ -98,7 +113,7 @@ def damage_of(path: Path) -> str | None:
                 return f"{name} is missing"
             if file.stat().st_size != expected["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-            if _sha256(file) != expected["sha256"]:
+            if _sha256(file, on_progress) != expected["sha256"]:
                 return f"{name} does not match its checksum"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{_MANIFEST} cannot be read"
@@ -116,9 +131,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path, on_progress: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            on_progress()
+    return digest.hexdigest()
 
 
 def _sha256_of_list(files: Mapping[str, object]) -> str:

@@ -1,6 +1,7 @@
 """The loop: every prompt ends once, every update is published, every step writes its metrics."""
 
 import asyncio
+import errno
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.errors import BodyLostError, LearnerLostError, WeightSyncError
 from maspo_dist.runs.checkpoint import CheckpointStore, read_finished, read_state
 from maspo_dist.runs.folder import RunFolder
+from maspo_dist.runs.jsonl import JsonLog
 from maspo_dist.types import TrainingBatch, UpdateReport
 from maspo_dist.views.console import open_console
 
@@ -359,3 +361,31 @@ async def test_a_run_of_no_steps_saves_a_checkpoint_to_resume_from(tmp_path: Pat
         assert await make_controller(some, folder, FakePool(), FakeLearners(), console).run(resume)
     lines = [(row["step"], "eval/held_out/avg@1" in row) for row in rows(folder.metrics_path)]
     assert lines == [(0, True), (1, False), (1, True)]
+
+
+async def test_a_full_disk_costs_checkpoints_and_no_step_and_the_ledger_is_whole_once_it_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_full = False
+    write = JsonLog._write
+
+    def write_if_room(log: JsonLog, data: bytes) -> None:
+        if is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(log, data)
+
+    class Filling(FakeLearners):
+        async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
+            nonlocal is_full
+            is_full = batch.step in (3, 4)
+            return await super().update(batch, bodies)
+
+    monkeypatch.setattr(JsonLog, "_write", write_if_room)
+    config = make_config(run={"max_steps": 6}, checkpoint={"every": 2}, logging={"sample_groups": 1})
+    learners = Filling()
+    folder = await run(tmp_path, config, FakePool(), learners)
+    assert learners.steps == [1, 2, 3, 4, 5, 6]
+    assert [row["group_id"] for row in rows(folder.ledger_path)] == list(range(24))
+    assert [row["step"] for row in rows(folder.samples_path)] == [step for step in range(1, 7) for _ in range(2)]
+    assert CheckpointStore(folder.checkpoints_path).steps() == [2, 6]
+    assert [row["message"] for row in rows(folder.events_path)] == ["step 4: ledger.jsonl cannot be written"]

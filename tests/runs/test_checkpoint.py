@@ -136,7 +136,7 @@ def test_older_checkpoints_stay_if_the_new_checkpoint_cannot_be_read_back(
     save(store, 2)
     write_manifest = step_folders.write_manifest
 
-    def rot_after_writing(part: Path) -> None:
+    def rot_after_writing(part: Path, on_progress: object) -> None:
         write_manifest(part)
         (part / "learner" / "weights.bin").write_bytes(bytes(2560))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shutil
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from maspo_dist.config import CheckpointConfig
 from maspo_dist.data.cursor import CursorState
 from maspo_dist.runs.checkpoint import CONFIG_FILE, CheckpointStore, CheckpointWriter, RunState, StreamState
-from maspo_dist.runs.step_folders import damage_of
+from maspo_dist.runs.step_folders import damage_of, write_manifest
 from maspo_dist.types import FinishedGroup, RolloutGroup
 
 
@@ -133,7 +134,7 @@ async def test_a_disk_error_after_the_learners_wrote_is_reported(
     await writer.save(state(1), (), write_learners)
     await writer.drain()
 
-    def fail(part: Path) -> None:
+    def fail(part: Path, on_progress: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr("maspo_dist.runs.step_folders.write_manifest", fail)
@@ -141,6 +142,62 @@ async def test_a_disk_error_after_the_learners_wrote_is_reported(
     await writer.drain()
     assert failures.reported == [(2, "[Errno 5] Input/output error")]
     assert names(tmp_path) == ["step-000001"]
+
+
+async def test_an_old_checkpoint_that_cannot_be_removed_fails_no_save_and_keeps_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def remove(path: Path, ignore_errors: bool = False) -> None:
+        if path.name == "step-000001" and not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        rmtree(path, ignore_errors)
+
+    rmtree = shutil.rmtree
+    monkeypatch.setattr("shutil.rmtree", remove)
+    store, failures = CheckpointStore(tmp_path), Failures()
+    writer = make_writer(store, failures, keep=2)
+    for step in range(1, 7):
+        await writer.save(state(step), (), write_learners)
+        await writer.drain()
+        assert writer.saved_step == step
+    assert failures.reported == []
+    assert store.steps() == [1, 5, 6]
+    assert f"{store.path(1)} cannot be removed: [Errno 39] Directory not empty" in caplog.messages
+
+
+async def test_a_score_that_the_disk_refuses_is_no_failed_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store, failures = CheckpointStore(tmp_path), Failures()
+    writer = make_writer(store, failures)
+    await writer.score(1, {"eval/x/avg@1": 0.5})
+    monkeypatch.setattr("maspo_dist.runs.checkpoint.replace_text", full)
+    await writer.score(2, {"eval/x/avg@1": 0.9})
+    await writer.save(state(1), (), write_learners)
+    await writer.drain()
+    assert failures.reported == []
+    assert writer.saved_step == 1
+    assert "the score of step 2 is not kept: [Errno 28] No space left on device" in caplog.messages
+
+
+async def test_a_save_makes_progress_with_each_file_and_each_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maspo_dist.runs.step_folders._BLOCK_BYTES", 1)
+    (tmp_path / "weights.bin").write_bytes(b"weights")
+    seen: list[str] = []
+    write_manifest(tmp_path, lambda: seen.append("written"))
+    assert damage_of(tmp_path, lambda: seen.append("read")) is None
+    assert seen == ["written"] * 8 + ["read"] * 7
+
+    writer = make_writer(CheckpointStore(tmp_path / "store"), Failures())
+    began_s = asyncio.get_running_loop().time()
+    await writer.save(state(1), (), write_learners)
+    await writer.drain()
+    assert began_s <= writer.begun_s <= writer.last_progress_s <= asyncio.get_running_loop().time()
 
 
 @pytest.mark.parametrize("scored_first", [True, False])

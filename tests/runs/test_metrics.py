@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +37,33 @@ class Memory:
 
     def close(self) -> None:
         pass
+
+
+def test_tensorboard_lacks_only_the_steps_that_a_full_disk_refused(tmp_path: Path) -> None:
+    """A write fails under a file size limit."""
+    script = """
+import resource, signal, sys, threading
+from pathlib import Path
+from maspo_dist.runs.metrics import MetricFanout, TensorBoardSink
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+# The thread of the writer ends with a traceback.
+threading.excepthook = lambda arguments: None
+unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+fanout = MetricFanout([TensorBoardSink(Path(sys.argv[1]))], print)
+for step in range(1, 7):
+    limit(100 if step in (3, 4) else unlimited)
+    fanout.write(step, {"reward/mean": step})
+fanout.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120, capture_output=True, text=True
+    )
+    assert done.stderr.count("not written by TensorBoardSink") == 2
+    assert [event.step for event in EventAccumulator(str(tmp_path)).Reload().Scalars("reward/mean")] == [1, 2, 5, 6]
 
 
 @pytest.mark.parametrize("name", ["reward", "Reward/mean", "reward/", "/mean", "reward/a b", "reward//mean"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import subprocess
@@ -18,7 +19,7 @@ from maspo_dist.runs.jsonl import JsonLog, read_rows, tail_rows
 from maspo_dist.runs.progress import progress_of
 from maspo_dist.runs.rows import Event, SampleRow
 from maspo_dist.runs.step_folders import StepFolders
-from maspo_dist.types import LedgerRow
+from maspo_dist.types import GroupOutcome, LedgerRow
 
 
 def sample(step: int, response: str = "5", reward: float = 1.0) -> SampleRow:
@@ -111,6 +112,48 @@ except OSError:
     assert path.read_bytes() == b'{"step": 0}\n{"step": 1}\n'
 
 
+def test_rows_that_a_full_disk_refuses_are_written_in_order_once_it_has_room(tmp_path: Path) -> None:
+    """A write fails halfway, under a file size limit."""
+    script = """
+import resource, signal, sys
+from dataclasses import asdict
+from pathlib import Path
+from maspo_dist.runs.folder import RunFolder
+from maspo_dist.runs.rows import Event
+from maspo_dist.types import GroupOutcome, LedgerRow
+
+def row(group_id):
+    return LedgerRow(group_id=group_id, prompt_id="x" * 100, step=group_id, outcome="trained", reason="")
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+with RunFolder.create(Path(sys.argv[1])) as folder:
+    folder.write_ledger([row(0), row(1)])
+    folder.write_event(Event(kind="stop", message="m" * 100, time=0.0))
+    limit(folder.ledger_path.stat().st_size + 250)
+    folder.write_ledger([row(2), row(3)])
+    folder.write_ledger([row(4)])
+    folder.write_event(Event(kind="stop", message="m" * 1000, time=1.0))
+    print(folder.sync(), len(list(folder.read_ledger())), flush=True)
+    limit(unlimited)
+    folder.write_ledger([row(5)])
+    print(folder.sync(), len(list(folder.read_ledger())), flush=True)
+"""
+    path = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], check=True, timeout=60, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == ["ledger.jsonl cannot be written 2", "None 6"]
+    warned = [line for line in done.stderr.splitlines() if "ledger.jsonl cannot be written, its rows wait" in line]
+    assert len(warned) == 1
+    folder = RunFolder(path)
+    assert [row["group_id"] for row in folder.read_ledger()] == [0, 1, 2, 3, 4, 5]
+    assert [row["time"] for row in folder.read_events()] == [0.0, 1.0]
+
+
 def test_a_used_folder_is_refused_with_the_fix(tmp_path: Path) -> None:
     path = tmp_path / "run"
     folder = RunFolder.create(path)
@@ -175,6 +218,33 @@ def test_rewind_removes_later_steps_and_pending_groups(folder: RunFolder) -> Non
         assert len(list(resumed.read_events())) == 1
         resumed.write_metrics(3, {"reward/mean": 0.3})
         assert tail_rows(resumed.metrics_path)[-1] == {"step": 3, "reward/mean": 0.3}
+
+
+def test_rewind_reads_no_rows_of_earlier_steps(folder: RunFolder) -> None:
+    """A week of samples is gigabytes. Here, whoever read them would find a line that is none."""
+    folder.samples_path.write_bytes(b"nonsense\n" * 100_000)
+    for step in (1, 2, 3):
+        folder.write_samples([sample(step)])
+    folder.rewind(2)
+    folder.write_samples([sample(3)])
+    assert [row["step"] for row in tail_rows(folder.samples_path, 600)] == [2, 3]
+    assert folder.samples_path.read_bytes().startswith(b"nonsense\n" * 100_000 + b'{"step": 1')
+
+
+def test_rows_that_wait_for_the_disk_are_rewound_too(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(log: JsonLog, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def ledger_row(step: int, outcome: GroupOutcome = "trained") -> LedgerRow:
+        return LedgerRow(group_id=step, prompt_id=f"p{step}", step=step, outcome=outcome, reason="")
+
+    folder.write_ledger([ledger_row(1)])
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLog, "_write", full)
+        folder.write_ledger([ledger_row(2), ledger_row(3), ledger_row(2, "pending")])
+        folder.rewind(2)
+    folder.write_ledger([ledger_row(3)])
+    assert [(row["step"], row["outcome"]) for row in folder.read_ledger()] == [(step, "trained") for step in (1, 2, 3)]
 
 
 def test_the_scores_of_a_step_are_a_separate_line_and_are_read_with_the_step(folder: RunFolder) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from doubles.virtual_clock import run_virtually
 
 from actors.verifier.client import VerifierClient
 from maspo_dist.errors import ActorDiedError, VerifierError
@@ -27,6 +29,10 @@ class Verifier:
     @property
     def score(self) -> Any:
         return self
+
+    @property
+    def idle_s(self) -> Any:
+        raise AssertionError("no call of these tests is slow")
 
     async def remote(self, samples: Sequence[Sample]) -> tuple[Verdict, ...]:
         self.calls.append([sample.response for sample in samples])
@@ -96,3 +102,85 @@ async def test_a_call_is_repeated_when_the_verifier_dies_and_ends_with_the_cause
     assert len(verifier.calls) == 3
     with pytest.raises(VerifierError, match="3 tries: the verifier is dead"):
         await make_client(Verifier(deaths=9)).score("1", "1", "")
+
+
+class QueueingVerifier:
+    """In place of an actor's handle: one queue, a verdict each second, until `stuck_after` verdicts.
+
+    Withdraws the samples of a call that is cancelled, and then gives verdicts again.
+    """
+
+    def __init__(self, *, stuck_after: float = math.inf) -> None:
+        self.scored: list[str] = []
+        self.given_up_s: list[float] = []
+        self._stuck_after = stuck_after
+        self._last_verdict_s = 0.0
+        self._queue = asyncio.Lock()
+
+    @property
+    def score(self) -> Any:
+        return Remote(lambda samples: asyncio.ensure_future(self._score(samples)))
+
+    @property
+    def idle_s(self) -> Any:
+        return Remote(self._idle_s)
+
+    async def _score(self, samples: Sequence[Sample]) -> tuple[Verdict, ...]:
+        async with asyncio.TaskGroup() as tasks:
+            verdicts = [tasks.create_task(self._verify(sample)) for sample in samples]
+        return tuple(verdict.result() for verdict in verdicts)
+
+    async def _verify(self, sample: Sample) -> Verdict:
+        async with self._queue:
+            if len(self.scored) == self._stuck_after:
+                await asyncio.Event().wait()
+            await asyncio.sleep(1)
+            self.scored.append(sample.response)
+            self._last_verdict_s = asyncio.get_running_loop().time()
+        return _verdict(sample)
+
+    async def _idle_s(self) -> float:
+        return asyncio.get_running_loop().time() - self._last_verdict_s
+
+    def cancel(self, call: asyncio.Future[Any]) -> None:
+        self.given_up_s.append(asyncio.get_running_loop().time())
+        self._stuck_after = math.inf
+        call.cancel()
+
+
+class Remote:
+    def __init__(self, remote: Callable[..., Any]) -> None:
+        self.remote = remote
+
+
+async def verdicts_on(verifier: QueueingVerifier, responses: Sequence[str]) -> list[str]:
+    client = VerifierClient(verifier, 60)  # type: ignore[arg-type]
+    verdicts = await asyncio.gather(*(client.score(response, "", "") for response in responses))
+    return [str(verdict.extracted) for verdict in verdicts]
+
+
+RESPONSES = [str(number) for number in range(180)]
+
+
+def test_a_queue_longer_than_the_deadline_gives_every_verdict_and_scores_no_response_twice() -> None:
+    async def main() -> QueueingVerifier:
+        verifier = QueueingVerifier()
+        assert await verdicts_on(verifier, RESPONSES) == RESPONSES
+        return verifier
+
+    assert run_virtually(main(), 3600).scored == RESPONSES
+
+
+def test_a_verifier_that_stops_is_noticed_a_deadline_after_its_last_verdict_and_gets_no_copies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> QueueingVerifier:
+        verifier = QueueingVerifier(stuck_after=100)
+        monkeypatch.setattr("ray.cancel", verifier.cancel)
+        assert await verdicts_on(verifier, RESPONSES) == RESPONSES
+        return verifier
+
+    verifier = run_virtually(main(), 3600)
+    assert set(verifier.given_up_s) == {160.0}
+    # The call that was under way when it stopped had some of its verdicts; the later calls had none.
+    assert sorted(verifier.scored, key=int) == sorted([*RESPONSES, *RESPONSES[96:100]], key=int)

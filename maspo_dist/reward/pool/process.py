@@ -53,7 +53,11 @@ class VerifierProcess:
         """
         try:
             ours, theirs = socket.socketpair()
-            self._process = start_process("maspo_dist.reward.pool.worker", theirs)
+            try:
+                self._process = start_process("maspo_dist.reward.pool.worker", theirs)
+            except OSError:
+                ours.close()
+                raise
         except OSError as error:
             raise VerifierError(f"a verifier process cannot be started: {error.strerror}") from None
         self.connection = Connection(ours)

@@ -15,6 +15,7 @@ Every thread ends when `PoolSide.stopping` is set; a None among the tickets wake
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -30,6 +31,10 @@ from maspo_dist.reward.registry import judged_part, remote_verifier
 from maspo_dist.reward.sample import Sample, make_verdict
 from maspo_dist.types import Verdict
 
+logger = logging.getLogger(__name__)
+
+#: Pauses between tries to start the next process: its node may be short of memory or processes for a while.
+_START_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 #: Samples sent together, and their bytes: more than a socket buffer holds would block the thread that reads.
 _SENT_SAMPLES = 64
 _SENT_BYTES = 96_000
@@ -83,11 +88,17 @@ class HungSamples:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A sample in the pool. The pool calls `deliver` exactly once; `deaths` counts processes that died on it."""
+    """A sample in the pool.
+
+    deliver        the pool calls it at most once
+    deaths         processes that died on the sample
+    is_withdrawn   nobody waits for the verdict: no process gets the sample any more
+    """
 
     sample: Sample
     deliver: Callable[[Outcome], None]
     deaths: int = 0
+    is_withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,12 +127,13 @@ class PoolSide:
 
 
 class Slot(threading.Thread):
-    """Serves tickets. A process that cannot start breaks the pool."""
+    """Serves tickets. It breaks the pool if its first process cannot start, or a later one not in several tries."""
 
     def __init__(self, name: str, pool: PoolSide) -> None:
         super().__init__(name=name, daemon=True)
         self._pool = pool
         self._death: tuple[str, float] | None = None
+        self._has_started = False
         self._lock = threading.Lock()
         self._process: VerifierProcess | None = None
         #: Taken and without a verdict, in order, each with its sample as a message.
@@ -138,7 +150,7 @@ class Slot(threading.Thread):
             while not self._pool.stopping.is_set():
                 process = self._ensure_process()
                 # Samples that a process left behind are the first of the next process.
-                self._taken = deque(taken for taken in self._taken if not self._resolve_hung(taken[0]))
+                self._taken = deque(taken for taken in self._taken if not self._skip(taken[0]))
                 if not self._taken:
                     self._take(wait=True)
                 if self._taken:
@@ -156,9 +168,20 @@ class Slot(threading.Thread):
                 self._process.kill()
 
     def _ensure_process(self) -> VerifierProcess:
+        for pause_s in _START_PAUSES_S if self._has_started else ():
+            try:
+                return self._start_process()
+            except VerifierError as error:
+                logger.warning("%s: %s; it is tried again in %g s", self.name, error, pause_s)
+            self._pool.stopping.wait(pause_s)
+        return self._start_process()
+
+    def _start_process(self) -> VerifierProcess:
+        """The present process; starts one if there is none."""
         with self._lock:
             if self._process is None:
                 self._process = VerifierProcess(self._pool.config)
+                self._has_started = True
             return self._process
 
     def _take(self, *, wait: bool) -> bytes:
@@ -172,7 +195,7 @@ class Slot(threading.Thread):
         with contextlib.suppress(queue.Empty):
             while len(self._taken) < self._room() and size < _SENT_BYTES and (ticket := tickets.get(block=wait)):
                 wait = False
-                if self._resolve_hung(ticket):
+                if self._skip(ticket):
                     continue
                 line = encode(ticket.sample)
                 if self._taken and size + len(line) > _SENT_BYTES:
@@ -187,8 +210,10 @@ class Slot(threading.Thread):
         """How many samples the process may have. Samples behind a slow one wait for it: only a share of the queue."""
         return min(_SENT_SAMPLES, 1 + self._pool.tickets.qsize() // (2 * self._pool.config.workers))
 
-    def _resolve_hung(self, ticket: Ticket) -> bool:
-        """Whether its sample hung lately: then it gets that verdict."""
+    def _skip(self, ticket: Ticket) -> bool:
+        """Whether no process should get its sample: it is withdrawn, or it hung lately and gets that verdict again."""
+        if ticket.is_withdrawn:
+            return True
         verdict = self._pool.hung.recall(ticket.sample)
         if verdict:
             self._pool.resolve(ticket, verdict)
@@ -282,7 +307,8 @@ def _gather(pool: PoolSide) -> list[Ticket]:
     until = time.monotonic() + pool.config.remote.batch_wait_s
     with contextlib.suppress(queue.Empty):
         while ticket:
-            batch.append(ticket)
+            if not ticket.is_withdrawn:
+                batch.append(ticket)
             if len(batch) == pool.config.remote.batch_size:
                 break
             ticket = pool.tickets.get(timeout=max(until - time.monotonic(), 0.0))

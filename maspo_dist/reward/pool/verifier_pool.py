@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -45,6 +46,7 @@ class VerifierPool:
         self._lock = threading.Lock()
         self._pending: set[Ticket] = set()
         self._failure: VerifierError | None = None
+        self._last_verdict_s = time.monotonic()
         self._deaths: queue.SimpleQueue[ProcessDeath] = queue.SimpleQueue()
         # A reward that is one remote verifier and nothing else needs no process, and has a queue of its own.
         urls = {reward for reward in self.config.rewards() if is_remote(reward)}
@@ -85,9 +87,15 @@ class VerifierPool:
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(_settle, future, outcome)
 
-            self._enqueue([Ticket(sample, deliver)])
-            # When the caller is cancelled, its sample is still scored.
-            verdict = await future
+            ticket = Ticket(sample, deliver)
+            self._enqueue([ticket])
+            try:
+                verdict = await future
+            except asyncio.CancelledError:
+                # A sample that a process has already is still scored.
+                ticket.is_withdrawn = True
+                self._pending.discard(ticket)
+                raise
         self._monitor.check()
         return verdict
 
@@ -110,6 +118,11 @@ class VerifierPool:
     def take_deaths(self) -> tuple[ProcessDeath, ...]:
         """Deaths of processes that have been replaced since the last call."""
         return tuple(self._deaths.get() for _ in range(self._deaths.qsize()))
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last verdict, or since the start."""
+        return time.monotonic() - self._last_verdict_s
 
     def start_over(self) -> None:
         """Forgets earlier samples, as a new pool; the processes go on. Call it while no sample is open."""
@@ -144,7 +157,9 @@ class VerifierPool:
             self._tickets.get(self.config.reward_for(ticket.sample.source), self._tickets[""]).put(ticket)
 
     def _resolve(self, ticket: Ticket, outcome: Outcome) -> None:
-        """The first outcome counts; later outcomes, after the pool was closed, are ignored."""
+        """The first outcome counts; later outcomes, after the pool was closed or the caller cancelled, are ignored."""
+        if isinstance(outcome, Verdict):
+            self._last_verdict_s = time.monotonic()
         try:
             self._pending.remove(ticket)
         except KeyError:

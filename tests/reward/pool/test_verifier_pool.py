@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -19,6 +22,7 @@ import pytest
 
 from maspo_dist.errors import VerifierError
 from maspo_dist.reward import Sample, VerifierConfig, VerifierPool
+from maspo_dist.reward.pool.process import start_process
 from maspo_dist.reward.pool.slot import HungSamples
 from maspo_dist.reward.sample import make_verdict
 from maspo_dist.types import Verdict
@@ -87,6 +91,29 @@ async def test_a_full_queue_holds_coroutines_back_but_not_their_loop() -> None:
 
     assert [task.result().status for task in tasks] == ["timeout", "correct"]
     assert ticks > 10
+
+
+async def test_a_sample_whose_caller_is_cancelled_leaves_the_queue(tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    with VerifierPool(custom("count_calls")) as pool:
+        gone, stays = (asyncio.create_task(pool.verify(Sample(response=r, reference=str(log)))) for r in ("a", "b"))
+        # Both are in the queue, and the process is still starting.
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert (await stays).status == "correct"
+
+    assert gone.cancelled()
+    assert log.read_text().split() == ["b"]
+
+
+def test_it_tells_for_how_long_it_has_given_no_verdict() -> None:
+    with VerifierPool(custom("length_reward")) as pool:
+        started = time.monotonic()
+        before_s = pool.idle_s
+        pool.verify_many([("a", "1")])
+
+        assert before_s >= 0
+        assert pool.idle_s < time.monotonic() - started
 
 
 def test_past_the_deadline_only_that_sample_is_lost() -> None:
@@ -329,6 +356,55 @@ def test_a_pool_that_starts_over_keeps_its_processes_and_forgets_earlier_samples
 def test_a_verifier_that_cannot_start_fails_the_first_verdict_in_one_sentence(default: str, sentence: str) -> None:
     with VerifierPool(VerifierConfig(default=default, workers=1)) as pool, pytest.raises(VerifierError, match=sentence):
         pool.verify_many([("a", "b")])
+
+
+def failing_starts(monkeypatch: pytest.MonkeyPatch, failures: int) -> list[float]:
+    """The times of all starts of processes from now on; the first of them fail."""
+    starts: list[float] = []
+
+    def start(module: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        starts.append(time.monotonic())
+        if len(starts) <= failures:
+            theirs.close()
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        return start_process(module, theirs)
+
+    monkeypatch.setattr("maspo_dist.reward.pool.process.start_process", start)
+    return starts
+
+
+def test_a_process_whose_successor_cannot_start_at_once_is_replaced_after_pauses_that_double(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("maspo_dist.reward.pool.slot._START_PAUSES_S", (0.1, 0.2))
+    with VerifierPool(custom("which_process", recycle_after=1)) as pool:
+        (first,) = pool.verify_many([("", "")])
+        starts = failing_starts(monkeypatch, 2)
+        second, _ = pool.verify_many([("", ""), ("", "")])
+
+    # The process that the first sample spent may have been replaced before the starts fail.
+    assert first.reward != second.reward
+    pauses_s = [later - earlier for earlier, later in pairwise(starts[:3])]
+    assert [pause_s >= least_s for pause_s, least_s in zip(pauses_s, (0.1, 0.2), strict=True)] == [True, True]
+
+
+def test_a_successor_that_never_starts_breaks_the_pool_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maspo_dist.reward.pool.slot._START_PAUSES_S", (0.01, 0.02))
+    with VerifierPool(custom("which_process", recycle_after=1)) as pool:
+        pool.verify_many([("", "")])
+        starts = failing_starts(monkeypatch, 100)
+        with pytest.raises(VerifierError, match="cannot be started: Resource temporarily unavailable"):
+            pool.verify_many([("", ""), ("", "")])
+
+    assert len(starts) == 3
+
+
+def test_a_first_process_that_cannot_start_breaks_the_pool_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = failing_starts(monkeypatch, 100)
+    with VerifierPool(custom("which_process")) as pool, pytest.raises(VerifierError, match="cannot be started"):
+        pool.verify_many([("", "")])
+
+    assert len(starts) == 1
 
 
 def test_functions_may_be_sync_or_async_and_must_return_a_reward() -> None:

@@ -320,7 +320,8 @@ class WorkerSlot:
         self.has_process = True
         try:
             start = pool.factory.start_worker(self.index, cluster.place_timeout_s if node_s is None else node_s)
-            handle = await within(cluster.start_timeout_s + (node_s or 0.0), f"{self.name}: start", start)
+            seconds, is_spare = cluster.start_timeout_s + (node_s or 0.0), self.state == "waiting"
+            handle = await within(seconds, f"{self.name}: start", start, is_spare=is_spare)
         except BaseException as error:
             self._ended()
             is_loss = isinstance(error, ActorDiedError | DeadlineError | PlacementError)

@@ -70,6 +70,8 @@ REAL_CLASSES = ActorClasses()
 
 #: Longest wait in seconds for processes to write their stacks, or for nodes to clean up.
 _ANSWER_S = 10.0
+#: How long the port of rank 0 may be held: by the system after its last use; in a restart, by a rank that was killed.
+_RELEASE_S, _KILLED_RELEASE_S = 5.0, 60.0
 #: Bytes of a response token in the object store: its id, its logprob and its text.
 _TOKEN_BYTES = 16
 #: Log of the process that drives the run.
@@ -357,10 +359,11 @@ class RunCluster:
             for _ in range(ranks // places)
         ]
         beside_rank_0 = {"num_cpus": 0, "scheduling_strategy": options[0]["scheduling_strategy"]}
+        release_s = _KILLED_RELEASE_S if self._is_started else _RELEASE_S
         address: str = await within(
             config.cluster.start_timeout_s,
             "learner rank 0: its port",
-            ray.remote(free_address).options(**beside_rank_0).remote(config.cluster.learner_port),
+            ray.remote(free_address).options(**beside_rank_0).remote(config.cluster.learner_port, release_s),
         )
         kept, self._idle_learners = self._idle_learners, []
         learners = kept or [

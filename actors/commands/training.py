@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +23,14 @@ from actors.interfaces import RolloutPool
 from actors.processes import REAL_CLASSES, ActorClasses, RunCluster, publish_bytes
 from actors.ray.connection import cluster_address, connect, disconnect, own_store
 from actors.ray.control import open_control
+from actors.ray.errors import reason_of
 from actors.ray.model_on_nodes import for_actors
 from actors.ray.nodes import leaving_nodes
 from actors.warm import Shelf
 from actors.weights.probes import longest_probe, probe_sequences, probe_tokens
 from maspo_dist.config import TrainConfig, dump_config, resume_changes
 from maspo_dist.data.cursor import REFERENCES_CHANGED, PromptCursor
-from maspo_dist.errors import ConfigError, MaspoError
+from maspo_dist.errors import ConfigError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.planning.check import data_notes, learner_notes
 from maspo_dist.planning.preflight import Prepared, prepare
@@ -195,8 +196,8 @@ class Run:
                     await cluster.leave()
             finally:
                 await asyncio.shield(cluster.stop())
-        except MaspoError as error:
-            self._event(Event(kind="run_failed", message=str(error)))
+        except Exception as error:
+            self._failed(error)
             raise
         finally:
             if self.shelf is None:
@@ -276,6 +277,11 @@ class Run:
         more = [self.exporter] if self.exporter else []
         metrics = open_metrics(self.folder, config.logging, config.model_dump(mode="json"), after_step, more)
         return Session(stream=stream, ledger=ledger, metrics=metrics)
+
+    def _failed(self, error: Exception) -> None:
+        # A full disk may be the reason.
+        with suppress(OSError):
+            self._event(Event(kind="run_failed", message=reason_of(error)))
 
     def _checkpoint_failed(self, step: int, reason: str) -> None:
         self._event(Event(kind="checkpoint_failed", message=f"step {step}: {reason}", details=(("step", step),)))

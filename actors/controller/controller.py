@@ -127,12 +127,12 @@ class Controller:
 
     @property
     def progress(self) -> object:
-        """Changes whenever the run makes progress; a token, a micro-batch and a worker's start count.
+        """Changes with all progress: a token, a micro-batch and a worker's start count, its wait for a node does not.
 
         A checkpoint reports nothing while it is written or read, so its time counts: `save_timeout_s` bounds it.
         """
         checkpoint_s = asyncio.get_running_loop().time() if self._phase in (_SAVE, _LOAD) else 0.0
-        workers = tuple((worker.name, worker.state, worker.version) for worker in self.pool.status())
+        workers = tuple((w.name, w.state, w.version) for w in self.pool.status() if w.state != "waiting")
         session = self._session
         groups = session.ledger.achieved if session else 0
         generated = self.evaluator.achieved, groups, self.pool.last_token_s()
@@ -271,7 +271,7 @@ class Controller:
             self._event("batch_taken_back", f"step {step}: {error}", step=step)
             if self.publisher.turns is not None:
                 await self.publisher.publish(self._version)
-            await session.stream.take_back()
+            await session.stream.take_back(step, error)
             return False
         update_s = self.clock() - taken_s - evaluation_wait_s
         evaluation_wait_s += await self._settle_evaluation(step)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,7 @@ from actors.interfaces import Body, RolloutPool
 from actors.ray.waits import cancel_all, within
 from maspo_dist.algorithm.advantages import score_group
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import BodyLostError, PoisonPromptError, StragglerError
+from maspo_dist.errors import BodyLostError, LearnerLostError, PoisonPromptError, StragglerError
 from maspo_dist.flow.admission import Waiting
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.flow.seeds import group_seed
@@ -27,6 +28,9 @@ from maspo_dist.flow.selection import drop_reason, drop_too_old
 from maspo_dist.runs.checkpoint import StreamState
 from maspo_dist.runs.rows import Event
 from maspo_dist.types import DropReason, FinishedGroup, GroupReport, LossReason, RolloutGroup, RolloutRequest, Sampling
+
+#: Nodes that may be lost with groups of one step before the learners count as lost.
+_MOST_TAKE_BACKS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +96,8 @@ class GroupStream:
         self._awaited: int | None = None
         self._changed = asyncio.Event()
         self._environment_failures: set[str] = set()
+        #: Times that the batch of a step was taken back.
+        self._taken_back: Counter[int] = Counter()
         self.groups = OpenGroups(config, prompts, ledger, batches=batches)
         if restored is not None:
             self.groups.restore(restored, finished, pool.store)
@@ -137,9 +143,17 @@ class GroupStream:
             lost={group_id: outcome for group_id, outcome in outcomes.items() if isinstance(outcome, str)},
         )
 
-    async def take_back(self) -> None:
-        """Undoes the last `take`. Groups whose bodies were lost with a node are sampled again."""
-        await asyncio.gather(*(self._fetched(group) for group in self.groups.put_back() if group.trains))
+    async def take_back(self, step: int, error: BodyLostError) -> None:
+        """Undoes the last `take`, for `step`, since learners could not read a body. Groups whose bodies were lost with
+        a node are sampled again; of the others, the node of this process holds a copy from now on.
+
+        Raises LearnerLostError when that happens too often at one step: then the bodies are not what is lost.
+        """
+        self._taken_back[step] += 1
+        if self._taken_back[step] > _MOST_TAKE_BACKS:
+            what = f"step {step}: the learners could not read its groups {self._taken_back[step]} times"
+            raise LearnerLostError(f"{what}: {error}") from error
+        await asyncio.gather(*(self._copy(group) for group in self.groups.put_back() if group.trains))
 
     async def snapshot(self) -> tuple[StreamState, tuple[FinishedGroup[RolloutGroup], ...]]:
         """What a checkpoint needs: the state of the stream, and the finished groups that no batch has taken.
@@ -206,6 +220,10 @@ class GroupStream:
             with contextlib.suppress(StragglerError):
                 return await self._pool.generate(request)
         return await self._pool.generate(request)
+
+    async def _copy(self, group: OpenGroup) -> None:
+        if (result := await self._fetched(group)) is not None:
+            group.outcome = replace(result, body=self._pool.store(result.body))
 
     async def _fetched(self, group: OpenGroup) -> FinishedGroup[RolloutGroup] | None:
         """The group's result with its body, None if it has no result or the body is lost."""

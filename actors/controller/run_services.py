@@ -68,6 +68,7 @@ async def watch(
         restart: the oldest wait ends as if by its deadline, so that the caller recovers as usual
         fail:    StallError ends the run            report: nothing more
     progress while stacks are written ends the stall: no action is taken
+    the wait for a node that a worker would start on is spare: it is not named, and does not end
 
     `progress` returns a value that changes whenever the run makes progress.
     """
@@ -81,7 +82,7 @@ async def watch(
         stalled_s = loop.time() - since_s
         if stalled_s < config.stall_timeout_s:
             continue
-        waits = open_waits()
+        waits = [wait for wait in open_waits() if not wait.is_spare]
         verdict = after_stall(tuple(wait.what for wait in waits), stalled_s, config.on_stall)
         message = f"{verdict.message}; stacks of all processes are in logs/"
         details = (("action", verdict.action), ("stalled_s", stalled_s))

@@ -20,6 +20,7 @@ from actors.interfaces import (
     StagedWeights,
     WeightSnapshot,
 )
+from actors.ray.errors import reason_of
 from actors.ray.on_node import becomes_true
 from actors.ray.waits import cancel_all, within
 from actors.weights.shared_devices import of_all_ranks
@@ -85,12 +86,15 @@ class RayLearnerGroup:
         self._policy_version = 0
 
     async def restart(self) -> None:
-        """Ends the remaining ranks and starts all again. Raises LearnerLostError when a rank does not start."""
+        """Ends the remaining ranks and starts all again. Raises LearnerLostError when that fails, whatever the cause.
+
+        What has started once can start again: a killed rank may hold its port and its memory for a while.
+        """
         await self.stop()
         try:
             await self.start()
-        except (ActorDiedError, DeadlineError) as error:
-            raise LearnerLostError(str(error)) from error
+        except Exception as error:
+            raise LearnerLostError(f"the learner group does not start again: {reason_of(error)}") from error
 
     async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
         """Trains on `batch`; `bodies` holds at least the groups that the batch refers to, by group_id.

@@ -41,6 +41,18 @@ def translate_ray_errors(what: str) -> Iterator[None]:
         raise ActorDiedError(f"{what}: the process died ({_cause(error)})") from error
 
 
+def reason_of(error: Exception) -> str:
+    """One line for people: the message of a MaspoError; the type and first line of any other error.
+
+    Of an error that an actor raised, not of Ray's report with its traceback.
+    """
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if isinstance(cause, MaspoError):
+        return str(cause)
+    first_line = next(iter(str(cause).splitlines()), "")
+    return f"{type(cause).__name__}: {first_line}"
+
+
 def _cause(error: Exception) -> str:
     """The line of Ray's report that gives the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -22,8 +22,6 @@ from maspo_dist.errors import PlacementError
 
 T = TypeVar("T")
 
-#: How long the system may hold a port after its last use.
-_RELEASE_S = 5.0
 _TOKEN_FILE = "shared-folder-token"
 #: A network file system may show a new file to other nodes this much later.
 _VISIBLE_S = 30.0
@@ -57,7 +55,7 @@ def gpu_ids() -> list[str]:
     return list(map(str, ray.get_gpu_ids()))
 
 
-def free_address(port: int | None, release_s: float = _RELEASE_S) -> str:
+def free_address(port: int | None, release_s: float = 0.0) -> str:
     """`tcp://node:port` where nothing listens, at `port` or any port; torch's store binds it a moment later.
 
     Raises PlacementError when `port` is given and is still in use after `release_s` seconds.

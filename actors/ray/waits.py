@@ -21,11 +21,15 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class OpenWait:
-    """A wait in progress: what it waits for, for how long at most, and since when (event loop time)."""
+    """A wait in progress: what it waits for, for how long at most, and since when (event loop time).
+
+    is_spare   the run goes on without what it waits for, so it never explains a stall
+    """
 
     what: str
     seconds: float
     since_s: float
+    is_spare: bool
     _timer: asyncio.Timeout = field(repr=False)
     expired: bool = False
 
@@ -46,16 +50,21 @@ def open_waits() -> list[OpenWait]:
 
 
 async def within(
-    seconds: float, what: str, awaitable: Awaitable[T], last_progress_s: Callable[[], float] | None = None
+    seconds: float,
+    what: str,
+    awaitable: Awaitable[T],
+    last_progress_s: Callable[[], float] | None = None,
+    *,
+    is_spare: bool = False,
 ) -> T:
     """The result of `awaitable`, or an error whose message starts with `what`.
 
     Raises DeadlineError after `seconds`, and errors of Ray as `translate_ray_errors` says. The seconds count from the
-    last progress, if `last_progress_s` says its event loop time.
+    last progress, if `last_progress_s` says its event loop time. `is_spare` is that of the `OpenWait`.
     """
     loop = asyncio.get_running_loop()
     timer = asyncio.timeout(seconds if last_progress_s is None else None)
-    wait = OpenWait(what, seconds, loop.time(), timer)
+    wait = OpenWait(what, seconds, loop.time(), is_spare, timer)
     waits = _OPEN.setdefault(loop, set())
     waits.add(wait)
     looking = None if last_progress_s is None else asyncio.create_task(_end_without_progress(wait, last_progress_s))

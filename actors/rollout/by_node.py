@@ -1,4 +1,4 @@
-"""Publishes of weights that lie in the object store. The workers of a node may share what one of them received."""
+"""Workers by node: the publish of stored weights, which they may share, and which lost workers have a living node."""
 
 from __future__ import annotations
 
@@ -32,3 +32,12 @@ async def _publish_on_node(workers: Sequence[RunningWorker], update: WeightUpdat
         replace(part, transfer_s=part.transfer_s + staging_s) if isinstance(part, PublishReport) else part
         for part in done
     ]
+
+
+async def of_living_nodes(lost: Sequence[RunningWorker]) -> list[RunningWorker]:
+    """Workers of `lost` whose nodes still live: the death of a whole node does not count against a prompt.
+
+    A cluster notices the loss of a node seconds later, so this checks the workers of earlier losses again.
+    """
+    gone = await asyncio.gather(*(worker.is_gone_with_its_node() for worker in lost))
+    return [worker for worker, is_gone in zip(lost, gone, strict=True) if not is_gone]

@@ -14,10 +14,10 @@ from operator import attrgetter
 
 from actors.interfaces import AnnouncedWeights, Body, PublishReport, WeightUpdate, WorkerFactory
 from actors.ray.waits import BreakableCondition, cancel_all, within
-from actors.rollout.by_node import publish_by_node
+from actors.rollout.by_node import of_living_nodes, publish_by_node
 from actors.rollout.direct import DirectPublisher, Outcome
 from actors.rollout.growth import Growth
-from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot, of_living_nodes, until_settled
+from actors.rollout.worker_slot import PoolState, RunningWorker, WorkerSlot, until_settled
 from actors.weights.transport import SHARED_ON_A_NODE
 from maspo_dist.config import TrainConfig, WorkerRange
 from maspo_dist.errors import (

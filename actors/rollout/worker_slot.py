@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from actors.interfaces import (
@@ -26,6 +26,7 @@ from actors.interfaces import (
     WeightUpdate,
     WorkerFactory,
 )
+from actors.ray.errors import reason_of
 from actors.ray.waits import BreakableCondition, within
 from maspo_dist.config import ClusterConfig, TrainConfig
 from maspo_dist.errors import (
@@ -218,15 +219,6 @@ async def until_settled(slots: Mapping[int, WorkerSlot], pool: PoolState) -> Non
     await pool.condition.until(lambda: all(map(is_settled, slots.values())), start_s, "engines that start or end")
 
 
-async def of_living_nodes(lost: Sequence[RunningWorker]) -> list[RunningWorker]:
-    """Workers of `lost` whose nodes still live: the death of a whole node does not count against a prompt.
-
-    A cluster notices the loss of a node seconds later, so this checks the workers of earlier losses again.
-    """
-    gone = await asyncio.gather(*(worker.is_gone_with_its_node() for worker in lost))
-    return [worker for worker, is_gone in zip(lost, gone, strict=True) if not is_gone]
-
-
 class WorkerSlot:
     """`worker` is the worker that runs in the slot, or None; `closing` is set once the slot is to close.
 
@@ -328,10 +320,15 @@ class WorkerSlot:
         self.has_process = True
         try:
             start = pool.factory.start_worker(self.index, cluster.place_timeout_s if node_s is None else node_s)
-            handle = await within(cluster.start_timeout_s + (node_s or 0.0), f"{self.name}: start", start)
-        except BaseException:
+            seconds, is_spare = cluster.start_timeout_s + (node_s or 0.0), self.state == "waiting"
+            handle = await within(seconds, f"{self.name}: start", start, is_spare=is_spare)
+        except BaseException as error:
             self._ended()
-            raise
+            is_loss = isinstance(error, ActorDiedError | DeadlineError | PlacementError)
+            if is_loss or not pool.is_started or not isinstance(error, Exception):
+                raise
+            # Other workers may serve: a node that cannot run an engine does not end the run.
+            raise ActorDiedError(f"{self.name}: start: {reason_of(error)}") from error
         self._node_timeout_s = None
         return RunningWorker(self.index, handle, cluster)
 

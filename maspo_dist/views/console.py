@@ -1,11 +1,14 @@
 """What the user sees during a run: a live panel in a terminal, one line per step elsewhere."""
 
+import logging
+import os
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Any, Self, TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,6 +20,8 @@ from rich.text import Text
 from maspo_dist.runs.progress import PHASES, Progress
 from maspo_dist.runs.rows import Event
 from maspo_dist.views.format import format_change, format_count, format_duration, format_score, format_seconds
+
+logger = logging.getLogger(__name__)
 
 _REPEAT_WAIT_S = 30.0
 _STEPS_PER_HEADER = 20
@@ -93,9 +98,44 @@ def open_console(
 ) -> RunConsole:
     """The console that fits `stream` (default: standard output). `earlier` is the progress of a resumed run."""
     progress = earlier or Progress(max_steps=max_steps)
-    stream = stream or sys.stdout
-    console = Console(file=stream)
-    return LiveConsole(run_name, progress, console) if console.is_terminal else PlainConsole(run_name, progress, stream)
+    lasting = cast(TextIO, _LastingStream(stream or sys.stdout))
+    console = Console(file=lasting)
+    if console.is_terminal:
+        return LiveConsole(run_name, progress, console)
+    return PlainConsole(run_name, progress, lasting)
+
+
+class _LastingStream:
+    """Writes to `stream` until that fails, as when its terminal or the reader of its pipe is gone; silent from then on.
+
+    What else is asked of it, the stream answers.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._is_gone = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        if self._is_gone:
+            return
+        try:
+            action()
+        except OSError as error:
+            self._is_gone = True
+            logger.warning("the run goes on without its console, see `maspo-dist status`: %s", error)
+            # Python writes what is left in its buffer when it exits, and must not fail then.
+            with suppress(OSError), Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 class PlainConsole(RunConsole):

@@ -327,6 +327,27 @@ async def test_a_step_whose_groups_are_lost_with_a_node_trains_on_them_sampled_a
     assert [row["kind"] for row in rows(disturbed.events_path)] == ["batch_taken_back"]
 
 
+async def test_groups_that_learners_never_can_read_cost_restarts_of_the_learners_and_then_the_run(
+    tmp_path: Path,
+) -> None:
+    class BlindAtStepTwo(FakeLearners):
+        blind = 0
+
+        async def update(self, batch: TrainingBatch, bodies: Mapping[int, Body]) -> UpdateReport:
+            if batch.step == 2:
+                self.blind += 1
+                raise BodyLostError("learner rank 0: receive: an object that it reads was lost with its node")
+            return await super().update(batch, bodies)
+
+    learners = BlindAtStepTwo()
+    config = make_config(cluster={"restart_backoff_s": 0, "max_learner_restarts": 2})
+    async with asyncio.timeout(30):
+        with pytest.raises(LearnerLostError, match="step 2: the learners could not read its groups 4 times: learner"):
+            await run(tmp_path, config, FakePool(), learners)
+    assert learners.restarts == 2
+    assert learners.blind == 4 * 3
+
+
 async def test_a_group_lost_with_its_node_is_missing_from_the_samples_and_from_nothing_else(tmp_path: Path) -> None:
     pool = FakePool()
     pool.lost_bodies = {1}

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from doubles.loop import FakePool, FakePrompts, make_config
 
 from actors.controller.group_stream import Batch, GroupStream
+from actors.interfaces import Body
 from maspo_dist.config import TrainConfig
-from maspo_dist.errors import ActorDiedError, DeadlineError, PoisonPromptError
+from maspo_dist.errors import ActorDiedError, BodyLostError, DeadlineError, PoisonPromptError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.flow.seeds import group_seed
 from maspo_dist.runs.checkpoint import StreamState
@@ -228,11 +230,26 @@ async def test_a_batch_that_could_not_be_trained_is_taken_again_and_only_lost_gr
     await stream.take(0)
     await asyncio.sleep(0)
     pool.lost_bodies = {1, 2}
-    await stream.take_back()
+    await stream.take_back(1, BodyLostError("groups 1 and 2 are gone"))
     pool.lost_bodies = set()
     assert ids(await stream.take(0)) == [0, 1, 2, 3]
     assert [request.group_id for request in pool.requests] == [0, 1, 2, 3, 4, 5, 6, 7, 1, 2]
     assert ids(await stream.take(1)) == [4, 5, 6, 7]
+
+
+async def test_a_batch_that_is_taken_again_brings_copies_of_the_bodies_that_learners_could_not_read() -> None:
+    class StoringPool(FakePool):
+        def store(self, group: RolloutGroup) -> Body:
+            return replace(group)
+
+    pool = StoringPool()
+    stream = make_stream(pool, make_config())
+    first = await stream.take(0)
+    await stream.take_back(1, BodyLostError("group 2 does not arrive"))
+    second = await stream.take(0)
+    assert ids(second) == ids(first)
+    assert not {id(group.body) for group in first.groups} & {id(group.body) for group in second.groups}
+    assert len(pool.requests) == 4
 
 
 async def test_a_lost_group_that_would_not_train_keeps_its_reason() -> None:

@@ -2,15 +2,23 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import pytest
+from doubles.loop import FakeLearners, make_controller
+from doubles.pool import config, running
+from doubles.virtual_clock import run_virtually
+from doubles.workers import ScriptedFactory, ScriptedWorker
 
 from actors.controller.run_services import beside, watch
 from actors.ray.waits import open_waits, within
 from maspo_dist.config import ClusterConfig
 from maspo_dist.errors import DeadlineError, StallError
+from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.rows import Event
+from maspo_dist.views.console import open_console
 
 STALL_S = 0.05
 
@@ -168,3 +176,43 @@ async def test_ending_a_wait_twice_is_harmless() -> None:
             wait.expire()
             await asyncio.sleep(0)
         await task
+
+
+@pytest.mark.parametrize("node_timeout_s", [600, 1200], ids=["a shorter wait for a node", "a longer wait for a node"])
+def test_a_learner_that_hangs_is_found_while_the_pool_waits_for_a_node_to_grow(
+    tmp_path: Path, node_timeout_s: float
+) -> None:
+    async def hang() -> tuple[float, list[str]]:
+        stall = {"stall_timeout_s": 900, "heartbeat_s": 10, "node_timeout_s": node_timeout_s}
+        settings, loop = config({"min": 1, "max": 3}, cluster=stall), asyncio.get_running_loop()
+        factory = ScriptedFactory(free=1)
+        # Waits in one piece, not by the millisecond.
+        factory.start_worker = partial(_start_or_wait, factory, factory.start_worker)  # type: ignore[method-assign]
+        stalls: list[Event] = []
+        async with running(factory, settings) as (pool, _):
+            with RunFolder.create(tmp_path / "run") as folder, open_console("run", 3) as console:
+                controller = make_controller(settings, folder, pool, FakeLearners(), console)
+                watching = watch(settings.cluster, lambda: controller.progress, _no_stacks, stalls.append)
+                watchdog = asyncio.create_task(watching)
+                await asyncio.sleep(60)
+                started_s = loop.time()
+                with pytest.raises(DeadlineError, match="learner rank 0: update"):
+                    await within(24 * 3600, "learner rank 0: update (step 7)", asyncio.Event().wait())
+                watchdog.cancel()
+                return loop.time() - started_s, [event.message for event in stalls]
+
+    took_s, stalls = run_virtually(hang(), 1e6)
+    assert took_s <= 1000
+    [message] = stalls
+    assert message.startswith("no progress for 900 s; waits for learner rank 0: update (step 7)")
+
+
+async def _no_stacks() -> None:
+    return
+
+
+async def _start_or_wait(
+    factory: ScriptedFactory, start: Callable[[int, float], Awaitable[ScriptedWorker]], index: int, place_s: float
+) -> ScriptedWorker:
+    await asyncio.sleep(place_s if len(factory.living) >= factory.free else 0.0)
+    return await start(index, 0.0)

@@ -10,7 +10,7 @@ from ray.exceptions import ActorDiedError as RayActorDiedError
 from actors.learner import group as learner_group
 from actors.learner.group import by_rank
 from maspo_dist.config import ClusterConfig
-from maspo_dist.errors import ActorDiedError, DeadlineError, WeightSyncError
+from maspo_dist.errors import ActorDiedError, DeadlineError, LearnerLostError, PlacementError, WeightSyncError
 from maspo_dist.types import SampleRef, TrainingBatch
 
 PEER_CLOSED = RuntimeError("Connection closed by peer")
@@ -45,6 +45,39 @@ async def test_neighbouring_ranks_that_share_sequences_get_the_same_shard() -> N
     assert [learner.shards for learner in learners] == [wanted[0], wanted[0], wanted[1], wanted[1]]
     with pytest.raises(ValueError, match="batch is laid out for 2 ranks, there are 4"):
         await group.update(replace(batch, shards=shards[:1]), bodies)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (DeadlineError("learner rank 0: start: no answer within 600 s"), "learner rank 0: start: no answer"),
+        (PlacementError("cluster.learner_port 29500 is in use"), "cluster.learner_port 29500 is in use"),
+        (RuntimeError("CUDA error: out of memory"), "RuntimeError: CUDA error: out of memory"),
+    ],
+)
+async def test_any_failure_of_a_restart_may_be_tried_again_and_names_its_cause(error: Exception, reason: str) -> None:
+    failures: list[Exception] = []
+
+    async def make() -> list[ShardLearner]:
+        if failures:
+            raise failures.pop()
+        return []
+
+    group = learner_group.RayLearnerGroup(make, ClusterConfig())  # type: ignore[arg-type]
+    await group.start()
+    failures.append(error)
+    with pytest.raises(LearnerLostError, match=f"^the learner group does not start again: {reason}") as raised:
+        await group.restart()
+    assert raised.value.__cause__ is error
+    await group.restart()
+
+
+async def test_a_failure_of_the_first_start_is_raised_unchanged() -> None:
+    async def make() -> list[ShardLearner]:
+        raise PlacementError("cluster.learner_port 29500 is in use")
+
+    with pytest.raises(PlacementError):
+        await learner_group.RayLearnerGroup(make, ClusterConfig()).start()  # type: ignore[arg-type]
 
 
 async def fails(error: Exception, after_s: float = 0) -> None:

@@ -4,7 +4,7 @@ import pytest
 from ray import exceptions as ray_exceptions
 from ray.exceptions import RayError, RayTaskError
 
-from actors.ray.errors import translate_ray_errors
+from actors.ray.errors import reason_of, translate_ray_errors
 from maspo_dist.errors import ActorDiedError, BodyLostError, WeightSyncError
 
 GONE = [
@@ -78,3 +78,17 @@ class UnpicklableError(Exception):
 def test_a_bug_in_an_actor_keeps_its_traceback(bug: Exception) -> None:
     with pytest.raises(RayTaskError), translate_ray_errors("update"):
         raise raised_by_an_actor(bug)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ActorDiedError("worker 1 died"), "worker 1 died"),
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+        (RuntimeError("CUDA out of memory\nTried to allocate"), "RuntimeError: CUDA out of memory"),
+        (ValueError(), "ValueError: "),
+        (raised_by_an_actor(RuntimeError("CUDA out of memory")), "RuntimeError: CUDA out of memory"),
+    ],
+)
+def test_the_reason_of_an_error_is_one_line_without_the_traceback_of_an_actor(error: Exception, reason: str) -> None:
+    assert reason_of(error) == reason

@@ -10,10 +10,7 @@ from doubles.workers import ScriptedFactory, ScriptedWorker
 from ray.exceptions import RpcError
 
 from actors.rollout.pool import ElasticRolloutPool
-from maspo_dist.errors import (
-    ActorDiedError,
-    PlacementError,
-)
+from maspo_dist.errors import ActorDiedError, ConfigError, PlacementError
 from maspo_dist.runs.rows import Event
 
 
@@ -43,6 +40,42 @@ async def test_a_worker_that_cannot_start_ends_the_start_of_the_pool_with_its_ca
         await pool.start()
     await pool.stop()
     assert not factory.living
+
+
+BROKEN_NODES = [ConfigError("on node bad torch sees no GPU"), OSError(28, "No space left on device")]
+
+
+@pytest.mark.parametrize("error", BROKEN_NODES, ids=["user error", "other error"])
+async def test_a_node_that_cannot_run_an_engine_costs_restarts_of_a_slot_and_not_the_run(error: Exception) -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=2, cluster={"max_worker_restarts": 2})) as (pool, events):
+        factory.start_failures = [error, error]
+        factory.started[0].kill()
+        async with asyncio.timeout(5):
+            while len(pool.status()) == 2:  # noqa: ASYNC110 (a property, not an event)
+                await asyncio.sleep(0.001)
+        await generate(pool, range(3))
+    assert [event.kind for event in events] == ["worker_lost"] * 3
+    assert all(str(error) in event.message for event in events[1:])
+    assert events[-1].message.endswith("; the slot is closed")
+
+
+@pytest.mark.parametrize("error", BROKEN_NODES, ids=["user error", "other error"])
+async def test_an_engine_that_does_not_start_a_second_time_is_started_a_third_time(error: Exception) -> None:
+    factory = ScriptedFactory()
+    async with running(factory, config(workers=1)) as (pool, events):
+        factory.start_failures = [error]
+        factory.started[0].kill()
+        await generate(pool, range(1))
+    assert [event.kind for event in events] == ["worker_lost", "worker_lost", "worker_recovered"]
+
+
+async def test_a_configuration_that_no_engine_can_run_ends_the_start_of_the_pool_at_once() -> None:
+    factory = ScriptedFactory(start_failures=[ConfigError("rollout.engine: no such argument")])
+    pool = ElasticRolloutPool(config(), factory, lambda _: None)
+    with pytest.raises(ConfigError, match=r"rollout\.engine"):
+        await pool.start()
+    await pool.stop()
 
 
 async def test_a_worker_that_dies_between_the_start_and_the_first_publish_is_replaced() -> None:

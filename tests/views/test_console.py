@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -129,6 +130,26 @@ def test_the_live_console_restores_the_terminal(monkeypatch: pytest.MonkeyPatch)
     assert "update [1/4]" in out.getvalue()
     assert "rollout-1 [137]" in out.getvalue()
     assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l"), "the cursor is shown again"
+
+
+@pytest.mark.parametrize("opens", [os.pipe, os.openpty], ids=["a pipe to a reader", "a terminal"])
+def test_a_run_goes_on_silently_when_who_reads_its_console_is_gone(
+    opens: Callable[[], tuple[int, int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    reader, writer = opens()
+    # Python flushes this stream when it is closed, as it flushes standard output when it exits.
+    with os.fdopen(writer, "w") as stream, open_console("demo", 10, stream=stream) as console:
+        assert isinstance(console, LiveConsole if opens is os.openpty else PlainConsole)
+        os.close(reader)
+        tell(console, ROWS)
+        for _ in range(2):
+            console.served_at("http://localhost:9")
+            console.event(Event(kind="worker_lost", message="rollout-1 [137]"))
+        console.finished(Path("runs/demo/report.html"))
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "the run goes on without its console, see `maspo-dist status`"
+    ]
 
 
 def test_progress_of_a_resumed_run_counts_from_its_own_start() -> None:

@@ -202,7 +202,11 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
     ),
     "run folder in a file": (
         lambda given: given.but(f"run.dir={given.train}"),
-        ("{folder}/train.jsonl", "set run.dir"),
+        ("{folder}/train.jsonl/bad cannot be written (Not a directory): set run.dir",),
+    ),
+    "run folder where none can be made": (
+        lambda given: given.but("run.dir=/proc/runs"),
+        ("/proc/runs/bad cannot be written (No such file or directory): set run.dir",),
     ),
     "best by a misspelt set": (
         lambda given: given.but(f"data.eval.addition={given.train}", "checkpoint.keep_best=eval/adition/avg@1"),
@@ -271,6 +275,7 @@ def test_a_mistake_is_one_sentence_within_seconds(name: str, given: Input) -> No
         "checkpoint that is none",
         "run folder exists",
         "run folder in a file",
+        "run folder where none can be made",
         "best by a misspelt set",
         "flash attention on a CPU",
         "misspelt source",

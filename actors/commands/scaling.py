@@ -11,6 +11,7 @@ from pathlib import Path
 from actors.ray.connection import connect_to_run, disconnect
 from actors.ray.control import find_control
 from actors.ray.waits import within
+from maspo_dist.errors import PlacementError, UserError
 from maspo_dist.runs.folder import RunFolder
 
 #: Longest wait for the new number; a new worker must start its engine.
@@ -22,13 +23,20 @@ _ANSWER_S = 30.0
 def request_workers(run: str, workers: int, tell: Callable[[str], None]) -> None:
     """Sends the request, and passes the number of serving workers to `tell` until it is the requested one.
 
-    Raises PlacementError where no such run is live, DeadlineError or ActorDiedError when the run ends meanwhile.
+    Raises UserError where no such run is live, DeadlineError or ActorDiedError when the run ends meanwhile.
     """
-    name, address = Path(run).name, os.environ.get("RAY_ADDRESS")
-    if Path(run).is_dir():
-        folder = RunFolder.open_for_reading(Path(run))
-        name, address = folder.name, folder.read_address() or address
-    connect_to_run(address)
+    folder = RunFolder.open_for_reading(Path(run)) if Path(run).is_dir() else None
+    name = folder.name if folder else Path(run).name
+    address = (folder.read_address() if folder else None) or os.environ.get("RAY_ADDRESS")
+    try:
+        connect_to_run(address)
+    except PlacementError as error:
+        if folder is None:
+            raise UserError(f"{run} is no run folder, and no run is found by its name: {error}") from None
+        # Only now: where a file system has no locks, a live run seems to have ended.
+        if not folder.in_use:
+            raise UserError(f"run {name} is not running: only a live run can be scaled, so resume it first") from None
+        raise
     try:
         asyncio.run(_request(name, workers, tell))
     finally:

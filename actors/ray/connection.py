@@ -68,8 +68,15 @@ def connect_to_run(address: str | None) -> None:
     """Joins the cluster at `address`, or the cluster that Ray finds. Raises PlacementError when there is none."""
     if address and (cause := no_ray_at(address)):
         raise PlacementError(f"no Ray cluster answers at {address} ({cause}): is the run still live?")
-    place = address or "here (set RAY_ADDRESS where the run is on another cluster)"
-    _init(address or "auto", f"no Ray cluster answers at {place}")
+    try:
+        _init(address or "auto", f"the Ray cluster {f'at {address}' if address else 'here'} cannot be joined")
+    except PlacementError as error:
+        if address or not isinstance(error.__cause__, ConnectionError):
+            raise
+        # Ray's own sentence advises a flag that `scale` does not have.
+        raise PlacementError(
+            "RAY_ADDRESS is not set, and this machine has no Ray cluster, or several: set it to HOST:PORT of the run's"
+        ) from None
 
 
 def cluster_address() -> str:

@@ -24,20 +24,25 @@ def markdown_table(results: Path) -> str:
 
     Raises DataError when `results` is not the results.json of a comparison that has finished runs.
     """
+    fix = "give the results.json that maspo-dist compare has written"
     try:
         tree = json.loads(results.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{results} does not exist: {fix}") from None
+    except OSError as error:
+        raise DataError(f"{results} cannot be read ({error.strerror}): {fix}") from None
+    except ValueError:
+        raise DataError(f"{results} is not JSON: {fix}") from None
+    try:
+        if not tree["variants"]:
+            raise DataError(f"{results} holds no finished run: resume the comparison first")
         return f"<!-- maspo-dist compare-table {results.as_posix()} -->\n{_table(tree)}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{results} is not the results.json of a comparison ({type(error).__name__}: {error}): "
-            "give the file that maspo-dist compare has written"
-        ) from None
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{results} is not the results.json of a comparison: {fix}") from None
 
 
 def _table(tree: Mapping[str, Any]) -> str:
     variants, against = tree["variants"], tree["against"]
-    if not variants:
-        raise ValueError("no run has finished")
     tests = {(test["variant"], test["measure"]): test for test in tree["tests"]}
     chosen = {one["variant"]: one["chosen"] for one in (tree["tuning"] or {"variants": ()})["variants"]}
     measures = [measure for measure in _HEADS if all(measure in one for one in variants)]

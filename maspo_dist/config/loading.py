@@ -31,8 +31,12 @@ def read_tree(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"config file {path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"config file {path} cannot be read: {error}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"config file {path} is a folder: name a YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"config file {path} is not UTF-8: save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
     try:
         tree = _parse(text)
     except ValueError as error:

@@ -29,6 +29,8 @@ from maspo_dist.types import TurnRow
 
 _MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py")
 _OTHER_FOLDER = "give --to another folder"
+#: What a resumed evaluation needs of every row of samples.jsonl.
+_SAMPLE_KEYS = ("set", "prompt_id", "sample", "status", "extracted", "reward", "response_tokens", "finish_reason")
 
 #: A problem by set and prompt id.
 ProblemKey = tuple[str, str]
@@ -102,9 +104,12 @@ class EvaluationFolder(LockedFolder):
         return folder
 
     def finished(self, samples: int) -> dict[ProblemKey, tuple[Outcome, ...]]:
-        """Problems with all their `samples` responses; rows of other problems are removed from the file."""
+        """Problems with all their `samples` responses; rows of other problems are removed from the file.
+
+        Raises DataError for a damaged row.
+        """
         found: dict[ProblemKey, dict[int, Outcome]] = {}
-        for row in read_rows(self.samples_path):
+        for row in read_rows(self.samples_path, keys=_SAMPLE_KEYS):
             found.setdefault((row["set"], row["prompt_id"]), {})[int(row["sample"])] = _outcome(row)
         whole = {key: rows for key, rows in found.items() if set(rows) == set(range(samples))}
         if len(whole) < len(found):

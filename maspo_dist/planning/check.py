@@ -10,6 +10,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
@@ -154,9 +155,12 @@ def _answer_notes(config: TrainConfig, prompts: PromptSet) -> Iterator[str]:
 def _require_folders(config: TrainConfig, missing: list[str]) -> None:
     """Raises ConfigError, as `train` does, for a run folder or a checkpoint to resume from that it cannot use."""
     path, resume = config.run.dir / config.run.name, config.checkpoint.resume
-    there = next((place for place in (path, *path.parents) if place.exists()), Path())
-    if not there.is_dir():
-        raise ConfigError(f"run folder {path} cannot be made, since {there} is a file: set run.dir")
+    try:
+        there = next((place for place in (path, *path.parents) if place.exists()), Path())
+        with TemporaryDirectory(dir=there):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}): set run.dir") from None
     if resume == "never":
         RunFolder(path).require_unused()
     elif resume != "auto":

@@ -52,6 +52,11 @@ _SCORED = b'"eval/'
 _TAILS = (1 << 20, 1 << 23, 1 << 26)
 #: About as much of a long metrics.jsonl is decoded for a report.
 _SAMPLED_BYTES = 1 << 26
+#: What readers need of every row.
+_METRICS_KEYS = ("step",)
+_SAMPLE_KEYS = ("step", "response")
+_EVENT_KEYS = ("time", "kind", "message")
+_MEND_CONFIG = "restore it, or remove it to go on without it"
 
 
 class LockedFolder:
@@ -212,7 +217,8 @@ class RunFolder(LockedFolder):
 
     def is_scored(self, step: int) -> bool:
         """Whether the scores of an evaluation after `step`, one of the last steps, are written."""
-        return any(row["step"] == step and "time/evaluate_s" in row for row in tail_rows(self.metrics_path))
+        rows = tail_rows(self.metrics_path, keys=_METRICS_KEYS)
+        return any(row["step"] == step and "time/evaluate_s" in row for row in rows)
 
     def write_metrics(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Appends a line of `step`. Raises ValueError for a step before the last, and for a name that the step has."""
@@ -235,21 +241,21 @@ class RunFolder(LockedFolder):
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """One row per step: all lines of a step are merged."""
-        return _merged(read_rows(self.metrics_path))
+        return _merged(read_rows(self.metrics_path, keys=_METRICS_KEYS))
 
     def sample_metrics(self) -> tuple[int, Iterator[dict[str, Any]]]:
         """n, and rows as of `read_metrics`: of a long run every n-th, those with held-out scores, and both ends."""
         size = self.metrics_path.stat().st_size if self.metrics_path.is_file() else 0
         every = max(1, -(-size // _SAMPLED_BYTES))
-        return every, _merged(sample_rows(self.metrics_path, every, _SCORED))
+        return every, _merged(sample_rows(self.metrics_path, every, _SCORED, _METRICS_KEYS))
 
     def read_progress(self) -> Progress:
         """Progress of the run. Of a long run, only its ends are read if both hold the same held-out sets."""
         for tail_bytes in _TAILS:
-            ends = end_rows(self.metrics_path, _SCORED, tail_bytes)
+            ends = end_rows(self.metrics_path, _SCORED, tail_bytes, _METRICS_KEYS)
             if ends is not None and _sets(ends[0]) == _sets(ends[1]) != set():
                 return progress_of(_merged([*ends[0], *ends[1]]), self.max_steps)
-        return progress_of(_merged(read_rows(self.metrics_path, _SCORED)), self.max_steps)
+        return progress_of(_merged(read_rows(self.metrics_path, _SCORED, _METRICS_KEYS)), self.max_steps)
 
     def read_ledger(self) -> Iterator[dict[str, Any]]:
         return read_rows(self.ledger_path)
@@ -262,25 +268,40 @@ class RunFolder(LockedFolder):
         return counts
 
     def read_samples(self) -> Iterator[dict[str, Any]]:
-        return read_rows(self.samples_path)
+        return read_rows(self.samples_path, keys=_SAMPLE_KEYS)
+
+    def last_samples(self) -> list[dict[str, Any]]:
+        """The samples at the end of the file, which may be long."""
+        return tail_rows(self.samples_path, keys=_SAMPLE_KEYS)
 
     def read_events(self) -> Iterator[dict[str, Any]]:
-        return read_rows(self.events_path)
+        return read_rows(self.events_path, keys=_EVENT_KEYS)
 
     def read_config_yaml(self) -> str:
-        """config.yaml, empty without the file."""
-        return self.config_path.read_text(encoding="utf-8") if self.config_path.is_file() else ""
+        """config.yaml, empty without the file. Raises DataError for a file that is not UTF-8."""
+        try:
+            return self.config_path.read_text(encoding="utf-8") if self.config_path.is_file() else ""
+        except UnicodeDecodeError:
+            raise DataError(f"{self.config_path} is not UTF-8: {_MEND_CONFIG}") from None
 
     def read_config(self) -> dict[str, Any]:
         """config.yaml as plain values, unvalidated, since another version may have written it; empty without the file.
 
-        Raises DataError for a file that is not YAML.
+        Raises DataError for a file that is empty, or no YAML mapping.
         """
+        if not self.config_path.is_file():
+            return {}
         try:
             config = yaml.safe_load(self.read_config_yaml())
-        except yaml.YAMLError as error:
-            raise DataError(f"{self.config_path} is not YAML: {error}") from None
-        return config if isinstance(config, dict) else {}
+        except (yaml.YAMLError, ValueError) as error:  # A date such as 2026-02-30 is a ValueError.
+            mark = getattr(error, "problem_mark", None)
+            place = f"{self.config_path}, line {mark.line + 1}" if mark else self.config_path
+            reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+            raise DataError(f"{place} cannot be read as YAML ({reason}): {_MEND_CONFIG}") from None
+        if not isinstance(config, dict):
+            lack = "is empty" if config is None else "holds no sections"
+            raise DataError(f"{self.config_path} {lack}: {_MEND_CONFIG}")
+        return config
 
     @property
     def max_steps(self) -> int:
@@ -324,7 +345,7 @@ class RunFolder(LockedFolder):
     def _newest_row(self) -> Mapping[str, Any]:
         """All lines of the newest step, merged; empty before the first."""
         if self._newest is None:
-            *_, self._newest = {}, *_merged(tail_rows(self.metrics_path))
+            *_, self._newest = {}, *_merged(tail_rows(self.metrics_path, keys=_METRICS_KEYS))
         return self._newest
 
 

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -168,28 +168,28 @@ def replace_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def read_rows(path: Path, containing: bytes = b"") -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, containing: bytes = b"", keys: Collection[str] = ()) -> Iterator[dict[str, Any]]:
     """The rows of a file, oldest first; none if the file does not exist. A torn last line is left out.
 
     `containing` leaves out rows without that text, except in the first and the last megabyte: a long file is read fast.
-    Raises DataError naming file and line if a whole line is not a JSON object.
+    Raises DataError naming file and line if a whole line is not a JSON object, or lacks one of `keys`.
     """
-    return (row for _, row in _read(path, containing))
+    return (row for _, row in _read(path, containing, keys))
 
 
-def _read(path: Path, containing: bytes = b"") -> Iterator[tuple[bytes, dict[str, Any]]]:
+def _read(path: Path, containing: bytes = b"", keys: Collection[str] = ()) -> Iterator[tuple[bytes, dict[str, Any]]]:
     if not path.exists():
         return
     with path.open("rb") as file:
         last = os.fstat(file.fileno()).st_size - _END_BYTES
         end = 0
-        for number, line in enumerate(file, start=1):
+        for line in file:
             end += len(line)
             if line.endswith(b"\n") and (containing in line or not _END_BYTES < end < last):
-                yield line, _decode(line, f"{path}, line {number}")
+                yield line, _decode(line, path, keys)
 
 
-def sample_rows(path: Path, every: int, starting: bytes) -> Iterator[dict[str, Any]]:
+def sample_rows(path: Path, every: int, starting: bytes, keys: Collection[str] = ()) -> Iterator[dict[str, Any]]:
     """Each `every`-th row, the rows with `starting` near their start, and the first and the last megabyte.
 
     Raises as `read_rows` does.
@@ -203,11 +203,11 @@ def sample_rows(path: Path, every: int, starting: bytes) -> Iterator[dict[str, A
             end += len(line)
             is_wanted = number % every == 0 or not _END_BYTES < end < last or starting in line[:_NEAR]
             if is_wanted and line.endswith(b"\n"):
-                yield _decode(line, f"{path}, line {number}")
+                yield _decode(line, path, keys)
 
 
 def end_rows(
-    path: Path, containing: bytes, tail_bytes: int
+    path: Path, containing: bytes, tail_bytes: int, keys: Collection[str] = ()
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
     """The rows of the first megabyte; and of the last `tail_bytes`, the rows with `containing` and the last megabyte.
 
@@ -222,16 +222,16 @@ def end_rows(
     kept = []
     for line in tail:
         if left <= 0 or containing in line:
-            kept.append(_decode(line, f"{path}, near its end"))
+            kept.append(_decode(line, path, keys))
         left -= len(line) + 1
-    return [_decode(line, f"{path}, near its start") for line in head], kept
+    return [_decode(line, path, keys) for line in head], kept
 
 
 def count_values(path: Path, first: str, second: str) -> Counter[tuple[Any, Any]]:
-    """How many rows have each pair of values of two keys, None for a key that a row lacks; the values are texts.
+    """How many rows have each pair of values of two keys, None for a `second` that a row lacks; the values are texts.
 
     Much faster than to decode every row, above all where the two keys are the last. Raises DataError as `read_rows`
-    does, for a row that has neither.
+    does, for a row without `first`.
     """
     ends: Counter[bytes] = Counter()
     pairs: Counter[tuple[Any, Any]] = Counter()
@@ -241,11 +241,14 @@ def count_values(path: Path, first: str, second: str) -> Counter[tuple[Any, Any]
             for buffer, size in _blocks(file):
                 of_ends = _count_ends(buffer, size, start, ends)
                 if of_ends is None:
-                    pairs.update(_count_pairs(bytes(buffer[:size]), first, second, str(path)))
+                    pairs.update(_count_pairs(bytes(buffer[:size]), first, second, path))
                 else:
                     ends.update(of_ends)
     for text, count in ends.items():
-        row = _decode(b"{" + text, f"{path}, a line without {first}")
+        row = _row(b"{" + text)
+        if row is None:
+            # The end of a damaged line, or of a line that has `first` inside of another value too.
+            return Counter((row[first], row.get(second)) for row in read_rows(path, keys=[first]))
         pairs[row[first], row.get(second)] += count
     return pairs
 
@@ -280,20 +283,20 @@ def _count_ends(buffer: bytearray, size: int, start: bytes, known: Mapping[bytes
     return found if len(known.keys() | found.keys()) <= _MOST_ENDS else None
 
 
-def _count_pairs(block: bytes, first: str, second: str, where: str) -> Counter[tuple[Any, Any]]:
+def _count_pairs(block: bytes, first: str, second: str, path: Path) -> Counter[tuple[Any, Any]]:
     """As `count_values`, for keys anywhere in a row."""
     value = r'("(?:[^"\\]|\\.)*"|null)'
     one, other = (re.findall(f'"{key}": {value}'.encode(), block) for key in (first, second))
     if len(one) == len(other) == block.count(b"\n"):
         pairs = Counter(zip(one, other, strict=True))
         return Counter({(json.loads(a), json.loads(b)): count for (a, b), count in pairs.items()})
-    rows = [_decode(line, where) for line in block.split(b"\n")[:-1]]
+    rows = [_decode(line, path, [first]) for line in block.split(b"\n")[:-1]]
     return Counter((row[first], row.get(second)) for row in rows)
 
 
-def tail_rows(path: Path, max_bytes: int = 1 << 22) -> list[dict[str, Any]]:
+def tail_rows(path: Path, max_bytes: int = 1 << 22, keys: Collection[str] = ()) -> list[dict[str, Any]]:
     """The last whole rows, as many as fit in `max_bytes`; more only for a longer last row. Raises as read_rows does."""
-    return [_decode(line, f"{path}, near its end") for line in _last_lines(path, max_bytes)[0]]
+    return [_decode(line, path, keys) for line in _last_lines(path, max_bytes)[0]]
 
 
 def _lines_backwards(file: FileIO, end: int) -> Iterator[bytes]:
@@ -331,7 +334,28 @@ def _last_lines(path: Path, max_bytes: int) -> tuple[list[bytes], int]:
             max_bytes *= 1 if torn else 2
 
 
-def _decode(line: bytes, where: str) -> dict[str, Any]:
+def _decode(line: bytes, path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
+    """The row of a line of `path`. Raises DataError as `read_rows` does."""
+    row = _row(line)
+    if row is None:
+        raise _damaged(path, line, "not a JSON object")
+    for key in keys:
+        if key not in row:
+            raise _damaged(path, line, f"the row has no {key!r}")
+    return row
+
+
+def _damaged(path: Path, line: bytes, what: str) -> DataError:
+    """Looks for the line in the whole file, since a reader of its end does not count lines."""
+    with path.open("rb") as file:
+        numbers = (number for number, other in enumerate(file, start=1) if other.rstrip(b"\n") == line.rstrip(b"\n"))
+        number = next(numbers, None)
+    place = path if number is None else f"{path}, line {number}"
+    return DataError(f"{place}: {what}; remove the line to go on")
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line, None if it is none."""
     row = None
     with contextlib.suppress(ValueError):
         try:
@@ -339,9 +363,7 @@ def _decode(line: bytes, where: str) -> dict[str, Any]:
             row = from_json(line, cache_strings="keys")
         except ValueError:
             row = json.loads(line)
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: not a JSON object; remove the line to go on")
-    return row
+    return row if isinstance(row, dict) else None
 
 
 def _encode(row: Mapping[str, object]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 import ray
 import yaml
 from doubles.command_line import call
+from doubles.run_folders import write_run
 from doubles.untrained_demo import save_untrained_demo
 
 from actors.ray.on_node import free_address
@@ -200,7 +202,11 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
     ),
     "run folder in a file": (
         lambda given: given.but(f"run.dir={given.train}"),
-        ("{folder}/train.jsonl", "set run.dir"),
+        ("{folder}/train.jsonl/bad cannot be written (Not a directory): set run.dir",),
+    ),
+    "run folder where none can be made": (
+        lambda given: given.but("run.dir=/proc/runs"),
+        ("/proc/runs/bad cannot be written (No such file or directory): set run.dir",),
     ),
     "best by a misspelt set": (
         lambda given: given.but(f"data.eval.addition={given.train}", "checkpoint.keep_best=eval/adition/avg@1"),
@@ -269,6 +275,7 @@ def test_a_mistake_is_one_sentence_within_seconds(name: str, given: Input) -> No
         "checkpoint that is none",
         "run folder exists",
         "run folder in a file",
+        "run folder where none can be made",
         "best by a misspelt set",
         "flash attention on a CPU",
         "misspelt source",
@@ -288,6 +295,36 @@ def test_a_checkpoint_on_another_machine_is_what_this_machine_lacks(given: Input
     called = call("check", str(given.folder / "config.yaml"), "checkpoint.resume=/other/machine/step-000040")
     assert called.returncode == 0
     assert "still lacks\n  checkpoint /other/machine/step-000040" in called.stdout
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("events.jsonl", '{"kind": "resumed", "message": "m"}\n', "line 1: the row has no 'time'; remove the line"),
+        ("metrics.jsonl", '{"step": 1}\n{"reward/mean": 0.5}\n', "line 2: the row has no 'step'; remove the line"),
+        ("ledger.jsonl", '{"group_id": 1}\n', "line 1: the row has no 'outcome'; remove the line"),
+        ("config.yaml", "run: [", "line 1 cannot be read as YAML"),
+        ("config.yaml", "", "is empty: restore it"),
+    ],
+)
+def test_a_damaged_file_of_a_run_folder_is_one_sentence(
+    command: str, file: str, content: str, sentence: str, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", steps=2)
+    (run.path / file).write_text(content)
+    called = call(command, str(run.path))
+    assert called.returncode == 2
+    assert re.fullmatch(rf"error: {run.path / file},? {re.escape(sentence)}.*\n", called.stderr)
+
+
+def test_a_report_refuses_a_sample_without_its_step(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=2)
+    with run.samples_path.open("a") as file:
+        file.write('{"response": "5"}\n')
+    called = call("report", str(run.path))
+    assert called.returncode == 2
+    assert called.stderr.startswith(f"error: {run.samples_path}, line 9: the row has no 'step'; remove the line")
 
 
 def test_an_address_where_no_cluster_answers_is_refused(given: Input, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Each comparison in configs/ has the variants that its file describes."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from maspo_dist.compare.options import make_settings
 from maspo_dist.compare.plan import Plan, make_plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+README = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
+#: The comparisons that have a table in the README.
+TABLES = re.findall(r"<!-- maspo-dist compare-table configs/results/compare_(\w+)\.json -->", README)
 #: The variants that both files have.
 LOSSES = [
     "maspo", "maspo-gate", "maspo-gate-mass", "maspo-gate-risk", "maspo-clip", "grpo", "grpo-dual-clip", "clip-higher",
@@ -46,8 +50,15 @@ def test_stale_batches_are_compared_with_rollout_and_recomputed_logprobs() -> No
         assert (run.config.rollout.prompts_per_step, run.config.run.max_steps) == (32, 24)
 
 
-@pytest.mark.parametrize("name", ["route", "stale"])
-def test_a_light_set_of_five_variants_runs_by_the_command_in_the_file(name: str) -> None:
-    text = (CONFIGS / f"compare_{name}.yaml").read_text(encoding="utf-8")
-    only = text.partition("--only ")[2].split()[0]
-    assert len(plan_of(name, only).variants) == 5
+def only_of(command: str) -> list[str]:
+    """The variants that follow `--only`, which may stand on the next line."""
+    return command.partition("--only")[2].split()[0].rstrip("`").split(",")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_command_in_the_file_makes_the_table_of_the_readme(name: str) -> None:
+    header = only_of((CONFIGS / f"compare_{name}.yaml").read_text(encoding="utf-8"))
+    assert header == only_of(README.partition(f"maspo-dist compare configs/compare_{name}.yaml")[2])
+    table = README.partition(f"compare-table configs/results/compare_{name}.json -->")[2].partition("\n\n")[0]
+    assert header == re.findall(r"^\| ([a-z-]*[a-z][a-z-]*) ", table, re.MULTILINE)[1:]
+    assert list(plan_of(name, ",".join(header)).variants) == header

@@ -73,12 +73,37 @@ def test_a_table_counted_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert markdown_table(Path("route.json")) == TABLE
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({**RESULTS, "variants": []})])
-def test_a_file_that_is_no_comparison_is_refused_with_one_sentence(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "mistake"),
+    [
+        (b"", "is not JSON"),
+        (b"# Results", "is not JSON"),
+        (b'"\xe9"', "is not JSON"),
+        (b"[]", "is not the results.json of a comparison"),
+        (b"{}", "is not the results.json of a comparison"),
+    ],
+)
+def test_a_file_that_is_no_comparison_is_refused_with_one_sentence(
+    tmp_path: Path, content: bytes, mistake: str
+) -> None:
     path = tmp_path / "other.json"
-    path.write_text(text)
-    with pytest.raises(DataError, match=r"other\.json is not the results\.json of a comparison .*: give the file"):
+    path.write_bytes(content)
+    assert refusal(path) == f"{path} {mistake}: give the results.json that maspo-dist compare has written"
+
+
+def test_a_missing_file_a_folder_and_a_comparison_without_finished_runs_are_one_sentence(tmp_path: Path) -> None:
+    fix = "give the results.json that maspo-dist compare has written"
+    assert refusal(tmp_path / "nowhere.json") == f"{tmp_path}/nowhere.json does not exist: {fix}"
+    assert refusal(tmp_path) == f"{tmp_path} cannot be read (Is a directory): {fix}"
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({**RESULTS, "variants": []}))
+    assert refusal(path) == f"{path} holds no finished run: resume the comparison first"
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
         markdown_table(path)
+    return str(caught.value)
 
 
 def outdated(text: str) -> list[str]:

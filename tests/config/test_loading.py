@@ -287,6 +287,15 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, f
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert "nowhere.yaml does not exist" in refusal(tmp_path / "nowhere.yaml")
+    assert refusal(tmp_path) == f"config file {tmp_path} is a folder: name a YAML file"
+    assert refusal(Path()) == "config file . is a folder: name a YAML file"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_in_another_encoding_is_refused_with_the_fix(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(MINIMAL.replace("test", "é"), encoding=encoding)
+    assert refusal(file) == f"config file {file} is not UTF-8: save it as UTF-8"
 
 
 def test_every_missing_key_is_named(tmp_path: Path) -> None:

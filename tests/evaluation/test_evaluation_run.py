@@ -15,7 +15,7 @@ from actors.rollout.conversation import Response
 from maspo_dist.config import EvaluationConfig, ModelConfig, build_config
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.data.prompts import PromptSet
-from maspo_dist.errors import ActorDiedError, ConfigError
+from maspo_dist.errors import ActorDiedError, ConfigError, DataError
 from maspo_dist.evaluation.folder import EvaluatedSample, EvaluationFolder, default_folder
 from maspo_dist.evaluation.results import SetResults
 from maspo_dist.types import Prompt, Rollout, RolloutRequest, Verdict
@@ -196,6 +196,13 @@ def test_samples_with_a_number_that_is_not_finite_are_written(tmp_path: Path) ->
         [(key, outcomes)] = folder.finished(2).items()
     assert key == ("a", "a-0")
     assert [one.truncated for one in outcomes] == [True, True]
+
+
+def test_a_sample_without_a_key_is_named_when_the_evaluation_is_resumed(tmp_path: Path) -> None:
+    with EvaluationFolder.open(tmp_path, SETTINGS) as folder:
+        folder.samples_path.write_text('{"set": "a"}\n')
+        with pytest.raises(DataError, match=r"samples\.jsonl, line 1: the row has no 'prompt_id'; remove the line"):
+            folder.finished(2)
 
 
 def test_gpus_that_cannot_share_the_heads_of_the_model_are_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from maspo_dist.errors import ConfigError, DataError
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.runs.jsonl import JsonLog, read_rows, tail_rows
+from maspo_dist.runs.jsonl import JsonLog, read_rows, sample_rows, tail_rows
 from maspo_dist.runs.progress import progress_of
 from maspo_dist.runs.rows import Event, SampleRow
 from maspo_dist.runs.step_folders import StepFolders
@@ -68,6 +68,27 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     path.write_bytes(b'{"step": 0}\nnonsense\n{"step": 2}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2: not a JSON object"):
         list(read_rows(path))
+
+
+def test_a_row_without_a_key_that_its_reader_needs_is_named_wherever_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"step": 0}\n{"stp": 1}\n{"step": 2}\n')
+    wanted = r"rows\.jsonl, line 2: the row has no 'step'; remove the line to go on"
+    with pytest.raises(DataError, match=wanted):
+        list(read_rows(path, keys=["step"]))
+    with pytest.raises(DataError, match=wanted):
+        list(sample_rows(path, 1, b"eval", ["step"]))
+    with pytest.raises(DataError, match=wanted):
+        tail_rows(path, 25, ["step"])
+    assert [len(row) for row in read_rows(path)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("damaged", [1, 3999])
+def test_a_damaged_row_of_a_long_run_is_named_by_its_line(folder: RunFolder, damaged: int) -> None:
+    with closing(JsonLog(folder.metrics_path)) as log:
+        log.append({"step" if step != damaged else "stp": step, "a/text": "x" * 900} for step in range(4000))
+    with pytest.raises(DataError, match=rf"metrics\.jsonl, line {damaged + 1}: the row has no 'step'"):
+        folder.read_progress()
 
 
 def test_rows_are_readable_as_soon_as_append_returns(tmp_path: Path) -> None:
@@ -314,8 +335,26 @@ def test_a_prompt_id_that_looks_like_an_outcome_is_not_counted_as_one(folder: Ru
     with folder.ledger_path.open("a") as file:
         file.write('{"outcome": "tor')
     assert folder.ledger_counts() == {("trained", "\ud83d"): 3}
-    folder.ledger_path.write_text("nonsense\n")
-    with pytest.raises(DataError, match=r"ledger\.jsonl, a line without outcome: not a JSON object"):
+    folder.ledger_path.write_text('{"a": {"outcome": "lost"}, "outcome": "late"}\n')
+    assert folder.ledger_counts() == {("late", ""): 1}
+
+
+@pytest.mark.parametrize("many_ends", [False, True])
+@pytest.mark.parametrize(
+    ("damaged", "what"),
+    [
+        ("nonsense", "not a JSON object"),
+        ('{"group_id": 1}', "the row has no 'outcome'"),
+        ('{"a": {"outcome": "trained"}}', "the row has no 'outcome'"),
+    ],
+)
+def test_a_damaged_row_of_the_ledger_is_named_by_its_line(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, damaged: str, what: str, many_ends: bool
+) -> None:
+    if many_ends:
+        monkeypatch.setattr("maspo_dist.runs.jsonl._MOST_ENDS", 0)
+    folder.ledger_path.write_text(f'{{"outcome": "trained", "reason": ""}}\n{damaged}\n')
+    with pytest.raises(DataError, match=rf"ledger\.jsonl, line 2: {what}; remove the line to go on"):
         folder.ledger_counts()
 
 
@@ -358,11 +397,28 @@ def test_a_run_folder_has_a_name_and_paths(tmp_path: Path) -> None:
 def test_the_configuration_is_read_back_as_plain_values(folder: RunFolder) -> None:
     folder.config_path.write_text("run: {max_steps: 3}\n")
     assert folder.read_config() == {"run": {"max_steps": 3}}
-    folder.config_path.write_text("run: [")
-    with pytest.raises(DataError, match=r"config\.yaml is not YAML"):
-        folder.read_config()
     folder.config_path.unlink()
     assert folder.read_config() == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "mistake"),
+    [
+        (b"run:\n  seed: [", ", line 2 cannot be read as YAML (expected the node content, but found '<stream end>')"),
+        (b"run:\n\tname: x\n", ", line 2 cannot be read as YAML (found character '\\t' that cannot start any token)"),
+        (b"run: \0", " cannot be read as YAML (unacceptable character #x0000: special characters are not allowed)"),
+        (b"date: 2026-02-30", " cannot be read as YAML (day is out of range for month)"),
+        (b"run: {name: \xe9}", " is not UTF-8"),
+        (b"", " is empty"),
+        (b"# no more\n", " is empty"),
+        (b"- run\n", " holds no sections"),
+    ],
+)
+def test_a_damaged_configuration_is_one_sentence(folder: RunFolder, content: bytes, mistake: str) -> None:
+    folder.config_path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        folder.read_config()
+    assert str(caught.value) == f"{folder.config_path}{mistake}: restore it, or remove it to go on without it"
 
 
 def test_the_next_start_clears_half_written_saves_of_a_killed_run(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from maspo_dist.config.keys import flatten
 from maspo_dist.runs.catalogue import held_out_score
 from maspo_dist.runs.folder import RunFolder
-from maspo_dist.runs.jsonl import tail_rows
 from maspo_dist.runs.progress import Progress, progress_of
 from maspo_dist.views.format import MISSING
 
@@ -160,7 +159,7 @@ def _row(series: Mapping[str, Series], step: int) -> dict[str, float | None]:
 
 def _first_and_last_samples(folder: RunFolder) -> list[dict[str, Any]]:
     """Reads only the head and the tail of the file, which may be long."""
-    tail = tail_rows(folder.samples_path)
+    tail = folder.last_samples()
     if not tail:
         return []
     _, first = next(groupby(folder.read_samples(), itemgetter("step")))

@@ -99,7 +99,7 @@ class JsonLog:
             for line in _lines_backwards(file, end):
                 # A torn last line goes too.
                 if line.endswith(b"\n"):
-                    if wanted(_decode(line, f"{self.path}, near its end")):
+                    if wanted(_decode(line, self.path)):
                         break
                     removed += 1
                 end -= len(line)
@@ -147,7 +147,7 @@ class RetryingLog(JsonLog):
 
     def cut(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
         """As that of `JsonLog`; rows in memory that `wanted` refuses are removed uncounted."""
-        self._waiting = [line for line in self._waiting if wanted(_decode(line, f"{self.path}, in memory"))]
+        self._waiting = [line for line in self._waiting if wanted(_decode(line, self.path))]
         return super().cut(wanted)
 
     def sync(self) -> None:

@@ -26,7 +26,7 @@ class Recorder:
         self.are_flat = []
 
     def get_tokenizer(self):
-        return SimpleNamespace(decode=lambda ids, **_: "")
+        return SimpleNamespace(decode=lambda ids, **_: "", all_special_tokens=[])
 
     async def pause_generation(self, *, mode, clear_cache):
         self.asked.append([mode, clear_cache])

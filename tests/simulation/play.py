@@ -208,6 +208,7 @@ async def _trouble(world: World, pool: ElasticRolloutPool, faults: Faults) -> No
 def check(world: World, path: Path) -> None:
     """The invariants, read off what the run left behind and what the world saw. Raises AssertionError."""
     story, config = world.story, world.story.config
+    assert not world.trespasses, world.trespasses[0]
     ledger = _rows(path / "ledger.jsonl")
     metrics = list(RunFolder(path).read_metrics())
     per_step, age = config.rollout.prompts_per_step, config.algorithm.max_policy_age

@@ -63,6 +63,8 @@ class World:
 
     #: Learners that hold the devices, which engines share with them in a colocated story.
     learners_hold: bool = False
+    #: What engines did while learners held their devices.
+    trespasses: list[str] = field(default_factory=list)
     #: The policy version in memory that engines may read.
     shared_version: int | None = None
 
@@ -86,6 +88,12 @@ class World:
         if any(body is lost for lost in self.lost_bodies):
             raise BodyLostError(f"group {body.group_id} is gone with its node (simulated)")
         return body
+
+    def require_engines_turn(self, what: str) -> None:
+        """The loop may take the error for a lost worker and go on, so it is kept for the end as well."""
+        if self.learners_hold:
+            self.trespasses.append(f"{what} while learners hold its device")
+            raise AssertionError(self.trespasses[-1])
 
     def chance(self, probability: float) -> bool:
         return probability > 0 and self.rng.random() < probability
@@ -165,7 +173,7 @@ class SimulatedWorker:
             asyncio.get_running_loop().call_later(world.rng.uniform(0, 20), self.kill)
 
     async def publish(self, update: WeightUpdate, staged: StagedWeights | None) -> PublishReport:
-        assert not self._world.learners_hold, f"{self.name} wakes while learners hold its device"
+        self._world.require_engines_turn(f"{self.name} wakes")
         self.is_awake = True
         await self._work(self._world.rng.uniform(0.1, 2.0))
         if self._world.chance(self._world.story.faults.kill):
@@ -287,7 +295,7 @@ class SimulatedWorkers:
     async def _start(self, world: World) -> None:
         ends_s = asyncio.get_running_loop().time() + world.rng.uniform(5, 40)
         while (left_s := ends_s - asyncio.get_running_loop().time()) > 0:
-            assert not world.learners_hold, "an engine starts while learners hold its device"
+            world.require_engines_turn("an engine starts")
             await asyncio.sleep(min(left_s, 1.0))
 
     async def room(self) -> int:

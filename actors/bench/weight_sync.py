@@ -83,7 +83,8 @@ class CopyingEngine:
     def __init__(self) -> None:
         self._memory = torch.empty(_TENSORS * _TENSOR_ELEMENTS)
         self._parameters = list(self._memory.view(_TENSORS, _TENSOR_ELEMENTS))
-        self._member: GroupMember | None = None
+        #: By the name of the group: two groups take turns.
+        self._members: dict[str, GroupMember] = {}
 
     async def generate(self, token_ids: IntArray, sampling: Sampling, seed: int, cut_after_s: float | None) -> Rollout:
         raise AssertionError("nothing is generated in a bench of publishing")
@@ -120,9 +121,10 @@ class CopyingEngine:
         member.wait(member.broadcast(self._memory), "the bytes")
 
     def _joined(self, broadcast: Broadcast) -> GroupMember:
-        if self._member is None or self._member.group != broadcast.group:
-            self._member = GroupMember(broadcast.group, broadcast.first_rank, _CPU)
-        return self._member
+        member = self._members.get(broadcast.group.name)
+        if member is None or member.group != broadcast.group:
+            member = self._members[broadcast.group.name] = GroupMember(broadcast.group, broadcast.first_rank, _CPU)
+        return member
 
     def _load(self, weights: StagedWeights) -> None:
         if isinstance(source := weights.source, Broadcast):

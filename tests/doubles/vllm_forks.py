@@ -20,6 +20,7 @@ import traceback
 from pathlib import Path
 
 from actors.engines.settings import engine_environment
+from maspo_dist.reward.pool.lifetime import end_with_parent
 
 _TESTS = Path(__file__).parents[1]
 #: Upper bound on the life of a script, on a busy machine.
@@ -56,6 +57,8 @@ def fork_engines() -> None:
     from vllm.v1.executor import multiproc_executor
 
     utils.get_mp_context = multiproc_executor.get_mp_context = functools.partial(multiprocessing.get_context, "fork")
+    # In a fork vLLM does not load the plugin again that would ask for it.
+    os.register_at_fork(after_in_child=lambda: end_with_parent(os.getppid()))
 
 
 @functools.cache

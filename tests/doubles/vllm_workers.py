@@ -45,7 +45,7 @@ def _serve(pipe: Connection, config: TrainConfig, index: int) -> None:
 
 
 async def _answer(pipe: Connection, config: TrainConfig, index: int) -> None:
-    """Answers calls, each a number, a method of the actor and its arguments, until the pipe is closed."""
+    """Answers calls, each a number, a method of the actor and its arguments, until the pipe is closed, and exits."""
     actor = RolloutActor(config, index, "cpu", _Scorer(), Path("logs"))
     closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     tasks: set[asyncio.Task[None]] = set()
@@ -72,6 +72,8 @@ async def _answer(pipe: Connection, config: TrainConfig, index: int) -> None:
 
     asyncio.get_running_loop().add_reader(pipe.fileno(), read)
     await closed
+    # At once: the engine's processes end with this process, and nothing may wait for them.
+    os._exit(0)
 
 
 @cache

@@ -198,7 +198,7 @@ class EngineSettings:
     counts          whether the engine is to keep its `EngineFigures`
     sleeps          whether the engine shares its device with a learner, see `SleepingEngine`
     adapter         what a `load` brings beside the weights of `model`; None where it brings all weights
-    reasoning_tags  opening and closing tags; those that are special tokens stay in `Rollout.text`
+    reasoning_tags  opening and closing tags; `Rollout.text` keeps a tag that is a special token
     """
 
     model: ModelConfig

@@ -41,7 +41,7 @@ class ClusterConfig(Section):
     #: Seconds for one checkpoint. Training goes on without the next one while one takes longer; the end of a run waits
     #: for as long as the disk makes progress.
     save_timeout_s: float = Field(1800.0, gt=0)
-    #: Seconds without a verdict on any response after which those that wait are sent to the verifier again.
+    #: Seconds without any verdict. After that, the verifier counts as hung and gets its open responses again.
     verify_timeout_s: float = Field(600.0, gt=0)
     #: Seconds between health calls to the verifier and to each rollout worker.
     heartbeat_s: float = Field(10.0, gt=0)

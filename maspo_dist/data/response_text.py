@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def response_decoder(tokenizer: PreTrainedTokenizerBase, tags: Iterable[str]) -> Callable[[Sequence[int]], str]:
-    """What makes text of the tokens of a response: without special tokens, but for those that are, or begin, a tag.
+    """A function from the tokens of a response to its text.
 
-    `tags` are the opening and the closing reasoning tags. Without them, reasoning would read as the answer.
+    The text leaves out special tokens, but keeps a special token that is one of `tags` or a part of one. `tags` are the
+    opening and the closing reasoning tags: in a text without them, reasoning would read as the answer.
     """
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()  # the tokenizers of Mistral have none
     texts = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)

@@ -133,7 +133,7 @@ class CheckpointStore(StepFolders):
         """Completes what `begin` started, reads it back, then removes all but the newest `keep` and the best.
 
         Raises OSError when the disk does, or when the checkpoint cannot be read back. Then the new checkpoint is
-        removed and all older ones stay. An older one that cannot be removed stays too, and is tried again next time.
+        removed and all older ones stay. An older checkpoint that cannot be removed stays until a later call.
         """
         files = {
             _STATE: json.dumps(asdict(state)).encode(),

@@ -134,7 +134,7 @@ class RetryingLog(JsonLog):
         return bool(self._waiting)
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
-        """As that of `JsonLog`, but a full disk raises nothing. A warning tells of the first row that waits."""
+        """Adds the rows as `JsonLog.append` does. If the disk is full, they wait; the first time, with a warning."""
         had_waiting = self.is_waiting
         self._waiting += map(_encode, rows)
         try:
@@ -146,7 +146,7 @@ class RetryingLog(JsonLog):
             self._waiting.clear()
 
     def cut(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
-        """As that of `JsonLog`; rows in memory that `wanted` refuses are removed uncounted."""
+        """Removes rows as `JsonLog.cut` does, and rows in memory that `wanted` refuses, which are not counted."""
         self._waiting = [line for line in self._waiting if wanted(_decode(line, self.path))]
         return super().cut(wanted)
 

@@ -142,7 +142,7 @@ class MetricFanout:
 def metric_part(name: str) -> str:
     """A name that a user chose, as one part of a metric's name: each run of other characters becomes `_`.
 
-    Different names can become equal; whoever writes the metric says what it then holds. The empty name becomes `_`.
+    Two names can become equal: the caller decides which value the metric then has. The empty name becomes `_`.
     """
     # An environment may name its numbers by numbers.
     return _NOT_IN_A_NAME.sub("_", str(name)) or "_"

@@ -242,7 +242,7 @@ def test_rewind_removes_later_steps_and_pending_groups(folder: RunFolder) -> Non
 
 
 def test_rewind_reads_no_rows_of_earlier_steps(folder: RunFolder) -> None:
-    """A week of samples is gigabytes. Here, whoever read them would find a line that is none."""
+    """The samples of a week take gigabytes. Here, earlier lines are no JSON, so reading them would fail."""
     folder.samples_path.write_bytes(b"nonsense\n" * 100_000)
     for step in (1, 2, 3):
         folder.write_samples([sample(step)])

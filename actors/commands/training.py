@@ -233,7 +233,7 @@ class Run:
 
     def _publisher(self, cluster: RunCluster) -> Publisher:
         config = self.config
-        tokens = probe_tokens(config.sync.probe_tokens, cluster.device)
+        tokens = probe_tokens(config.sync.probe_tokens, cluster.device, config.model.dtype)
         length = min(_PROBE_TOKENS, longest_probe(config))
         prompts = [prompt.token_ids.tolist() for prompt in self.prepared.train.prompts[:256]]
         return Publisher(

@@ -173,5 +173,6 @@ class SyncConfig(Section):
     #: when both hold the weights of model.path, but at least 1e-4 in float32 and 0.02 in bfloat16.
     max_mean_logprob_gap: float | None = Field(None, gt=0)
     #: Tokens whose logprobs are compared after each publish, of responses of the last batch or else of prompts; null:
-    #: 4096 on a GPU, 256 on a CPU, where a forward of more would take longer than the publish.
+    #: 4096 on a GPU; on a CPU, where a forward of more would take longer than the publish, 256 in bfloat16 and 128 in
+    #: float32.
     probe_tokens: int | None = Field(None, ge=16)

@@ -80,5 +80,7 @@ async def test_probes_are_prompts_at_first_and_then_responses_of_every_group() -
     assert [expected.size for expected in second.expected] == [4, 3, 2]
 
 
-def test_a_gpu_compares_more_tokens_than_a_cpu() -> None:
-    assert (probe_tokens(None, "cuda"), probe_tokens(None, "cpu"), probe_tokens(64, "cuda")) == (4096, 256, 64)
+def test_a_gpu_compares_more_tokens_than_a_cpu_and_bfloat16_more_than_float32() -> None:
+    assert [probe_tokens(None, "cuda", dtype) for dtype in ("bfloat16", "float32")] == [4096, 4096]
+    assert [probe_tokens(None, "cpu", dtype) for dtype in ("bfloat16", "float32")] == [256, 128]
+    assert probe_tokens(64, "cuda", "bfloat16") == 64

@@ -30,6 +30,7 @@ def compare(
     tune: Annotated[Texts, typer.Option(help="dotted.key=value,value: picks each variant's value first.")] = None,
     tune_seeds: Annotated[str | None, typer.Option(help="Seeds of the tuning runs; default 100-102.")] = None,
     tune_by: Annotated[str | None, typer.Option(help="Measure that picks; default area, of the score's curve.")] = None,
+    earlier: Annotated[Path | None, typer.Option(help="results.json; runs that it holds are not trained.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
     launcher: Annotated[str, typer.Option(help="Put before the command of each process, such as 'nice -n 10'.")] = "",
 ) -> None:
@@ -37,6 +38,7 @@ def compare(
 
     A second call continues the first one.
     """
+    from maspo_dist.compare.earlier import Earlier
     from maspo_dist.compare.options import make_settings
     from maspo_dist.compare.plan import make_plan, require_inputs
     from maspo_dist.compare.run import compare as run_comparison
@@ -45,12 +47,17 @@ def compare(
     _require_rereadable(config)
     options = {"seeds": seeds, "name": name, "score": score, "reach": reach, "against": against}
     options |= {"tune_seeds": tune_seeds, "tune_by": tune_by}
-    settings = make_settings(
+    settings, base = make_settings(
         config, options, overrides=overrides or (), varied=vary or (), named=variant or (), tuned=tune or (), only=only
     )
-    plan = make_plan(*settings)
+    known = None if earlier is None else Earlier(earlier)
+    if known is not None:
+        settings = known.settings(settings)
+    plan = make_plan(settings, base)
+    if known is not None:
+        known.require_like(plan)
     require_inputs(plan)
-    run_comparison(plan, jobs, prefix, open_screen())
+    run_comparison(plan, jobs, prefix, open_screen(), known)
 
 
 def compare_table(results: Annotated[list[Path], typer.Argument(help="results.json of a comparison.")]) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from maspo_dist.compare.plan import Plan, PlannedRun
 from maspo_dist.compare.route import ROUTE_SHARE, route_share
@@ -35,7 +36,7 @@ Curve = tuple[tuple[int, float], ...]
 class RunOutcome:
     """One finished run.
 
-    curves    by metric name; steps of the score's curve include 0
+    curves    by metric name; steps of the score's curve include 0; none of a run of an earlier comparison
     figures   by name, for each name of `MEASURES` for which the run has a value
     reached   the first step at the comparison's `reach`, None if there is no such step
     """
@@ -109,15 +110,18 @@ class Comparison:
     unfinished: Sequence[PlannedRun]
 
 
-def summarise(plan: Plan, finished: Sequence[PlannedRun]) -> Comparison:
-    """Reads the `finished` runs of `plan`. A run without its score counts as unfinished."""
-    outcomes = [outcome for run in finished if (outcome := read_outcome(run, plan)) is not None]
+def summarise(plan: Plan, finished: Mapping[Path, RunOutcome | None]) -> Comparison:
+    """The comparison of the runs of `plan` that are `finished`, by folder. A run without its score is unfinished."""
+    outcomes = [outcome for run in plan.runs if (outcome := finished.get(run.folder)) is not None]
     by_variant = {name: [one for one in outcomes if one.run.variant == name] for name in plan.variants}
     by_variant = {name: runs for name, runs in by_variant.items() if runs}
     reach = plan.reach if plan.reach is not None or not by_variant else _half_way(by_variant)
     if reach is not None:
         by_variant = {
-            name: [replace(one, reached=first_step_at(one.curves[plan.score], reach)) for one in runs]
+            name: [
+                replace(one, reached=first_step_at(one.curves[plan.score], reach)) if one.curves else one
+                for one in runs
+            ]
             for name, runs in by_variant.items()
         }
     known = {outcome.run.name for outcome in outcomes}
@@ -128,7 +132,7 @@ def summarise(plan: Plan, finished: Sequence[PlannedRun]) -> Comparison:
 
 
 def read_outcome(run: PlannedRun, plan: Plan) -> RunOutcome | None:
-    """None for a run without the score of `plan`."""
+    """Reads the folder of a run that has finished; None for a run without the score of `plan`."""
     folder = RunFolder(run.folder)
     points: dict[str, list[tuple[int, float]]] = {}
     for row in folder.read_metrics():

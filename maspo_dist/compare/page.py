@@ -52,6 +52,7 @@ def render_comparison(comparison: Comparison, tuned: Sequence[TunedVariant] = ()
         "tune_seeds": plan.settings.tune_seeds,
         "tuning": tuning_rows(tuned),
         "edges": edge_sentences(tuned),
+        "without_curves": sum(not one.curves for variant in variants for one in variant.runs),
         "figures": [figure for chart in charts if (figure := _figure(chart, variants))],
         "figure_heads": ["run", *MEASURES.values(), reach],
         "figure_rows": [

@@ -8,6 +8,7 @@ runs/<name>/
     logs/                             the output of each run
     compare.html, results.json
 
+Runs that an earlier comparison has finished can be read from its results.json instead, see `earlier`.
 Runs are trained in `jobs` child processes, one run after another in each, see `lane`. A run that fails or is killed
 costs that run only: the next run gets another process. If this process is killed, its runs end by themselves: each
 saves its state if it keeps checkpoints.
@@ -22,8 +23,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from maspo_dist.compare.earlier import Earlier
 from maspo_dist.compare.lane import Lane, last_line
-from maspo_dist.compare.outcome import Comparison, read_outcome, summarise
+from maspo_dist.compare.outcome import Comparison, RunOutcome, read_outcome, summarise
 from maspo_dist.compare.page import render_comparison
 from maspo_dist.compare.plan import Plan, PlannedRun, is_finished, make_plan
 from maspo_dist.compare.results import results_tree
@@ -42,8 +44,10 @@ _END_S = 60.0
 _LOOK_S = 0.2
 
 
-def compare(plan: Plan, jobs: int, launcher: Sequence[str], console: Console) -> None:
-    """Runs what has not finished, at most `jobs` at once, and writes the report after each.
+def compare(plan: Plan, jobs: int, launcher: Sequence[str], console: Console, earlier: Earlier | None = None) -> None:
+    """Runs what neither this comparison nor the `earlier` one has finished, at most `jobs` at once.
+
+    It writes the report after each run.
 
     Raises ConfigError if the first run cannot start, a folder holds something else or no finished run has the score,
     RunsFailedError at the end if runs failed; after a failed tuning run, no run of the comparison starts. Exits 130 or
@@ -51,7 +55,7 @@ def compare(plan: Plan, jobs: int, launcher: Sequence[str], console: Console) ->
     """
     with LockedFolder(plan.folder) as folder:
         folder.lock("another comparison: choose another --name", "set run.dir")
-        runs = _Runs(plan, jobs, launcher, console)
+        runs = _Runs(plan, jobs, launcher, console, earlier)
         interrupted = asyncio.run(until_signal(runs.drive))
         if interrupted is not None:
             runs.say(f"interrupted after {runs.progress} runs; the same command goes on")
@@ -59,6 +63,7 @@ def compare(plan: Plan, jobs: int, launcher: Sequence[str], console: Console) ->
         for table in comparison_tables(runs.write()):
             console.print(table)
         runs.say(f"report  {runs.page_path}\nfigures {runs.tree_path}")
+        runs.warn_of_other_starts()
     if runs.failed:
         log = runs.log_path(runs.failed[0])
         raise RunsFailedError(f"{len(runs.failed)} of {runs.total} runs failed, see {log}: {last_line(log)}")
@@ -67,20 +72,26 @@ def compare(plan: Plan, jobs: int, launcher: Sequence[str], console: Console) ->
 class _Runs:
     """The runs of one comparison, and the files that they lead to."""
 
-    def __init__(self, plan: Plan, jobs: int, launcher: Sequence[str], console: Console) -> None:
+    def __init__(
+        self, plan: Plan, jobs: int, launcher: Sequence[str], console: Console, earlier: Earlier | None
+    ) -> None:
         self.page_path = plan.folder / "compare.html"
         self.tree_path = plan.folder / "results.json"
         self.failed: list[PlannedRun] = []
         self.total = len(plan.tuning_runs) + len(plan.runs)
         self._plan = plan
-        #: By folder.
-        self._finished = {run.folder: run for run in plan.tuning_runs if is_finished(run)}
+        self._earlier = earlier
+        #: By folder; None for a run without the score.
+        self._finished: dict[Path, RunOutcome | None] = {}
+        #: Whether a run of this comparison has finished, now or before.
+        self._has_trained = False
         self._tuned: list[TunedVariant] = []
         self._jobs = jobs
         # The launcher must become the command (nice -n 10, flock -F FILE) or pass signals on to it (srun).
         self._command = [*launcher, sys.executable, "-m", "actors.cli", "lane"]
         self._idle_lanes: list[Lane] = []
         self._console = console
+        self._read(plan.tuning_runs)
         self._settle()
 
     @property
@@ -116,11 +127,11 @@ class _Runs:
 
     def write(self) -> Comparison:
         """Writes page and figures of the finished runs, if one of them has the score or none has finished."""
-        finished = self._of(self._plan.runs)
-        if not finished:
-            self._tuned = tune(self._plan, self._of(self._plan.tuning_runs))
-        comparison = summarise(self._plan, finished)
-        if finished and not comparison.variants:
+        has_finished = any(run.folder in self._finished for run in self._plan.runs)
+        if not has_finished:
+            self._tuned = tune(self._plan, self._finished)
+        comparison = summarise(self._plan, self._finished)
+        if has_finished and not comparison.variants:
             return comparison
         tree = results_tree(comparison, self._tuned)
         replace_text(self.tree_path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
@@ -130,23 +141,40 @@ class _Runs:
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
 
-    def _of(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-        """The finished ones of `runs`, in order."""
-        return [run for run in runs if run.folder in self._finished]
+    def warn_of_other_starts(self) -> None:
+        """Says where a seed's runs start at another score than those of the earlier comparison."""
+        if self._earlier is None:
+            return
+        known = {folder: outcome for folder, outcome in self._finished.items() if outcome is not None}
+        if seeds := self._earlier.differing_starts(self._plan, known):
+            named = ", ".join(map(str, seeds))
+            self.say(
+                f"the runs of seed {named} start at another score than those in {self._earlier.path}: another model, "
+                "other data or another machine; their differences say less"
+            )
 
     def _require_score(self, runs: Sequence[PlannedRun]) -> None:
         """Raises ConfigError if some of `runs` have finished and none of these has the score."""
-        finished = self._of(runs)
-        if finished and all(read_outcome(run, self._plan) is None for run in finished):
+        outcomes = [self._finished[run.folder] for run in runs if run.folder in self._finished]
+        if outcomes and all(outcome is None for outcome in outcomes):
             raise ConfigError(f"score: no finished run has the metric {self._plan.score}: choose another score")
 
     def _settle(self) -> None:
-        """Reads the tuning runs; once all are there, plans the comparison with the tuned values."""
-        finished = self._of(self._plan.tuning_runs)
-        self._tuned = tune(self._plan, finished)
-        if len(finished) == len(self._plan.tuning_runs):
+        """Reads the grids; once all tuning runs are there, plans the comparison with the tuned values."""
+        self._tuned = tune(self._plan, self._finished)
+        if all(run.folder in self._finished for run in self._plan.tuning_runs):
             self._plan = make_plan(self._plan.settings, self._plan.base, chosen_values(self._tuned))
-            self._finished |= {run.folder: run for run in self._plan.runs if is_finished(run)}
+            self._read(self._plan.runs)
+
+    def _read(self, runs: Sequence[PlannedRun]) -> None:
+        """Reads the finished ones of `runs`; a run that is here counts before that of the earlier comparison."""
+        if self._earlier is not None:
+            planned = {run.folder for run in runs}
+            known = self._earlier.outcomes(self._plan)
+            self._finished |= {folder: outcome for folder, outcome in known.items() if folder in planned}
+        here = {run.folder: read_outcome(run, self._plan) for run in runs if is_finished(run)}
+        self._finished |= here
+        self._has_trained |= bool(here)
 
     async def _run_missing(self, runs: Sequence[PlannedRun]) -> None:
         await run_all([run for run in runs if run.folder not in self._finished], self._jobs, self._run)
@@ -160,10 +188,11 @@ class _Runs:
         code = await lane.train(run.base, run.overrides, log)
         self._idle_lanes.append(lane)
         took = format_duration(time.monotonic() - started_s)
-        if code == _USER_ERROR and not self._finished:
+        if code == _USER_ERROR and not self._has_trained:
             raise ConfigError(f"{run.name} cannot run: {last_line(log).removeprefix('error: ')}")
         if code == 0 and is_finished(run):
-            self._finished[run.folder] = run
+            self._has_trained = True
+            self._finished[run.folder] = read_outcome(run, self._plan)
             self.say(f"{run.name}: done in {took}, {self.progress}")
             self.write()
         else:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from maspo_dist.compare.outcome import read_outcome
-from maspo_dist.compare.plan import Candidate, Plan, PlannedRun
+from maspo_dist.compare.outcome import RunOutcome
+from maspo_dist.compare.plan import Candidate, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +56,15 @@ class TunedVariant:
         return edges
 
 
-def tune(plan: Plan, finished: Sequence[PlannedRun]) -> list[TunedVariant]:
-    """Reads the `finished` tuning runs of `plan`; a run without the measure counts as missing."""
-    measure, names = plan.settings.tune_by, {run.name for run in finished}
+def tune(plan: Plan, finished: Mapping[Path, RunOutcome | None]) -> list[TunedVariant]:
+    """The grids of `plan` with the tuning runs that are `finished`, by folder.
+
+    A run without the measure counts as missing.
+    """
+    measure = plan.settings.tune_by
     points: dict[str, list[GridPoint]] = {}
     for candidate in plan.candidates:
-        outcomes = {run.seed: read_outcome(run, plan) for run in candidate.runs if run.name in names}
+        outcomes = {run.seed: finished.get(run.folder) for run in candidate.runs}
         figures = {
             seed: outcome.figures[measure]
             for seed, outcome in outcomes.items()

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from maspo_dist.compare import run as compare_run
-from maspo_dist.compare.outcome import Comparison, summarise
+from maspo_dist.compare.outcome import Comparison, read_outcome, summarise
 from maspo_dist.compare.page import over_seeds, render_comparison
 from maspo_dist.compare.plan import Plan, PlannedRun, make_plan
 from maspo_dist.compare.results import results_tree
@@ -66,7 +66,11 @@ def leave(run: PlannedRun) -> None:
 def compared(plan: Plan) -> Comparison:
     for run in plan.runs:
         leave(run)
-    return summarise(plan, plan.runs)
+    return summary(plan, plan.runs)
+
+
+def summary(plan: Plan, finished: Sequence[PlannedRun]) -> Comparison:
+    return summarise(plan, {run.folder: read_outcome(run, plan) for run in finished})
 
 
 def test_figures_counted_by_hand(plan: Plan) -> None:
@@ -93,7 +97,7 @@ def test_tests_are_paired_by_seed_against_the_baseline(plan: Plan) -> None:
 def test_seeds_that_one_variant_lacks_are_left_out_of_the_test(plan: Plan) -> None:
     for run in plan.runs[:3]:
         leave(run)
-    comparison = summarise(plan, plan.runs[:3])
+    comparison = summary(plan, plan.runs[:3])
     assert [run.name for run in comparison.unfinished] == ["grpo-seed1"]
     assert {test.seeds for test in comparison.tests} == {(0,)}
     assert "1 of 4 runs are missing: grpo-seed1" in render_comparison(comparison)
@@ -135,7 +139,7 @@ def test_areas_of_pass_at_k_of_the_reward_and_of_the_rare_route_are_measures_too
                 scores = {"eval/addition/avg@4": 0.1 + rise * step, "eval/addition/pass@4": 0.3 + rise * step}
                 rewards = {"reward/mean": 0.5 * step} if step else {}
                 folder.write_metrics(step, {**scores, **rewards, "time/evaluate_s": 1.0})
-    comparison = summarise(made, made.runs)
+    comparison = summary(made, made.runs)
     figures = comparison.variants[0].runs[0].figures
     assert figures["pass_final"] == pytest.approx(1.1)
     assert figures["pass_area"] == pytest.approx(0.7)
@@ -166,7 +170,7 @@ def test_samples_to_the_score_are_counted_with_the_batch_size_of_each_variant(tm
             folder.write_config(dump_config(planned.config))
             for step in range(0, planned.config.run.max_steps + 1, 2):
                 folder.write_metrics(step, {SCORE: 0.6 if step >= reached else 0.3, "time/evaluate_s": 1.0})
-    comparison = summarise(made, made.runs)
+    comparison = summary(made, made.runs)
     variants = results_tree(comparison, ())["variants"]
     assert [one["samples_per_step"] for one in variants] == [32 * 8, 64 * 8]
     assert [one["samples_to_reach"] for one in variants] == [8 * 256, 4 * 512]

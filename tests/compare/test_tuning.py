@@ -1,91 +1,22 @@
 """Each variant gets its own best values on tuning seeds, then the comparison runs on fresh seeds."""
 
-import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import pytest
-from rich.console import Console
+from doubles.comparison import Trainer, leave, run, tuned_plan
 
-from maspo_dist.compare import run as compare_run
-from maspo_dist.compare.plan import Plan, PlannedRun, make_plan
+from maspo_dist.compare.outcome import read_outcome
 from maspo_dist.compare.tables import edge_sentences
 from maspo_dist.compare.tuning import chosen_values, tune
-from maspo_dist.config import CompareConfig, dump_config
 from maspo_dist.errors import ConfigError, RunsFailedError
-from maspo_dist.runs.folder import RunFolder
-
-SMOKE = Path(__file__).parents[2] / "configs" / "local_smoke.yaml"
-#: The final score by loss and rate: MASPO is best in the middle of the grid, clip at its end.
-ENDS = {
-    ("maspo", 5e-5): 0.5, ("maspo", 1e-4): 0.7, ("maspo", 2e-4): 0.4,
-    ("clip", 5e-5): 0.4, ("clip", 1e-4): 0.5, ("clip", 2e-4): 0.6,
-}  # fmt: skip
-
-
-def make(tmp_path: Path, **settings: object) -> Plan:
-    tree = {
-        "name": "c",
-        "config": "",
-        "seeds": "0-1",
-        "overrides": [f"run.dir={tmp_path}", "run.max_steps=4", "evaluation.every=2"],
-        "variants": {"maspo": [], "clip": ["algorithm.loss.kind=clip"]},
-        "tune": {"learner.lr": ["5e-5", "1e-4", "2e-4"]},
-        "tune_seeds": "100-101",
-    }
-    return make_plan(CompareConfig.model_validate(tree | settings), SMOKE)
-
-
-def leave(run: PlannedRun) -> None:
-    """Writes the folder of a finished run, whose score rises from 0.2 to its end in `ENDS`."""
-    end = ENDS[run.config.algorithm.loss.kind, run.config.learner.lr] + (run.seed % 10) / 100
-    with RunFolder.resume(run.folder) as folder:
-        folder.write_config(dump_config(run.config))
-        folder.rewind(-1)
-        for step, score in ((0, 0.2), (2, end), (4, end)):
-            folder.write_metrics(step, {"eval/addition/avg@1": score, "time/evaluate_s": 1.0})
-
-
-class Trainer:
-    """A double of the lanes: each run writes its folder, or exits with a code."""
-
-    def __init__(self, plan: Plan, codes: dict[str, int] | None = None) -> None:
-        self.started: list[str] = []
-        self._codes = codes or {}
-        self._plan = plan
-
-    def __call__(self, command: Sequence[str]) -> Self:
-        return self
-
-    async def train(self, config: Path, overrides: Sequence[str], log: Path) -> int:
-        words = dict(word.split("=", 1) for word in overrides)
-        self.started.append(words["run.name"])
-        code = self._codes.get(words["run.name"], 0)
-        if code == 0:
-            values = {key: words[key] for key in self._plan.settings.tune}
-            chosen = dict.fromkeys(self._plan.variants, values)
-            planned = make_plan(self._plan.settings, self._plan.base, chosen)
-            [run] = [run for run in (*planned.tuning_runs, *planned.runs) if run.name == words["run.name"]]
-            leave(run)
-        return code
-
-    async def close(self) -> None: ...
-
-
-def run(plan: Plan, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr("maspo_dist.compare.run.Lane", trainer)
-    screen = io.StringIO()
-    compare_run.compare(plan, 1, (), Console(file=screen, width=200))
-    return screen.getvalue()
 
 
 def test_each_variant_gets_its_own_best_rate_and_an_edge_of_the_grid_is_named(tmp_path: Path) -> None:
-    plan = make(tmp_path)
+    plan = tuned_plan(tmp_path)
     for tuning_run in plan.tuning_runs:
         leave(tuning_run)
-    tuned = tune(plan, plan.tuning_runs)
+    tuned = tune(plan, {run.folder: read_outcome(run, plan) for run in plan.tuning_runs})
     assert chosen_values(tuned) == {"maspo": {"learner.lr": "1e-4"}, "clip": {"learner.lr": "2e-4"}}
     # Area by trapezoids over steps 0, 2 and 4: ((0.2 + 0.7) / 2 + 0.7) / 2, and 0.0075 more with the second seed.
     assert [point.mean for point in tuned[0].points] == pytest.approx([0.42875, 0.57875, 0.35375], abs=1e-9)
@@ -96,16 +27,17 @@ def test_each_variant_gets_its_own_best_rate_and_an_edge_of_the_grid_is_named(tm
 
 
 def test_no_value_is_chosen_while_a_tuning_run_is_missing(tmp_path: Path) -> None:
-    plan = make(tmp_path)
+    plan = tuned_plan(tmp_path)
     for tuning_run in plan.tuning_runs[:-1]:
         leave(tuning_run)
-    assert chosen_values(tune(plan, plan.tuning_runs[:-1])) == {"maspo": {"learner.lr": "1e-4"}}
+    outcomes = {run.folder: read_outcome(run, plan) for run in plan.tuning_runs[:-1]}
+    assert chosen_values(tune(plan, outcomes)) == {"maspo": {"learner.lr": "1e-4"}}
 
 
 def test_tuning_runs_come_first_and_the_comparison_takes_their_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = make(tmp_path)
+    plan = tuned_plan(tmp_path)
     trainer = Trainer(plan)
     screen = run(plan, trainer, monkeypatch)
     assert len(trainer.started) == 12 + 4
@@ -125,7 +57,7 @@ def test_tuning_runs_come_first_and_the_comparison_takes_their_values(
 def test_after_a_kill_the_comparison_continues_in_the_middle_of_tuning_and_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = make(tmp_path)
+    plan = tuned_plan(tmp_path)
     for tuning_run in plan.tuning_runs[:7]:
         leave(tuning_run)
     first = Trainer(plan, {"clip-lr-2e-4-seed0": -9})
@@ -140,9 +72,9 @@ def test_after_a_kill_the_comparison_continues_in_the_middle_of_tuning_and_after
 def test_a_larger_grid_that_changes_a_tuned_value_keeps_all_runs_that_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = make(tmp_path, tune={"learner.lr": ["5e-5", "1e-4"]})
+    small = tuned_plan(tmp_path, tune={"learner.lr": ["5e-5", "1e-4"]})
     run(small, Trainer(small), monkeypatch)
-    large = make(tmp_path)
+    large = tuned_plan(tmp_path)
     trainer = Trainer(large)
     run(large, trainer, monkeypatch)
     assert trainer.started[4:] == ["clip-lr-2e-4-seed0", "clip-lr-2e-4-seed1"]
@@ -153,7 +85,7 @@ def test_a_larger_grid_that_changes_a_tuned_value_keeps_all_runs_that_are_there(
 
 def test_tuned_values_that_are_lists_are_shown_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lists = ["[/tmp/a.jsonl]", "[/tmp/b.jsonl, /tmp/c.jsonl]"]
-    plan = make(tmp_path, variants={"maspo": []}, tune={"data.train": lists, "learner.lr": ["1e-4"]})
+    plan = tuned_plan(tmp_path, variants={"maspo": []}, tune={"data.train": lists, "learner.lr": ["1e-4"]})
     screen = run(plan, Trainer(plan), monkeypatch)
     for values in lists:
         assert f"data.train={values}, learner.lr=1e-4" in screen
@@ -162,7 +94,7 @@ def test_tuned_values_that_are_lists_are_shown_whole(tmp_path: Path, monkeypatch
 def test_no_run_of_the_comparison_starts_after_a_failed_tuning_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = make(tmp_path)
+    plan = tuned_plan(tmp_path)
     trainer = Trainer(plan, {"maspo-lr-1e-4-seed101": 1})
     with pytest.raises(RunsFailedError, match=r"1 of 16 runs failed, see .*maspo-lr-1e-4-seed101\.log"):
         run(plan, trainer, monkeypatch)
@@ -171,7 +103,7 @@ def test_no_run_of_the_comparison_starts_after_a_failed_tuning_run(
 
 
 def test_a_measure_that_no_tuning_run_has_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make(tmp_path, tune_by="reward_area")
+    plan = tuned_plan(tmp_path, tune_by="reward_area")
     with pytest.raises(ConfigError, match="tune_by: the tuning runs of maspo have no reward_area"):
         run(plan, Trainer(plan), monkeypatch)
 
@@ -179,7 +111,7 @@ def test_a_measure_that_no_tuning_run_has_is_named(tmp_path: Path, monkeypatch: 
 def test_a_score_that_no_tuning_run_has_is_named_before_the_comparison_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = make(tmp_path, score="conversation/turns_mean")
+    plan = tuned_plan(tmp_path, score="conversation/turns_mean")
     trainer = Trainer(plan)
     with pytest.raises(ConfigError, match=r"^score: no finished run has the metric conversation/turns_mean: choose"):
         run(plan, trainer, monkeypatch)

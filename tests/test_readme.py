@@ -1,6 +1,7 @@
 """The commands and paths in the guides exist, and the configurations in the README load."""
 
 import re
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from actors.cli import app
 from maspo_dist.compare.options import make_settings
+from maspo_dist.compare.plan import make_plan
 from maspo_dist.config import TrainConfig, build_config, dump_config, load_config
 from maspo_dist.config.keys import resume_changes
 from maspo_dist.environments.protocol import Step, Task
@@ -38,7 +40,9 @@ def test_the_commands_in_the_readme_exist_and_their_configurations_load(line: st
     configs = [word for word in words if word.endswith(".yaml")]
     for config in configs:
         if words[0] == "compare":
-            make_settings(ROOT / config, {})
+            overrides = list(takewhile(lambda word: "=" in word, words[words.index(config) + 1 :]))
+            varied = [word for option, word in pairwise(words) if option == "--vary"]
+            make_plan(*make_settings(ROOT / config, {}, overrides=overrides, varied=varied))
         else:
             load_config(ROOT / config, [word for word in words if "=" in word])
 

@@ -12,7 +12,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 README = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
 #: The comparisons that have a table in the README.
 TABLES = re.findall(r"<!-- maspo-dist compare-table configs/results/compare_(\w+)\.json -->", README)
-#: The variants that both files have.
+#: The variants that all files have.
 LOSSES = [
     "maspo", "maspo-gate", "maspo-gate-mass", "maspo-gate-risk", "maspo-clip", "grpo", "grpo-dual-clip", "clip-higher",
     "sapo", "cispo", "dac", "gspo", "bapo", "dppo", "unclipped",
@@ -35,6 +35,27 @@ def test_the_route_is_trained_on_policy_with_many_optimizer_steps_per_batch() ->
         assert run.config.model.path == f".cache/demo/route-seed-{run.seed}/model"
     # Of four rates, and of a fifth one of GRPO.
     assert len(made.candidates) == 4 * len(LOSSES) + 1
+
+
+def test_plain_addition_is_trained_on_policy_and_ratios_move_in_it() -> None:
+    made = plan_of("demo")
+    assert list(made.variants) == LOSSES
+    assert (made.score, made.pass_score, made.against) == ("eval/addition/avg@4", "eval/addition/pass@4", "maspo")
+    for run in (*made.runs, *made.tuning_runs):
+        algorithm, rollout = run.config.algorithm, run.config.rollout
+        assert (algorithm.mini_batches, algorithm.max_policy_age) == (8, 0)
+        assert (rollout.prompts_per_step, rollout.group_size, run.config.run.max_steps) == (32, 8, 16)
+        assert run.config.model.path == f".cache/demo/seed-{run.seed}/model"
+
+
+@pytest.mark.parametrize("name", ["demo", "route", "stale"])
+def test_an_ablation_differs_from_maspo_by_its_terms_alone(name: str) -> None:
+    losses = {run.variant: run.config.algorithm.loss.model_dump() for run in plan_of(name).runs}
+    full = losses["maspo"]
+    assert losses["maspo-gate"] == {**full, "alpha": 0, "beta_pos": 0, "beta_neg": 0}
+    assert losses["maspo-gate-mass"] == {**full, "beta_pos": 0, "beta_neg": 0}
+    assert losses["maspo-gate-risk"] == {**full, "alpha": 0}
+    assert losses["clip-higher"] == {**losses["grpo"], "epsilon_high": 0.28}
 
 
 def test_stale_batches_are_compared_with_rollout_and_recomputed_logprobs() -> None:

@@ -43,22 +43,6 @@ def test_an_override_may_contain_the_seed(tmp_path: Path) -> None:
     assert {run.config.model.path for run in made.runs if run.seed == 1} == {"demo/seed-1/model"}
 
 
-def test_the_file_of_the_demo_holds_what_the_readme_says_and_ratios_move_in_it() -> None:
-    made = make_plan(*make_settings(ROOT / "configs" / "compare_demo.yaml", {}))
-    assert list(made.variants) == [
-        "maspo", "maspo-gate", "maspo-gate-mass", "maspo-gate-risk", "grpo", "clip-higher", "sapo",
-    ]  # fmt: skip
-    assert len(made.seeds) >= 5
-    assert made.score == "eval/addition/avg@1"
-    losses = {run.variant: run.config.algorithm.loss.model_dump() for run in made.runs}
-    full = losses["maspo"]
-    assert losses["maspo-gate"] == {**full, "alpha": 0, "beta_pos": 0, "beta_neg": 0}
-    assert losses["maspo-gate-mass"] == {**full, "beta_pos": 0, "beta_neg": 0}
-    assert losses["maspo-gate-risk"] == {**full, "alpha": 0}
-    assert losses["clip-higher"] == {**losses["grpo"], "epsilon_high": 0.28}
-    assert min(run.config.algorithm.mini_batches for run in made.runs) >= 8
-
-
 def test_values_are_varied_in_all_combinations() -> None:
     assert vary(["algorithm.loss.kind=maspo,clip", "learner.lr=1e-4,3e-4"]) == {
         "kind-maspo_lr-1e-4": ["algorithm.loss.kind=maspo", "learner.lr=1e-4"],
@@ -208,7 +192,7 @@ def test_a_variant_may_have_its_own_grid_or_none(tmp_path: Path) -> None:
 
 def test_a_subset_of_a_file_can_be_named_and_the_grid_given_on_the_command_line() -> None:
     settings, base = make_settings(
-        ROOT / "configs" / "compare_demo.yaml", {"tune_seeds": "9"}, only="grpo, maspo", tuned=["learner.lr=1e-4,2e-4"]
+        ROOT / "configs" / "compare_demo.yaml", {"tune_seeds": "19"}, only="grpo, maspo", tuned=["learner.lr=1e-4,2e-4"]
     )
     made = make_plan(settings, base)
     assert list(made.variants) == ["maspo", "grpo"]
@@ -219,7 +203,7 @@ def test_a_subset_of_a_file_can_be_named_and_the_grid_given_on_the_command_line(
     ("only", "tuned", "sentence"),
     [
         ("maspo,ppo", [], "--only: no variant is called 'ppo'; there are maspo, maspo-gate,"),
-        ("maspo", [], "against: no variant is called 'grpo'; there are maspo"),
+        ("grpo", [], "against: no variant is called 'maspo'; there are grpo"),
         ("maspo,grpo", ["learner.lr"], "--tune 'learner.lr' is not of the form dotted.key=value,value"),
         ("maspo,grpo", ["learner.lr=1", "learner.lr=2"], r"--tune gives learner\.lr twice"),
     ],

@@ -213,7 +213,10 @@ def _applied(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> 
 
 
 def _delta(tokenizer: PreTrainedTokenizerBase, role: str, observation: str, *, turns: int) -> str:
-    _, *after = _rendered(tokenizer, role, observation, turns=turns).split(_MARK)
+    mark = _MARK
+    while mark in observation:
+        mark += _MARK
+    _, *after = _rendered(tokenizer, role, observation, turns=turns, said=mark).split(mark)
     if len(after) != 1:
         raise _NoDeltaError(f"it writes a turn {len(after)} times")
     if observation.strip() not in after[0]:

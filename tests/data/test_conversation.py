@@ -6,7 +6,7 @@ from functools import cache
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -154,6 +154,8 @@ def test_a_turn_end_that_does_not_end_a_response_is_refused() -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(st.text(max_size=40), st.sampled_from([SMOLLM2, QWEN]))
+@example("Mark0f7urn", SMOLLM2)
+@example("Mark0f7urnMark0f7urn!", QWEN)
 def test_the_delta_is_the_tail_of_the_whole(observation: str, template: str) -> None:
     one = tokenizer(template)
     how = Continuation(one, "tool", 1000)
@@ -201,7 +203,6 @@ def test_text_that_normalizes_to_a_special_token_is_not_shown() -> None:
 @pytest.mark.parametrize(
     ("template", "observation"),
     [
-        (SMOLLM2, "the text of Mark0f7urn"),
         (AS_JSON, 'two\nlines, "quoted"'),
         (NO_QUESTIONS, "What is it?"),
     ],

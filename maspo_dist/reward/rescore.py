@@ -15,7 +15,7 @@ from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import DataError
 from maspo_dist.reward.pool.verifier_pool import VerifierPool
 from maspo_dist.reward.sample import Sample
-from maspo_dist.types import Verdict
+from maspo_dist.types import UNVERIFIABLE, Verdict
 
 _BATCH_ROWS = 512
 _NEEDED = ("response", "reference", "source", "reward", "status")
@@ -23,7 +23,10 @@ _NEEDED = ("response", "reference", "source", "reward", "status")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RescoreSummary:
-    """What changed. `gained` became correct, `lost` were correct; `unverifiable` have no new verdict."""
+    """What changed. `gained` became correct, `lost` were correct; `unverifiable` have no new verdict.
+
+    The mean rewards are over the samples that have a verdict, as reward/mean of a run is.
+    """
 
     samples: int
     agreed: int
@@ -72,6 +75,9 @@ def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except ValueError:
+                if not line.endswith("\n"):
+                    # The run is writing it, or was killed while it wrote.
+                    return
                 raise DataError(f"{path}, line {number}: not JSON") from None
             missing = [name for name in _NEEDED if not isinstance(row, dict) or name not in row]
             if missing:
@@ -91,6 +97,7 @@ def _rescored(row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
 
 def _summary(pairs: list[tuple[dict[str, Any], Verdict]]) -> RescoreSummary:
     verifiable = [(row["status"] == "correct", verdict) for row, verdict in pairs if verdict.verifiable]
+    before = [row["reward"] for row, _ in pairs if row["status"] not in UNVERIFIABLE]
     changes = Counter((was_correct, verdict.status == "correct") for was_correct, verdict in verifiable)
     return RescoreSummary(
         samples=len(pairs),
@@ -98,6 +105,6 @@ def _summary(pairs: list[tuple[dict[str, Any], Verdict]]) -> RescoreSummary:
         gained=changes[False, True],
         lost=changes[True, False],
         unverifiable=len(pairs) - len(verifiable),
-        reward_before=sum(row["reward"] for row, _ in pairs) / max(len(pairs), 1),
+        reward_before=sum(before) / max(len(before), 1),
         reward_after=sum(verdict.reward for _, verdict in verifiable) / max(len(verifiable), 1),
     )

@@ -50,6 +50,21 @@ def test_the_new_verdict_stands_beside_the_old_one(tmp_path: Path) -> None:
     assert "4 samples: 1 as before, 1 now correct, 2 no longer" in str(summary)
 
 
+def test_the_mean_rewards_are_over_the_samples_with_a_verdict(tmp_path: Path) -> None:
+    rows = [row("\\boxed{4}", "4", "correct"), row("\\boxed{5}", "4", "wrong"), row("\\boxed{4}", "4", "timeout")]
+    summary = rescore(
+        written(tmp_path / "samples.jsonl", rows), tmp_path / "out.jsonl", VerifierConfig(default="exact", workers=1)
+    )
+    assert (summary.reward_before, summary.reward_after) == (1 / 2, 2 / 3)
+
+
+def test_a_last_line_that_a_killed_run_left_is_skipped(tmp_path: Path) -> None:
+    samples = written(tmp_path / "samples.jsonl", ROWS[:2])
+    with samples.open("a") as file:
+        file.write('{"step": 1, "resp')
+    assert rescore(samples, tmp_path / "out.jsonl", VerifierConfig(default="exact", workers=1)).samples == 2
+
+
 def test_more_rows_than_one_batch_keep_their_order(tmp_path: Path) -> None:
     samples = written(tmp_path / "samples.jsonl", [row(f"\\boxed{{{n}}}", "7", "wrong") for n in range(1100)])
 
@@ -63,7 +78,7 @@ def test_more_rows_than_one_batch_keep_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{", "line 1: not JSON"),
+        ("{\n", "line 1: not JSON"),
         ('{"response": "a"}\n', "line 1: no reference, source, reward, status"),
         ("[]", "line 1: no response"),
     ],

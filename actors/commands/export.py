@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -47,9 +48,10 @@ def export_run(
            float32 of a bfloat16 run are its master weights.
 
     Adapters are merged into the weights. Returns the checkpoint. Raises ConfigError where there is no such checkpoint,
-    it is damaged, or `to` is not empty; ModelError where model.path, which config and tokenizer come from, is missing
-    or is another model.
+    it is damaged, `to` is not empty or `max_shard_size` is no size; ModelError where model.path, which config and
+    tokenizer come from, is missing or is another model.
     """
+    _require_size(max_shard_size)
     source = _open(run, to, step, dtype)
     config, lora = source.config, source.config.learner.lora
     weights = source.state if lora is None else merge(config, lora, source.state)
@@ -63,6 +65,12 @@ def export_run(
 
     _write(to, source, write, library="transformers")
     return source.checkpoint
+
+
+def _require_size(text: str) -> None:
+    number = re.fullmatch(r"(\d+(?:\.\d+)?) *[KMGT]B", text.strip(), re.IGNORECASE)
+    if number is None or float(number[1]) == 0:
+        raise ConfigError(f"--max-shard-size {text!r} is no size: write a number with its unit, such as 5GB or 500MB")
 
 
 def export_adapter(run: Path, to: Path, *, step: str | None = None, dtype: str | None = None) -> Path:

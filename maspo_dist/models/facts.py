@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, try_to_load_from_cache
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -31,6 +32,9 @@ _LFS_POINTER_BYTES = 1024
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 #: A tokenizer without a bound has a number like 1e30; vLLM takes this context where config.json has no bound either.
 _UNBOUNDED, _DEFAULT_CONTEXT = 10**9, 2048
+_FAST_TOKENIZER = "tokenizer.json"
+#: Words that the tokenizer of a language model gives back.
+_SPACED = "Hello world, let us add 12"
 #: Files of a tokenizer that any class reads, whatever names the class itself gives.
 _OTHER_TOKENIZER_FILES = {"tokenizer.model", "tekken.json"}
 #: Kinds of rotary embedding whose max_position_embeddings already counts the scaled positions, as vLLM takes them.
@@ -204,6 +208,26 @@ def _require_generation_config(path: str) -> None:
             GenerationConfig.from_pretrained(path)
 
 
+def _require_same_words(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ModelError where the tokenizer loses the spaces that tokenizer.json keeps.
+
+    transformers 5 puts another way to split words into the place of that of the file where tokenizer_config.json names
+    LlamaTokenizerFast, as DeepSeek-R1-Distill-Llama does (huggingface/transformers issue 45488).
+    """
+    file = Path(path) / _FAST_TOKENIZER if not is_hub_name(path) else try_to_load_from_cache(path, _FAST_TOKENIZER)
+    if not isinstance(file, Path | str) or not Path(file).is_file():
+        return
+    with _reading(path, _FAST_TOKENIZER):
+        whole = Tokenizer.from_file(str(file))
+    kept = whole.decode(whole.encode(_SPACED, add_special_tokens=False).ids)
+    got = tokenizer.decode(tokenizer.encode(_SPACED, add_special_tokens=False))
+    if kept.split() == _SPACED.split() != got.split():
+        raise ModelError(
+            f"model.path {path}: transformers reads {_SPACED!r} as {got!r}, and {_FAST_TOKENIZER} keeps the spaces: "
+            'in a copy of the folder, set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
+        )
+
+
 def _read_tokenizer(config: ModelConfig, embeddings: int) -> PreTrainedTokenizerBase:
     path = config.path
     with _reading(path, "tokenizer"):
@@ -213,6 +237,7 @@ def _read_tokenizer(config: ModelConfig, embeddings: int) -> PreTrainedTokenizer
     if not is_hub_name(path) and files and not present:
         # transformers makes an empty tokenizer then.
         raise ModelError(f"model.path {path} holds no tokenizer ({' or '.join(sorted(files))}): copy its files there")
+    _require_same_words(path, tokenizer)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.path {path}: the tokenizer has no end-of-sequence token, so no response could end")
     if tokenizer.eos_token_id >= embeddings:

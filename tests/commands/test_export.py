@@ -151,6 +151,8 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence(folder: Path, tmp_pa
     assert "no checkpoint of step 7; its steps are 1" in refusal(run, to, step="7")
     assert "no checkpoint with a held-out score; its steps are 1" in refusal(run, to, step="best")
     assert "--dtype float16: choose float32 or bfloat16" in refusal(run, to, dtype="float16")
+    for size in ("5G", "100", "abc", "", "0GB", "-1GB"):
+        assert f"--max-shard-size {size!r} is no size: write a number with" in refusal(run, to, max_shard_size=size)
     assert f"--to {folder} is not an empty folder" in refusal(run, folder)
     bare = tmp_path / "bare"
     bare.mkdir()

@@ -14,7 +14,8 @@ import pytest
 import torch
 from doubles.untrained_demo import save_untrained_demo
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, Qwen2Config
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config
 
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import HubUnreachableError, ModelError
@@ -149,6 +150,24 @@ def test_an_end_token_that_the_model_lacks_is_refused(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     message = refusal(folder)
     assert "ends responses by '<|im_end|>' with id 102, but the model has embeddings for ids below 102" in message
+
+
+def test_a_tokenizer_that_transformers_loads_without_its_spaces_is_refused(folder: Path) -> None:
+    split = r"\p{N}|[^\s\p{L}\p{N}]+|\s*\p{L}+|\s+"
+    tokenizer = Tokenizer(models.BPE())
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), as_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<s>", "</s>"])
+    tokenizer.train_from_iterator(["Hello world, let us add 12"], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    # As the folders of DeepSeek-R1-Distill-Llama have it.
+    sizes = LlamaConfig(vocab_size=300, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    LlamaForCausalLM(sizes).save_pretrained(folder)
+    edit(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizerFast", bos_token="<s>", eos_token="</s>")
+    message = refusal(folder)
+    assert "transformers reads 'Hello world, let us add 12' as 'Helloworld,letusadd12'" in message
+    assert 'set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json' in message
 
 
 @pytest.mark.parametrize(

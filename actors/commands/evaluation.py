@@ -110,7 +110,7 @@ async def _drive(
             longest = max(problem.prompt.token_ids.size for problem in problems)
             await cluster.start(evaluation_engine(placed, longest), progress.waiting_for)
             progress.sampling(len(finished), len(problems))
-            await beside(sample_problems(left, config, cluster, keep, facts.tokenizer.decode), cluster.watch_verifier())
+            await beside(sample_problems(left, config, cluster, keep, facts.tokenizer.decode), cluster.watch())
         finally:
             await asyncio.shield(cluster.stop())
     finally:

@@ -54,6 +54,11 @@ class EvaluationActor:
         )
         return tuple(responses)
 
+    async def ping(self) -> int:
+        """Tokens that the engine has sampled since its start."""
+        assert self._engine is not None
+        return await self._engine.ping()
+
     async def stop(self) -> None:
         if self._partner is not None:
             await self._partner.host.aclose()

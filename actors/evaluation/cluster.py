@@ -7,14 +7,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from actors.engines.settings import engine_environment
 from actors.evaluation.actor import EvaluationActor
+from actors.evaluation.worker import EvaluationWorker
 from actors.interfaces import EngineSettings
 from actors.ray.actor_options import CONCURRENT_CALLS, actor_environment, bundle_options, share_of_cores
 from actors.ray.model_on_nodes import require_model_on_nodes
@@ -43,7 +42,7 @@ class EvaluationCluster:
         self._logs = logs_path.resolve()
         self._group: PlacementGroup | None = None
         self._verifier: VerifierProcess | None = None
-        self._workers: list[ActorHandle[Any]] = []
+        self._workers: list[EvaluationWorker] = []
 
     async def start(self, settings: EngineSettings, waiting_for: Callable[[str], None]) -> None:
         """Starts all processes concurrently, reporting what it waits for. Always call `stop` afterwards.
@@ -63,17 +62,18 @@ class EvaluationCluster:
         self._verifier = VerifierProcess(config.reward, config.cluster, self._logs, options)
         of_engine = engine_environment(self._device, share_of_cores(engine.count))
         scorer = VerifierClient(self._verifier.handle, config.cluster.verify_timeout_s)
-        self._workers = [
+        handles = [
             ray.remote(EvaluationActor)
             .options(**bundle_options(group, index, engine, configured, of_engine), max_concurrency=CONCURRENT_CALLS)
             .remote(config, settings, index, self._device, scorer, self._logs)
             for index in range(engine.count)
         ]
+        self._workers = [EvaluationWorker(index, handle, config.cluster) for index, handle in enumerate(handles)]
         waiting_for(f"{engine.count} vLLM engine{'s' if engine.count > 1 else ''}")
         await asyncio.gather(
             *(
-                within(deadline_s - time.monotonic(), f"evaluation worker {index}: start", worker.start.remote())
-                for index, worker in enumerate(self._workers)
+                within(deadline_s - time.monotonic(), f"{worker.name}: start", worker.handle.start.remote())
+                for worker in self._workers
             )
         )
 
@@ -83,25 +83,23 @@ class EvaluationCluster:
         return len(self._workers)
 
     async def sample(self, worker: int, request: RolloutRequest) -> Sequence[Response]:
-        """All responses to one problem with their verdicts. Raises DeadlineError, ActorDiedError, VerifierError."""
-        responses: Sequence[Response] = await within(
-            self._config.cluster.generate_timeout_s,
-            f"evaluation worker {worker}: problem {request.prompt.prompt_id}",
-            self._workers[worker].sample.remote(request),
-        )
-        return responses
+        """See `EvaluationWorker.sample`."""
+        return await self._workers[worker].sample(request)
 
-    async def watch_verifier(self) -> None:
-        """Runs until cancelled, once the cluster is started; see `VerifierProcess.watch`."""
+    async def watch(self) -> None:
+        """Runs until cancelled, once the cluster is started: follows the engines, and restarts the verifier."""
         assert self._verifier is not None
-        await self._verifier.watch(lambda event: logger.warning("%s", event.message))
+        await asyncio.gather(
+            self._verifier.watch(lambda event: logger.warning("%s", event.message)),
+            *(worker.follow() for worker in self._workers),
+        )
 
     async def stop(self) -> None:
         """Ends every process, gently first, so that engines end their own children."""
-        stops = [within(_STOP_S, "evaluation: stop", worker.stop.remote()) for worker in self._workers]
+        stops = [within(_STOP_S, "evaluation: stop", worker.handle.stop.remote()) for worker in self._workers]
         verifier = [self._verifier.stop()] if self._verifier else []
         await asyncio.gather(*stops, *verifier, return_exceptions=True)
         for worker in self._workers:
-            ray.kill(worker)
+            ray.kill(worker.handle)
         if self._group is not None:
             remove_placement_group(self._group)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GenerationConfig, Qwen3Config
 
 from actors.bench.gpu.setting import Shape
 from maspo_dist.demo.model import make_tokenizer
@@ -16,17 +16,18 @@ from maspo_dist.models.folder import save_model_folder
 _HEAD_SCALE = 4.0
 
 
-def save_random_qwen2(folder: Path, shape: Shape, layers: int, dtype: Literal["bfloat16", "float32"]) -> None:
-    """Saves a Qwen2 with `layers` layers, the same at each call, and the demo's tokenizer, which knows few ids."""
+def save_random_qwen3(folder: Path, shape: Shape, layers: int, dtype: Literal["bfloat16", "float32"]) -> None:
+    """Saves a Qwen3 with `layers` layers, the same at each call, and the demo's tokenizer, which knows few ids."""
     tokenizer = make_tokenizer()
     tokenizer.model_max_length = shape.context_tokens
-    settings = Qwen2Config(
+    settings = Qwen3Config(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
         num_hidden_layers=layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
+        head_dim=shape.hidden // shape.heads,
         max_position_embeddings=shape.context_tokens,
         tie_word_embeddings=False,
         bos_token_id=None,

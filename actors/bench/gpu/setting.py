@@ -11,7 +11,7 @@ from maspo_dist.planning.placement import Device
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Sizes of a Qwen2 with random weights."""
+    """Sizes of a Qwen3 with random weights."""
 
     vocabulary: int
     hidden: int
@@ -51,7 +51,7 @@ class Scale:
     run_steps: int
 
 
-#: The shape of Qwen2 1.5B, with separate input and output embeddings as in DeepSeek-R1-Distill-Qwen-1.5B.
+#: The sizes of Qwen2 1.5B, with separate input and output embeddings as in DeepSeek-R1-Distill-Qwen-1.5B.
 FULL = Scale(
     shape=Shape(
         vocabulary=151_936,

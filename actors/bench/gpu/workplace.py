@@ -41,14 +41,14 @@ class Workplace:
 
     @cached_property
     def model(self) -> Path:
-        """A model folder: a Qwen2 of the scale's shape."""
+        """A model folder: a Qwen3 of the scale's shape."""
         return self.make_model("model", self.setting.scale.shape.layers)
 
     def make_model(self, name: str, layers: int) -> Path:
         """Saves a model of the scale's shape with `layers` layers."""
-        from actors.bench.gpu.model import save_random_qwen2  # takes seconds, which not every check needs
+        from actors.bench.gpu.model import save_random_qwen3  # takes seconds, which not every check needs
 
-        save_random_qwen2(self.folder / name, self.setting.scale.shape, layers, self.setting.dtype)
+        save_random_qwen3(self.folder / name, self.setting.scale.shape, layers, self.setting.dtype)
         return self.folder / name
 
     def config(

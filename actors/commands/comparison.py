@@ -52,7 +52,7 @@ def compare(
     )
     known = None if earlier is None else Earlier(earlier)
     if known is not None:
-        settings = known.settings(settings)
+        settings = known.with_reach(settings)
     plan = make_plan(settings, base)
     if known is not None:
         known.require_like(plan)

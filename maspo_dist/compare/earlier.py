@@ -81,8 +81,8 @@ class Earlier:
         self._overrides = {variant.name: variant.overrides for variant in self._results.variants}
         self._runs = {(run.variant, run.seed): run for run in self._results.runs}
 
-    def settings(self, settings: CompareConfig) -> CompareConfig:
-        """`settings` with its `reach`: the steps of its runs are counted to that score."""
+    def with_reach(self, settings: CompareConfig) -> CompareConfig:
+        """`settings` with the score to which the steps of its runs are counted, unless they name a score."""
         return settings if settings.reach is not None else settings.model_copy(update={"reach": self._results.reach})
 
     def require_like(self, plan: Plan) -> None:
@@ -120,7 +120,8 @@ class Earlier:
                 run.seed
                 for run in plan.runs
                 if run.folder in outcomes
-                and abs(outcomes[run.folder].figures["start"] - starts.get(run.seed, float("nan"))) > _EQUAL
+                and run.seed in starts
+                and abs(outcomes[run.folder].figures["start"] - starts[run.seed]) > _EQUAL
             }
         )
 

@@ -4,7 +4,8 @@ name, score, reach, against, correction
 tuning       measure, seeds, variants[]: variant, chosen {key: value}, edges {key: smallest | largest},
              grid[]: values {key: value}, mean, by_seed {seed: figure}; null where nothing is tuned
 runs[]       variant, seed, folder, steps, samples, steps_to_reach, and the figures of `MEASURES` that the run has
-unfinished[] folders; folders are relative to the folder of the comparison
+unfinished[] folders; folders are relative to the folder of the comparison, and those of runs that come from an earlier
+             comparison are not there
 variants[]   name, overrides, seeds, samples_per_step, and {mean, low, high} of each figure; reached (of its seeds),
              steps_to_reach and samples_to_reach (mean over the seeds that reached)
 tests[]      variant, against, measure, seeds, difference {mean, low, high}, ahead (on that many seeds),

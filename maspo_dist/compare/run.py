@@ -149,8 +149,8 @@ class _Runs:
         if seeds := self._earlier.differing_starts(self._plan, known):
             named = ", ".join(map(str, seeds))
             self.say(
-                f"the runs of seed {named} start at another score than those in {self._earlier.path}: another model, "
-                "other data or another machine; their differences say less"
+                f"the runs of seed {named} start at another score than those in {self._earlier.path}: the model, the "
+                "data or the machine differs, so their differences are less certain than the tests say"
             )
 
     def _require_score(self, runs: Sequence[PlannedRun]) -> None:

@@ -211,8 +211,9 @@ def _require_generation_config(path: str) -> None:
 def _require_same_words(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises ModelError where the tokenizer loses the spaces that tokenizer.json keeps.
 
-    transformers 5 puts another way to split words into the place of that of the file where tokenizer_config.json names
-    LlamaTokenizerFast, as DeepSeek-R1-Distill-Llama does (huggingface/transformers issue 45488).
+    Some tokenizer classes of transformers 5 split words in their own way, whatever tokenizer.json says. Byte-level
+    tokenizers that tokenizer_config.json calls LlamaTokenizerFast lose their spaces so, DeepSeek-R1-Distill-Llama's
+    among them (huggingface/transformers issue 45488).
     """
     file = Path(path) / _FAST_TOKENIZER if not is_hub_name(path) else try_to_load_from_cache(path, _FAST_TOKENIZER)
     if not isinstance(file, Path | str) or not Path(file).is_file():
@@ -224,7 +225,8 @@ def _require_same_words(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
     if kept.split() == _SPACED.split() != got.split():
         raise ModelError(
             f"model.path {path}: transformers reads {_SPACED!r} as {got!r}, and {_FAST_TOKENIZER} keeps the spaces: "
-            'in a copy of the folder, set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
+            'for a Llama, set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json of a copy of the '
+            "folder; for another model, use the tokenizer that it was trained with"
         )
 
 

@@ -25,7 +25,8 @@ _NEEDED = ("response", "reference", "source", "reward", "status")
 class RescoreSummary:
     """What changed. `gained` became correct, `lost` were correct; `unverifiable` have no new verdict.
 
-    The mean rewards are over the samples that have a verdict, as reward/mean of a run is.
+    `reward_before` is the mean over the samples with an old verdict, `reward_after` over those with a new verdict, as
+    reward/mean of a run is.
     """
 
     samples: int

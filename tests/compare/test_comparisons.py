@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from maspo_dist.compare.earlier import Earlier
 from maspo_dist.compare.options import make_settings
 from maspo_dist.compare.plan import Plan, make_plan
+from maspo_dist.compare.tuning import chosen_values, tune
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 README = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
@@ -24,28 +26,26 @@ def plan_of(name: str, only: str | None = None) -> Plan:
     return make_plan(*make_settings(CONFIGS / f"compare_{name}.yaml", {"seeds": "0,9", "tune_seeds": "100"}, only=only))
 
 
-def test_the_route_is_trained_on_policy_with_many_optimizer_steps_per_batch() -> None:
-    made = plan_of("route")
+@pytest.mark.parametrize(
+    ("name", "task", "demo", "optimizer_steps", "prompts", "steps"),
+    [("demo", "addition", "seed", 8, 32, 16), ("route", "route", "route-seed", 32, 64, 12)],
+)
+def test_plain_addition_and_the_route_are_trained_on_policy_with_many_optimizer_steps_per_batch(
+    name: str, task: str, demo: str, optimizer_steps: int, prompts: int, steps: int
+) -> None:
+    made = plan_of(name)
     assert list(made.variants) == LOSSES
-    assert (made.score, made.pass_score, made.against) == ("eval/route/avg@4", "eval/route/pass@4", "maspo")
+    assert (made.score, made.pass_score, made.against) == (f"eval/{task}/avg@4", f"eval/{task}/pass@4", "maspo")
     for run in (*made.runs, *made.tuning_runs):
         algorithm, rollout = run.config.algorithm, run.config.rollout
-        assert (algorithm.mini_batches, algorithm.max_policy_age) == (32, 0)
-        assert (rollout.prompts_per_step, rollout.group_size, run.config.run.max_steps) == (64, 8, 12)
-        assert run.config.model.path == f".cache/demo/route-seed-{run.seed}/model"
-    # Of four rates, and of a fifth one of GRPO.
-    assert len(made.candidates) == 4 * len(LOSSES) + 1
+        assert (algorithm.mini_batches, algorithm.max_policy_age) == (optimizer_steps, 0)
+        assert (rollout.prompts_per_step, rollout.group_size, run.config.run.max_steps) == (prompts, 8, steps)
+        assert run.config.model.path == f".cache/demo/{demo}-{run.seed}/model"
 
 
-def test_plain_addition_is_trained_on_policy_and_ratios_move_in_it() -> None:
-    made = plan_of("demo")
-    assert list(made.variants) == LOSSES
-    assert (made.score, made.pass_score, made.against) == ("eval/addition/avg@4", "eval/addition/pass@4", "maspo")
-    for run in (*made.runs, *made.tuning_runs):
-        algorithm, rollout = run.config.algorithm, run.config.rollout
-        assert (algorithm.mini_batches, algorithm.max_policy_age) == (8, 0)
-        assert (rollout.prompts_per_step, rollout.group_size, run.config.run.max_steps) == (32, 8, 16)
-        assert run.config.model.path == f".cache/demo/seed-{run.seed}/model"
+def test_each_loss_is_tuned_over_four_rates_and_grpo_on_the_route_over_five() -> None:
+    assert len(plan_of("demo").candidates) == 4 * len(LOSSES)
+    assert len(plan_of("route").candidates) == 4 * len(LOSSES) + 1
 
 
 @pytest.mark.parametrize("name", ["demo", "route", "stale"])
@@ -83,3 +83,16 @@ def test_the_command_in_the_file_makes_the_table_of_the_readme(name: str) -> Non
     table = README.partition(f"compare-table configs/results/compare_{name}.json -->")[2].partition("\n\n")[0]
     assert header == re.findall(r"^\| ([a-z-]*[a-z][a-z-]*) ", table, re.MULTILINE)[1:]
     assert list(plan_of(name, ",".join(header)).variants) == header
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_run_of_a_table_is_trained_again_when_its_results_are_given(name: str) -> None:
+    earlier = Earlier(CONFIGS / "results" / f"compare_{name}.json")
+    only = ",".join(only_of((CONFIGS / f"compare_{name}.yaml").read_text(encoding="utf-8")))
+    settings, base = make_settings(CONFIGS / f"compare_{name}.yaml", {}, only=only)
+    plan = make_plan(earlier.with_reach(settings), base)
+    earlier.require_like(plan)
+    known = earlier.outcomes(plan)
+    assert {run.folder for run in plan.tuning_runs} <= known.keys()
+    tuned = make_plan(plan.settings, base, chosen_values(tune(plan, known)))
+    assert {run.folder for run in tuned.runs} <= earlier.outcomes(tuned).keys()

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from doubles.comparison import Trainer, leave, run, tuned_plan
+from doubles.comparison import Trainer, run, tuned_plan
 
 from maspo_dist.compare.earlier import Earlier
 from maspo_dist.compare.plan import Plan
@@ -28,8 +28,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def plan_after(results: Path, folder: Path, **settings: object) -> Plan:
     plan = tuned_plan(folder, **settings)
-    earlier = Earlier(results)
-    return tuned_plan(folder, **(settings | {"reach": earlier.settings(plan.settings).reach}))
+    return tuned_plan(folder, **(settings | {"reach": Earlier(results).with_reach(plan.settings).reach}))
 
 
 def test_only_the_runs_that_the_file_lacks_are_trained(
@@ -52,24 +51,27 @@ def test_only_the_runs_that_the_file_lacks_are_trained(
     assert "Of 4 runs of an earlier comparison only figures are known" in (plan.folder / "compare.html").read_text()
 
 
-def test_a_larger_grid_trains_its_new_values_and_keeps_the_others(
+def test_a_grid_that_leads_to_another_value_trains_the_runs_of_that_value_alone(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = tuned_plan(tmp_path, tune={"learner.lr": ["5e-5", "1e-4"]})
-    trainer = Trainer(small)
-    run(small, trainer, monkeypatch, Earlier(results))
-    # Of clip, whose best rate of these two is another one.
+    plan = tuned_plan(tmp_path, tune={"learner.lr": ["5e-5", "1e-4"]})
+    trainer = Trainer(plan)
+    run(plan, trainer, monkeypatch, Earlier(results))
+    # The best rate of clip is no longer in its grid.
     assert trainer.started == ["clip-lr-1e-4-seed0", "clip-lr-1e-4-seed1"]
 
 
 def test_a_run_that_is_here_counts_before_the_run_of_the_file(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rows = json.loads(results.read_text())
     plan = plan_after(results, tmp_path)
-    for tuning_run in plan.tuning_runs:
-        leave(tuning_run)
+    run(plan, Trainer(plan), monkeypatch)
+    for row in rows["runs"]:
+        row["final"] = 0.0
+    results.write_text(json.dumps(rows))
     run(plan, Trainer(plan), monkeypatch, Earlier(results))
-    assert json.loads((plan.folder / "results.json").read_text())["runs"] == json.loads(results.read_text())["runs"]
+    assert all(row["final"] > 0 for row in json.loads((plan.folder / "results.json").read_text())["runs"])
 
 
 def test_seeds_that_start_at_another_score_are_named(
@@ -81,7 +83,7 @@ def test_seeds_that_start_at_another_score_are_named(
     results.write_text(json.dumps(tree))
     plan = plan_after(results, tmp_path, variants=VARIANTS | SAPO)
     screen = run(plan, Trainer(plan), monkeypatch, Earlier(results))
-    assert f"the runs of seed 1 start at another score than those in {results}: another model" in " ".join(
+    assert f"the runs of seed 1 start at another score than those in {results}: the model, the data" in " ".join(
         screen.split()
     )
 

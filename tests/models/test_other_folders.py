@@ -168,6 +168,8 @@ def test_a_tokenizer_that_transformers_loads_without_its_spaces_is_refused(folde
     message = refusal(folder)
     assert "transformers reads 'Hello world, let us add 12' as 'Helloworld,letusadd12'" in message
     assert 'set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json' in message
+    edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    assert read_model_facts(ModelConfig(path=str(folder))).tokenizer.decode([1]) == "</s>"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from actors.processes import ActorClasses
 from actors.rollout.actor import RolloutActor
 from doubles.drained_node import drain_node
 from doubles.engines import FakeEngine
-from doubles.fault_script import strikes
+from doubles.fault_script import freeze, strikes
 from maspo_dist.errors import ActorDiedError
 from maspo_dist.reward.pool.lifetime import end_with_parent
 from maspo_dist.runs.step_record import ResponseLogprobs
@@ -106,7 +106,7 @@ class FaultyRolloutActor(RolloutActor):
             self._start_fails.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if strikes(reference, "freeze_worker"):
-            os.kill(os.getpid(), signal.SIGSTOP)
+            freeze()
         if _ON_LOST_NODE and strikes(reference, "kill_node"):
             # A worker's parent is the raylet; without it, nothing of the node lives on.
             os.kill(os.getppid(), signal.SIGKILL)
@@ -156,7 +156,7 @@ class DigestEngine:
             if strikes(group.prompt.reference, "kill_learner"):
                 os.kill(os.getpid(), signal.SIGKILL)
             if strikes(group.prompt.reference, "freeze_learner"):
-                os.kill(os.getpid(), signal.SIGSTOP)
+                freeze()
             if strikes(group.prompt.reference, "learner_node_leaves"):
                 _leave()
                 time.sleep(_NOTICED_S)

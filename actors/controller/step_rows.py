@@ -16,7 +16,7 @@ from maspo_dist.data.trajectory import turn_rows
 from maspo_dist.errors import BodyLostError
 from maspo_dist.runs.metrics import metric_part
 from maspo_dist.runs.rows import SampleRow
-from maspo_dist.types import FinishedGroup, RolloutGroup, ScoredGroup, VerdictStatus
+from maspo_dist.types import Conversation, FinishedGroup, Rollout, RolloutGroup, ScoredGroup, VerdictStatus
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +132,10 @@ async def sample_rows(
                 source=body.prompt.source,
                 prompt=prompt,
                 response=rollout.text,
+                response_start=body.prompt.response_start,
                 reference=body.prompt.reference,
                 reward=float(reward),
+                scored_by="environment" if _is_scored_by_environment(rollout, conversation) else "verifier",
                 status=verdict.status,
                 extracted=verdict.extracted,
                 seconds=verdict.seconds,
@@ -147,3 +149,8 @@ async def sample_rows(
             )
         ]
     return rows
+
+
+def _is_scored_by_environment(rollout: Rollout, conversation: Conversation | None) -> bool:
+    """Whether steps of an environment gave the reward, or an environment that failed."""
+    return bool(rollout.turn_rewards) or (conversation is not None and conversation.ended == "failed")

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from maspo_dist.config.reasoning import final_reasoning_tag
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.errors import DataError
 from maspo_dist.reward.pool.verifier_pool import VerifierPool
@@ -18,12 +17,13 @@ from maspo_dist.reward.sample import Sample
 from maspo_dist.types import UNVERIFIABLE, Verdict
 
 _BATCH_ROWS = 512
-_NEEDED = ("response", "reference", "source", "reward", "status")
+_NEEDED = ("response", "response_start", "reference", "source", "reward", "scored_by", "status")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RescoreSummary:
-    """What changed. `gained` became correct, `lost` were correct; `unverifiable` have no new verdict.
+    """What changed. `gained` became correct, `lost` were correct; `unverifiable` have no new verdict. `samples` leaves
+    out those that an environment had scored, which are counted by `by_environment`.
 
     `reward_before` is the mean over the samples with an old verdict, `reward_after` over those with a new verdict, as
     reward/mean of a run is.
@@ -34,14 +34,16 @@ class RescoreSummary:
     gained: int
     lost: int
     unverifiable: int
+    by_environment: int
     reward_before: float
     reward_after: float
 
     def __str__(self) -> str:
+        left = f"; {self.by_environment} scored by an environment: left as they are" if self.by_environment else ""
         return (
             f"{self.samples} samples: {self.agreed} as before, {self.gained} now correct, {self.lost} no longer, "
             f"{self.unverifiable} unverifiable; "
-            f"mean reward {self.reward_before:.4f} before, {self.reward_after:.4f} now"
+            f"mean reward {self.reward_before:.4f} before, {self.reward_after:.4f} now{left}"
         )
 
 
@@ -49,7 +51,8 @@ def rescore(samples: Path, output: Path, config: VerifierConfig) -> RescoreSumma
     """Scores each row of `samples` (a samples.jsonl) by `config` and writes the rows to `output`.
 
     The old verdict stays as `reward_before` and `status_before`. Only `reward_before` includes an overlong penalty,
-    which the trainer adds, not a verifier.
+    which the trainer adds, not a verifier. Rows that an environment had scored are written as they are: a verifier sees
+    only the last turn.
 
     Raises DataError naming file and line for a row that cannot be scored, VerifierError when the pool cannot start.
     """
@@ -57,13 +60,19 @@ def rescore(samples: Path, output: Path, config: VerifierConfig) -> RescoreSumma
         raise DataError(f"{output} is the file to read: give the new scores a file of their own")
     rows = _read_rows(samples)
     pairs: list[tuple[dict[str, Any], Verdict]] = []
+    by_environment = 0
     with VerifierPool(config) as pool, output.open("w", encoding="utf-8") as file:
         while batch := list(islice(rows, _BATCH_ROWS)):
-            verdicts = pool.verify_many([_sample(row, config) for row in batch])
-            for row, verdict in zip(batch, verdicts, strict=True):
+            verdicts = iter(pool.verify_many([_sample(row) for row in batch if _is_for_a_verifier(row)]))
+            for row in batch:
+                if not _is_for_a_verifier(row):
+                    file.write(json.dumps(row) + "\n")
+                    by_environment += 1
+                    continue
+                verdict = next(verdicts)
                 file.write(json.dumps(_rescored(row, verdict)) + "\n")
                 pairs.append(({"status": row["status"], "reward": float(row["reward"])}, verdict))
-    return _summary(pairs)
+    return _summary(pairs, by_environment)
 
 
 def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -82,13 +91,19 @@ def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 raise DataError(f"{path}, line {number}: not JSON") from None
             missing = [name for name in _NEEDED if not isinstance(row, dict) or name not in row]
             if missing:
-                raise DataError(f"{path}, line {number}: no {', '.join(missing)}; is it the samples.jsonl of a run?")
+                raise DataError(
+                    f"{path}, line {number}: no {', '.join(missing)}; is it the samples.jsonl of a run of this version?"
+                )
             yield row
 
 
-def _sample(row: dict[str, Any], config: VerifierConfig) -> Sample:
-    opened = final_reasoning_tag(row.get("prompt", ""), config.reasoning_tags)
-    return Sample(response=opened + row["response"], reference=row["reference"], source=row["source"])
+def _is_for_a_verifier(row: dict[str, Any]) -> bool:
+    return bool(row["scored_by"] == "verifier")
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    response = row["response_start"] + row["response"]
+    return Sample(response=response, reference=row["reference"], source=row["source"])
 
 
 def _rescored(row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
@@ -96,7 +111,7 @@ def _rescored(row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
     return {**row, **asdict(verdict), "components": dict(verdict.components), **before}
 
 
-def _summary(pairs: list[tuple[dict[str, Any], Verdict]]) -> RescoreSummary:
+def _summary(pairs: list[tuple[dict[str, Any], Verdict]], by_environment: int) -> RescoreSummary:
     verifiable = [(row["status"] == "correct", verdict) for row, verdict in pairs if verdict.verifiable]
     before = [row["reward"] for row, _ in pairs if row["status"] not in UNVERIFIABLE]
     changes = Counter((was_correct, verdict.status == "correct") for was_correct, verdict in verifiable)
@@ -106,6 +121,7 @@ def _summary(pairs: list[tuple[dict[str, Any], Verdict]]) -> RescoreSummary:
         gained=changes[False, True],
         lost=changes[True, False],
         unverifiable=len(pairs) - len(verifiable),
+        by_environment=by_environment,
         reward_before=sum(before) / max(len(before), 1),
         reward_after=sum(verdict.reward for _, verdict in verifiable) / max(len(verifiable), 1),
     )

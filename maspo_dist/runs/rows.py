@@ -78,8 +78,10 @@ class Event:
 class SampleRow:
     """One response, for people. `seconds` is the duration of its verdict, `components` the parts of its reward.
 
-    response   the last turn
-    turns      all turns, where there are several
+    response         the last turn
+    response_start   the reasoning block that the prompt leaves open; a verifier gets it before the response
+    scored_by        what gave the reward; an environment that fails gives 0
+    turns            all turns, where there are several
     """
 
     step: int
@@ -88,8 +90,10 @@ class SampleRow:
     source: str
     prompt: str
     response: str
+    response_start: str = ""
     reference: str
     reward: float
+    scored_by: Literal["verifier", "environment"] = "verifier"
     status: str
     extracted: str | None
     seconds: float

@@ -1,15 +1,19 @@
-"""What a step records about the time of its generation."""
+"""What a step records about the time of its generation, and about its responses."""
 
 from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from actors.bench.doubles import make_report, make_scored, make_verdict
+from actors.bench.doubles import make_prompt, make_report, make_rollout, make_scored, make_verdict
 from actors.controller.group_stream import Batch
-from actors.controller.step_rows import generation_times
+from actors.controller.step_rows import generation_times, sample_rows
 from actors.interfaces import Body
-from maspo_dist.types import FinishedGroup
+from maspo_dist.runs.rows import SampleRow
+from maspo_dist.types import Conversation, ConversationEnd, FinishedGroup, Rollout, RolloutGroup
 
 HOUR_S = 3600.0
 
@@ -43,3 +47,27 @@ def test_the_speed_after_a_resume_leaves_out_groups_of_the_checkpoint_and_the_ti
 
 def test_a_batch_of_restored_groups_has_no_speed() -> None:
     assert "rollout/tokens_per_s" not in times(finished(0, None, 10.0), finished(1, None, 12.0))
+
+
+def test_a_row_says_what_the_verifier_got_before_the_response_and_what_gave_the_reward() -> None:
+    """The environment of the last three responses gave rewards, gave none, and failed."""
+    prompt = replace(make_prompt(0), response_start="<think>")
+    plain = make_rollout(2, 0)
+    played = (replace(plain, turn_rewards=(1.0,)), plain, plain)
+    ends: tuple[ConversationEnd, ...] = ("done", "done", "failed")
+    conversations = tuple(Conversation(turns=1, ended=end, step_seconds=()) for end in ends)
+
+    def rows(rollouts: tuple[Rollout, ...], conversations: tuple[Conversation, ...]) -> list[SampleRow]:
+        report = make_report(0, 3, [2] * len(rollouts), [make_verdict(1.0)] * len(rollouts))
+        advantages = np.ones(len(rollouts), np.float32)
+        scored = make_scored(replace(report, conversations=conversations), advantages)
+        group: FinishedGroup[Body] = FinishedGroup(scored=scored, body=None, dropped=None, sent_at_s=None)
+
+        async def fetch(_: Body) -> RolloutGroup:
+            return RolloutGroup(group_id=0, prompt=prompt, rollouts=rollouts)
+
+        return asyncio.run(sample_rows(1, [group], fetch, str))
+
+    written = rows((plain,), ()) + rows(played, conversations)
+    assert [row.scored_by for row in written] == ["verifier", "environment", "verifier", "environment"]
+    assert {row.response_start for row in written} == {"<think>"}

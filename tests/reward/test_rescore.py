@@ -16,8 +16,8 @@ from maspo_dist.reward.rescore import rescore
 
 def row(response: str, reference: str, status: str, **fields: Any) -> dict[str, Any]:
     reward = float(status == "correct")
-    return {"step": 1, "response": response, "reference": reference, "source": "s", "reward": reward,
-            "status": status, **fields}  # fmt: skip
+    return {"step": 1, "response": response, "response_start": "", "reference": reference, "source": "s",
+            "reward": reward, "scored_by": "verifier", "status": status, **fields}  # fmt: skip
 
 
 ROWS = [
@@ -58,6 +58,28 @@ def test_the_mean_rewards_are_over_the_samples_with_a_verdict(tmp_path: Path) ->
     assert (summary.reward_before, summary.reward_after) == (1 / 2, 2 / 3)
 
 
+def test_the_verifier_gets_the_reasoning_block_that_the_prompt_left_open(tmp_path: Path) -> None:
+    thought = row("\\boxed{3} no</think>\\boxed{4}", "4", "correct", response_start="<think>Let me see.")
+    unfinished = row("\\boxed{4}", "4", "wrong", response_start="<think>Let me see.")
+    samples = written(tmp_path / "samples.jsonl", [thought, unfinished])
+    summary = rescore(samples, tmp_path / "out.jsonl", VerifierConfig(default="math", workers=1))
+    assert (summary.samples, summary.agreed) == (2, 2)
+
+
+def test_samples_that_an_environment_scored_are_left_as_they_are(tmp_path: Path) -> None:
+    played = row("I am done", "4", "correct", scored_by="environment")
+    samples = written(tmp_path / "samples.jsonl", [played, row("\\boxed{4}", "4", "correct"), played])
+    out = tmp_path / "out.jsonl"
+
+    summary = rescore(samples, out, VerifierConfig(default="exact", workers=1))
+
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [rows[0], rows[2]] == [played, played]
+    assert rows[1]["status_before"] == "correct"
+    assert (summary.samples, summary.agreed, summary.by_environment) == (1, 1, 2)
+    assert str(summary).endswith("; 2 scored by an environment: left as they are")
+
+
 def test_a_last_line_that_a_killed_run_left_is_skipped(tmp_path: Path) -> None:
     samples = written(tmp_path / "samples.jsonl", ROWS[:2])
     with samples.open("a") as file:
@@ -79,7 +101,7 @@ def test_more_rows_than_one_batch_keep_their_order(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("{\n", "line 1: not JSON"),
-        ('{"response": "a"}\n', "line 1: no reference, source, reward, status"),
+        ('{"response": "a"}\n', "line 1: no response_start, reference, source, reward, scored_by, status"),
         ("[]", "line 1: no response"),
     ],
 )

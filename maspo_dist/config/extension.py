@@ -6,8 +6,11 @@ The module must be importable on every node of the cluster.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from maspo_dist.errors import ConfigError
@@ -39,6 +42,16 @@ def one_of(*names: str) -> Callable[[str], str]:
         return value
 
     return check
+
+
+def extension_files(tree: Mapping[str, Any]) -> dict[str, Path]:
+    """By name, the files of the modules that `tree`, a configuration, names as `python:module:Name`.
+
+    Left out is a module that is not there, or that has no file of its own. Importing a package may raise anything.
+    """
+    modules = {name.split(":")[1] for name in _FORM.findall(json.dumps(tree, default=str))}
+    specs = {module: importlib.util.find_spec(module) for module in sorted(modules)}
+    return {module: Path(spec.origin) for module, spec in specs.items() if spec is not None and spec.origin}
 
 
 def load_extension(name: str, key: str) -> Any:

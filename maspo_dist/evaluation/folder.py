@@ -1,7 +1,7 @@
 """The folder of an evaluation, in which it can be resumed.
 
 evals/<name>/
-    settings.yaml    everything that the scores depend on: settings, checksums of model and data
+    settings.yaml    everything that the scores depend on: settings, versions, checksums of files
     problems.jsonl   set, prompt_id, prompt, reference
     samples.jsonl    every response and its verdict; one write per finished problem
     results.json     scores, when all problems have ended
@@ -17,7 +17,9 @@ from typing import Any, Self
 
 import yaml
 
+import maspo_dist
 from maspo_dist.config import EvaluationConfig
+from maspo_dist.config.extension import extension_files
 from maspo_dist.config.keys import changed_keys, effect_of, flatten
 from maspo_dist.config.section import Effect
 from maspo_dist.data.rows import HUB_PREFIX
@@ -29,6 +31,7 @@ from maspo_dist.types import TurnRow
 
 _MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py")
 _OTHER_FOLDER = "give --to another folder"
+_CHECKSUM_KINDS = {"data": "data set", "modules": "module", "maspo_dist": "version of maspo_dist"}
 #: What a resumed evaluation needs of every row of samples.jsonl.
 _SAMPLE_KEYS = ("set", "prompt_id", "sample", "status", "extracted", "reward", "response_tokens", "finish_reason")
 
@@ -142,21 +145,31 @@ class EvaluationFolder(LockedFolder):
                 continue
             difference = f"other settings ({change})"
             if change.key.startswith("checksums."):
-                difference = f"another {change.key.removeprefix('checksums.').replace('.', ' set ')}"
+                difference = f"another {_part_of(change.key)}"
             fix = f"{_OTHER_FOLDER}, or the same settings to go on there"
             raise ConfigError(f"{self.path} holds an evaluation with {difference}: {fix}")
 
 
 def evaluation_settings(config: EvaluationConfig) -> dict[str, Any]:
-    """The configuration, and checksums of model and data (a hub name for itself). Raises OSError as the disk does."""
+    """The configuration, and what it names: checksums of the model's files, of the data, and of the modules of the
+    user's own, without what they import; hub names for themselves; the version of maspo_dist, whose verifiers score.
+
+    Raises OSError as the disk does, and what a package of a module raises.
+    """
     model = Path(config.model.path)
     files = sorted(path for path in model.iterdir() if path.suffix in _MODEL_SUFFIXES) if model.is_dir() else []
     data = {
         name: data_set if data_set.startswith(HUB_PREFIX) else _sha256([Path(data_set)])
         for name, data_set in config.data.sets.items()
     }
-    checksums = {"model": _sha256(files) if model.is_dir() else config.model.path, "data": data}
-    return {**config.model_dump(mode="json"), "checksums": checksums}
+    tree = config.model_dump(mode="json")
+    checksums = {
+        "model": _sha256(files) if model.is_dir() else config.model.path,
+        "data": data,
+        "modules": {name: _sha256([path]) for name, path in extension_files(tree).items()},
+        "maspo_dist": maspo_dist.__version__,
+    }
+    return {**tree, "checksums": checksums}
 
 
 def default_folder(settings: Mapping[str, Any]) -> Path:
@@ -165,6 +178,12 @@ def default_folder(settings: Mapping[str, Any]) -> Path:
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()[:8]
     parts = [part for part in Path(settings["model"]["path"]).resolve().parts[-2:] if part != "model"]
     return Path("evals") / f"{parts[-1]}-{digest}"
+
+
+def _part_of(checksum: str) -> str:
+    """What the key of a checksum stands for: checksums.data.gsm8k is `data set gsm8k`."""
+    _, kind, *names = checksum.split(".", 2)
+    return " ".join([_CHECKSUM_KINDS.get(kind, kind), *names])
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:

@@ -16,7 +16,7 @@ from maspo_dist.config import EvaluationConfig, ModelConfig, build_config
 from maspo_dist.config.verifier import VerifierConfig
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.errors import ActorDiedError, ConfigError, DataError
-from maspo_dist.evaluation.folder import EvaluatedSample, EvaluationFolder, default_folder
+from maspo_dist.evaluation.folder import EvaluatedSample, EvaluationFolder, default_folder, evaluation_settings
 from maspo_dist.evaluation.results import SetResults
 from maspo_dist.types import Prompt, Rollout, RolloutRequest, Verdict
 
@@ -145,6 +145,8 @@ def test_the_seed_of_a_problem_does_not_depend_on_the_other_sets() -> None:
         ({"sampling": {"samples": SAMPLES, "seed": 7}}, r"sampling\.seed was 0, is 7"),
         ({"checksums": {"model": "ff"}}, "holds an evaluation with another model"),
         ({"checksums": {"data": {"a": "ff"}}}, "holds an evaluation with another data set a"),
+        ({"checksums": {"modules": {"my.scorer": "ff"}}}, r"holds an evaluation with another module my\.scorer"),
+        ({"checksums": {"maspo_dist": "0.0.1"}}, "holds an evaluation with another version of maspo_dist"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused(
@@ -153,6 +155,26 @@ def test_other_settings_in_the_same_folder_are_refused(
     EvaluationFolder.open(tmp_path / "out", SETTINGS).close()
     with pytest.raises(ConfigError, match=sentence):
         EvaluationFolder.open(tmp_path / "out", SETTINGS | change)
+
+
+def test_a_verifier_of_the_users_own_that_has_changed_has_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for data_set in "ab":
+        (tmp_path / f"{data_set}.jsonl").write_text("{}")
+    tree = {
+        "model": {"path": "org/model"},
+        "data": {"sets": {name: str(tmp_path / f"{name}.jsonl") for name in "ab"}},
+        "reward": {"default": "0.5*python:scorer_that_changes:score + 0.5*exact"},
+    }
+    folders = []
+    for source in ("def score(): ...", "def score(): ...  # mended"):
+        (tmp_path / "scorer_that_changes.py").write_text(source)
+        settings = evaluation_settings(build_config(EvaluationConfig, tree))
+        assert set(settings["checksums"]["modules"]) == {"scorer_that_changes"}
+        folders.append(default_folder(settings))
+    assert folders[0] != folders[1]
 
 
 def test_settings_that_change_no_score_may_differ(tmp_path: Path) -> None:

@@ -98,12 +98,16 @@ def train(config: TrainConfig, *, allow_config_change: bool = False, shelf: Shel
 
 
 def _resume_point(config: TrainConfig, folder: RunFolder) -> Path | None:
-    """The checkpoint that `checkpoint.resume` selects, or None. Raises ConfigError if the named one is damaged."""
+    """The checkpoint that `checkpoint.resume` selects, or None.
+
+    Raises ConfigError if the named checkpoint is damaged, or is of another run and the folder holds a run already.
+    """
     wanted = config.checkpoint.resume
     if wanted == "never":
         return None
     if wanted != "auto":
         require_good(Path(wanted))
+        folder.require_no_other_run(Path(wanted))
         return Path(wanted)
     newest, passed_over = CheckpointStore(folder.checkpoints_path).newest()
     for reason in passed_over:
@@ -213,7 +217,7 @@ class Run:
     def _make_controller(self, cluster: RunCluster) -> Controller:
         config, prepared, folder = self.config, self.prepared, self.folder
         held_out = {name: prompts.prompts for name, prompts in prepared.evaluation.items()}
-        checkpoints = CheckpointStore(folder.checkpoints_path, self.resume)
+        checkpoints = CheckpointStore(folder.checkpoints_path)
         return Controller(
             config=config,
             pool=cluster.rollout,

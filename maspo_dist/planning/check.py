@@ -168,6 +168,7 @@ def _require_folders(config: TrainConfig, missing: list[str]) -> None:
             missing.append(f"checkpoint {resume}")
         else:
             require_good(Path(resume))
+            RunFolder(path).require_no_other_run(Path(resume))
 
 
 def _model_facts(config: TrainConfig, missing: list[str]) -> ModelFacts | None:

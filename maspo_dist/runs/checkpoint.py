@@ -117,15 +117,9 @@ def score_of(metrics: Mapping[str, float | None], keep_best: str) -> Score | Non
 class CheckpointStore(StepFolders):
     """The checkpoints of one run folder. One process writes; its threads may."""
 
-    def __init__(self, folder: Path, first: Path | None = None) -> None:
-        """`first`: the checkpoint that the run resumes from. Where it is of another folder, `newest` passes over the
-        older checkpoints here, which are of another training.
-        """
+    def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._lock = threading.Lock()
-        self._others_until_step = -1
-        if first is not None and first.resolve().parent != folder.resolve():
-            self._others_until_step = read_state(first).step
 
     def commit(
         self, part: Path, state: RunState, finished: Sequence[FinishedGroup[RolloutGroup]], keep: int, config_yaml: str
@@ -161,9 +155,9 @@ class CheckpointStore(StepFolders):
         return max(comparable, key=lambda found: found[1].score, default=None)
 
     def newest(self) -> tuple[Path | None, list[str]]:
-        """The newest undamaged checkpoint of the run, and the damage of each newer checkpoint."""
+        """The newest undamaged checkpoint, and the damage of each newer checkpoint."""
         damaged: list[str] = []
-        for path in (self.path(step) for step in reversed(self.steps()) if step > self._others_until_step):
+        for path in map(self.path, reversed(self.steps())):
             if (damage := damage_of(path)) is None:
                 return path, damaged
             damaged.append(f"{path.name}: {damage}")

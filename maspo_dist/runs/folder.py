@@ -205,6 +205,12 @@ class RunFolder(LockedFolder):
             fix = "choose another run.name, or set checkpoint.resume=auto to resume it"
             raise ConfigError(f"run folder {self.path} exists already: {fix}")
 
+    def require_no_other_run(self, checkpoint: Path) -> None:
+        """Raises ConfigError if a run was here and `checkpoint`, which checkpoint.resume names, is of another run."""
+        if self.used and checkpoint.resolve().parent != self.checkpoints_path.resolve():
+            fix = "choose another run.name, or set checkpoint.resume=auto to go on with the run that is there"
+            raise ConfigError(f"checkpoint.resume {checkpoint} is of another run than the one in {self.path}: {fix}")
+
     def write_config(self, config_yaml: str) -> None:
         """Replaces config.yaml; call it once the run is certain to use this configuration."""
         replace_text(self.config_path, config_yaml)

@@ -25,6 +25,7 @@ from maspo_dist.demo.model import make_model, make_tokenizer
 from maspo_dist.errors import PlacementError
 from maspo_dist.models.folder import save_model_folder
 from maspo_dist.runs.folder import RunFolder
+from maspo_dist.runs.step_folders import StepFolders
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +69,11 @@ def used_folder(given: Input) -> Input:
     with RunFolder.create(given.folder / "runs" / "bad") as folder:
         folder.write_metrics(1, {"reward/mean": 0.5})
     return given
+
+
+def another_runs_checkpoint(given: Input) -> Input:
+    other = StepFolders(given.folder / "other")
+    return used_folder(given).but(f"checkpoint.resume={other.finish(other.begin(40), 40, {})}")
 
 
 #: name → what is done to a good input, and what the sentence must say: key or file, value, fix.
@@ -228,6 +234,13 @@ MISTAKES: dict[str, tuple[Mistake, tuple[str, ...]]] = {
         lambda given: given.but(f"checkpoint.resume={given.folder}/step-000040"),
         ("checkpoint.resume {folder}/step-000040", "not a good checkpoint"),
     ),
+    "checkpoint of another run": (
+        another_runs_checkpoint,
+        (
+            "checkpoint.resume {folder}/other/step-000040 is of another run than the one in {folder}/runs/bad",
+            "choose another run.name, or set checkpoint.resume=auto",
+        ),
+    ),
 }
 
 
@@ -273,6 +286,7 @@ def test_a_mistake_is_one_sentence_within_seconds(name: str, given: Input) -> No
     "name",
     [
         "checkpoint that is none",
+        "checkpoint of another run",
         "run folder exists",
         "run folder in a file",
         "run folder where none can be made",

@@ -251,17 +251,3 @@ def test_finished_groups_of_another_version_are_refused_in_one_sentence(tmp_path
 def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert CheckpointStore(tmp_path / "none").newest() == (None, [])
     assert CheckpointStore(tmp_path / "none").rewind(-1) == []
-
-
-def test_a_run_that_resumes_from_another_folder_does_not_fall_back_to_older_checkpoints_of_its_own(
-    tmp_path: Path,
-) -> None:
-    own, other = CheckpointStore(tmp_path / "own"), CheckpointStore(tmp_path / "other")
-    for step in (2, 6):
-        save(own, step)
-    first = save(other, 6)
-    assert CheckpointStore(tmp_path / "own", own.path(6)).newest() == (own.path(6), [])
-    resumed = CheckpointStore(tmp_path / "own", first)
-    assert resumed.newest() == (None, [])
-    save(resumed, 7)
-    assert resumed.newest() == (own.path(7), [])

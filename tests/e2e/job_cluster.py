@@ -12,9 +12,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from doubles.live_run import ROOT, descendants, subreaper
 
@@ -68,7 +69,8 @@ def cluster(tmp_path: Path) -> Iterator[Mapping[str, str]]:
             head.send_signal(signal.SIGTERM)
             head.wait(60)
             for process in descendants():
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             shutil.rmtree(session, ignore_errors=True)
 
 

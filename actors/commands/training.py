@@ -82,6 +82,9 @@ def train(config: TrainConfig, *, allow_config_change: bool = False, shelf: Shel
         for note in (*notes, *(n for name in sets for n in data_notes(config, name, sets[name]))):
             logger.warning("%s", note)
         folder.write_config(dump_config(config))
+        if resume is not None and not folder.owns(resume):
+            start = str(resume.resolve())
+            folder.write_event(Event(kind="started_from", message=f"from {start}", details=(("checkpoint", start),)))
         resumed_step = read_state(resume).step if resume else -1
         folder.rewind(resumed_step)
         for name in CheckpointStore(folder.checkpoints_path).rewind(resumed_step):
@@ -100,7 +103,8 @@ def train(config: TrainConfig, *, allow_config_change: bool = False, shelf: Shel
 def _resume_point(config: TrainConfig, folder: RunFolder) -> Path | None:
     """The checkpoint that `checkpoint.resume` selects, or None.
 
-    Raises ConfigError if the named checkpoint is damaged, or is of another run and the folder holds a run already.
+    A run that started from a checkpoint of another run, and has saved none, starts from there again. Raises ConfigError
+    if that or the named checkpoint is damaged, or if the named is of another run and the folder holds a run already.
     """
     wanted = config.checkpoint.resume
     if wanted == "never":
@@ -113,6 +117,9 @@ def _resume_point(config: TrainConfig, folder: RunFolder) -> Path | None:
     for reason in passed_over:
         folder.write_event(Event(kind="checkpoint_damaged", message=reason))
         logger.warning("checkpoint passed over: %s", reason)
+    if newest is None and (start := folder.started_from()) is not None:
+        require_good(start)
+        return start
     return newest
 
 

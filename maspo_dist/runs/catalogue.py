@@ -232,6 +232,7 @@ EVENTS: Mapping[EventKind, str] = {
     "run_finished": "all steps are done",
     "run_stopped": "the run was stopped by a signal; it can be resumed",
     "scale": "the number of rollout workers changed",
+    "started_from": "the run started from a checkpoint of another run",
     "stalled": "nothing was achieved for cluster.stall_timeout_s; stacks of all processes are in logs/",
     "transport_chosen": "sync.transport is auto; the message says how weights travel, and why",
     "verifier_lost": "the verifier actor failed or did not answer; it restarts",

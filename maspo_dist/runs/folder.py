@@ -207,9 +207,18 @@ class RunFolder(LockedFolder):
 
     def require_no_other_run(self, checkpoint: Path) -> None:
         """Raises ConfigError if a run was here and `checkpoint`, which checkpoint.resume names, is of another run."""
-        if self.used and checkpoint.resolve().parent != self.checkpoints_path.resolve():
+        if self.used and not self.owns(checkpoint):
             fix = "choose another run.name, or set checkpoint.resume=auto to go on with the run that is there"
             raise ConfigError(f"checkpoint.resume {checkpoint} is of another run than the one in {self.path}: {fix}")
+
+    def owns(self, checkpoint: Path) -> bool:
+        """Whether `checkpoint` lies in this folder."""
+        return checkpoint.resolve().parent == self.checkpoints_path.resolve()
+
+    def started_from(self) -> Path | None:
+        """The checkpoint of another run that this run started from; None if it started from model.path."""
+        starts = [Path(event["checkpoint"]) for event in self.read_events() if event["kind"] == "started_from"]
+        return starts[-1] if starts else None
 
     def write_config(self, config_yaml: str) -> None:
         """Replaces config.yaml; call it once the run is certain to use this configuration."""

@@ -37,6 +37,7 @@ EventKind = Literal[
     "run_stopped",
     "scale",
     "stalled",
+    "started_from",
     "transport_chosen",
     "verifier_lost",
     "verifier_process_lost",

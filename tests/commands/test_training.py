@@ -1,6 +1,7 @@
-"""What a run that ends with an error leaves behind."""
+"""Where a run starts, and what a run that ends with an error leaves behind."""
 
 import io
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +10,12 @@ import pytest
 from doubles.loop import make_config
 
 from actors.commands import training
-from actors.commands.training import Run
-from maspo_dist.errors import ActorDiedError
+from actors.commands.training import Run, _resume_point
+from maspo_dist.errors import ActorDiedError, ConfigError
 from maspo_dist.models.size import KNOWN_SIZES
 from maspo_dist.runs.folder import RunFolder
 from maspo_dist.runs.rows import Event
+from maspo_dist.runs.step_folders import StepFolders
 from maspo_dist.views.console import open_console
 
 
@@ -61,3 +63,19 @@ async def test_a_run_whose_last_event_cannot_be_written_ends_with_its_own_error(
         monkeypatch.setattr(folder, "write_event", disk_full)
         with pytest.raises(RuntimeError, match="CUDA out of memory"):
             await make_run(folder, monkeypatch, RuntimeError("CUDA out of memory")).drive(interruption)
+
+
+def test_a_run_that_started_from_another_run_and_has_saved_nothing_starts_from_there_again(tmp_path: Path) -> None:
+    others = StepFolders(tmp_path / "other")
+    first = others.finish(others.begin(6), 6, {})
+    with RunFolder.create(tmp_path / "run") as folder:
+        started = Event(kind="started_from", message=str(first), details=(("checkpoint", str(first)),))
+        folder.write_event(started)
+        assert _resume_point(make_config(checkpoint={"resume": "auto"}), folder) == first
+        own = StepFolders(folder.checkpoints_path)
+        saved = own.finish(own.begin(8), 8, {})
+        assert _resume_point(make_config(checkpoint={"resume": "auto"}), folder) == saved
+        shutil.rmtree(saved)
+        shutil.rmtree(first)
+        with pytest.raises(ConfigError, match="step-000006 is not a good checkpoint"):
+            _resume_point(make_config(checkpoint={"resume": "auto"}), folder)

@@ -36,7 +36,7 @@ class CheckpointConfig(Section):
     #: held-out sets; none keeps only the newest checkpoints.
     keep_best: str = Field("auto", min_length=1)
     #: auto resumes from the newest good checkpoint of the run folder; never refuses a folder that holds a run;
-    #: anything else is the path of a checkpoint to resume from.
+    #: anything else is the path of a checkpoint to resume from. It may be of another run if the folder holds no run.
     resume: PathText = "never"
     #: Seconds that a run may take to save and end after SIGTERM or Ctrl-C; then it ends without that checkpoint. Many
     #: clusters end a process 30 s after SIGTERM: a longer grace needs more from them too.

@@ -60,7 +60,7 @@ def evaluate(config: EvaluationConfig, to: Path | None) -> None:
         folder.write_problems(_problem_rows(problems, facts))
         finished = folder.finished(config.sampling.samples)
         if len(finished) == len(problems):
-            print(f"all {len(problems)} problems are in {folder.path} already: nothing is sampled")
+            print(f"all {len(problems)} problems are in {folder.path} already: nothing is sampled", file=sys.stderr)
         # Ray prints its errors in spite of its settings; standard output is for the scores.
         with EvaluationConsole(sys.stderr) as progress, redirect_stdout(LogStream()):
             drive = partial(_drive, config, facts, folder, progress, problems, finished)

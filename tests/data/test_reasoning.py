@@ -18,7 +18,6 @@ from maspo_dist.models.folder import save_model_folder
 from maspo_dist.planning.check import check_run
 from maspo_dist.reward import Sample, VerifierPool
 from maspo_dist.reward.math.verifier import MathVerifier
-from maspo_dist.reward.rescore import rescore
 from maspo_dist.reward.verifiers.matching import FormatVerifier
 
 CUT = "Perhaps \\boxed{41}. Wait, check it again: if we add 19 and 22 we"
@@ -108,18 +107,6 @@ def test_the_tags_are_configured() -> None:
 def test_tags_that_can_mark_no_block_are_refused(tags: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="must be two different texts that are not blank"):
         VerifierConfig(reasoning_tags=tags)
-
-
-def test_scoring_again_knows_the_tag_of_the_prompt(tmp_path: Path) -> None:
-    row = {"response": CUT, "reference": "41", "source": "s", "reward": 1.0, "status": "correct"}
-    samples = tmp_path / "samples.jsonl"
-    opened = {**row, "prompt": "<|user|>19+22<|assistant|><think>\n"}
-    samples.write_text(json.dumps(opened) + "\n" + json.dumps(row) + "\n")
-
-    rescore(samples, tmp_path / "out.jsonl", VerifierConfig(workers=1))
-
-    again = [json.loads(line)["status"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert again == ["unparsed", "correct"]
 
 
 def test_the_check_counts_such_prompts_and_references_that_cannot_be_read(tmp_path: Path) -> None:

@@ -37,4 +37,5 @@ def test_a_model_is_scored_on_two_sets_in_one_start_and_again_without_any(tiny_d
     assert len(logs) == 1
     again = call(*evaluation(tiny_demo, out))
     assert (again.returncode, again.stdout) == (0, screen), again.stderr
+    assert f"all 40 problems are in {out} already: nothing is sampled" in again.stderr
     assert {path.name: path.stat().st_mtime_ns for path in (out / "logs").glob("evaluation-*")} == logs

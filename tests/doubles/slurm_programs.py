@@ -36,6 +36,7 @@ wait $task
 """,
     "ray": """
 echo "ray $*" >> "$FAKE/calls"
+echo "umask $(umask)" >> "$FAKE/calls"
 if [ -e "$FAKE/slow" ]; then rm "$FAKE/slow"; exit 1; fi
 [[ " $* " != *" --head "* ]] || { mkdir -p "$MASPO_TMP/r"; cp "$FAKE/head" "$MASPO_TMP/r/ray_current_cluster"; }
 echo up >> "$FAKE/calls"
@@ -59,6 +60,7 @@ exec "$@"
     "scontrol": 'echo "scontrol $*" >> "$FAKE/calls"\n',
     "maspo-dist": """
 echo "maspo-dist $*" >> "$FAKE/calls"
+echo "umask $(umask)" >> "$FAKE/calls"
 save() {
   echo "saved after SIGTERM" >> "$FAKE/calls"
   [ -e "$FAKE/too-early" ] || mkdir -p "$MASPO_RUN/checkpoints/step-000007"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -167,6 +168,12 @@ def test_a_job_that_ends_by_itself_does_not_come_back(ended: dict[str, Ended]) -
 def test_a_run_that_fails_with_ray_is_tried_again_at_most_five_times(ended: dict[str, Ended]) -> None:
     assert ended["failed with Ray"].requeued, ended["failed with Ray"].log
     assert not ended["failed with Ray for the sixth time"].requeued
+
+
+def test_what_a_run_writes_is_as_readable_as_its_user_wants(ended: dict[str, Ended]) -> None:
+    """Prometheus, another user, reads a file beside the run folder."""
+    os.umask(mine := os.umask(0))
+    assert {call for call in ended["finished"].calls if call.startswith("umask")} == {f"umask {mine:04o}"}
 
 
 def test_only_a_restarted_job_resumes(ended: dict[str, Ended]) -> None:

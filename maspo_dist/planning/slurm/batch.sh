@@ -22,7 +22,6 @@ stop() {
 }
 trap 'again=1; stop' TERM
 trap stop INT
-umask 077
 
 # within COMMAND…: becomes the command, in the container if the cluster's file names one. It ends its shell.
 within() { eval "exec $MASPO_CONTAINER \"\$@\""; }

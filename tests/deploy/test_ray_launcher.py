@@ -42,6 +42,16 @@ def test_the_launched_nodes_have_roles_and_a_token(launched: dict[str, Any]) -> 
     assert "--autoscaling-config=" in starts[0]
 
 
+def test_the_launcher_finds_what_it_needs_in_the_image_and_may_mount_twice(launched: dict[str, Any]) -> None:
+    """It copies files by rsync into the container, and its head starts nodes by boto3."""
+    dockerfile = (ROOT / "deploy/docker/Dockerfile").read_text()
+    assert "rsync" in dockerfile
+    assert "boto3==" in dockerfile
+    [mount] = launched["initialization_commands"]
+    assert mount.startswith("mountpoint --quiet /runs || {")
+    assert "chown 1000:1000 /runs" in mount
+
+
 def start_node(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     programs = home / "programs"
     programs.mkdir(exist_ok=True)

@@ -150,6 +150,7 @@ class Controller:
             groups_finished=session.stream.groups.finished if session else 0,
             outcomes=tuple(sorted(session.ledger.counts.items())) if session else (),
             saved_step=self.writer.saved_step,
+            is_evaluating=self.evaluator.version is not None,
         )
 
     # Sessions.

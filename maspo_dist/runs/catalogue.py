@@ -189,7 +189,8 @@ METRICS = (
 LIVE_METRICS = (
     Metric("run/step", "steps", "last finished step"),
     Metric("run/max_steps", "steps", "steps after which the run ends"),
-    Metric("last_step/timestamp_s", "seconds since 1970", "end of the last step"),
+    Metric("run/evaluating", "", "1 while a policy version is scored on held-out sets, else 0"),
+    Metric("last_step/timestamp_s", "seconds since 1970", "end of the last step or evaluation, or a resume after it"),
     Metric("checkpoint/step", "steps", "step of the newest checkpoint"),
     Metric("checkpoint/every", "steps", "checkpoint.every; absent where no checkpoints are saved"),
     Metric("disk/free_bytes", "bytes", "free space where the run folder is"),

@@ -50,6 +50,9 @@ class Exporter(Collector):
         if config.checkpoint.every is not None:
             self._fixed["checkpoint/every"] = float(config.checkpoint.every)
         self._of_steps = _earlier_values(folder)
+        if _END_OF_STEP in self._of_steps:
+            # The time for which the run was down is not the time of a step.
+            self._of_steps = {**self._of_steps, _END_OF_STEP: time.time()}
         self._earlier_events = Counter(row["kind"] for row in folder.read_events()) - folder.events_written
         self._live: Mapping[str, float] = {}
         self._server: WSGIServer | None = None
@@ -91,7 +94,7 @@ class Exporter(Collector):
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Adds a row of metrics.jsonl."""
         values = _after(self._of_steps, metrics)
-        if "time/step_s" in metrics:
+        if "time/step_s" in metrics or "time/evaluate_s" in metrics:
             values[_END_OF_STEP] = time.time()
         self._of_steps = values
         replace_text(self._folder.exported_path, json.dumps(values))
@@ -132,6 +135,7 @@ def live_metrics(live: LiveStatus) -> dict[str, float]:
     standing = live.standing
     values: dict[str, float] = {
         "run/step": standing.step,
+        "run/evaluating": float(standing.is_evaluating),
         "groups/in_flight": standing.groups_in_flight,
         "groups/finished": standing.groups_finished,
     }

@@ -49,6 +49,7 @@ class Standing:
     groups_in_flight   admitted groups without a result
     groups_finished    scored groups that are in no batch yet
     saved_step         step of the newest checkpoint; None before the first
+    is_evaluating      whether a policy version is being scored on held-out sets
     outcomes           (admitted | trained | dropped | pending, groups) since this process started or rewound
     """
 
@@ -59,6 +60,7 @@ class Standing:
     groups_finished: int
     outcomes: tuple[tuple[str, int], ...]
     saved_step: int | None = None
+    is_evaluating: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,7 +128,14 @@ async def test_every_number_of_a_run_of_the_loop_is_served_and_goes_on_over_a_re
 
 def test_the_state_of_workers_and_engines_is_served(folder: RunFolder) -> None:
     standing = Standing(
-        step=4, phase="update", policy_version=4, groups_in_flight=6, groups_finished=2, outcomes=(), saved_step=None
+        step=4,
+        phase="update",
+        policy_version=4,
+        groups_in_flight=6,
+        groups_finished=2,
+        outcomes=(),
+        saved_step=None,
+        is_evaluating=True,
     )
     with open_exporter(folder, settings()) as exporter:
         assert exporter is not None
@@ -138,6 +145,7 @@ def test_the_state_of_workers_and_engines_is_served(folder: RunFolder) -> None:
     assert_holds(
         samples,
         {
+            ("maspo_run_evaluating", ()): 1,
             ("maspo_groups_in_flight", ()): 6,
             ("maspo_groups_finished", ()): 2,
             ("maspo_workers", (("state", "serving"),)): 1,
@@ -154,6 +162,28 @@ def test_the_state_of_workers_and_engines_is_served(folder: RunFolder) -> None:
     )
     assert ("maspo_engine_requests_running", second) not in samples
     assert ("maspo_checkpoint_step", ()) not in samples
+
+
+def test_the_time_of_the_last_step_is_that_of_a_resume_or_of_scores_that_came_later(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a run that waited for a place, or that scored a held-out set, would look as if it stood still."""
+    now_s = 1.8e9
+    monkeypatch.setattr("maspo_dist.runs.exporter.time.time", lambda: now_s)
+
+    def last_s(exporter: Exporter) -> float | None:
+        return scraped(exporter).get(("maspo_last_step_timestamp_seconds", ()))
+
+    with Exporter(folder, settings()).serve() as exporter:
+        assert last_s(exporter) is None
+        exporter.write(1, {"time/step_s": 1.0})
+        assert last_s(exporter) == now_s
+        now_s += 3600
+        exporter.write(1, {"time/evaluate_s": 3600.0})
+        assert last_s(exporter) == now_s
+    now_s += 9 * 3600
+    with Exporter(folder, settings()).serve() as exporter:
+        assert last_s(exporter) == now_s
 
 
 def test_counters_never_fall_when_steps_are_trained_again(folder: RunFolder) -> None:

@@ -81,7 +81,8 @@ def test_the_prometheus_operator_finds_the_port_that_every_job_of_kuberay_serves
     assert monitor["spec"].keys() == {"selector", "podMetricsEndpoints"}
     assert monitor["spec"]["selector"] == {"matchLabels": {"ray.io/node-type": "head"}}
     [endpoint] = monitor["spec"]["podMetricsEndpoints"]
-    assert endpoint.keys() == {"portNumber", "honorLabels", "interval"}
+    assert endpoint.keys() == {"portNumber", "honorLabels", "interval", "relabelings"}
+    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "maspo"}]
     runs = sorted(MONITORING.parent.glob("kuberay/*/run.yaml"))
     assert len(runs) == 3
     for path in runs:

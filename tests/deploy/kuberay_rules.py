@@ -13,6 +13,8 @@ from typing import Any
 import jsonschema
 
 _SCHEMA = Path(__file__).with_name("rayjob.schema.json.gz")
+#: Of the GCS, Ray's own metrics, the dashboard, a run's endpoint for Prometheus, and Ray's client.
+_HEAD_PORTS = [6379, 8080, 8265, 9400, 10001]
 _UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 Node = Any
@@ -76,6 +78,10 @@ def _of_cluster(spec: Node, path: str) -> Iterator[str]:
         yield from _of_group(group, f"{path}.{name}", scales=scales and is_v2)
     if spec["headGroupSpec"].get("rayStartParams", {}).get("num-cpus") != "0":
         yield f"{path}.headGroupSpec.rayStartParams.num-cpus: must be 0, so that no worker makes the head busy"
+    [ray] = [c for c in spec["headGroupSpec"]["template"]["spec"]["containers"] if c["name"] == "ray"]
+    if sorted(port["containerPort"] for port in ray.get("ports", ())) != _HEAD_PORTS:
+        listed = ", ".join(map(str, _HEAD_PORTS))
+        yield f"{path}.headGroupSpec.template.spec.containers[0].ports: must be {listed}, or a service lacks some"
     for name, group in groups[1:]:
         counts = [group.get(key) for key in ("minReplicas", "replicas", "maxReplicas")]
         if None in counts or counts != sorted(counts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable
 from copy import deepcopy
@@ -19,7 +20,7 @@ from maspo_dist.planning.placement import Device, plan_bundles
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "deploy/kuberay"
-FOLDERS = sorted(path.parent for path in KUBERAY.glob("*/kustomization.yaml"))
+FOLDERS = sorted(path.parent for path in KUBERAY.glob("*/kustomization.yaml") if path.parent.name != "base")
 JOBS = [folder for folder in FOLDERS if folder.name != "cluster"]
 
 Manifest = dict[str, Any]
@@ -45,7 +46,15 @@ def test_claim_and_configuration_are_those_that_the_pods_mount(folder: Path) -> 
     text = yaml.safe_dump(build(folder))
     assert f"claimName: {claim['metadata']['name']}" in text
     assert list(config["data"]) == ["run.yaml"]
-    assert text.count("image: registry.example/maspo-dist:") == text.count("mountPath: /dev/shm")
+    [image] = yaml.safe_load((folder / "kustomization.yaml").read_text())["images"]
+    assert text.count(f"image: {image['newName']}:{image['newTag']}\n") == text.count("mountPath: /dev/shm")
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_pods_with_gpus_have_the_gpu_image(folder: Path) -> None:
+    text = yaml.safe_dump(build(folder))
+    kind = "gpu" if "nvidia.com/gpu" in text else "cpu"
+    assert set(re.findall(r"image: (\S+)", text)) == {f"registry.example/maspo-dist:0.1.0-{kind}"}
 
 
 @pytest.mark.parametrize("folder", JOBS, ids=lambda folder: folder.name)
@@ -72,7 +81,7 @@ def test_the_pods_have_room_for_the_run_that_they_are_configured_for(folder: Pat
 def test_the_cluster_is_that_of_the_job() -> None:
     assert (
         of_kind(KUBERAY / "cluster", "RayCluster")["spec"]
-        == of_kind(KUBERAY / "base", "RayJob")["spec"]["rayClusterSpec"]
+        == of_kind(KUBERAY / "cpu", "RayJob")["spec"]["rayClusterSpec"]
     )
 
 
@@ -115,6 +124,10 @@ WRONG: list[tuple[Callable[[Manifest], None], str]] = [
     (change("spec.submissionMode", "K8sJobMode"), "spec.submissionMode: must be HTTPMode"),
     (change("spec.entrypoint", "maspo-dist train run.yaml"), "spec.entrypoint: a retry needs checkpoint.resume=auto"),
     (change(f"{HEAD}.rayStartParams.num-cpus", "4"), f"{HEAD}.rayStartParams.num-cpus: must be 0"),
+    (
+        change(f"{HEAD}.template.spec.containers[0].ports", [{"name": "maspo", "containerPort": 9400}]),
+        f"{HEAD}.template.spec.containers[0].ports: must be 6379, 8080, 8265, 9400, 10001",
+    ),
     (change(f"{ROLLOUT}.minReplicas", 5), f"{ROLLOUT}.replicas: must be between minReplicas and maxReplicas"),
     (change(f"{CLUSTER}.enableInTreeAutoscaling", False), f"{ROLLOUT}.maxReplicas: nothing scales the group"),
     (change(f"{HEAD}.template.spec.terminationGracePeriodSeconds", 30), "terminationGracePeriodSeconds: must be more"),

@@ -35,6 +35,7 @@ from actors.ray.actor_options import (
 )
 from actors.ray.connection import small_stores
 from actors.ray.model_on_nodes import require_model_on_nodes
+from actors.ray.nodes import node_rooms
 from actors.ray.on_node import dump_stacks, free_address, gpu_ids, remove_segments, run_beside, write_token
 from actors.ray.placement_groups import bundles_by_node, reserve, room_for
 from actors.ray.waits import all_ready, within
@@ -49,7 +50,7 @@ from actors.verifier.process import VerifierProcess
 from actors.warm import KeepableWorker, Shelf, WarmProcesses, WarmWorker, processes_key
 from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize
-from maspo_dist.planning.placement import Bundle, Device, plan_bundles, require_fit, shared_bundle
+from maspo_dist.planning.placement import Bundle, Device, places, plan_bundles, require_fit, shared_bundle
 from maspo_dist.planning.transport import choose_transport
 from maspo_dist.runs.rows import Event
 from maspo_dist.types import RolloutGroup
@@ -132,7 +133,7 @@ class RunCluster:
         Raises PlacementError when the cluster is too small, ModelError when a node lacks the model, DeadlineError past
         `cluster.start_timeout_s`, and the error of a process that fails to start. Always call `stop` afterwards.
         """
-        require_fit(tuple(self._bundles.values()), ray.cluster_resources())
+        require_fit(places(self.config, tuple(self._bundles.values())), node_rooms())
         for sentence in small_stores(ray.nodes(), self._publish_bytes):
             self.on_event(Event(kind="object_store_small", message=sentence))
         config, verifier = self.config, self._bundles["verifier"]

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.errors import MaspoError, PlacementError, UserError
 from maspo_dist.models.size import ModelSize
 from maspo_dist.planning.doctor import Asked, Finding, NodeFacts, chosen_device, describe, findings
-from maspo_dist.planning.placement import plan_bundles, require_fit
+from maspo_dist.planning.placement import NodeRoom, places, plan_bundles, require_fit
 from maspo_dist.planning.preflight import inspect_model
 
 #: A node imports torch and vLLM first.
@@ -37,11 +37,11 @@ _NODES_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """The facts of each node by its name, what else was found, and the resources of all nodes together."""
+    """The facts of each node by its name, what else was found, and what each node has for processes."""
 
     nodes: Mapping[str, NodeFacts]
     found: tuple[Finding, ...]
-    resources: Mapping[str, float]
+    rooms: Sequence[NodeRoom]
 
 
 def doctor(config: TrainConfig | None, console: Console) -> bool:
@@ -54,7 +54,7 @@ def doctor(config: TrainConfig | None, console: Console) -> bool:
     if config is not None and size is not None and answers.nodes:
         bundles = plan_bundles(config, size, chosen_device(asked, answers.nodes.values()))
         try:
-            require_fit(bundles, answers.resources)
+            require_fit(places(config, bundles), answers.rooms)
         except PlacementError as error:
             found.append(Finding(prevents=True, sentence=str(error)))
     for name, node in answers.nodes.items():
@@ -107,8 +107,8 @@ def _of_this_machine(asked: Asked, needed_bytes: int | None) -> Answers:
         found += [Finding(prevents=False, sentence=slow)] if slow else []
     except PlacementError as error:
         found.append(Finding(prevents=True, sentence=str(error)))
-    resources = {"CPU": float(os.cpu_count() or 1), "GPU": float(facts.gpus)}
-    return Answers(nodes={name: facts}, found=tuple(found), resources=resources)
+    room = NodeRoom(resources={"CPU": os.cpu_count() or 1, "GPU": facts.gpus})
+    return Answers(nodes={name: facts}, found=tuple(found), rooms=[room])
 
 
 def _running_cluster() -> str | None:
@@ -126,7 +126,7 @@ def _of_cluster(asked: Asked, needed_bytes: int | None) -> Answers:
         connect("auto")
     except PlacementError as error:
         remedy = "" if has_token() else "; this user has no Ray token either: copy ~/.ray/auth_token from the head node"
-        return Answers(nodes={}, found=(Finding(prevents=True, sentence=f"{error}{remedy}"),), resources={})
+        return Answers(nodes={}, found=(Finding(prevents=True, sentence=f"{error}{remedy}"),), rooms=())
     try:
         model = None if asked.model is None else path_for_actors(asked.model)
         with _token_for_all(replace(asked, model=model)) as question:
@@ -175,8 +175,8 @@ async def _ask_nodes(asked: Asked) -> Answers:
             found.append(
                 Finding(prevents=True, sentence=f"node {name}: maspo-dist does not run there ({reason}): {remedy}")
             )
-    resources = await within(_NODES_S, "the cluster: its resources", asyncio.to_thread(ray.cluster_resources))
-    return Answers(nodes=facts, found=tuple(found), resources=resources)
+    rooms = [NodeRoom(resources=node["Resources"], labels=node["Labels"]) for node in nodes]
+    return Answers(nodes=facts, found=tuple(found), rooms=rooms)
 
 
 def _names(nodes: list[dict[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ from actors.evaluation.worker import EvaluationWorker
 from actors.interfaces import EngineSettings
 from actors.ray.actor_options import CONCURRENT_CALLS, actor_environment, bundle_options, share_of_cores
 from actors.ray.model_on_nodes import require_model_on_nodes
+from actors.ray.nodes import node_rooms
 from actors.ray.placement_groups import reserve
 from actors.ray.waits import within
 from actors.rollout.conversation import Response
@@ -50,7 +51,7 @@ class EvaluationCluster:
         Raises PlacementError when the cluster is too small or stays full, ModelError when a node lacks the model,
         DeadlineError past `cluster.start_timeout_s`, and whatever makes a process fail.
         """
-        require_fit(self._bundles, ray.cluster_resources())
+        require_fit(self._bundles, node_rooms())
         config, (engine, verifier) = self._config, self._bundles
         deadline_s = time.monotonic() + config.cluster.start_timeout_s
         waiting_for("the model on every node")

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import ray
 
+from maspo_dist.planning.placement import NodeRoom
+
 
 def leaving_nodes() -> dict[str, float]:
     """The nodes that are draining, because they are pre-empted or scaled away: seconds left, by node id."""
@@ -15,6 +17,11 @@ def leaving_nodes() -> dict[str, float]:
     now_s = time.time()
     # 0 stands for no deadline.
     return {node: max(0.0, ms / 1000 - now_s) if ms else math.inf for node, ms in deadlines.items()}
+
+
+def node_rooms() -> list[NodeRoom]:
+    """What each node has, taken or not."""
+    return [NodeRoom(resources=node["Resources"], labels=node["Labels"]) for node in ray.nodes() if node["Alive"]]
 
 
 def free_resources(labels: Mapping[str, str]) -> list[Mapping[str, float]]:

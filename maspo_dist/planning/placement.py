@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -213,20 +214,53 @@ def weight_width(model: ModelConfig) -> int:
     return 2 if model.dtype == "bfloat16" else 4
 
 
-def require_fit(bundles: tuple[Bundle, ...], available: Mapping[str, float]) -> None:
-    """Raises PlacementError naming what is missing. `available` is {"CPU": 8, "GPU": 1, …}, as Ray counts."""
+def places(config: TrainConfig, bundles: tuple[Bundle, ...]) -> tuple[Bundle, ...]:
+    """What `plan_bundles` planned, where an engine and the learner ranks that share its devices are one place."""
+    if config.cluster.layout != "colocated":
+        return bundles
+    learners, engines, verifier = bundles
+    return shared_bundle(learners, engines, config.rollout.tensor_parallel), verifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRoom:
+    """What a node has for processes: {"CPU": 8, "GPU": 1, …}, as Ray counts, and its labels."""
+
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def require_fit(bundles: tuple[Bundle, ...], nodes: Sequence[NodeRoom]) -> None:
+    """Raises PlacementError naming what is missing on `nodes`, all together or on the largest node."""
+    available: Counter[str] = Counter()
+    for node in nodes:
+        available.update(node.resources)
     needs = {
         "CPU": sum(bundle.count * bundle.cpus for bundle in bundles),
         "GPU": sum(bundle.count * bundle.gpus for bundle in bundles),
     }
-    short = {name: need for name, need in needs.items() if need > available.get(name, 0.0)}
+    short = {name: need for name, need in needs.items() if need > available[name]}
     if not short:
+        for bundle in bundles:
+            _require_node(bundle, nodes)
         return
-    missing = " and ".join(
-        f"{need:g} {name} where the cluster has {available.get(name, 0.0):g}" for name, need in short.items()
-    )
+    missing = " and ".join(f"{need:g} {name} where the cluster has {available[name]:g}" for name, need in short.items())
     demand = ", ".join(
         f"{bundle.count} × {bundle.role} ({bundle.cpus:g} CPU{f', {bundle.gpus} GPU' if bundle.gpus else ''})"
         for bundle in bundles
     )
     raise PlacementError(f"the run needs {missing}: {demand}; lower learner.ranks or rollout.workers, or add nodes")
+
+
+def _require_node(bundle: Bundle, nodes: Sequence[NodeRoom]) -> None:
+    """Raises PlacementError if no node of the bundle's labels is large enough for one of its processes."""
+    fitting = [node for node in nodes if bundle.labels.items() <= node.labels.items()]
+    for name, need in (("GPU", bundle.gpus), ("CPU", bundle.cpus)):
+        largest = max((node.resources.get(name, 0.0) for node in fitting), default=math.inf)
+        if need > largest:
+            fix = "reward.workers" if bundle.role == "verifier" else "rollout.tensor_parallel"
+            labels = f" with the labels {dict(bundle.labels)}" if bundle.labels else ""
+            raise PlacementError(
+                f"a {bundle.role} needs {need:g} {name} on one node, and the largest node{labels} has {largest:g}: "
+                f"lower {fix}, or add a larger node"
+            )

@@ -21,7 +21,7 @@ from maspo_dist.models.facts import ModelFacts, read_model_facts
 from maspo_dist.models.size import ModelSize, adapted_kinds
 from maspo_dist.planning.devices import require_libraries, require_torch
 from maspo_dist.planning.environment import continuation_notes
-from maspo_dist.planning.placement import pick_device, plan_bundles, require_fit
+from maspo_dist.planning.placement import NodeRoom, pick_device, places, plan_bundles, require_fit
 from maspo_dist.reward.registry import check_rewards
 from maspo_dist.runs.catalogue import hint_if_unwritten
 from maspo_dist.runs.metrics import require_sinks
@@ -52,10 +52,11 @@ def prepare(config: TrainConfig) -> Prepared:
     continuation_notes(config)
     if "RAY_ADDRESS" not in os.environ:
         # The cluster will be this machine alone, so its resources are known before it starts.
-        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-        device = pick_device(config.model.device, has_gpu=here["GPU"] > 0)
+        gpus = torch.cuda.device_count()
+        device = pick_device(config.model.device, has_gpu=gpus > 0)
+        here = NodeRoom(resources={"CPU": os.cpu_count() or 1, "GPU": gpus})
         try:
-            require_fit(plan_bundles(config, model.size, device), here)
+            require_fit(places(config, plan_bundles(config, model.size, device)), [here])
         except PlacementError as error:
             raise PlacementError(f"{error}; without RAY_ADDRESS the cluster is this machine alone") from None
         require_torch(device)

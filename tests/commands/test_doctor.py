@@ -163,7 +163,10 @@ def test_a_run_that_does_not_fit_is_a_finding(
 
 
 def node(address: str, number: int) -> dict[str, Any]:
-    return {"NodeID": f"{number}" * 16, "Alive": True, "NodeManagerAddress": address, "Resources": {}}
+    resources = {"CPU": float(number)}
+    return {
+        "NodeID": f"{number}" * 16, "Alive": True, "NodeManagerAddress": address, "Resources": resources, "Labels": {}
+    }  # fmt: skip
 
 
 async def test_a_node_that_fails_to_answer_is_a_finding_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,10 +184,9 @@ async def test_a_node_that_fails_to_answer_is_a_finding_with_its_reason(monkeypa
 
     monkeypatch.setattr(command, "run_on", answer)
     monkeypatch.setattr(ray, "nodes", lambda: [node(f"10.0.0.{number}", number) for number in (1, 2, 3, 4)])
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
     answers = await command._ask_nodes(Asked(is_cluster=True))
     assert list(answers.nodes) == ["10.0.0.1"]
-    assert answers.resources == {"CPU": 8.0}
+    assert [room.resources["CPU"] for room in answers.rooms] == [1, 2, 3, 4]
     remedy = "install the packages of `make setup-gpu` there, or of `make setup` without a GPU"
     assert [finding.sentence for finding in answers.found] == [
         "node 10.0.0.2: its facts: the process died: see the logs in ray/session_latest/logs of Ray's temporary folder "
@@ -204,7 +206,7 @@ def test_the_stores_of_a_cluster_that_are_too_small_are_warnings(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def no_nodes(_: Asked) -> command.Answers:
-        return command.Answers(nodes={}, found=(), resources={})
+        return command.Answers(nodes={}, found=(), rooms=())
 
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setattr(command, "connect", lambda wanted: "cpu")

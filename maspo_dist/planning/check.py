@@ -244,7 +244,7 @@ def _quoted(text: str) -> Iterator[str]:
 
 
 def _placement(config: TrainConfig, size: ModelSize, device: Device) -> Table:
-    memory = f"{'GPU' if device == 'cuda' else 'node'} memory each, about"
+    memory = f"{'GPU' if device == 'cuda' else 'node'} memory each, at least"
     title = f"placement on {device}, {size.parameters / 1e6:.1f} M parameters"
     table = Table("process", "count", "CPU each", "GPU each", memory, "what", title=title, title_justify="left")
     for bundle in plan_bundles(config, size, device):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize, adapter_parameters
 from maspo_dist.planning.accelerators import Accelerator
-from maspo_dist.planning.placement import SHARED_ENGINE_SHARE, learner_memory, weight_width
+from maspo_dist.planning.placement import SHARED_ENGINE_SHARE, engine_memory, learner_memory, weight_width
 from maspo_dist.planning.transport import choose_transport
 
 # Shares of a peak that training and inference of dense models usually reach.
@@ -137,6 +137,17 @@ def fits(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> bool:
     )
 
 
+def engine_bytes(config: TrainConfig, gpu: Accelerator) -> int:
+    """What vLLM takes of the GPUs of an engine."""
+    return int(config.rollout.tensor_parallel * gpu.memory_bytes * _engine_share(config))
+
+
+def full_sequences(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> int:
+    """Sequences at full length whose keys and values fit into an engine; below 0 where its weights do not."""
+    memory = engine_memory(config, size, "cuda")
+    return (engine_bytes(config, gpu) - memory.weights_bytes) // memory.keys_and_values_bytes
+
+
 def advice(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Lengths) -> Iterator[str]:
     """What a user should know before renting: which side waits, a better split, and what does not fit."""
     forecast = forecast_step(config, size, gpu, lengths)
@@ -224,10 +235,7 @@ def _sequences_at_once(config: TrainConfig, size: ModelSize, gpu: Accelerator) -
     rollout = config.rollout
     takes_many = gpu.memory_bytes >= _LARGE_GPU_BYTES and "A100" not in gpu.name
     limit = int(rollout.engine.get("max_num_seqs", _MANY_SEQUENCES if takes_many else _FEW_SEQUENCES))
-    taken_bytes = rollout.tensor_parallel * gpu.memory_bytes * _engine_share(config)
-    room = taken_bytes - weight_width(config.model) * size.parameters
-    tokens = config.data.max_prompt_tokens + rollout.max_response_tokens
-    return min(limit, int(room / (tokens * size.key_value_elements * weight_width(config.model))))
+    return min(limit, full_sequences(config, size, gpu))
 
 
 def _engine_share(config: TrainConfig) -> float:

@@ -149,7 +149,7 @@ class LearnerMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineMemory:
-    """An estimate of what one engine holds on its device, over all its GPUs, in bytes."""
+    """What one engine needs on its device at least, over all its GPUs, in bytes. On a GPU, vLLM takes a share of it."""
 
     weights_bytes: int
     keys_and_values_bytes: int
@@ -196,10 +196,8 @@ def learner_memory(config: TrainConfig, size: ModelSize, device: Device) -> Lear
 
 
 def engine_memory(config: TrainConfig, size: ModelSize, device: Device) -> EngineMemory:
-    """Weights of one engine, and keys and values: on GPUs of its share of a step, all sequences at full length."""
-    sequences = math.ceil(config.rollout.prompts_per_step * config.rollout.group_size / config.rollout.first_workers)
-    sequences = min(sequences, int(config.rollout.engine.get("max_num_seqs", 256)))
-    tokens = sequences * (config.data.max_prompt_tokens + config.rollout.max_response_tokens)
+    """Weights of one engine, and the keys and values of one sequence at full length, which it must hold at least."""
+    tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
     width = weight_width(config.model)
     wanted = width * tokens * size.key_value_elements
     return EngineMemory(

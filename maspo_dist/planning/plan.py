@@ -9,7 +9,7 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.errors import UserError
 from maspo_dist.models.size import KNOWN_SIZES, ModelSize
 from maspo_dist.planning.accelerators import ACCELERATORS, Accelerator
-from maspo_dist.planning.forecast import Lengths, StepForecast, advice, forecast_step
+from maspo_dist.planning.forecast import Lengths, StepForecast, advice, engine_bytes, forecast_step, full_sequences
 from maspo_dist.planning.placement import engine_memory, learner_memory, learner_name, weight_width
 from maspo_dist.planning.preflight import inspect_model, require_divisible_heads
 
@@ -75,6 +75,7 @@ def _gpu(name: str) -> Accelerator:
 
 def _memory(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> Table:
     learner, engine = learner_memory(config, size, "cuda"), engine_memory(config, size, "cuda")
+    taken_bytes, sequences = engine_bytes(config, gpu), max(0, full_sequences(config, size, gpu))
     table = Table(
         "process", "count", "GB", title=f"memory, of {gpu.memory_bytes / 1e9:.0f} GB per GPU", title_justify="left"
     )
@@ -85,9 +86,9 @@ def _memory(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> Table:
         ("  optimizer", None, learner.optimizer_bytes),
         ("  activations", None, learner.activations_bytes),
         ("  logits and gradient of the head", None, learner.head_bytes),
-        (f"engine, tensor parallel {config.rollout.tensor_parallel}", config.rollout.first_workers, engine.total_bytes),
+        (f"engine, tensor parallel {config.rollout.tensor_parallel}", config.rollout.first_workers, taken_bytes),
         ("  weights", None, engine.weights_bytes),
-        ("  keys and values of its share of a step", None, engine.keys_and_values_bytes),
+        (f"  the rest, for {sequences:,} sequences at full length", None, taken_bytes - engine.weights_bytes),
     )
     for what, count, held_bytes in rows:
         table.add_row(what, "" if count is None else str(count), f"{held_bytes / 1e9:.1f}")

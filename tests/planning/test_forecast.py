@@ -276,4 +276,7 @@ def test_a_process_on_the_cpu_holds_its_libraries_and_an_engine_a_fixed_cache() 
     assert on_cpu.weights_bytes == on_gpu.weights_bytes
     engine = engine_memory(recipe(), SIZE, "cpu")
     assert engine.total_bytes == 2 * SIZE.parameters + 2**30 + 840 * 2**20
-    assert engine_memory(recipe(), SIZE, "cuda").total_bytes > 2 * SIZE.parameters + 2**30
+    config = recipe()
+    longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    on_gpu_bytes = engine_memory(config, SIZE, "cuda").total_bytes
+    assert on_gpu_bytes == 2 * SIZE.parameters + 2 * longest * SIZE.key_value_elements

@@ -227,6 +227,13 @@ def _spaces(node: NodeFacts, device: Device) -> Iterator[Finding]:
             sentence=f"{memory.path} holds {_size(memory.total)}, but NCCL and Ray's object store need "
             f"{_size(_SHARED_MEMORY_BYTES)} there: start the container with --shm-size=16g or more",
         )
+    elif memory.free < _SHARED_MEMORY_BYTES:
+        yield Finding(
+            prevents=device == "cuda",
+            sentence=f"{memory.path} has {_size(memory.free)} free of {_size(memory.total)}, but NCCL and Ray's object "
+            f"store need {_size(_SHARED_MEMORY_BYTES)} there: end what holds it, or remove the files that killed "
+            "processes left",
+        )
     if len(temporary.path + _SOCKET) > _LONGEST_SOCKET:
         yield _error(
             f"Ray's temporary folder {temporary.path} is too long for the path of a socket: {SHORTER_RAY_FOLDER}"

@@ -118,6 +118,12 @@ LONG = "/scratch/a_batch_system/people/user_name"
             "start the container with --shm-size=16g or more",
         ),
         (
+            replace(GPU_NODE, spaces=(replace(MEMORY, free=2**20), TEMPORARY, RUNS)),
+            True,
+            "/dev/shm has 1 MB free of 200 GB, but NCCL and Ray's object store need 1 GB there: end what holds it, or "
+            "remove the files that killed processes left",
+        ),
+        (
             replace(GPU_NODE, spaces=(MEMORY, replace(TEMPORARY, path=LONG))),
             True,
             f"Ray's temporary folder {LONG} is too long for the path of a socket: "

@@ -40,8 +40,9 @@ def print_plan(config: TrainConfig, gpu_name: str, lengths: Lengths, console: Co
     )
     console.print(_memory(config, size, gpu))
     console.print(
-        f"while it starts, each learner rank holds the whole model in main memory: "
-        f"{weight_width(config.model) * size.parameters / 1e9:.1f} GB per rank on a node",
+        f"while it starts, the learner ranks of a node share the pages of the model's files: "
+        f"{weight_width(config.model) * size.parameters / 1e9:.1f} GB of main memory per node; "
+        "files of another dtype are copied by each rank",
         highlight=False,
     )
     console.print(_seconds(forecast))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +15,8 @@ from maspo_dist.types import IntArray, Prompt
 
 #: Tokens of a prompt's end in which its last tag is looked for.
 _TAIL_TOKENS = 16
+#: Ends of prompts that are kept: nearly all prompts end alike.
+_ENDS = 1024
 
 
 def mark_open_reasoning(
@@ -21,14 +24,23 @@ def mark_open_reasoning(
 ) -> tuple[Prompt, ...]:
     """The prompts, with `response_start` where the prompt leaves a block of `tags` open.
 
-    A chat template is asked for the text that it adds for the answer. Any other prompt leaves a block open where it
-    ends with an opening tag: a tag within a problem is part of the problem.
+    A chat template is asked for the text that it adds for the answer; a template may add another text to some prompts,
+    so a prompt must end with the text. Any other prompt leaves a block open where it ends with an opening tag: a tag
+    within a problem is part of the problem.
     """
     start = open_reasoning(_generation_prompt(tokenizer), tags) if config.template == "chat" else ""
     names = [tag.strip().casefold() for tag in tags]
     may_end_tag: dict[int, bool] = {}
+    # More tokens than the text has by itself: behind other text it may be divided in another way.
+    tokens = len(tokenizer.encode(start, add_special_tokens=False)) + 4 if start else 0
+
+    @lru_cache(_ENDS)
+    def ends_with_start(end: tuple[int, ...]) -> bool:
+        return str(tokenizer.decode(end)).rstrip().endswith(start.strip())
 
     def response_start(token_ids: IntArray) -> str:
+        if start and ends_with_start(tuple(token_ids[-tokens:].tolist())):
+            return start
         last = int(token_ids[-1])
         if last not in may_end_tag:
             # White space may follow a tag, and a token may hold a part of a tag, or of a character.
@@ -38,7 +50,7 @@ def mark_open_reasoning(
             return ""
         return final_reasoning_tag(str(tokenizer.decode(token_ids[-_TAIL_TOKENS:].tolist())), tags)
 
-    starts = [start or response_start(prompt.token_ids) for prompt in prompts]
+    starts = [response_start(prompt.token_ids) for prompt in prompts]
     if not any(starts):
         return tuple(prompts)
     return tuple(replace(prompt, response_start=found) for prompt, found in zip(prompts, starts, strict=True))

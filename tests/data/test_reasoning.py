@@ -60,6 +60,17 @@ def test_the_text_that_a_chat_template_adds_for_the_answer_is_asked(tmp_path: Pa
     assert response_start(rows(tmp_path), template) == start
 
 
+@pytest.mark.parametrize("settings", [{"system_prompt": "/no_think"}, {"problem_suffix": " /no_think"}])
+def test_a_prompt_whose_template_closes_the_block_leaves_none_open(tmp_path: Path, settings: dict[str, str]) -> None:
+    """As the templates of Nemotron Nano do, where a message asks for it."""
+    asked = "{% set ns = namespace(quick=false) %}{% for m in messages %}{% if '/no_think' in m['content'] %}"
+    closed = "{% set ns.quick = true %}{% endif %}{% endfor %}"
+    answer = "<|assistant|>{% if ns.quick %}<think></think>{% else %}<think>Hm, {% endif %}"
+    template = asked + closed + TURNS + "{% if add_generation_prompt %}" + answer + "{% endif %}"
+    assert response_start(rows(tmp_path), template) == "<think>Hm, "
+    assert response_start(rows(tmp_path), template, **settings) == ""
+
+
 def test_a_tag_in_the_problem_opens_nothing(tmp_path: Path) -> None:
     template = TURNS + "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 

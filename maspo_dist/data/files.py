@@ -172,17 +172,26 @@ def _is_document(first: str, fields: Sequence[str]) -> bool:
 
 
 def _document_records(path: Path, text: str, fields: Sequence[str]) -> Iterator[Record]:
-    """The objects of a JSON list, of {"data": [...]}, or of several objects in a row."""
+    """The objects of a JSON list, of {"data": [...]}, or of several lists or objects in a row."""
     is_list = text.lstrip().startswith("[")
     position = text.index("[") + 1 if is_list else 0
     numbers = itertools.count(1)
-    while (position := _skip(text, position)) < len(text) and not (is_list and text[position] == "]"):
+    while (position := _skip(text, position)) < len(text):
+        if is_list and text[position] == "]":
+            position = _skip(text, position + 1)
+            if position == len(text):
+                return
+            if text[position] != "[":
+                line = text.count("\n", 0, position) + 1
+                raise DataError(f"{path}, line {line}: text follows the end of the list: write one object per line")
+            position += 1
+            continue
         value, position = _decode(str(path), text, position)
         for record in _unwrapped(value, fields):
             number = next(numbers)
             where = f"{path}, row {number}"
             yield where, number, _object(where, record)
-    if is_list and position == len(text):
+    if is_list:
         raise DataError(f"{path}: the list of the file has no end; is the file cut off?")
 
 

@@ -12,8 +12,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from maspo_dist.config import PromptConfig
 from maspo_dist.data.files import Record, json_kind, read_records
 from maspo_dist.errors import DataError
@@ -111,8 +109,10 @@ def _hub_records(data_set: str) -> Iterator[Record]:
     try:
         hub_name, configuration, split = _hub_parts(data_set)
         loaded = datasets.load_dataset(hub_name, configuration, split=split)
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # The errors of that package have no base that this module could name.
+        # Some of them tell what happened only in their cause.
+        told = error.__cause__ if type(error).__module__.startswith("datasets") and error.__cause__ else error
+        reason = (str(told).splitlines() or [type(told).__name__])[0]
         if choices := _CONFIGURATIONS.search(str(error)):
             raise DataError(
                 f"{data_set} names no configuration, and the data set has several: write "
@@ -210,6 +210,10 @@ def _parsed_chat(where: str, field: str, text: str) -> Any:
 def _message(where: str, field: str, message: Any) -> Message:
     if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
         raise DataError(f"{where}: field {field!r} is a list, but not of chat messages with role and content")
+    if message.get("tool_calls"):
+        raise DataError(
+            f"{where}: a message of {field!r} holds tool_calls, which would be lost: write the calls into its content"
+        )
     role, content = _text(where, f"{field}.role", message["role"]), message["content"]
     if isinstance(content, Sequence) and not isinstance(content, _TEXTS):
         content = "".join(_part(where, f"{field}.content", part) for part in content)

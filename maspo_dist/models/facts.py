@@ -100,6 +100,11 @@ def read_tokenizer(config: ModelConfig) -> tuple[PreTrainedTokenizerBase, frozen
             generation = GenerationConfig.from_pretrained(config.path)
         except OSError:
             generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(config.path, **_options(config)))
+    if type(tokenizer).__name__.startswith("MistralCommon"):
+        raise ModelError(
+            f"model.path {config.path}: transformers reads its tekken.json by mistral_common, which has no chat "
+            "template: use a copy of the folder with tokenizer.json and a chat template, and without tekken.json"
+        )
     ends = generation.eos_token_id
     listed = ends if isinstance(ends, list) else [ends]
     return tokenizer, frozenset(end for end in (tokenizer.eos_token_id, *listed) if end is not None)

@@ -47,6 +47,7 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "rows.array.json": lambda path: path.write_text(json.dumps(ROWS)),
     "rows.pretty.json": lambda path: path.write_text("\n" + json.dumps(ROWS, indent=1)),
     "rows.objects.json": lambda path: path.write_text("\n".join(json.dumps(row, indent=1) for row in ROWS)),
+    "rows.lists.json": lambda path: path.write_text("\n".join(json.dumps([row]) for row in ROWS)),
     "rows.wrapped.json": lambda path: path.write_text(json.dumps({"version": 2, "data": ROWS})),
     "rows.indented.json": lambda path: path.write_text(json.dumps({"data": ROWS}, indent=2)),
     "rows.commas.jsonl": lambda path: path.write_text(LINES.replace("}\n", "},\n")),
@@ -106,6 +107,10 @@ def test_a_file_is_read_whatever_its_name(name: str, tmp_path: Path) -> None:
         ('{"problem": "né", "answer": "1"}'.encode("latin-1"), "not UTF-8"),
         (b'[{"problem": "1", "answer": "1"},', "the list of the file has no end; is the file cut off?"),
         (b'[\n{"problem": "1", "answer": "1"},\n{"problem" "2"}]', r"line 3: not JSON at column 12 \(Expecting ':'"),
+        (
+            b'[{"problem": "1", "answer": "1"}]\n{"problem": "2", "answer": "2"}',
+            "line 2: text follows the end of the list: write one object per line",
+        ),
         (b'["1+2"]', "row 1: text instead of an object with fields"),
         (b"[", "the list of the file has no end"),
         (b"problem,answer\n1,2,3\n", "line 2: the row has not as many cells as the header, which has 2"),

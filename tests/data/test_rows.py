@@ -121,6 +121,11 @@ def test_data_sets_of_the_hub_are_read_or_refused_by_name(monkeypatch: pytest.Mo
     def load_dataset(name: str, configuration: str | None, split: str) -> list[dict[str, object]]:
         if name == "who/unreachable":
             raise ConnectionError("Couldn't reach the hub\ndetails")
+        if name == "who/script":
+            raise RuntimeError("Dataset scripts are no longer supported, but found script.py")
+        if name == "who/columns":
+            error = type("DatasetGenerationError", (Exception,), {"__module__": "datasets.exceptions"})
+            raise error("An error occurred while generating the dataset") from TypeError("column names don't match")
         if name == "openai/gsm8k" and not configuration:
             raise ValueError(
                 "Config name is missing.\nPlease pick one among the available configs: ['main', 'socratic']\n"
@@ -140,6 +145,19 @@ def test_data_sets_of_the_hub_are_read_or_refused_by_name(monkeypatch: pytest.Mo
         next(read_rows("hf:openai/gsm8k:test", CONFIG))
     with pytest.raises(DataError, match=r"cannot be loaded from the hub \(Couldn't reach the hub\)"):
         next(read_rows("hf:who/unreachable", CONFIG))
+    with pytest.raises(DataError, match=r"from the hub \(Dataset scripts are no longer supported"):
+        next(read_rows("hf:who/script", CONFIG))
+    with pytest.raises(DataError, match=r"from the hub \(column names don't match\)"):
+        next(read_rows("hf:who/columns", CONFIG))
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"needs the package datasets: install maspo-dist\[hub\]"):
         next(read_rows("hf:who/sums", CONFIG))
+
+
+def test_a_message_with_tool_calls_is_refused(write: WriteLines) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": "{}"}}
+    for content in ("let me look", None):
+        asked = [{"role": "user", "content": "1+2"}, {"role": "assistant", "content": content, "tool_calls": [call]}]
+        answered = [{"role": "tool", "content": "3"}, {"role": "user", "content": "So?"}]
+        with pytest.raises(DataError, match="a message of 'problem' holds tool_calls, which would be lost"):
+            load(write({"problem": [*asked, *answered], "answer": "3"}))

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import torch
 from doubles.untrained_demo import save_untrained_demo
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config
 
 from maspo_dist.config import ModelConfig
 from maspo_dist.errors import HubUnreachableError, ModelError
-from maspo_dist.models.facts import hub_is_reachable, read_model_facts
+from maspo_dist.models.facts import hub_is_reachable, read_model_facts, read_tokenizer
 from maspo_dist.models.path import require_model
 from maspo_dist.models.support import engine_obstacle
 
@@ -170,6 +171,17 @@ def test_a_tokenizer_that_transformers_loads_without_its_spaces_is_refused(folde
     assert 'set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json' in message
     edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     assert read_model_facts(ModelConfig(path=str(folder))).tokenizer.decode([1]) == "</s>"
+
+
+def test_a_folder_whose_only_tokenizer_is_of_mistral_common_is_refused(tmp_path: Path) -> None:
+    MistralConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2).save_pretrained(
+        tmp_path
+    )
+    (tmp_path / "tekken.json").symlink_to(str(files("mistral_common") / "data/tekken_240911.json"))
+    with pytest.raises(
+        ModelError, match=r"reads its tekken\.json by mistral_common.*use a copy of the folder with tok"
+    ):
+        read_tokenizer(ModelConfig(path=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ METRICS = (
 LIVE_METRICS = (
     Metric("run/step", "steps", "last finished step"),
     Metric("run/max_steps", "steps", "steps after which the run ends"),
-    Metric("run/evaluating", "", "1 while a policy version is scored on held-out sets, else 0"),
+    Metric("run/evaluating", "0 or 1", "1 while a policy version is scored on held-out sets"),
     Metric("last_step/timestamp_s", "seconds since 1970", "end of the last step or evaluation, or a resume after it"),
     Metric("checkpoint/step", "steps", "step of the newest checkpoint"),
     Metric("checkpoint/every", "steps", "checkpoint.every; absent where no checkpoints are saved"),

@@ -35,9 +35,9 @@ from actors.ray.actor_options import (
 )
 from actors.ray.connection import small_stores
 from actors.ray.model_on_nodes import require_model_on_nodes
-from actors.ray.nodes import node_rooms
+from actors.ray.nodes import shortage
 from actors.ray.on_node import dump_stacks, free_address, gpu_ids, remove_segments, run_beside, write_token
-from actors.ray.placement_groups import bundles_by_node, reserve, room_for
+from actors.ray.placement_groups import bundles_by_node, reserve, reserve_on_new_nodes, room_for
 from actors.ray.waits import all_ready, within
 from actors.rollout.actor import RolloutActor
 from actors.rollout.broadcasts import Broadcasts
@@ -50,7 +50,8 @@ from actors.verifier.process import VerifierProcess
 from actors.warm import KeepableWorker, Shelf, WarmProcesses, WarmWorker, processes_key
 from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize
-from maspo_dist.planning.placement import Bundle, Device, places, plan_bundles, require_fit, shared_bundle
+from maspo_dist.planning.object_store import publish_bytes
+from maspo_dist.planning.placement import Bundle, Device, places, plan_bundles, shared_bundle
 from maspo_dist.planning.transport import choose_transport
 from maspo_dist.runs.rows import Event
 from maspo_dist.types import RolloutGroup
@@ -73,19 +74,8 @@ REAL_CLASSES = ActorClasses()
 _ANSWER_S = 10.0
 #: How long the port of rank 0 may be held: by the system after its last use; in a restart, by a rank that was killed.
 _RELEASE_S, _KILLED_RELEASE_S = 5.0, 60.0
-#: Bytes of a response token in the object store: its id, its logprob and its text.
-_TOKEN_BYTES = 16
 #: Log of the process that drives the run.
 _OWN_LOG = "controller.log"
-
-
-def publish_bytes(config: TrainConfig, size: ModelSize) -> int:
-    """What a node's object store holds during a publish: two snapshots of the weights, and the groups of all steps that
-    may be open.
-    """
-    snapshot = size.parameters * (2 if config.model.dtype == "bfloat16" else 4)
-    groups = (2 + config.algorithm.max_policy_age) * config.rollout.prompts_per_step
-    return 2 * snapshot + groups * config.rollout.group_size * config.rollout.max_response_tokens * _TOKEN_BYTES
 
 
 @dataclass(eq=False)
@@ -108,6 +98,8 @@ class RunCluster:
         self._logs = self.logs_path.resolve()
         self._is_started = False
         self._base: PlacementGroup | None = None
+        #: Places that were reserved for the first workers before they start.
+        self._free_places: list[PlacementGroup] = []
         self._verifier: VerifierProcess | None = None
         self._processes: dict[str, ActorProcess] = {}
         self._cleanups: list[Awaitable[object]] = []
@@ -130,10 +122,11 @@ class RunCluster:
     async def start(self) -> None:
         """Reserves places, starts all processes concurrently, and reports what it waits for.
 
-        Raises PlacementError when the cluster is too small, ModelError when a node lacks the model, DeadlineError past
-        `cluster.start_timeout_s`, and the error of a process that fails to start. Always call `stop` afterwards.
+        Raises PlacementError when the cluster is too small and adds no nodes in time, ModelError when a node lacks the
+        model, DeadlineError past `cluster.start_timeout_s`, and the error of a process that fails to start. Always call
+        `stop` afterwards.
         """
-        require_fit(places(self.config, tuple(self._bundles.values())), node_rooms())
+        lack = await asyncio.to_thread(shortage, places(self.config, tuple(self._bundles.values())))
         for sentence in small_stores(ray.nodes(), self._publish_bytes):
             self.on_event(Event(kind="object_store_small", message=sentence))
         config, verifier = self.config, self._bundles["verifier"]
@@ -145,8 +138,8 @@ class RunCluster:
         await require_model_on_nodes(config.model.path, self.device, environment, config.cluster.start_timeout_s)
         await self._take_from_shelf()
         if self._base is None:
-            base = [self._learner_places(), verifier]
-            self._base = await reserve(base, config.cluster.start_timeout_s, self.waiting_for)
+            await self._reserve_places(lack)
+        assert self._base is not None
         options = bundle_options(self._base, self._learner_places().count, verifier, config.cluster.environment)
         kept, self._idle_verifier = self._idle_verifier, None
         self._verifier = VerifierProcess(
@@ -176,6 +169,18 @@ class RunCluster:
         await self.rollout.start()
         await self.rollout.sleep()
         await self.learners.start()
+
+    async def _reserve_places(self, lack: str | None) -> None:
+        """Where the cluster has to grow, the first workers ask for their nodes together with the others."""
+        cluster, base = self.config.cluster, [self._learner_places(), self._bundles["verifier"]]
+        if lack is None:
+            self._base = await reserve(base, cluster.start_timeout_s, self.waiting_for)
+            return
+        workers = 0 if self.turns else self.config.rollout.first_workers
+        groups = [base, *([replace(self._bundles["rollout"], count=1)] for _ in range(workers))]
+        self._base, *self._free_places = await reserve_on_new_nodes(
+            groups, lack, cluster.node_timeout_s, self.waiting_for
+        )
 
     def _learner_places(self) -> Bundle:
         """The places of learners: one per rank, or one per engine with the ranks that share its devices."""
@@ -241,8 +246,8 @@ class RunCluster:
         for process in (*learners, *([self._idle_verifier] if self._idle_verifier else [])):
             ray.kill(process, no_restart=True)
         await _settled(self._cleanups)
-        if self._base is not None:
-            remove_placement_group(self._base)
+        for place in (*self._free_places, *([self._base] if self._base else [])):
+            remove_placement_group(place)
 
     async def dump_stacks(self) -> None:
         """Makes every process, including this one, write the stacks of its threads to its log file."""
@@ -284,6 +289,8 @@ class RunCluster:
         if self.turns is not None:
             assert self._base is not None
             return self._base
+        if self._free_places:
+            return self._free_places.pop()
         # After the start, the pool reports that a worker waits.
         waiting_for = None if self._is_started else self.waiting_for
         bundle = replace(self._bundles["rollout"], count=1)

@@ -38,7 +38,7 @@ def assert_known(expression: str) -> None:
             assert labels == ["job"]
             continue
         metric = METRIC_OF[name]
-        assert set(labels) <= {"run", *metric.labels}, f"{name} has no such labels: {labels}"
+        assert set(labels) <= {"run", "job", *metric.labels}, f"{name} has no such labels: {labels}"
         rated = re.search(rf"(?:rate|increase)\({name}\b[^)]*\[", expression)
         assert bool(rated) == (metric.type == "counter"), expression
         for kind in re.findall(r'kind="(\w+)"', matchers):
@@ -82,7 +82,9 @@ def test_the_prometheus_operator_finds_the_port_that_every_job_of_kuberay_serves
     assert monitor["spec"]["selector"] == {"matchLabels": {"ray.io/node-type": "head"}}
     [endpoint] = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint.keys() == {"portNumber", "honorLabels", "interval", "relabelings"}
-    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "maspo"}]
+    [relabeling] = endpoint["relabelings"]
+    [of_pods] = {job for rule in rules() for job in re.findall(r'job="([^"]+)"', rule["expr"]) if job != "maspo"}
+    assert relabeling == {"targetLabel": "job", "replacement": of_pods}
     runs = sorted(MONITORING.parent.glob("kuberay/*/run.yaml"))
     assert len(runs) == 3
     for path in runs:

@@ -17,9 +17,9 @@ import ray
 from rich.console import Console
 
 from actors.commands.node_facts import answer_within, node_facts
-from actors.processes import publish_bytes
 from actors.ray.connection import connect, disconnect, no_ray_at, own_store, small_stores
 from actors.ray.model_on_nodes import path_for_actors
+from actors.ray.nodes import has_autoscaler, node_rooms
 from actors.ray.on_node import run_on, write_token
 from actors.ray.token import has_token
 from actors.ray.waits import within
@@ -27,6 +27,7 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.errors import MaspoError, PlacementError, UserError
 from maspo_dist.models.size import ModelSize
 from maspo_dist.planning.doctor import Asked, Finding, NodeFacts, chosen_device, describe, findings
+from maspo_dist.planning.object_store import publish_bytes
 from maspo_dist.planning.placement import NodeRoom, places, plan_bundles, require_fit
 from maspo_dist.planning.preflight import inspect_model
 
@@ -37,11 +38,14 @@ _NODES_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """The facts of each node by its name, what else was found, and what each node has for processes."""
+    """The facts of each node by its name, what else was found, what each node has for processes, and whether the
+    cluster adds nodes.
+    """
 
     nodes: Mapping[str, NodeFacts]
     found: tuple[Finding, ...]
     rooms: Sequence[NodeRoom]
+    is_growing: bool = False
 
 
 def doctor(config: TrainConfig | None, console: Console) -> bool:
@@ -56,7 +60,8 @@ def doctor(config: TrainConfig | None, console: Console) -> bool:
         try:
             require_fit(places(config, bundles), answers.rooms)
         except PlacementError as error:
-            found.append(Finding(prevents=True, sentence=str(error)))
+            more = "; the cluster may add nodes, for which a run waits" if answers.is_growing else ""
+            found.append(Finding(prevents=not answers.is_growing, sentence=f"{error}{more}"))
     for name, node in answers.nodes.items():
         console.print(f"node {name}", style="bold", highlight=False, markup=False)
         for title, text in describe(node):
@@ -133,7 +138,7 @@ def _of_cluster(asked: Asked, needed_bytes: int | None) -> Answers:
             answers = asyncio.run(_ask_nodes(question))
         small = small_stores(ray.nodes(), needed_bytes or 0)
         stores = [Finding(prevents=False, sentence=sentence) for sentence in small]
-        return replace(answers, found=(*answers.found, *stores))
+        return replace(answers, found=(*answers.found, *stores), rooms=node_rooms(), is_growing=has_autoscaler())
     finally:
         disconnect()
 
@@ -175,8 +180,7 @@ async def _ask_nodes(asked: Asked) -> Answers:
             found.append(
                 Finding(prevents=True, sentence=f"node {name}: maspo-dist does not run there ({reason}): {remedy}")
             )
-    rooms = [NodeRoom(resources=node["Resources"], labels=node["Labels"]) for node in nodes]
-    return Answers(nodes=facts, found=tuple(found), rooms=rooms)
+    return Answers(nodes=facts, found=tuple(found), rooms=())
 
 
 def _names(nodes: list[dict[str, Any]]) -> list[str]:

@@ -20,7 +20,7 @@ from actors.controller.recording import StepRecorder
 from actors.controller.run_services import beside, follow_drains, follow_requests, watch, write_live
 from actors.controller.session import Session
 from actors.interfaces import RolloutPool
-from actors.processes import REAL_CLASSES, ActorClasses, RunCluster, publish_bytes
+from actors.processes import REAL_CLASSES, ActorClasses, RunCluster
 from actors.ray.connection import cluster_address, connect, disconnect, own_store
 from actors.ray.control import open_control
 from actors.ray.errors import reason_of
@@ -33,6 +33,7 @@ from maspo_dist.data.cursor import REFERENCES_CHANGED, PromptCursor
 from maspo_dist.errors import ConfigError
 from maspo_dist.flow.ledger import Ledger
 from maspo_dist.planning.check import data_notes, learner_notes
+from maspo_dist.planning.object_store import publish_bytes
 from maspo_dist.planning.preflight import Prepared, prepare
 from maspo_dist.runs.checkpoint import (
     CONFIG_FILE,

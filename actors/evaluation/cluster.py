@@ -17,14 +17,14 @@ from actors.evaluation.worker import EvaluationWorker
 from actors.interfaces import EngineSettings
 from actors.ray.actor_options import CONCURRENT_CALLS, actor_environment, bundle_options, share_of_cores
 from actors.ray.model_on_nodes import require_model_on_nodes
-from actors.ray.nodes import node_rooms
-from actors.ray.placement_groups import reserve
+from actors.ray.nodes import shortage
+from actors.ray.placement_groups import reserve, reserve_on_new_nodes
 from actors.ray.waits import within
 from actors.rollout.conversation import Response
 from actors.verifier.client import VerifierClient
 from actors.verifier.process import VerifierProcess
 from maspo_dist.config import EvaluationConfig
-from maspo_dist.planning.placement import Bundle, Device, require_fit
+from maspo_dist.planning.placement import Bundle, Device
 from maspo_dist.types import RolloutRequest
 
 logger = logging.getLogger(__name__)
@@ -48,16 +48,22 @@ class EvaluationCluster:
     async def start(self, settings: EngineSettings, waiting_for: Callable[[str], None]) -> None:
         """Starts all processes concurrently, reporting what it waits for. Always call `stop` afterwards.
 
-        Raises PlacementError when the cluster is too small or stays full, ModelError when a node lacks the model,
-        DeadlineError past `cluster.start_timeout_s`, and whatever makes a process fail.
+        Raises PlacementError when the cluster is too small and no autoscaler adds nodes in time, or stays full,
+        ModelError when a node lacks the model, DeadlineError past `cluster.start_timeout_s`, and whatever makes a
+        process fail.
         """
-        require_fit(self._bundles, node_rooms())
+        lack = await asyncio.to_thread(shortage, self._bundles)
         config, (engine, verifier) = self._config, self._bundles
+        if lack is not None:
+            node_s = config.cluster.node_timeout_s
+            [self._group] = await reserve_on_new_nodes([self._bundles], lack, node_s, waiting_for)
         deadline_s = time.monotonic() + config.cluster.start_timeout_s
         waiting_for("the model on every node")
         environment = actor_environment(config.cluster.environment)
         await require_model_on_nodes(config.model.path, self._device, environment, config.cluster.start_timeout_s)
-        group = self._group = await reserve(self._bundles, config.cluster.start_timeout_s, waiting_for)
+        if self._group is None:
+            self._group = await reserve(self._bundles, config.cluster.start_timeout_s, waiting_for)
+        group = self._group
         configured = config.cluster.environment
         options = bundle_options(group, engine.count, verifier, configured)
         self._verifier = VerifierProcess(config.reward, config.cluster, self._logs, options)

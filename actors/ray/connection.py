@@ -16,6 +16,7 @@ import grpc
 import ray
 
 from actors.ray.control import NAMESPACE
+from actors.ray.nodes import has_autoscaler
 from maspo_dist.errors import PlacementError
 from maspo_dist.planning.placement import Device, pick_device
 from maspo_dist.planning.remedies import SHORTER_RAY_FOLDER
@@ -34,11 +35,16 @@ def connect(wanted: Device | Literal["auto"], store_bytes: int | None = None) ->
 
     `auto` means GPUs if the cluster has any. `store_bytes` is the size of a new cluster's object store, by default
     that of `own_store`. Ray's output goes to its own log files only. A process that has joined keeps its cluster.
-    Raises PlacementError when no cluster answers at RAY_ADDRESS, or Ray does not start here.
+    Raises PlacementError when no cluster answers at RAY_ADDRESS, Ray does not start here, or `auto` may still change.
     """
     if not ray.is_initialized():
         _join_or_start(store_bytes)
-    return pick_device(wanted, has_gpu=ray.cluster_resources().get("GPU", 0) > 0)
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    if wanted == "auto" and not has_gpu and has_autoscaler():
+        raise PlacementError(
+            "model.device is auto, and the cluster has no GPU yet but may add nodes: set it to cuda, or to cpu"
+        )
+    return pick_device(wanted, has_gpu=has_gpu)
 
 
 def _join_or_start(store_bytes: int | None) -> None:

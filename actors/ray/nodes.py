@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.experimental.internal_kv import _internal_kv_get
 
-from maspo_dist.planning.placement import NodeRoom
+from maspo_dist.errors import PlacementError
+from maspo_dist.planning.placement import Bundle, NodeRoom, require_fit
 
 
 def leaving_nodes() -> dict[str, float]:
@@ -22,6 +27,32 @@ def leaving_nodes() -> dict[str, float]:
 def node_rooms() -> list[NodeRoom]:
     """What each node has, taken or not."""
     return [NodeRoom(resources=node["Resources"], labels=node["Labels"]) for node in ray.nodes() if node["Alive"]]
+
+
+def has_autoscaler() -> bool:
+    """Whether the cluster adds nodes when processes wait for a place, as those of `ray up` and KubeRay may."""
+    if is_autoscaler_v2(fetch_from_server=True):
+        return True
+    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}")
+    if "autoscaler_report" not in status:
+        return False
+    # The monitor of a cluster without an autoscaler reports too: a type for each node, made of its id.
+    types = status["autoscaler_report"]["active_nodes"]
+    return not any(node_type.startswith("node_") for node_type in types)
+
+
+def shortage(bundles: Sequence[Bundle]) -> str | None:
+    """What the nodes lack for `bundles`, where an autoscaler may add it; None if they lack nothing.
+
+    Raises PlacementError if they lack something and the cluster keeps its size.
+    """
+    try:
+        require_fit(tuple(bundles), node_rooms())
+    except PlacementError as error:
+        if not has_autoscaler():
+            raise
+        return str(error)
+    return None
 
 
 def free_resources(labels: Mapping[str, str]) -> list[Mapping[str, float]]:

@@ -10,6 +10,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from actors.ray.nodes import free_resources
+from actors.ray.waits import cancel_all
 from maspo_dist.errors import PlacementError
 from maspo_dist.planning.placement import Bundle
 
@@ -51,6 +52,29 @@ async def reserve(
         remove_placement_group(group)
         raise
     return group
+
+
+async def reserve_on_new_nodes(
+    groups: Sequence[Sequence[Bundle]], lack: str, timeout_s: float, waiting_for: Callable[[str], None]
+) -> list[PlacementGroup]:
+    """A placement group for each of `groups`, where the nodes still `lack` something that an autoscaler may add.
+
+    All wait at once, so that it adds their nodes together. Raises PlacementError after `timeout_s` seconds.
+    """
+    waiting_for(f"nodes that the cluster may add within {timeout_s:g} s (cluster.node_timeout_s): {lack}")
+    tasks = [asyncio.ensure_future(reserve(bundles, timeout_s, None)) for bundles in groups]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException as error:
+        await cancel_all(tasks)
+        for task in tasks:
+            if not task.cancelled() and task.exception() is None:
+                remove_placement_group(task.result())
+        if isinstance(error, PlacementError):
+            raise PlacementError(
+                f"the cluster added no such nodes within {timeout_s:g} s (cluster.node_timeout_s): {lack}"
+            ) from error
+        raise
 
 
 def bundles_by_node(nodes: Mapping[int, str], count: int) -> list[int]:

@@ -4,6 +4,7 @@ preflight.py   model, tokenizer and data of a run; raises every mistake that is 
 devices.py     whether a node can run on the device of the run
 doctor.py      `maspo-dist doctor`: what is wrong with the facts of each node
 remedies.py    what to do about failures of the machine
+object_store.py  what a publish needs of Ray's object store
 placement.py   the processes of a run, their CPUs, GPUs and memory
 check.py       `maspo-dist check`: prints what would run and starts nothing
 forecast.py    seconds per phase of a step on GPUs, from the shape of the model

@@ -22,6 +22,7 @@ from actors.commands.doctor import doctor
 from actors.commands.node_facts import answer_within, node_facts
 from maspo_dist.errors import ActorDiedError, DeadlineError, PlacementError
 from maspo_dist.planning.doctor import Asked, RayToken
+from maspo_dist.planning.placement import NodeRoom
 
 LIST = "#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559 MiB'\necho 'NVIDIA H100 80GB HBM3, 81559 MiB'\n"
 
@@ -162,6 +163,26 @@ def test_a_run_that_does_not_fit_is_a_finding(
     ) in capsys.readouterr().out
 
 
+def test_what_a_growing_cluster_lacks_is_a_warning(
+    capsys: pytest.CaptureFixture[str], machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_cluster(asked: Asked, _: int | None) -> command.Answers:
+        facts = {"10.0.0.1": node_facts(asked)}
+        rooms = [NodeRoom(resources={"CPU": 0.5})]
+        return command.Answers(nodes=facts, found=(), rooms=rooms, is_growing=True)
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(command, "_of_cluster", of_cluster)
+    model = {"path": str(save_untrained_demo(machine / "model")), "device": "cpu"}
+    config = make_config(
+        model=model, data={"train": ["-"], "max_prompt_tokens": 32}, run={"dir": str(machine / "runs")}
+    )
+    assert doctor(config, Console(soft_wrap=True))
+    printed = capsys.readouterr().out
+    assert "warning: the run needs 0.75 CPU where the cluster has 0.5: " in printed
+    assert "; the cluster may add nodes, for which a run waits\n" in printed
+
+
 def node(address: str, number: int) -> dict[str, Any]:
     resources = {"CPU": float(number)}
     return {
@@ -186,7 +207,6 @@ async def test_a_node_that_fails_to_answer_is_a_finding_with_its_reason(monkeypa
     monkeypatch.setattr(ray, "nodes", lambda: [node(f"10.0.0.{number}", number) for number in (1, 2, 3, 4)])
     answers = await command._ask_nodes(Asked(is_cluster=True))
     assert list(answers.nodes) == ["10.0.0.1"]
-    assert [room.resources["CPU"] for room in answers.rooms] == [1, 2, 3, 4]
     remedy = "install the packages of `make setup-gpu` there, or of `make setup` without a GPU"
     assert [finding.sentence for finding in answers.found] == [
         "node 10.0.0.2: its facts: the process died: see the logs in ray/session_latest/logs of Ray's temporary folder "
@@ -212,6 +232,7 @@ def test_the_stores_of_a_cluster_that_are_too_small_are_warnings(
     monkeypatch.setattr(command, "connect", lambda wanted: "cpu")
     monkeypatch.setattr(command, "_ask_nodes", no_nodes)
     monkeypatch.setattr(ray, "nodes", list)
+    monkeypatch.setattr(command, "has_autoscaler", lambda: False)
     monkeypatch.setattr(command, "small_stores", lambda nodes, needed: ["the object store of node 10.0.0.2 holds 1 GB"])
     assert doctor(None, Console(soft_wrap=True))
     assert capsys.readouterr().out == "warning: the object store of node 10.0.0.2 holds 1 GB\n"

@@ -75,8 +75,10 @@ class AutoscaledCluster:
 
 
 @contextmanager
-def autoscaled_cluster(head: Mapping[str, Any], kinds: Mapping[str, Any]) -> Iterator[AutoscaledCluster]:
-    """Starts a head with the CPUs and labels of `head`, and an autoscaler that may start nodes of `kinds`.
+def autoscaled_cluster(
+    head: Mapping[str, Any], kinds: Mapping[str, Any], *, is_v2: bool = True
+) -> Iterator[AutoscaledCluster]:
+    """Starts a head with the CPUs and labels of `head`, and Ray's newer or older autoscaler for nodes of `kinds`.
 
     `kinds` are Ray's `available_node_types`; each node gets an object store as well. The cluster must be up before this
     process becomes a subreaper: a run takes all descendants of a subreaper for its own.
@@ -102,7 +104,7 @@ def autoscaled_cluster(head: Mapping[str, Any], kinds: Mapping[str, Any]) -> Ite
     options += [f"--num-cpus={head['CPU']}", "--labels=" + ",".join(f"{k}={v}" for k, v in head["labels"].items())]
     of_head = {
         "RAY_FAKE_CLUSTER": "1",
-        "RAY_enable_autoscaler_v2": "1",
+        "RAY_enable_autoscaler_v2": "1" if is_v2 else "0",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_CLOUD_INSTANCE_ID": _HEAD,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD,

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import ray
 from doubles.faulty_actors import Somewhere
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.cluster_utils import Cluster
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.interfaces import ActorProcess
-from actors.ray.nodes import leaving_nodes
-from actors.ray.placement_groups import reserve, room_for
+from actors.ray.connection import connect
+from actors.ray.nodes import has_autoscaler, leaving_nodes, shortage
+from actors.ray.placement_groups import reserve, reserve_on_new_nodes, room_for
 from actors.rollout.actor import RayRolloutWorker
 from faults.faulty_run import drain, extra_node, until
 from maspo_dist.errors import ActorDiedError, PlacementError
@@ -50,6 +55,57 @@ async def test_room_is_counted_by_node(ray_cluster: Cluster) -> None:
         with pytest.raises(PlacementError, match=r"too few nodes have the labels pool=spot of cluster\.labels"):
             await reserve([spot], 0.5, None)
         ray.util.remove_placement_group(place)
+
+
+def test_a_cluster_without_an_autoscaler_refuses_what_its_nodes_lack() -> None:
+    assert shortage(processes(2, cpus=1)) is None
+    with pytest.raises(PlacementError, match="the run needs 3 CPU where the cluster has 2"):
+        shortage(processes(3, cpus=1))
+
+
+@pytest.fixture
+def autoscaler(joined: None) -> Iterator[None]:
+    """The cluster says what it says where an autoscaler runs: nodes by their kinds, here none but the head."""
+    _internal_kv_put(DEBUG_AUTOSCALING_STATUS, json.dumps({"autoscaler_report": {"active_nodes": {"head": 1}}}), True)
+    assert has_autoscaler()
+    yield
+    _internal_kv_del(DEBUG_AUTOSCALING_STATUS)
+
+
+@pytest.mark.usefixtures("autoscaler")
+async def test_places_on_nodes_that_an_autoscaler_adds_are_asked_for_together(ray_cluster: Cluster) -> None:
+    groups = [processes(2, cpus=1), processes(1, cpus=1)]
+    lack = shortage([*groups[0], *groups[1]])
+    assert lack is not None
+    assert lack.startswith("the run needs 3 CPU where the cluster has 2")
+    told: list[str] = []
+    places = asyncio.ensure_future(reserve_on_new_nodes(groups, lack, 60, told.append))
+    async with asyncio.timeout(60):
+        await until(lambda: bool(told))
+    assert told == [f"nodes that the cluster may add within 60 s (cluster.node_timeout_s): {lack}"]
+    with extra_node(ray_cluster):
+        assert [len(place.bundle_specs) for place in await places] == [2, 1]
+        for place in places.result():
+            ray.util.remove_placement_group(place)
+
+
+@pytest.mark.usefixtures("autoscaler")
+async def test_nodes_that_do_not_come_are_named_and_no_place_is_kept() -> None:
+    with pytest.raises(
+        PlacementError, match=r"^the cluster added no such nodes within 1 s \(cluster.node_timeout_s\): 2"
+    ):
+        await reserve_on_new_nodes([processes(1, cpus=1), processes(1, cpus=9)], "2 more", 1, lambda _: None)
+    assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
+
+
+@pytest.mark.usefixtures("autoscaler")
+def test_the_device_is_not_decided_while_gpus_may_still_come() -> None:
+    assert connect("cpu") == "cpu"
+    assert connect("cuda") == "cuda"
+    with pytest.raises(
+        PlacementError, match=r"model\.device is auto, and the cluster has no GPU yet but may add nodes"
+    ):
+        connect("auto")
 
 
 async def test_many_who_wait_for_a_place_leave_the_threads_to_others() -> None:

@@ -11,10 +11,10 @@ import pytest
 import ray
 from doubles.loop import make_config
 
-from actors.processes import publish_bytes
 from actors.ray.connection import connect, own_store, small_stores
 from maspo_dist.errors import PlacementError
 from maspo_dist.models.size import KNOWN_SIZES
+from maspo_dist.planning.object_store import publish_bytes
 
 SEVEN_BILLION = replace(KNOWN_SIZES["deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"], parameters=7_600_000_000)
 

@@ -1,4 +1,4 @@
-"""Ray's autoscaler brings nodes for a real run that wants more workers, and takes them when these have ended."""
+"""Ray's autoscaler brings nodes for a real run that lacks them or wants more workers, and takes them afterwards."""
 
 from __future__ import annotations
 
@@ -54,3 +54,25 @@ def test_nodes_come_for_more_workers_and_go_with_them(autoscaled: AutoscaledClus
     last = finish_whole(run)
     print(f"{last} steps")
     assert not events(run, "worker_lost")
+
+
+def test_a_run_waits_for_the_nodes_that_it_needs_to_start(autoscaled: AutoscaledCluster, launcher: Launcher) -> None:
+    """The head holds the learner, the verifier and one of two engines; the other engine's node comes."""
+    own = {"PYTHONPATH": str(ROOT / "tests")}
+    settings = ("run.max_steps=10000", *QUICK, "rollout.workers=2", "cluster.labels={rollout: {pool: engines}}")
+    run = launcher.start("waits", *settings, module="doubles.whole_cores", environment=own)
+    run.wait_for_step(1)
+    assert serving(run) == 2
+    assert [(node.kind, node.has_engine()) for node in autoscaled.nodes()] == [("engines", True)]
+    assert "nodes that the cluster may add within 1200 s (cluster.node_timeout_s): the run needs 4 CPU" in run.output
+    finish_whole(run)
+
+
+def test_a_run_ends_with_a_sentence_when_the_nodes_do_not_come(
+    autoscaled: AutoscaledCluster, launcher: Launcher
+) -> None:
+    own = {"PYTHONPATH": str(ROOT / "tests")}
+    settings = (*QUICK, "rollout.workers=6", "cluster.node_timeout_s=10")
+    run = launcher.start("waits-in-vain", *settings, module="doubles.whole_cores", environment=own)
+    assert run.finish(120) == 2
+    assert "the cluster added no such nodes within 10 s (cluster.node_timeout_s): the run needs 8 CPU" in run.output

@@ -158,13 +158,16 @@ def submit(
         Path | None, typer.Option(help="Describes the cluster; default slurm.yaml beside CONFIG.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script; write and submit nothing.")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Submit although this machine lacks the model or data of CONFIG.")
+    ] = False,
 ) -> None:
     """Check CONFIG and submit it as a job that saves before its time limit and goes on in a next job."""
     if not slurm:
         raise UserError("submit needs --slurm; to a running Ray cluster, submit with `ray job submit` (make submit)")
     from actors.commands.submit import submit_to_slurm
 
-    submit_to_slurm(config, overrides or (), cluster, nodes, is_dry=dry_run)
+    submit_to_slurm(config, overrides or (), cluster, nodes, is_dry=dry_run, is_anyway=anyway)
 
 
 @app.command("eval")

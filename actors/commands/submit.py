@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from actors.commands.backends import require_backends
 from maspo_dist.config import build_config, dump_config, load_config, read_tree
 from maspo_dist.config.slurm import SlurmConfig
-from maspo_dist.errors import ConfigError, MaspoError
-from maspo_dist.planning.check import check_run
+from maspo_dist.errors import ConfigError, DataError, MaspoError
+from maspo_dist.planning.check import inspect_run, run_notes
 from maspo_dist.planning.slurm import JobFiles, batch_script, gpus_of, node_script, require_submittable
 
 #: The file beside a configuration that describes the cluster.
@@ -27,26 +24,34 @@ _SBATCH_S = 120
 
 
 def submit_to_slurm(
-    path: Path, overrides: Sequence[str], cluster_path: Path | None, nodes: int, *, is_dry: bool
+    path: Path, overrides: Sequence[str], cluster_path: Path | None, nodes: int, *, is_dry: bool, is_anyway: bool
 ) -> None:
     """Checks the run as `maspo-dist check` does, writes its job into the run's folder and submits it.
 
-    `is_dry` prints the script and writes nothing. Raises the errors of `check`, ConfigError or PlacementError for a
-    run that cannot be a job, and MaspoError if sbatch refuses it.
+    `is_dry` prints the script and writes nothing; `is_anyway` submits although this machine lacks the model or data.
+    Notes go to stderr. Raises the errors of `check`, ConfigError or PlacementError for a run that cannot be a job,
+    DataError for what this machine lacks, and MaspoError if sbatch refuses the job.
     """
     of_cluster = [text for text in overrides if text.startswith(_CLUSTER_PREFIX)]
     config = load_config(path, [text for text in overrides if text not in of_cluster])
     cluster = read_cluster(cluster_path or path.parent / _CLUSTER_FILE, of_cluster)
     require_backends(config)
     require_submittable(config, cluster, nodes)
-    check_run(config, Console(file=io.StringIO()))
-    job = JobFiles(run=(config.run.dir / config.run.name).absolute())
+    inspected = inspect_run(config)
+    for note in run_notes(config, inspected):
+        print(f"note: {note}", file=sys.stderr)
+    if inspected.missing:
+        lacks = f"this machine lacks {', '.join(inspected.missing)}"
+        if not is_anyway and not is_dry:
+            raise DataError(f"{lacks}: put it here, or add --anyway if the nodes of the job have it")
+        print(f"note: {lacks}: the nodes of the job must have it", file=sys.stderr)
+    job = JobFiles(run=(config.run.dir / config.run.name).absolute(), config_text=dump_config(config))
     script = batch_script(config, cluster, nodes, job, Path(sys.executable).parent)
     if is_dry:
         print(script, end="")
         return
     job.folder.mkdir(parents=True, exist_ok=True)
-    texts = {job.script: script, job.node: node_script(), job.config: dump_config(config)}
+    texts = {job.script: script, job.node: node_script(), job.config: job.config_text}
     for file, text in texts.items():
         file.write_text(text, encoding="utf-8")
     print(f"script {job.script}")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,7 +26,7 @@ from maspo_dist.errors import ConfigError, HubUnreachableError
 from maspo_dist.models.facts import ModelFacts, hub_is_reachable
 from maspo_dist.models.path import is_hub_name
 from maspo_dist.models.size import KNOWN_SIZES, ModelSize
-from maspo_dist.planning.environment import inspect_environment
+from maspo_dist.planning.environment import EnvironmentFindings, inspect_environment
 from maspo_dist.planning.placement import Device, pick_device, plan_bundles
 from maspo_dist.planning.preflight import (
     inspect_model,
@@ -48,8 +49,24 @@ DataFacts = PromptSet | int | None
 _SHOWN_CHARS = 2_000
 
 
-def check_run(config: TrainConfig, console: Console) -> None:
-    """Validates model and data, then prints the resolved configuration, the data, placement and memory.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspected:
+    """What is known of a run before it starts.
+
+    size     the shape of the model, None where it is not known here
+    data     facts of each data set, by its name
+    found    what its environment does
+    missing  models, data and checkpoints that this machine lacks
+    """
+
+    size: ModelSize | None
+    data: Mapping[str, DataFacts]
+    found: EnvironmentFindings
+    missing: Sequence[str]
+
+
+def inspect_run(config: TrainConfig) -> Inspected:
+    """Reads the model and the data.
 
     Raises the errors that `train` raises before its first process, except for what this machine lacks.
     """
@@ -70,22 +87,36 @@ def check_run(config: TrainConfig, console: Console) -> None:
     loaded = [prompts for prompts in data.values() if isinstance(prompts, PromptSet)]
     if len(loaded) == len(data):
         require_sources(config.reward, loaded)
+    train = data["train"]
+    found = inspect_environment(config, train if isinstance(train, PromptSet) else None)
+    return Inspected(size=size, data=data, found=found, missing=missing)
+
+
+def run_notes(config: TrainConfig, inspected: Inspected) -> Iterator[str]:
+    """What may be wrong with the run, one sentence each."""
+    for name, prompts in inspected.data.items():
+        if isinstance(prompts, PromptSet):
+            yield from _set_notes(config, name, prompts)
+    yield from learner_notes(config, inspected.size)
+    yield from inspected.found.notes
+
+
+def check_run(config: TrainConfig, console: Console) -> None:
+    """Validates the run as `inspect_run` does, then prints its resolved configuration, data, placement and memory."""
+    inspected = inspect_run(config)
+    size, missing = inspected.size, inspected.missing
     console.print(dump_config(config), highlight=False, markup=False)
-    console.print(_data(data))
-    for name, prompts in data.items():
+    console.print(_data(inspected.data))
+    for name, prompts in inspected.data.items():
         if isinstance(prompts, PromptSet):
             for block in _blocks(config, name, prompts):
                 console.print(block, highlight=False, markup=False)
-            answers = (f"data set {name}: {note}" for note in _answer_notes(config, prompts))
-            for note in (*data_notes(config, name, prompts), *answers):
+            for note in _set_notes(config, name, prompts):
                 console.print(f"note: {note}", highlight=False, markup=False)
-    train = data["train"]
-    prompts = train if isinstance(train, PromptSet) else None
-    found = inspect_environment(config, prompts)
-    for source, conversation in found.conversations:
+    for source, conversation in inspected.found.conversations:
         title = f"train, source {source}: an example conversation, in which the turns of the model are made up:"
         console.print("\n".join([title, *_quoted(conversation)]), highlight=False, markup=False)
-    for note in (*learner_notes(config, size), *found.notes):
+    for note in (*learner_notes(config, size), *inspected.found.notes):
         console.print(f"note: {note}", highlight=False, markup=False)
     if size is None:
         console.print(f"placement and memory: unknown until {config.model.path} can be read", markup=False)
@@ -139,6 +170,12 @@ def learner_notes(config: TrainConfig, size: ModelSize | None) -> list[str]:
             "differ; no loss balances the experts"
         )
     return notes
+
+
+def _set_notes(config: TrainConfig, name: str, prompts: PromptSet) -> Iterator[str]:
+    yield from data_notes(config, name, prompts)
+    for note in _answer_notes(config, prompts):
+        yield f"data set {name}: {note}"
 
 
 def _answer_notes(config: TrainConfig, prompts: PromptSet) -> Iterator[str]:

@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(model: Path, tmp_path: Path) -> Path:
     """A configuration that can run, with slurm.yaml beside it."""
     data = tmp_path / "train.jsonl"
-    data.write_text('{"problem": "1+2=", "answer": "3"}\n')
+    data.write_text("".join(f'{{"problem": "1+{i}=", "answer": "{1 + i}"}}\n' for i in range(64)))
     tree = yaml.safe_load((ROOT / "configs/local_smoke.yaml").read_text())
     tree["run"] |= {"name": "one", "dir": str(tmp_path / "runs")}
     tree["model"]["path"] = str(model)
@@ -80,10 +80,16 @@ def test_it_hands_sbatch_a_script_with_the_resolved_configuration_beside_it(
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs/one/slurm"
     assert (tmp_path / "asked").read_text().split() == ["--parsable", str(folder / "train.sbatch")]
-    assert {path.name for path in folder.iterdir()} == {"train.sbatch", "node.sh", "config.yaml"}
-    assert load_config(folder / "config.yaml").run.max_steps == 7
+    [first] = folder.glob("config-*.yaml")
+    assert {path.name for path in folder.iterdir()} == {"train.sbatch", "node.sh", first.name}
+    assert load_config(first).run.max_steps == 7
     assert str(folder / "train.sbatch") in done.stdout
     assert "srun --overlap --jobid=417 --pty bash" in done.stdout
+
+    # The first job still waits: it keeps its configuration.
+    assert call("submit", "--slurm", str(config), "run.max_steps=8").returncode == 0
+    assert sorted(load_config(path).run.max_steps for path in folder.glob("config-*.yaml")) == [7, 8]
+    assert f"MASPO_CONFIG={first}\n" not in (folder / "train.sbatch").read_text()
 
     (programs / "sbatch").write_text("#!/bin/bash\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
     refused = call("submit", "--slurm", str(config))
@@ -100,6 +106,22 @@ def test_without_sbatch_it_writes_the_job_and_says_how_to_submit_it(
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"call `sbatch {script}` on a login node" in done.stderr
     assert script.is_file()
+
+
+def test_notes_are_printed_and_a_job_without_its_data_is_not_submitted(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lacking = ("submit", "--slurm", str(config), "data.train=[/elsewhere/sets/train.jsonl]", "run.name=lacking")
+    done = call(*lacking)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "this machine lacks data /elsewhere/sets/train.jsonl: put it here, or add --anyway" in done.stderr
+    assert not (tmp_path / "runs/lacking").exists()
+    done = call(*lacking, "--anyway")
+    assert "note: this machine lacks data /elsewhere/sets/train.jsonl: the nodes of the job must have it" in done.stderr
+    assert (tmp_path / "runs/lacking/slurm/train.sbatch").is_file()
+    done = call("submit", "--slurm", str(config), "rollout.prompts_per_step=65", "--dry-run")
+    assert "note: rollout.prompts_per_step is 65, but data.train has 64 prompts" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from maspo_dist.config import load_config
+from maspo_dist.config import dump_config, load_config
 from maspo_dist.config.slurm import SlurmConfig
 from maspo_dist.planning.slurm import JobFiles, batch_script, node_script
 
@@ -91,13 +91,14 @@ class FakeJob:
         (folder / "calls").touch()
         self.scratch = folder / "tmp"
         self.scratch.mkdir()
-        files = JobFiles(run=self.run)
+        config = load_config(ROOT / "configs/local_smoke.yaml")
+        files = JobFiles(run=self.run, config_text=dump_config(config))
         files.folder.mkdir(parents=True)
         # The path of a test's folder is too long for a real Ray, whose sockets would lie there.
         cluster = cluster.model_copy(update={"scratch": self.scratch})
-        config = load_config(ROOT / "configs/local_smoke.yaml")
         files.script.write_text(batch_script(config, cluster, 2, files, self._programs))
         files.node.write_text(node_script())
+        self._node_script = files.node
         self._environment = {
             **os.environ,
             "FAKE": str(folder),
@@ -146,7 +147,7 @@ class FakeJob:
     def head_task(self) -> psutil.Process:
         """The task of the step in which the head of Ray runs."""
         for process in self.process.children(recursive=True):
-            if process.cmdline()[-2:] == [str(JobFiles(run=self.run).node), "head"]:
+            if process.cmdline()[-2:] == [str(self._node_script), "head"]:
                 return process
         raise AssertionError(f"there is no head:\n{self.log}")
 

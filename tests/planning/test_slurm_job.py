@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -180,7 +181,7 @@ def test_only_a_restarted_job_resumes(ended: dict[str, Ended]) -> None:
     [first] = ended["finished"].trained
     [again] = ended["restarted"].trained
     assert "checkpoint.resume" not in first
-    assert again.endswith("/slurm/config.yaml checkpoint.resume=auto")
+    assert re.search(r"/slurm/config-\w{8}\.yaml checkpoint\.resume=auto$", again)
 
 
 def test_a_node_on_which_ray_does_not_start_tries_again(ended: dict[str, Ended]) -> None:

@@ -165,7 +165,7 @@ resume=()
 [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || resume=(checkpoint.resume=auto)
 # Checkpoints that are newer than this file are this job's own.
 : > "$MASPO_LOGS/started"
-within maspo-dist train "$MASPO_FILES/config.yaml" "${resume[@]}" &
+within maspo-dist train "$MASPO_CONFIG" "${resume[@]}" &
 run=$!
 [ -z "$stop" ] || kill -TERM "$run"
 # A signal ends `wait` early.

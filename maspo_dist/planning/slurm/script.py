@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,6 +19,8 @@ class JobFiles:
 
     #: The folder of the run, absolute.
     run: Path
+    #: The text of the configuration. A later job of the same run leaves the file of a job that still waits as it is.
+    config_text: str
 
     @property
     def folder(self) -> Path:
@@ -33,7 +36,8 @@ class JobFiles:
 
     @property
     def config(self) -> Path:
-        return self.folder / "config.yaml"
+        digest = hashlib.sha256(self.config_text.encode()).hexdigest()
+        return self.folder / f"config-{digest[:8]}.yaml"
 
 
 def require_submittable(config: TrainConfig, cluster: SlurmConfig, nodes: int) -> None:
@@ -117,6 +121,7 @@ def batch_script(config: TrainConfig, cluster: SlurmConfig, nodes: int, files_of
     setup = [f"export PATH={shlex.quote(str(path))}:$PATH", *cluster.setup]
     variables = {
         "MASPO_FILES": str(files_of_job.folder),
+        "MASPO_CONFIG": str(files_of_job.config),
         "MASPO_RUN": str(files_of_job.run),
         "MASPO_SCRATCH": str(cluster.scratch),
         "MASPO_SETUP": "\n".join(setup),

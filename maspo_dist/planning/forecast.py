@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from maspo_dist.config import TrainConfig
 from maspo_dist.models.size import ModelSize, adapter_parameters
 from maspo_dist.planning.accelerators import Accelerator
-from maspo_dist.planning.placement import SHARED_ENGINE_SHARE, engine_memory, learner_memory, weight_width
+from maspo_dist.planning.placement import (
+    SHARED_ENGINE_SHARE,
+    engine_memory,
+    learner_memory,
+    longest_sequence,
+    weight_width,
+)
 from maspo_dist.planning.transport import choose_transport
 
 # Shares of a peak that training and inference of dense models usually reach.
@@ -164,20 +170,20 @@ def advice(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Leng
     yield "a publish takes " + ", ".join(
         f"{seconds:,.1f} s by {name}" for name, seconds in publish_seconds(config, size).items()
     )
-    if learner_memory(config, size, "cuda").total_bytes > gpu.memory_bytes:
-        yield (
-            "a learner rank does not fit on this GPU: raise learner.zero_stage, learner.ranks or "
-            "learner.sequence_parallel, or lower learner.micro_batch_tokens"
-        )
+    learner = learner_memory(config, size, "cuda")
+    if learner.total_bytes > gpu.memory_bytes:
+        yield f"a learner rank does not fit on this GPU: {_smaller_learner(config)}"
     if _sequences_at_once(config, size, gpu) < 1:
         more = [str(gpus) for gpus in size.head_shares if gpus > config.rollout.tensor_parallel]
         fix = f"raise rollout.tensor_parallel to one of {', '.join(more)}" if more else "choose a larger GPU"
         yield f"an engine has no room for one sequence at full length: {fix}"
     if config.cluster.layout == "colocated":
-        if not fits(config, size, gpu):
+        taken_bytes = _engine_share(config) * gpu.memory_bytes
+        if taken_bytes + learner.weights_bytes > gpu.memory_bytes:
+            less = "raise learner.ranks" if config.learner.zero_stage == 3 else "set learner.zero_stage to 3"
             yield (
-                "a rank and its engine do not fit on the GPUs that they share: lower "
-                "rollout.engine.gpu_memory_utilization, or set learner.zero_stage to 3"
+                f"the weights of a rank do not fit beside its engine on the GPUs that they share: {less}, or lower "
+                "rollout.engine.gpu_memory_utilization"
             )
         return
     ways = splits(config, size, gpu, lengths)
@@ -190,6 +196,23 @@ def advice(config: TrainConfig, size: ModelSize, gpu: Accelerator, lengths: Leng
         yield f"{settings} fits on the same number of GPUs, at {best.forecast.step_s:,.0f} s per step"
     elif best.forecast.step_s < 0.95 * forecast.step_s:
         yield f"{settings} takes {best.forecast.step_s:,.0f} s per step on the same number of GPUs"
+
+
+def _smaller_learner(config: TrainConfig) -> str:
+    """What to change so that a rank holds less."""
+    longest, learner = longest_sequence(config), config.learner
+    ways = [
+        *(["learner.zero_stage"] if learner.zero_stage < 3 else []),
+        "learner.ranks",
+        "learner.sequence_parallel",
+    ]
+    fix = f"raise {', '.join(ways[:-1])} or {ways[-1]}, or "
+    if learner.micro_batch_tokens > longest:
+        return f"{fix}lower learner.micro_batch_tokens"
+    return (
+        f"{fix}lower data.max_prompt_tokens and rollout.max_response_tokens, whose sum of {longest:,} is more than "
+        f"learner.micro_batch_tokens ({learner.micro_batch_tokens:,})"
+    )
 
 
 def _transport(config: TrainConfig) -> str:

@@ -132,7 +132,10 @@ def _verifier_bundle(config: VerifierConfig, device: Device) -> Bundle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerMemory:
-    """An estimate of what one rank holds on its device, in bytes; weights include those of a reference model."""
+    """An estimate of what one rank holds on its device, in bytes; weights include those of a reference model.
+
+    `host_bytes` is what a rank on a GPU keeps in main memory instead.
+    """
 
     weights_bytes: int
     gradients_bytes: int
@@ -140,9 +143,11 @@ class LearnerMemory:
     activations_bytes: int
     head_bytes: int
     libraries_bytes: int
+    host_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
+        """On its device."""
         of_model = self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
         return of_model + self.activations_bytes + self.head_bytes + self.libraries_bytes
 
@@ -166,10 +171,11 @@ def learner_memory(config: TrainConfig, size: ModelSize, device: Device) -> Lear
     State per parameter: weight in the dtype of the model, float32 gradient, two float32 moments, and in bfloat16 a
     float32 master copy; the weight again for a reference model. ZeRO 1 shards master and moments over the ranks, 2 the
     gradient too, 3 the weights too. With adapters they alone have gradients, moments and masters, and the model
-    without them is the reference. Ranks that share sequences divide the tokens of a micro-batch.
+    without them is the reference. A response longer than a micro-batch is a micro-batch of its own. Ranks that share
+    sequences divide its tokens.
     """
     learner, lora = config.learner, config.learner.lora
-    tokens = math.ceil(learner.micro_batch_tokens / learner.sequence_parallel)
+    tokens = math.ceil(max(learner.micro_batch_tokens, longest_sequence(config)) / learner.sequence_parallel)
     ranks, stage = learner.ranks, learner.zero_stage
     width = weight_width(config.model)
     copies = 2 if config.algorithm.kl.coefficient > 0 else 1
@@ -180,26 +186,33 @@ def learner_memory(config: TrainConfig, size: ModelSize, device: Device) -> Lear
     optimizer = (8 + (4 if width == 2 else 0)) * trained / (ranks if stage >= 1 else 1)
     gradients = 4 * trained / (ranks if stage >= 2 else 1)
     weights = width * held / (ranks if stage >= 3 else 1)
+    keeps_weights = device == "cpu" or learner.offload_parameters == "none"
+    keeps_optimizer = device == "cpu" or learner.offload_optimizer == "none"
     # Activations that backward needs, in widths of a layer; with checkpointing only the input of each layer is kept.
     layer = 12 * size.hidden + 4 * size.intermediate
     kept = layer + size.layers * size.hidden if learner.gradient_checkpointing else size.layers * layer
     # The head: logits of a chunk with a working copy on a GPU, and the gradient of its weight unless that is frozen.
     logits = min(HEAD_LOGITS[device], tokens * size.vocabulary) * (10 if device == "cuda" else 6)
     return LearnerMemory(
-        weights_bytes=int(weights),
+        weights_bytes=int(weights) if keeps_weights else 0,
         gradients_bytes=int(gradients),
-        optimizer_bytes=int(optimizer),
+        optimizer_bytes=int(optimizer) if keeps_optimizer else 0,
         activations_bytes=tokens * kept * width,
         head_bytes=logits + (4 * size.vocabulary * size.hidden if lora is None else 0),
         libraries_bytes=0 if device == "cuda" else _LEARNER_LIBRARIES_BYTES,
+        host_bytes=(0 if keeps_weights else int(weights)) + (0 if keeps_optimizer else int(optimizer)),
     )
+
+
+def longest_sequence(config: TrainConfig) -> int:
+    """Tokens of the longest prompt and response that a run may have."""
+    return config.data.max_prompt_tokens + config.rollout.max_response_tokens
 
 
 def engine_memory(config: TrainConfig, size: ModelSize, device: Device) -> EngineMemory:
     """Weights of one engine, and the keys and values of one sequence at full length, which it must hold at least."""
-    tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
     width = weight_width(config.model)
-    wanted = width * tokens * size.key_value_elements
+    wanted = width * longest_sequence(config) * size.key_value_elements
     return EngineMemory(
         weights_bytes=width * size.parameters,
         keys_and_values_bytes=wanted if device == "cuda" else CPU_CACHE_GIB << 30,

@@ -9,7 +9,15 @@ from maspo_dist.config import TrainConfig
 from maspo_dist.errors import UserError
 from maspo_dist.models.size import KNOWN_SIZES, ModelSize
 from maspo_dist.planning.accelerators import ACCELERATORS, Accelerator
-from maspo_dist.planning.forecast import Lengths, StepForecast, advice, engine_bytes, forecast_step, full_sequences
+from maspo_dist.planning.forecast import (
+    Lengths,
+    StepForecast,
+    advice,
+    engine_bytes,
+    fits,
+    forecast_step,
+    full_sequences,
+)
 from maspo_dist.planning.placement import engine_memory, learner_memory, learner_name, weight_width
 from maspo_dist.planning.preflight import inspect_model, require_divisible_heads
 
@@ -45,9 +53,14 @@ def print_plan(config: TrainConfig, gpu_name: str, lengths: Lengths, console: Co
         "files of another dtype are copied by each rank",
         highlight=False,
     )
-    console.print(_seconds(forecast))
-    hours = config.run.max_steps * forecast.step_s / 3600
-    console.print(f"{hours:,.1f} hours for run.max_steps={config.run.max_steps}, evaluations aside", highlight=False)
+    if fits(config, size, gpu):
+        hours = config.run.max_steps * forecast.step_s / 3600
+        console.print(_seconds(forecast))
+        console.print(
+            f"{hours:,.1f} hours for run.max_steps={config.run.max_steps}, evaluations aside", highlight=False
+        )
+    else:
+        console.print("the run does not fit into this memory, so no time is forecast for it", highlight=False)
     for sentence in advice(config, size, gpu, lengths):
         console.print(f"note: {sentence}", highlight=False)
 
@@ -76,7 +89,10 @@ def _gpu(name: str) -> Accelerator:
 
 def _memory(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> Table:
     learner, engine = learner_memory(config, size, "cuda"), engine_memory(config, size, "cuda")
-    taken_bytes, sequences = engine_bytes(config, gpu), max(0, full_sequences(config, size, gpu))
+    taken_bytes, sequences = engine_bytes(config, gpu), full_sequences(config, size, gpu)
+    rest = f"  the rest, for {sequences:,} sequences at full length"
+    if sequences < 0:
+        rest = "  the rest: its weights are larger than vLLM's share"
     table = Table(
         "process", "count", "GB", title=f"memory, of {gpu.memory_bytes / 1e9:.0f} GB per GPU", title_justify="left"
     )
@@ -87,9 +103,10 @@ def _memory(config: TrainConfig, size: ModelSize, gpu: Accelerator) -> Table:
         ("  optimizer", None, learner.optimizer_bytes),
         ("  activations", None, learner.activations_bytes),
         ("  logits and gradient of the head", None, learner.head_bytes),
+        *([("  in main memory instead", None, learner.host_bytes)] if learner.host_bytes else []),
         (f"engine, tensor parallel {config.rollout.tensor_parallel}", config.rollout.first_workers, taken_bytes),
         ("  weights", None, engine.weights_bytes),
-        (f"  the rest, for {sequences:,} sequences at full length", None, taken_bytes - engine.weights_bytes),
+        (rest, None, max(0, taken_bytes - engine.weights_bytes)),
     )
     for what, count, held_bytes in rows:
         table.add_row(what, "" if count is None else str(count), f"{held_bytes / 1e9:.1f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -110,7 +111,10 @@ def test_turns_on_shared_gpus_cost_the_moves_of_the_optimizer_state() -> None:
     whole = recipe("cluster.layout=colocated", "rollout.workers=4", "learner.zero_stage=2")
     assert "a publish takes 25.7 s by object_store, 1.8 s by ipc" in list(advice(whole, SIZE, GPUS["H100"], LENGTHS))
     [said] = [sentence for sentence in advice(tight, SIZE, GPUS["H100"], LENGTHS) if "share" in sentence]
-    assert said.endswith("lower rollout.engine.gpu_memory_utilization, or set learner.zero_stage to 3")
+    assert said.endswith("raise learner.ranks, or lower rollout.engine.gpu_memory_utilization")
+    tighter = tight.model_copy(update={"learner": tight.learner.model_copy(update={"zero_stage": 2})})
+    [said] = [sentence for sentence in advice(tighter, SIZE, GPUS["H100"], LENGTHS) if "share" in sentence]
+    assert said.endswith("set learner.zero_stage to 3, or lower rollout.engine.gpu_memory_utilization")
 
 
 def test_the_fastest_division_of_the_gpus_stands_first() -> None:
@@ -191,8 +195,15 @@ def test_groups_of_ranks_that_share_sequences_stay_whole_in_every_division() -> 
         (
             "RTX 4090",
             [],
+            "a learner rank does not fit on this GPU: raise learner.ranks or learner.sequence_parallel, or lower "
+            "learner.micro_batch_tokens",
+        ),
+        (
+            "RTX 4090",
+            ["learner.zero_stage=1", "learner.micro_batch_tokens=4096"],
             "a learner rank does not fit on this GPU: raise learner.zero_stage, learner.ranks or "
-            "learner.sequence_parallel, or lower learner.micro_batch_tokens",
+            "learner.sequence_parallel, or lower data.max_prompt_tokens and rollout.max_response_tokens, whose sum of "
+            "10,240 is more than learner.micro_batch_tokens (4,096)",
         ),
         (
             "RTX 4090",
@@ -223,6 +234,40 @@ def test_groups_of_ranks_that_share_sequences_stay_whole_in_every_division() -> 
 )
 def test_advice_is_given_where_its_rule_holds(gpu: str, overrides: list[str], sentence: str) -> None:
     assert sentence in list(advice(recipe(*overrides), SIZE, GPUS[gpu], LENGTHS))
+
+
+def test_a_response_longer_than_a_micro_batch_needs_the_memory_of_its_own_length() -> None:
+    long, short = recipe("learner.micro_batch_tokens=10240"), recipe("learner.micro_batch_tokens=1")
+    assert long.data.max_prompt_tokens + long.rollout.max_response_tokens == 10_240
+    assert learner_memory(short, SIZE, "cuda") == learner_memory(long, SIZE, "cuda")
+
+
+def test_what_is_offloaded_is_counted_in_main_memory() -> None:
+    usual = learner_memory(recipe(), SIZE, "cuda")
+    both = recipe("learner.offload_optimizer=cpu", "learner.offload_parameters=cpu")
+    offloaded = learner_memory(both, SIZE, "cuda")
+    assert (offloaded.weights_bytes, offloaded.optimizer_bytes) == (0, 0)
+    assert offloaded.host_bytes == usual.weights_bytes + usual.optimizer_bytes
+    assert offloaded.total_bytes + offloaded.host_bytes == usual.total_bytes
+    assert learner_memory(both, SIZE, "cpu").total_bytes == learner_memory(recipe(), SIZE, "cpu").total_bytes
+    text = StringIO()
+    print_plan(both, "H100", LENGTHS, Console(file=text, width=120))
+    assert re.search(r"in main memory instead +│ +│ 13\.3", text.getvalue())
+
+
+def test_a_run_that_does_not_fit_gets_no_time_and_no_advice_against_itself() -> None:
+    """An engine takes 60 % of a GPU that it shares, which is less than this model's weights."""
+    larger = replace(SIZE, parameters=4 * SIZE.parameters)
+    alone = ("rollout.tensor_parallel=1", "rollout.workers=8", "rollout.engine.gpu_memory_utilization=0.6")
+    text = StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(KNOWN_SIZES, recipe().model.path, larger)
+        print_plan(recipe("cluster.layout=colocated", *alone), "H100", LENGTHS, Console(file=text, width=200))
+    said = text.getvalue()
+    assert "the rest: its weights are larger than vLLM's share" in said
+    assert "the run does not fit into this memory, so no time is forecast for it" in said
+    assert "an engine has no room for one sequence at full length: raise rollout.tensor_parallel to one of 2, 4" in said
+    assert not re.search(r"hours|lower rollout\.engine|[ │]-\d", said)
 
 
 def test_a_plan_is_printed_without_the_model_or_the_data() -> None:

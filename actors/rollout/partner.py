@@ -6,6 +6,7 @@ import logging
 
 from actors.rollout.conversation import Partner
 from maspo_dist.config import EvaluationConfig, TrainConfig
+from maspo_dist.data.chat import ChatTemplate
 from maspo_dist.data.conversation import continuation
 from maspo_dist.environments.host import ForkedEnvironments
 from maspo_dist.models.facts import read_tokenizer
@@ -22,9 +23,11 @@ async def open_partner(config: TrainConfig | EvaluationConfig) -> Partner:
     environment, cluster = config.environment, config.cluster
     assert environment is not None
     tokenizer, end_ids = read_tokenizer(config.model)
-    how, note = continuation(tokenizer, end_ids, environment.role, environment.max_observation_tokens)
+    template = ChatTemplate(tokenizer, config.data)
+    how, note = continuation(template, end_ids, environment.role, environment.max_observation_tokens)
     if note is not None:
         logger.warning(note)
-    host = ForkedEnvironments(environment, cluster.generate_timeout_s, cluster.start_timeout_s)
+    tags = config.reward.reasoning_tags
+    host = ForkedEnvironments(environment, cluster.generate_timeout_s, cluster.start_timeout_s, tags)
     await host.start()
     return Partner(config=environment, host=host, continuation=how, monitor=UnverifiableMonitor(config.reward))

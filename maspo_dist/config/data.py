@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -22,6 +23,8 @@ class PromptConfig(Section):
     template: str = "chat"
     #: System message for rows without one; a row's own system message is used, even an empty one.
     system_prompt: str | None = None
+    #: The date that a chat template may write into a prompt. Today's would end a resume on the next day.
+    date: datetime.date = datetime.date(2026, 1, 1)
     #: Text after every problem, before the template is applied; describe the format of the answer here.
     problem_suffix: str = ""
     #: Longest prompt in tokens, after the template.

@@ -62,7 +62,8 @@ class EnvironmentConfig(Section):
     max_observation_tokens: Meaning[int] = Field(1024, ge=16)
     #: Hard wall-clock deadline of one call of `reset` or `step`. A process that misses it is killed.
     step_timeout_s: Execution[float] = Field(30.0, gt=0)
-    #: Memory by which the process of one trajectory may grow, and memory of one program of the python tool.
+    #: Memory by which the process of one trajectory may grow, and memory of one program of the python tool. The address
+    #: space is counted, so each thread of a process counts with its stack.
     memory_mb: Execution[int] = Field(512, ge=64)
     #: Most processes of a rollout worker, one per open trajectory; further trajectories wait before their first turn.
     processes: Capacity[int] = Field(256, ge=1)

@@ -64,6 +64,14 @@ def open_reasoning(text: str, tags: Mapping[str, str] = REASONING_TAGS) -> str:
     return text[opened.start() :] if opened else ""
 
 
+def outside_reasoning(text: str, tags: Mapping[str, str] = REASONING_TAGS) -> str:
+    """`text` behind its last closing tag, up to an opening tag after that. A prompt may have opened the block."""
+    patterns = reasoning_patterns(tags)
+    text = text[max((match.end() for match in patterns.closing.finditer(text)), default=0) :]
+    opened = patterns.opening.search(text)
+    return text[: opened.start()] if opened else text
+
+
 def final_reasoning_tag(prompt: str, tags: Mapping[str, str] = REASONING_TAGS) -> str:
     """The opening tag with which `prompt` ends, and white space after it; "" where it ends otherwise."""
     end = prompt.rstrip()

@@ -2,6 +2,7 @@
 
 files.py          a file of any kind → records
 rows.py           records or a hub data set → checked rows
+chat.py           the chat template of a tokenizer, as a run uses it
 template.py       a row → the text of its prompt
 prompts.py        rows → tokenized prompts, with what repeats and contradicts
 response_text.py  the tokens of a response → the text that is judged

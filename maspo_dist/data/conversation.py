@@ -15,9 +15,9 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import jinja2
 import numpy as np
 
+from maspo_dist.data.chat import TEMPLATE_ERRORS, Chat, ChatTemplate
 from maspo_dist.errors import ModelError
 from maspo_dist.types import IntArray
 
@@ -52,11 +52,17 @@ class Heard:
 
 
 class Continuation:
-    """Continues the conversations of one tokenizer. `turn_end` is the token that must have ended the turn before."""
+    """Continues the conversations of one tokenizer.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, role: Literal["tool", "user"], max_tokens: int) -> None:
+    turn_end    the token that must have ended the turn before
+    turn_start  the text with which every turn but the first begins
+    """
+
+    def __init__(self, template: ChatTemplate, role: Literal["tool", "user"], max_tokens: int) -> None:
         """`max_tokens` bounds an observation. Raises _NoDeltaError where the template has no delta for `role`."""
+        tokenizer = template.tokenizer
         self.role = role
+        self._template = template
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -65,10 +71,11 @@ class Continuation:
         added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         # The unknown token stands for text of any kind.
         self._special_ids = (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
-        frame = _encode(tokenizer, _delta(tokenizer, role, "x", turns=1))
+        frame = _encode(tokenizer, _delta(template, role, "x", turns=1))
         self.turn_end = frame[0]
+        self.turn_start = template.turn_start(_chat(template, role, "x", turns=1, said="x"))
         self._frame_specials = self._specials(frame)
-        self._not_shown = _encode(tokenizer, _delta(tokenizer, role, _NOT_SHOWN, turns=1))
+        self._not_shown = _encode(tokenizer, _delta(template, role, _NOT_SHOWN, turns=1))
 
     def heard(self, observation: str) -> Heard:
         """The tokens between a turn end and the start of the next turn.
@@ -81,7 +88,7 @@ class Continuation:
         text = observation.encode("utf-8", "replace").decode()
         text, broken = self._spelled.subn(lambda found: f"{found[0][0]} {found[0][1:]}", text)
         try:
-            ids = _encode(self._tokenizer, _delta(self._tokenizer, self.role, self._shortened(text), turns=1))
+            ids = _encode(self._tokenizer, _delta(self._template, self.role, self._shortened(text), turns=1))
         except _NoDeltaError:
             ids = None
         # A tokenizer that normalizes text can read special tokens into other spellings.
@@ -135,16 +142,15 @@ class TemplateFinding:
     reason: str = ""
 
 
-def inspect_template(
-    tokenizer: PreTrainedTokenizerBase, end_ids: Set[int], role: Literal["tool", "user"]
-) -> TemplateFinding:
+def inspect_template(template: ChatTemplate, end_ids: Set[int], role: Literal["tool", "user"]) -> TemplateFinding:
     """Checks the delta of `role`; `end_ids` are the tokens that end a response of the model."""
+    tokenizer = template.tokenizer
     try:
         for observation in _AWKWARD:
-            early, late = (_delta(tokenizer, role, observation, turns=turns) for turns in (1, 3))
+            early, late = (_delta(template, role, observation, turns=turns) for turns in (1, 3))
             if early != late:
                 return TemplateFinding(kind="refused", reason="what it writes after a turn depends on the turns before")
-            ids, whole = _encode(tokenizer, early), _encode(tokenizer, _rendered(tokenizer, role, observation, turns=3))
+            ids, whole = _encode(tokenizer, early), _encode(tokenizer, _rendered(template, role, observation, turns=3))
             if not ids or ids[0] not in end_ids:
                 start = tokenizer.decode(ids[:1])
                 return TemplateFinding(
@@ -154,25 +160,26 @@ def inspect_template(
                 return TemplateFinding(
                     kind="refused", reason=f"{observation[:_EXCERPT]!r} has other tokens in a longer conversation"
                 )
-        difference = next(filter(None, (_rewritten(tokenizer, role, said) for said in (_PLAIN, _THOUGHT))), None)
+        difference = next(filter(None, (_rewritten(template, role, said) for said in (_PLAIN, _THOUGHT))), None)
     except _NoDeltaError as error:
         return TemplateFinding(kind="refused", reason=str(error))
     return TemplateFinding(kind="rewrites", reason=difference) if difference else TemplateFinding(kind="exact")
 
 
 def continuation(
-    tokenizer: PreTrainedTokenizerBase, end_ids: Set[int], role: HeardRole, max_tokens: int
+    template: ChatTemplate, end_ids: Set[int], role: HeardRole, max_tokens: int
 ) -> tuple[Continuation, str | None]:
-    """How conversations of `tokenizer` go on, and a sentence if its template rewrites earlier turns.
+    """How conversations go on, and a sentence if `template` rewrites earlier turns.
 
     Raises ModelError, naming the other role where that role works, when the template gives no delta for `role`.
     """
+    tokenizer = template.tokenizer
     if not tokenizer.chat_template:
         raise ModelError(
             f"environment: the tokenizer {tokenizer.name_or_path} has no chat template, which says how a conversation "
             "goes on after a turn: use a model with a chat template"
         )
-    findings = {one: inspect_template(tokenizer, end_ids, one) for one in ("tool", "user")}
+    findings = {one: inspect_template(template, end_ids, one) for one in ("tool", "user")}
     works = [one for one in findings if findings[one].kind != "refused"]
     chosen = role if role != "auto" else next(iter(works), "user")
     found = findings[chosen]
@@ -188,35 +195,39 @@ def continuation(
             f"the chat template rewrites earlier turns ({found.reason}): training sees what the engine saw, but a chat "
             "server would show the model the rewritten turns"
         )
-    return Continuation(tokenizer, "tool" if chosen == "tool" else "user", max_tokens), note
+    return Continuation(template, "tool" if chosen == "tool" else "user", max_tokens), note
 
 
 class _NoDeltaError(Exception):
     """The message is a clause that says why."""
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, role: str, observation: str, *, turns: int, said: str = _MARK) -> str:
+def _rendered(template: ChatTemplate, role: str, observation: str, *, turns: int, said: str = _MARK) -> str:
+    return _applied(template, _chat(template, role, observation, turns=turns, said=said))
+
+
+def _chat(template: ChatTemplate, role: str, observation: str, *, turns: int, said: str) -> Chat:
     """A conversation of `turns` turns; the last turn is `said`, and `observation` comes after it."""
-    chat = [{"role": "user", "content": "What is it?"}]
+    chat = [*template.opening(), {"role": "user", "content": "What is it?"}]
     for number in range(turns):
         is_last = number == turns - 1
         chat.append({"role": "assistant", "content": said if is_last else f"Turn {number}."})
         chat.append({"role": role, "content": observation if is_last else f"Heard {number}."})
-    return _applied(tokenizer, chat)
+    return chat
 
 
-def _applied(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> str:
+def _applied(template: ChatTemplate, chat: Chat) -> str:
     try:
-        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        return template.text(chat)
+    except TEMPLATE_ERRORS as error:
         raise _NoDeltaError(f"it refuses the message: {error}") from None
 
 
-def _delta(tokenizer: PreTrainedTokenizerBase, role: str, observation: str, *, turns: int) -> str:
+def _delta(template: ChatTemplate, role: str, observation: str, *, turns: int) -> str:
     mark = _MARK
     while mark in observation:
         mark += _MARK
-    _, *after = _rendered(tokenizer, role, observation, turns=turns, said=mark).split(mark)
+    _, *after = _rendered(template, role, observation, turns=turns, said=mark).split(mark)
     if len(after) != 1:
         raise _NoDeltaError(f"it writes a turn {len(after)} times")
     if observation.strip() not in after[0]:
@@ -224,14 +235,14 @@ def _delta(tokenizer: PreTrainedTokenizerBase, role: str, observation: str, *, t
     return after[0]
 
 
-def _rewritten(tokenizer: PreTrainedTokenizerBase, role: str, said: str) -> str | None:
+def _rewritten(template: ChatTemplate, role: str, said: str) -> str | None:
     """The first place where three turns rendered whole differ from what the model saw; None where they are equal."""
-    chat = [{"role": "user", "content": "What is it?"}]
-    stream = _applied(tokenizer, chat)
+    chat = [*template.opening(), {"role": "user", "content": "What is it?"}]
+    stream = _applied(template, chat)
     for number in range(3):
-        stream += said + _delta(tokenizer, role, f"Heard {number}.", turns=1)
+        stream += said + _delta(template, role, f"Heard {number}.", turns=1)
         chat += [{"role": "assistant", "content": said}, {"role": role, "content": f"Heard {number}."}]
-    whole = _applied(tokenizer, chat)
+    whole = _applied(template, chat)
     if whole == stream:
         return None
     pairs = zip(whole, stream, strict=False)

@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 import pyarrow
 import pyarrow.ipc
@@ -204,12 +204,8 @@ def _unwrapped(value: Any, fields: Sequence[str]) -> list[Any]:
     return [value]
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise json.JSONDecodeError(f"{name} is not a number in JSON", name, 0)
-
-
-#: Numbers stay as they are written.
-_JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+#: Numbers stay as they are written. Python writes NaN where a value is missing, in fields of no interest too.
+_JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=float)
 _SEPARATORS = re.compile(r"[\s,]*")
 
 

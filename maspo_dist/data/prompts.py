@@ -17,8 +17,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from maspo_dist.config import PromptConfig
+from maspo_dist.data.chat import Tools
 from maspo_dist.data.rows import SYSTEM_ROLES, Row, read_rows
-from maspo_dist.data.template import Renderer, Tools
+from maspo_dist.data.template import Renderer
 from maspo_dist.errors import DataError, ModelError
 from maspo_dist.types import IntArray, Prompt
 

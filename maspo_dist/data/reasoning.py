@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from maspo_dist.config import PromptConfig
 from maspo_dist.config.reasoning import final_reasoning_tag, open_reasoning
+from maspo_dist.data.chat import ChatTemplate
 from maspo_dist.types import IntArray, Prompt
 
+#: A template may refuse this conversation; then the ends of the prompts say enough.
+_ANY = [{"role": "user", "content": "1"}]
 #: Tokens of a prompt's end in which its last tag is looked for.
 _TAIL_TOKENS = 16
 #: Ends of prompts that are kept: nearly all prompts end alike.
@@ -28,7 +30,7 @@ def mark_open_reasoning(
     so a prompt must end with the text. Any other prompt leaves a block open where it ends with an opening tag: a tag
     within a problem is part of the problem.
     """
-    start = open_reasoning(_generation_prompt(tokenizer), tags) if config.template == "chat" else ""
+    start = open_reasoning(ChatTemplate(tokenizer, config).turn_start(_ANY), tags) if config.template == "chat" else ""
     names = [tag.strip().casefold() for tag in tags]
     may_end_tag: dict[int, bool] = {}
     # More tokens than the text has by itself: behind other text it may be divided in another way.
@@ -54,15 +56,3 @@ def mark_open_reasoning(
     if not any(starts):
         return tuple(prompts)
     return tuple(replace(prompt, response_start=found) for prompt, found in zip(prompts, starts, strict=True))
-
-
-def _generation_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
-    messages = [{"role": "user", "content": "1"}]
-    try:
-        without, text = (
-            str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=wanted))
-            for wanted in (False, True)
-        )
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError):
-        return ""  # The template refuses this conversation; the ends of the prompts say enough.
-    return text.removeprefix(without)

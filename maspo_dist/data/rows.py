@@ -230,7 +230,8 @@ def _part(where: str, field: str, part: Any) -> str:
 
 
 def _optional_text(where: str, field: str, value: Any) -> str:
-    return "" if value is None or value is _ABSENT or value == "" else _text(where, field, value)
+    is_absent = value is None or value is _ABSENT or value == "" or (isinstance(value, float) and math.isnan(value))
+    return "" if is_absent else _text(where, field, value)
 
 
 def _text(where: str, field: str, value: Any) -> str:

@@ -6,22 +6,18 @@ an empty one; `data.system_prompt` is for the rows without one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from maspo_dist.config import PromptConfig
+from maspo_dist.data.chat import TEMPLATE_ERRORS, Chat, ChatTemplate, Tools
 from maspo_dist.data.rows import SYSTEM_ROLES, Row
 from maspo_dist.errors import DataError
 
-Chat = list[dict[str, str]]
-#: JSON schemas of tools, as chat templates take them.
-Tools = Sequence[Mapping[str, Any]]
-
-#: Any escape or change of case shows in this text.
-_MARK = "\x00<'Mark\"&\\\n{é}>"
+#: Any escape, change of case or cut of white space shows in this text.
+_MARK = " \n\x00<'Mark\"&\\\n{é}>\n "
 
 
 class Renderer:
@@ -30,8 +26,8 @@ class Renderer:
     def __init__(self, config: PromptConfig, tokenizer: PreTrainedTokenizerBase, tools: Tools = ()) -> None:
         self._config = config
         self._tokenizer = tokenizer
-        self._tools = tools
-        self._frame = _frame(self._chat("Mark"), tokenizer, tools) if config.template == "chat" else None
+        self._template = ChatTemplate(tokenizer, config, tools)
+        self._frame = _frame(self._chat("Mark"), self._template) if config.template == "chat" else None
 
     def texts(self, rows: Sequence[Row]) -> list[str]:
         """The prompts as text, up to the start of the response. Raises DataError if the template refuses a row."""
@@ -43,8 +39,8 @@ class Renderer:
             if self._frame is not None and isinstance(problem, str):
                 return f"{self._frame[0]}{problem}{config.problem_suffix}{self._frame[1]}"
             try:
-                return _apply(self._tokenizer, self._chat(problem), self._tools)
-            except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+                return self._template.text(self._chat(problem))
+            except TEMPLATE_ERRORS as error:
                 raise DataError(f"{row.where}: the tokenizer's chat template refuses the prompt: {error}") from None
         if not isinstance(problem, str):
             raise DataError(f"{row.where}: the problem is a list of chat messages, which needs data.template chat")
@@ -56,7 +52,7 @@ class Renderer:
         text, tokenizer = self._text(row), self._tokenizer
         if self._config.template == "chat":
             chat = self._chat(row.problem)
-            if text == _apply(tokenizer, chat, self._tools, add_generation_prompt=False):
+            if text == self._template.text(chat, add_generation_prompt=False):
                 yield (
                     "the chat template has no generation prompt: it writes the same text with add_generation_prompt "
                     "and without, so the model is not told that its turn begins"
@@ -76,7 +72,7 @@ class Renderer:
 
     def _system_messages(self, chat: Chat) -> int:
         """How often the template writes what stands before the first message of `chat`, from the role's name on."""
-        text = "\n" + _apply(self._tokenizer, [{**message, "content": "Mark"} for message in chat], self._tools)
+        text = "\n" + self._template.text([{**message, "content": "Mark"} for message in chat])
         before = text.partition("Mark")[0]
         named = before.casefold().rfind(chat[0]["role"])
         # The character before the name tells an opening tag from a closing one: [SYSTEM], [/SYSTEM].
@@ -84,19 +80,12 @@ class Renderer:
 
     def _chat(self, problem: str | tuple[tuple[str, str], ...]) -> Chat:
         *before, (role, content) = (("user", problem),) if isinstance(problem, str) else problem
-        if self._config.system_prompt is not None and not any(role in SYSTEM_ROLES for role, _ in before):
-            before.insert(0, ("system", self._config.system_prompt))
-        return [{"role": r, "content": c} for r, c in (*before, (role, content + self._config.problem_suffix))]
+        opening = [] if any(role in SYSTEM_ROLES for role, _ in before) else self._template.opening()
+        said = (*before, (role, content + self._config.problem_suffix))
+        return [*opening, *({"role": role, "content": content} for role, content in said)]
 
 
-def _apply(tokenizer: PreTrainedTokenizerBase, chat: Chat, tools: Tools, *, add_generation_prompt: bool = True) -> str:
-    shown = [dict(tool) for tool in tools] or None
-    return str(
-        tokenizer.apply_chat_template(chat, tools=shown, tokenize=False, add_generation_prompt=add_generation_prompt)
-    )
-
-
-def _frame(chat: Chat, tokenizer: PreTrainedTokenizerBase, tools: Tools) -> tuple[str, str] | None:
+def _frame(chat: Chat, template: ChatTemplate) -> tuple[str, str] | None:
     """What the template writes before and after the last message; None if this depends on the text of the message.
 
     A template takes longer than the tokenizer. Most templates copy the message without a look at it: then a problem
@@ -120,7 +109,7 @@ def _frame(chat: Chat, tokenizer: PreTrainedTokenizerBase, tools: Tools) -> tupl
         __len__ = __iter__ = __getitem__ = __mul__ = __rmul__ = __mod__ = __format__ = _read
 
     try:
-        text = _apply(tokenizer, [*chat[:-1], {**chat[-1], "content": Opaque(_MARK)}], tools)
+        text = template.text([*chat[:-1], {**chat[-1], "content": Opaque(_MARK)}])
     except Exception:  # The template reads the message, or refuses it in its own way.
         return None
     before, *after = text.split(_MARK)

@@ -13,5 +13,6 @@ host          sessions with processes, each call under a deadline
 server_link   the connection to the process that forks them
 fork_server   that process, and its keeper
 process       the process of one trajectory
+memory        the bound on its memory, and how it shows
 messages      between a session and its process
 """

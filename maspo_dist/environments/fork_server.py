@@ -31,7 +31,8 @@ from typing import Any
 import psutil
 
 from maspo_dist.config.environment import EnvironmentConfig
-from maspo_dist.environments.process import memory_limit, serve
+from maspo_dist.environments.memory import memory_limit
+from maspo_dist.environments.process import serve
 from maspo_dist.environments.registry import environment_maker
 from maspo_dist.errors import ConfigError
 from maspo_dist.reward.pool.lifetime import adopt_orphans, end_with_parent, hide_memory, kill_children
@@ -92,9 +93,10 @@ class ForkServer:
 
     def run(self) -> None:
         """Serves until the host closes its end."""
-        config = EnvironmentConfig.model_validate_json(self._control.recv(PACKET_BYTES))
+        order = json.loads(self._control.recv(PACKET_BYTES))
+        config = EnvironmentConfig.model_validate_json(order["config"])
         try:
-            make = environment_maker(config)
+            make = environment_maker(config, order["reasoning_tags"])
             _require_one_thread(config)
         except Exception as error:  # whatever a user's module raises on import must reach the user
             self._tell({"failure": str(error) if isinstance(error, ConfigError) else one_line(error)})

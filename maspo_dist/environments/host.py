@@ -12,9 +12,11 @@ import contextlib
 import itertools
 import resource
 import socket
+from collections.abc import Mapping
 from typing import Literal
 
 from maspo_dist.config.environment import EnvironmentConfig
+from maspo_dist.config.reasoning import REASONING_TAGS
 from maspo_dist.environments.messages import Heard, Said, decode, encode, longest_line
 from maspo_dist.environments.protocol import Session, Step, Task
 from maspo_dist.environments.server_link import ServerLink
@@ -45,9 +47,16 @@ class ForkedEnvironments:
     The kernel ends the processes when the thread of the event loop ends, so that a killed worker leaves nothing.
     """
 
-    def __init__(self, config: EnvironmentConfig, quiet_s: float, start_timeout_s: float) -> None:
+    def __init__(
+        self,
+        config: EnvironmentConfig,
+        quiet_s: float,
+        start_timeout_s: float,
+        reasoning_tags: Mapping[str, str] = REASONING_TAGS,
+    ) -> None:
         """`quiet_s` bounds the wait for room, from the last time that any session was opened, answered or closed."""
         self._config = config
+        self._reasoning_tags = reasoning_tags
         self._quiet_s = quiet_s
         self._start_timeout_s = start_timeout_s
         self._room = asyncio.Semaphore(config.processes)
@@ -150,7 +159,7 @@ class ForkedEnvironments:
                             f"environments: the process that forks them died {self._deaths} times in a row, the last "
                             f"time {self._link.death}"
                         )
-                self._link = ServerLink(self._config)
+                self._link = ServerLink(self._config, self._reasoning_tags)
                 failure = await self._link.started(self._start_timeout_s)
                 if failure is not None:
                     await self.aclose()

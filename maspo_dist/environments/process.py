@@ -11,20 +11,18 @@ import random
 import resource
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 # NumPy loads this part on first use, which each fork would do again.
 from numpy import random as numpy_random
 
 from maspo_dist.config.environment import EnvironmentConfig
+from maspo_dist.environments.memory import is_out_of_memory
 from maspo_dist.environments.messages import Heard, Said, decode, encode, most_characters
 from maspo_dist.environments.protocol import Step, Task
 from maspo_dist.errors import EnvironmentLostError
 from maspo_dist.reward.pool.wire import Connection
 from maspo_dist.reward.sample import one_line
-
-_PAGE_BYTES = resource.getpagesize()
 
 
 def serve(stream: socket.socket, make: Callable[[], Any], config: EnvironmentConfig, memory_bytes: int) -> None:
@@ -40,14 +38,15 @@ def serve(stream: socket.socket, make: Callable[[], Any], config: EnvironmentCon
         _play(connection, make, most_characters(config.max_observation_tokens), asyncio.Runner())
     except EOFError:
         return
-    except MemoryError:
-        failure = f"out of memory (environment.memory_mb is {config.memory_mb})"
     except EnvironmentLostError as error:
         connection.send(encode(Heard(failure=error.reason, is_lost=True)))
         return
     # A process boundary: whatever the user's environment raises ends its own trajectory, SystemExit too.
     except BaseException as error:
         failure = one_line(error)
+        if is_out_of_memory(error):
+            limit = f"environment.memory_mb is {config.memory_mb}, which bounds its address space"
+            failure = f"out of memory ({limit}, the stacks of threads included)"
     connection.send(encode(Heard(failure=failure)))
 
 
@@ -88,9 +87,3 @@ def _without_middle(text: str, most: int) -> str:
         return text
     start, end = text[: most // 2], text[len(text) - (most - most // 2) :]
     return f"{start}\n[… {len(text) - most} characters left out …]\n{end}"
-
-
-def memory_limit(memory_mb: int) -> int:
-    """The address space in bytes of a fork of this process that may grow by `memory_mb`."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    return pages * _PAGE_BYTES + (memory_mb << 20)

@@ -7,7 +7,7 @@ import json
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from maspo_dist.config.environment import EnvironmentConfig
 from maspo_dist.environments.fork_server import PACKET_BYTES
@@ -26,7 +26,7 @@ class ServerLink:
     `death` says how the server ended, None while it lives.
     """
 
-    def __init__(self, config: EnvironmentConfig) -> None:
+    def __init__(self, config: EnvironmentConfig, reasoning_tags: Mapping[str, str]) -> None:
         self._loop = asyncio.get_running_loop()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = start_process("maspo_dist.environments.fork_server", theirs)
@@ -39,7 +39,9 @@ class ServerLink:
         self._unsent: deque[tuple[bytes, socket.socket | None]] = deque()
         self._control.setblocking(False)
         self._loop.add_reader(self._control, self._read)
-        self._send(config.model_dump_json().encode(), None)
+        self._send(
+            json.dumps({"config": config.model_dump_json(), "reasoning_tags": dict(reasoning_tags)}).encode(), None
+        )
 
     @property
     def pid(self) -> int:

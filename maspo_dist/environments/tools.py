@@ -1,7 +1,7 @@
 """`environment.kind: tools`: runs the calls in a turn, and answers with their results.
 
 A wrong call is answered by one line of text that begins with `error:`, and counted. A turn without a call is the final
-answer.
+answer. What a reasoning block holds is no call.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,9 @@ from pydantic import PydanticUserError, ValidationError, validate_call
 
 from maspo_dist.config.environment import EnvironmentConfig
 from maspo_dist.config.extension import load_extension
+from maspo_dist.config.reasoning import REASONING_TAGS, outside_reasoning
 from maspo_dist.environments.calls import BadCall, Call, read_calls
+from maspo_dist.environments.memory import is_out_of_memory
 from maspo_dist.environments.protocol import Step, Task
 from maspo_dist.errors import ConfigError
 from maspo_dist.reward.code.sandbox import Isolation, Limits, best_isolation, run_program
@@ -90,8 +92,15 @@ def _load(name: str, key: str, config: EnvironmentConfig) -> LoadedTool:
 class ToolEnvironment:
     """An `Environment` in which a turn calls tools. `runner` runs tools that are coroutines, and is the caller's."""
 
-    def __init__(self, config: EnvironmentConfig, tools: Sequence[LoadedTool], runner: asyncio.Runner) -> None:
+    def __init__(
+        self,
+        config: EnvironmentConfig,
+        tools: Sequence[LoadedTool],
+        runner: asyncio.Runner,
+        reasoning_tags: Mapping[str, str] = REASONING_TAGS,
+    ) -> None:
         self._config = config
+        self._reasoning_tags = reasoning_tags
         self._loaded = tools
         self._runner = runner
         self._tools: dict[str, Callable[..., Any]] = {}
@@ -109,7 +118,7 @@ class ToolEnvironment:
                 self._tools[name] = validate_call(getattr(owner, name))
 
     def step(self, response: str) -> Step:
-        calls = read_calls(response, self._config.call_format, self._tools)
+        calls = read_calls(outside_reasoning(response, self._reasoning_tags), self._config.call_format, self._tools)
         if not calls:
             # Zeros: where nothing calls any more, the curve goes on at 0.
             return Step(done=True, metrics={"calls": 0, "failed_calls": 0})
@@ -133,9 +142,9 @@ class ToolEnvironment:
             return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=repr), True
         except ValidationError as error:
             return f"error: {_wrong_arguments(error)}", False
-        except MemoryError:
-            raise
         except Exception as error:  # A tool is the user's and its arguments are the model's: it may raise anything.
+            if is_out_of_memory(error):
+                raise
             return f"error: {one_line(error)}", False
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from maspo_dist.config import EnvironmentConfig, EvaluationConfig, TrainConfig
+from maspo_dist.data.chat import ChatTemplate
 from maspo_dist.data.conversation import Continuation, continuation
 from maspo_dist.data.prompts import PromptSet
 from maspo_dist.environments.play import Play, play_notes, play_twice
@@ -17,6 +19,8 @@ from maspo_dist.errors import ConfigError
 from maspo_dist.models.facts import read_tokenizer
 from maspo_dist.types import Prompt
 
+#: What a prompt holds that shows a call as it is read; the tools' names stand in place of {}.
+_SHOWN_CALL = {"tags": r"<tool_call>\s*\{{+\s*['\"](name|arguments)", "calls": r"\b({}|name)\("}
 _HOW_TO_CALL = {
     "tags": 'To call a tool, write <tool_call>{"name": …, "arguments": {…}}</tool_call>.',
     "calls": "To call a tool, write name(argument, …) alone on a line.",
@@ -48,7 +52,7 @@ def inspect_environment(config: TrainConfig, prompts: PromptSet | None) -> Envir
     if prompts is None:
         return EnvironmentFindings(notes=tuple(notes))
     how, note = _continuation(config, environment)
-    notes += [*([] if note is None else [note]), *_tool_notes(environment, prompts)]
+    notes += [*([] if note is None else [note]), *_turn_notes(how, prompts), *_tool_notes(environment, prompts)]
     firsts = {prompt.source: prompt for prompt in reversed(prompts.prompts)}
     examples = [firsts[example.source] for example in prompts.examples]
     tasks = [
@@ -92,7 +96,8 @@ def _continuation(
             "template: set data.template to chat"
         )
     tokenizer, end_ids = read_tokenizer(config.model)
-    return continuation(tokenizer, end_ids, environment.role, environment.max_observation_tokens)
+    template = ChatTemplate(tokenizer, config.data)
+    return continuation(template, end_ids, environment.role, environment.max_observation_tokens)
 
 
 def _deadline_notes(config: TrainConfig, environment: EnvironmentConfig) -> Iterator[str]:
@@ -121,6 +126,17 @@ def _deadline_notes(config: TrainConfig, environment: EnvironmentConfig) -> Iter
         )
 
 
+def _turn_notes(how: Continuation, prompts: PromptSet) -> Iterator[str]:
+    for example in prompts.examples:
+        if not example.text.endswith(how.turn_start):
+            first = example.text[-len(how.turn_start) - 20 :]
+            yield (
+                f"source {example.source}: the first turn of the model begins behind {first!r}, and each later turn "
+                f"behind {how.turn_start!r}: the chat template writes it by the system message, and later turns get "
+                "that of data.system_prompt; set it there, for all rows"
+            )
+
+
 def _tool_notes(environment: EnvironmentConfig, prompts: PromptSet) -> Iterator[str]:
     schemas = tool_schemas(environment)
     names = [schema["function"]["name"] for schema in schemas]
@@ -132,5 +148,14 @@ def _tool_notes(environment: EnvironmentConfig, prompts: PromptSet) -> Iterator[
                 f"source {example.source}: the prompt does not name the tools {', '.join(unseen)}, because the chat "
                 f"template does not show tools: a model that has not learned them needs a data.system_prompt such as\n"
                 f"{_HOW_TO_CALL[environment.call_format]} The tools:\n{described}"
+            )
+            return
+        shown = _SHOWN_CALL[environment.call_format].format("|".join(map(re.escape, names)))
+        if names and not re.search(shown, example.text):
+            yield (
+                f"source {example.source}: the prompt shows no call as environment.call_format "
+                f"{environment.call_format} reads it, and the chat template may show calls in another format, which "
+                "count as text: a model that has not learned this format needs a data.system_prompt such as\n"
+                f"{_HOW_TO_CALL[environment.call_format]}"
             )
             return

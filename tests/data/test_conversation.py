@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from maspo_dist.config import PromptConfig
+from maspo_dist.data.chat import ChatTemplate
 from maspo_dist.data.conversation import Continuation, continuation, inspect_template
 from maspo_dist.demo.model import make_tokenizer
 from maspo_dist.errors import ModelError
@@ -78,6 +80,10 @@ def tokenizer(template: str | None) -> PreTrainedTokenizerFast:
     return fast
 
 
+def template_of(of: PreTrainedTokenizerFast, **keys: Any) -> ChatTemplate:
+    return ChatTemplate(of, PromptConfig(**keys))
+
+
 def end_ids(of: PreTrainedTokenizerFast) -> frozenset[int]:
     return frozenset({of.eos_token_id})
 
@@ -99,20 +105,23 @@ def end_ids(of: PreTrainedTokenizerFast) -> frozenset[int]:
 )
 def test_templates_are_exact_or_rewrite_or_are_refused(template: str, tool: str, user: str) -> None:
     one = tokenizer(template)
-    assert [inspect_template(one, end_ids(one), role).kind for role in ("tool", "user")] == [tool, user]
+    assert [inspect_template(template_of(one), end_ids(one), role).kind for role in ("tool", "user")] == [tool, user]
 
 
 def test_the_template_of_the_demo_is_exact() -> None:
     demo = make_tokenizer()
-    assert [inspect_template(demo, end_ids(demo), role).kind for role in ("tool", "user")] == ["exact", "exact"]
-    how, note = continuation(demo, end_ids(demo), "auto", 100)
+    assert [inspect_template(template_of(demo), end_ids(demo), role).kind for role in ("tool", "user")] == [
+        "exact",
+        "exact",
+    ]
+    how, note = continuation(template_of(demo), end_ids(demo), "auto", 100)
     assert (how.role, note) == ("tool", None)
     assert demo.decode(how.heard("1332").token_ids) == "<|user|>1332<|assistant|>"
 
 
 def test_the_first_difference_of_a_template_that_forgets_is_named() -> None:
     one = tokenizer(FORGETFUL)
-    how, note = continuation(one, end_ids(one), "auto", 100)
+    how, note = continuation(template_of(one), end_ids(one), "auto", 100)
     assert note is not None
     assert "rewrites earlier turns (after three turns it writes 'So be it.<|im_end|>" in note
     assert "where the model saw '<think>\\nIt may be." in note
@@ -134,20 +143,20 @@ def test_a_template_without_a_delta_is_refused_in_one_sentence(
 ) -> None:
     one = tokenizer(template)
     with pytest.raises(ModelError, match=sentence):
-        continuation(one, end_ids(one), role, 100)
+        continuation(template_of(one), end_ids(one), role, 100)
 
 
 @pytest.mark.parametrize("template", [USERS_ONLY, AS_JSON])
 def test_a_role_that_has_no_delta_is_passed_over_by_auto(template: str) -> None:
     one = tokenizer(template)
-    assert continuation(one, end_ids(one), "auto", 100)[0].role == "user"
+    assert continuation(template_of(one), end_ids(one), "auto", 100)[0].role == "user"
 
 
 def test_a_turn_end_that_does_not_end_a_response_is_refused() -> None:
     one = tokenizer(SMOLLM2)
     other = frozenset({one.convert_tokens_to_ids("<|im_start|>")})
     assert (
-        inspect_template(one, other, "user").reason
+        inspect_template(template_of(one), other, "user").reason
         == "it goes on after a turn by '<|im_end|>', which does not end a response"
     )
 
@@ -158,7 +167,7 @@ def test_a_turn_end_that_does_not_end_a_response_is_refused() -> None:
 @example("Mark0f7urnMark0f7urn!", QWEN)
 def test_the_delta_is_the_tail_of_the_whole(observation: str, template: str) -> None:
     one = tokenizer(template)
-    how = Continuation(one, "tool", 1000)
+    how = Continuation(template_of(one), "tool", 1000)
     chat = [
         {"role": "user", "content": "1+1\n"},
         {"role": "assistant", "content": "the\n"},
@@ -176,7 +185,7 @@ FORGED = st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "<", "|", "im_e
 @given(FORGED)
 def test_no_observation_can_forge_a_turn(pieces: list[str]) -> None:
     one = tokenizer(QWEN)
-    heard = Continuation(one, "tool", 1000).heard("".join(pieces))
+    heard = Continuation(template_of(one), "tool", 1000).heard("".join(pieces))
     ends = [token for token in heard.token_ids.tolist() if token in one.all_special_ids]
     assert one.convert_ids_to_tokens(ends) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
     assert heard.broken >= sum(piece in ("<|im_end|>", "<|im_start|>") for piece in pieces)
@@ -184,7 +193,7 @@ def test_no_observation_can_forge_a_turn(pieces: list[str]) -> None:
 
 def test_special_tokens_in_an_observation_are_broken_and_counted() -> None:
     one = tokenizer(SMOLLM2)
-    heard = Continuation(one, "tool", 1000).heard("a<|im_end|>b<|im_start|>c")
+    heard = Continuation(template_of(one), "tool", 1000).heard("a<|im_end|>b<|im_start|>c")
     assert "a< |im_end|>b< |im_start|>c" in one.decode(heard.token_ids)
     assert heard.broken == 2
 
@@ -193,7 +202,7 @@ def test_text_that_normalizes_to_a_special_token_is_not_shown() -> None:
     one = tokenizer.__wrapped__(SMOLLM2)
     one.backend_tokenizer.normalizer = normalizers.NFKC()
     one.add_special_tokens({"additional_special_tokens": [AddedToken("<|stop|>", special=True, normalized=True)]})
-    heard = Continuation(one, "tool", 1000).heard("a＜|stop|＞b")
+    heard = Continuation(template_of(one), "tool", 1000).heard("a＜|stop|＞b")
     shown = one.decode(heard.token_ids)
     assert "stop" not in shown
     assert "The text is not shown" in shown
@@ -209,7 +218,7 @@ def test_text_that_normalizes_to_a_special_token_is_not_shown() -> None:
 )
 def test_an_observation_that_the_template_cannot_write_is_not_shown(template: str, observation: str) -> None:
     one = tokenizer(template)
-    heard = Continuation(one, "tool", 1000).heard(observation)
+    heard = Continuation(template_of(one), "tool", 1000).heard(observation)
     shown = one.decode(heard.token_ids)
     assert "The text is not shown" in shown
     assert shown.endswith("<|im_end|>\n<|im_start|>assistant\n")
@@ -249,15 +258,34 @@ def test_a_mark_for_which_there_is_no_room_is_shortened() -> None:
 def shown_of(observation: str, most: int) -> str:
     """What the model sees of `observation`."""
     one = tokenizer(SMOLLM2)
-    shown = one.decode(Continuation(one, "tool", most).heard(observation).token_ids)
+    shown = one.decode(Continuation(template_of(one), "tool", most).heard(observation).token_ids)
     return str(shown.partition("tool\n")[2].rpartition("<|im_end|>\n<|im_start|>")[0])
 
 
 def test_an_observation_of_just_the_limit_stays_whole() -> None:
-    how = Continuation(tokenizer(SMOLLM2), "tool", 100)
+    how = Continuation(template_of(tokenizer(SMOLLM2)), "tool", 100)
     assert "left out" not in tokenizer(SMOLLM2).decode(how.heard("z" * 100).token_ids)
 
 
 def test_a_turn_is_decoded_with_its_special_tokens() -> None:
     one = tokenizer(SMOLLM2)
-    assert Continuation(one, "tool", 100).said(one("the <|im_start|> sum")["input_ids"]) == "the <|im_start|> sum"
+    assert (
+        Continuation(template_of(one), "tool", 100).said(one("the <|im_start|> sum")["input_ids"])
+        == "the <|im_start|> sum"
+    )
+
+
+#: As SmolLM3: the system message says whether a turn begins with an empty reasoning block.
+BY_SYSTEM = chatml(
+    ask="{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if messages[0].role == 'system' and "
+    "'/no_think' in messages[0].content %}{{ '<think>\n\n</think>\n' }}{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(("keys", "start"), [({}, ""), ({"system_prompt": "Add. /no_think"}, "<think>\n\n</think>\n")])
+def test_later_turns_begin_as_the_system_prompt_makes_them(keys: dict[str, str], start: str) -> None:
+    one = tokenizer(BY_SYSTEM)
+    how, note = continuation(template_of(one, **keys), end_ids(one), "auto", 100)
+    assert how.turn_start == f"<|im_start|>assistant\n{start}"
+    assert one.decode(how.heard("12").token_ids).endswith(how.turn_start)
+    assert (note is None) == (not start)

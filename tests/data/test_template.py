@@ -112,6 +112,7 @@ def test_a_system_message_that_the_template_adds_to_the_rows_is_said(
     [
         "m.content",
         "m['content'] | trim",
+        "copied(m.content) | trim",
         "m.content.split('</think>')[-1]",
         "m.content | upper",
         "m.content | tojson",
@@ -128,13 +129,29 @@ def test_a_problem_in_text_is_rendered_as_the_template_renders_it(write: WriteLi
     problems = ["1+2", "  a ", "x</think>y", 'say "\\frac" & <b>', "ab"]
     path = write(*({"problem": problem, "answer": "3"} for problem in problems))
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}<|user|>{{ " + content + " }}.{% endfor %}{{ bos_token }}"
+    copied = "{% macro copied(text) %}{{ text }}{% endmacro %}"
+    tokenizer.chat_template = (
+        copied + "{% for m in messages %}<|user|>{{ " + content + " }}.{% endfor %}{{ bos_token }}"
+    )
     config = DataConfig(train=[path], template="chat", problem_suffix=" Box it.")
     rendered = Renderer(config, tokenizer).texts(list(read_rows(path, config)))
     chats = [[{"role": "user", "content": f"{problem} Box it."}] for problem in problems]
     assert rendered == [
         tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats
     ]
+
+
+def test_a_template_that_writes_the_date_gets_the_date_of_the_configuration(write: WriteLines) -> None:
+    """On another day a resume has to render the prompts of the first start."""
+    path = write({"problem": "1+2", "answer": "3"})
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}: {{ messages[0].content }}"
+    [usual] = load_prompts([path], DataConfig(train=[path]), tokenizer).examples
+    assert usual.text == "01 Jan 2026: 1+2"
+    dated = DataConfig.model_validate({"train": [path], "date": "2026-07-14"})
+    [own] = load_prompts([path], dated, tokenizer).examples
+    assert own.text == "14 Jul 2026: 1+2"
+    assert DataConfig.model_validate_json(dated.model_dump_json()) == dated
 
 
 def test_a_tokenizer_without_chat_template_is_refused_only_where_one_is_needed(write: WriteLines) -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Thread
 
 from maspo_dist.environments.protocol import Step, Task
 
@@ -100,6 +101,9 @@ class Hostile:
                 return Step(observation=str(len(str(7 ** (7**9)))))
             case "allocate":
                 return Step(observation=str(len(bytearray(100 << 30))))
+            case "threads":
+                for _ in range(200):
+                    Thread(target=time.sleep, args=(600,), daemon=True).start()
             case "raise":
                 raise RuntimeError("as asked")
             case "recurse":

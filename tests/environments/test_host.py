@@ -84,6 +84,15 @@ def test_a_step_whose_reward_cannot_be_trained_on_is_refused(reward: float) -> N
         Step(reward=reward)
 
 
+async def test_threads_that_do_not_fit_into_the_memory_are_named_so() -> None:
+    async with host_of("Hostile", memory_mb=64) as host:
+        session = await host.open(task())
+        with pytest.raises(
+            EnvironmentFailedError, match=r"out of memory \(environment\.memory_mb is 64, .+, the stacks of threads"
+        ):
+            await session.step("threads")
+
+
 async def test_further_sessions_wait_for_room() -> None:
     async with host_of("HigherLower", processes=2) as host:
         first, second = [await host.open(task()) for _ in range(2)]

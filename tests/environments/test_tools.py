@@ -46,6 +46,20 @@ def test_a_call_on_a_line_passes_its_text() -> None:
     assert step == Step(observation="1332", metrics={"calls": 1, "failed_calls": 0})
 
 
+@pytest.mark.parametrize(
+    ("before", "calls"),
+    [
+        ("I could write <tool_call>…</tool_call> here.\n</think>\n", 1),
+        ("<think>\nFirst " + tagged("add", a=5, b=6) + ", or <tool_call>?\n</think>\n\n", 1),
+        ("<think>\nI will now write ", 0),
+    ],
+)
+def test_what_a_reasoning_block_holds_is_no_call(before: str, calls: int) -> None:
+    (step,) = play(config(OWN + "add"), before + tagged("add", a=1, b=2))
+    assert step.metrics == {"calls": calls, "failed_calls": 0}
+    assert (step.observation, step.done) == (("3", False) if calls else ("", True))
+
+
 def test_the_methods_of_a_class_share_an_instance_per_trajectory() -> None:
     notes = config(OWN + "Notes")
     responses = (tagged("write_note", line="a"), tagged("write_note", line="b"), tagged("read_notes"))

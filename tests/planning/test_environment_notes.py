@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from doubles.loop import make_config
 
-from maspo_dist.config import TrainConfig
+from maspo_dist.config import PromptConfig, TrainConfig
+from maspo_dist.data.chat import ChatTemplate
 from maspo_dist.data.conversation import Continuation
 from maspo_dist.data.prompts import Example, PromptSet
 from maspo_dist.demo.model import make_tokenizer
@@ -18,6 +19,7 @@ from maspo_dist.planning import environment as planning
 from maspo_dist.planning.environment import EnvironmentFindings, inspect_environment
 from maspo_dist.types import Prompt
 
+HOW = Continuation(ChatTemplate(make_tokenizer(), PromptConfig()), "tool", 64)
 TOOLS = {"tools": ["python"], "max_turns": 4, "step_timeout_s": 10}
 
 
@@ -86,9 +88,42 @@ def test_a_prompt_that_shows_no_tools_is_noted_with_a_system_prompt_that_does(
 
 def test_a_prompt_that_names_all_tools_needs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, None, [])
-    found = inspect_environment(config(), prompts("You may use python."))
+    shown = 'You may use python: <tool_call>\n{"name": <function-name>, "arguments": {…}}\n</tool_call><|assistant|>'
+    found = inspect_environment(config(), prompts(shown))
     assert found.notes == ()
     assert found.conversations == (("sums", "<|end|><|pad|>1<|end|><|user|>7<|assistant|>2<|end|>"),)
+
+
+@pytest.mark.parametrize(
+    ("call_format", "text"),
+    [
+        ("tags", 'python: {"name": function name, "parameters": {…}}'),
+        ("tags", "python: <tool_call>\n<function=python>\n</function>\n</tool_call>"),
+        ("calls", 'python: <tool_call>\n{"name": …, "arguments": {…}}\n</tool_call>'),
+    ],
+)
+def test_a_prompt_that_shows_calls_as_they_are_not_read_is_noted(
+    call_format: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch, None, [])
+    found = inspect_environment(
+        config(environment={**TOOLS, "call_format": call_format}), prompts(f"{text}<|assistant|>")
+    )
+    [note] = found.notes
+    assert note.startswith(
+        f"source sums: the prompt shows no call as environment.call_format {call_format} reads it, and the chat "
+    )
+    assert "needs a data.system_prompt such as\nTo call a tool, write " in note
+
+
+def test_a_first_turn_that_begins_in_another_way_than_later_turns_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, None, [])
+    [note, _] = inspect_environment(config(), prompts("1+2?<|assistant|><think></think>")).notes
+    assert note == (
+        "source sums: the first turn of the model begins behind '1+2?<|assistant|><think></think>', and each later "
+        "turn behind '<|assistant|>': the chat template writes it by the system message, and later turns get that of "
+        "data.system_prompt; set it there, for all rows"
+    )
 
 
 def script(monkeypatch: pytest.MonkeyPatch, note: str | None, of_plays: list[str]) -> list[Task]:
@@ -100,13 +135,13 @@ def script(monkeypatch: pytest.MonkeyPatch, note: str | None, of_plays: list[str
         plays = [Play(task=task, said=("1", "2"), steps=(Step(observation="7"), Step(done=True))) for task in tasks]
         return [(play, play) for play in plays]
 
-    monkeypatch.setattr(planning, "_continuation", lambda *_: (Continuation(make_tokenizer(), "tool", 64), note))
+    monkeypatch.setattr(planning, "_continuation", lambda *_: (HOW, note))
     monkeypatch.setattr(planning, "play_twice", play_twice)
     monkeypatch.setattr(planning, "play_notes", lambda *_: of_plays)
     return played
 
 
-def prompts(text: str = "1+2?") -> PromptSet:
+def prompts(text: str = "1+2?<|assistant|>") -> PromptSet:
     example = Example(source="sums", prompts=1, text=text, tokens=4, notes=())
     prompt = Prompt(prompt_id="p", token_ids=np.array([0, 1], np.int32), reference="3", source="sums")
     return PromptSet(prompts=(prompt,), dropped_overlong=0, examples=(example,))

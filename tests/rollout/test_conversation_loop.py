@@ -17,7 +17,8 @@ from actors.bench.doubles import make_update
 from actors.rollout.actor import RolloutActor
 from actors.rollout.conversation import Partner, Response, respond
 from maspo_dist.algorithm import score_group
-from maspo_dist.config import EnvironmentConfig, VerifierConfig
+from maspo_dist.config import EnvironmentConfig, PromptConfig, VerifierConfig
+from maspo_dist.data.chat import ChatTemplate
 from maspo_dist.data.conversation import Continuation
 from maspo_dist.demo.model import make_tokenizer
 from maspo_dist.environments.protocol import Step, Task
@@ -81,7 +82,7 @@ def partner(host: ScriptedHost, window: int = 256, **config: Any) -> Partner:
     return Partner(
         config=settings,
         host=host,
-        continuation=Continuation(TOKENIZER, "tool", settings.max_observation_tokens),
+        continuation=Continuation(ChatTemplate(TOKENIZER, PromptConfig()), "tool", settings.max_observation_tokens),
         monitor=UnverifiableMonitor(VerifierConfig(unverifiable_window=window)),
     )
 

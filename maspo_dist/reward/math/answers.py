@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from maspo_dist.config.reasoning import REASONING_TAGS, reasoning_patterns
+from maspo_dist.config.reasoning import REASONING_TAGS, outside_reasoning
 
 Extraction = Literal["strict", "lenient"]
 
@@ -98,12 +98,7 @@ def read_answer(response: str, extraction: Extraction, tags: Mapping[str, str] =
 
 def visible_text(response: str, tags: Mapping[str, str] = REASONING_TAGS) -> str:
     """The response without reasoning blocks and without what follows the turn; at most 1,000,000 characters."""
-    patterns = reasoning_patterns(tags)
-    text = response[-_TAIL_CHARS:]
-    text = text[max((match.end() for match in patterns.closing.finditer(text)), default=0) :]
-    opened = patterns.opening.search(text)
-    if opened:
-        text = text[: opened.start()]
+    text = outside_reasoning(response[-_TAIL_CHARS:], tags)
     for match in _TURN_END.finditer(text):
         if text[: match.start()].strip():
             return text[: match.start()]

@@ -167,7 +167,7 @@ def submit(
         raise UserError("submit needs --slurm; to a running Ray cluster, submit with `ray job submit` (make submit)")
     from actors.commands.submit import submit_to_slurm
 
-    submit_to_slurm(config, overrides or (), cluster, nodes, is_dry=dry_run, is_anyway=anyway)
+    submit_to_slurm(config, overrides or (), cluster, nodes, is_dry=dry_run, allows_missing=anyway)
 
 
 @app.command("eval")

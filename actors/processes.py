@@ -127,6 +127,9 @@ class RunCluster:
         `stop` afterwards.
         """
         lack = await asyncio.to_thread(shortage, places(self.config, tuple(self._bundles.values())))
+        await self._take_from_shelf()
+        if lack is not None and self._base is None:
+            await self._reserve_on_new_nodes(lack)
         for sentence in small_stores(ray.nodes(), self._publish_bytes):
             self.on_event(Event(kind="object_store_small", message=sentence))
         config, verifier = self.config, self._bundles["verifier"]
@@ -136,10 +139,9 @@ class RunCluster:
         self.waiting_for("the model on every node")
         environment = actor_environment(config.cluster.environment)
         await require_model_on_nodes(config.model.path, self.device, environment, config.cluster.start_timeout_s)
-        await self._take_from_shelf()
         if self._base is None:
-            await self._reserve_places(lack)
-        assert self._base is not None
+            base = [self._learner_places(), verifier]
+            self._base = await reserve(base, config.cluster.start_timeout_s, self.waiting_for)
         options = bundle_options(self._base, self._learner_places().count, verifier, config.cluster.environment)
         kept, self._idle_verifier = self._idle_verifier, None
         self._verifier = VerifierProcess(
@@ -170,17 +172,15 @@ class RunCluster:
         await self.rollout.sleep()
         await self.learners.start()
 
-    async def _reserve_places(self, lack: str | None) -> None:
-        """Where the cluster has to grow, the first workers ask for their nodes together with the others."""
-        cluster, base = self.config.cluster, [self._learner_places(), self._bundles["verifier"]]
-        if lack is None:
-            self._base = await reserve(base, cluster.start_timeout_s, self.waiting_for)
-            return
+    async def _reserve_on_new_nodes(self, lack: str) -> None:
+        """The first workers ask for their nodes together with the others."""
         workers = 0 if self.turns else self.config.rollout.first_workers
-        groups = [base, *([replace(self._bundles["rollout"], count=1)] for _ in range(workers))]
-        self._base, *self._free_places = await reserve_on_new_nodes(
-            groups, lack, cluster.node_timeout_s, self.waiting_for
-        )
+        groups = [
+            [self._learner_places(), self._bundles["verifier"]],
+            *([replace(self._bundles["rollout"], count=1)] for _ in range(workers)),
+        ]
+        timeout_s = self.config.cluster.node_timeout_s
+        self._base, *self._free_places = await reserve_on_new_nodes(groups, lack, timeout_s, self.waiting_for)
 
     def _learner_places(self) -> Bundle:
         """The places of learners: one per rank, or one per engine with the ranks that share its devices."""

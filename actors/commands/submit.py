@@ -24,13 +24,13 @@ _SBATCH_S = 120
 
 
 def submit_to_slurm(
-    path: Path, overrides: Sequence[str], cluster_path: Path | None, nodes: int, *, is_dry: bool, is_anyway: bool
+    path: Path, overrides: Sequence[str], cluster_path: Path | None, nodes: int, *, is_dry: bool, allows_missing: bool
 ) -> None:
     """Checks the run as `maspo-dist check` does, writes its job into the run's folder and submits it.
 
-    `is_dry` prints the script and writes nothing; `is_anyway` submits although this machine lacks the model or data.
-    Notes go to stderr. Raises the errors of `check`, ConfigError or PlacementError for a run that cannot be a job,
-    DataError for what this machine lacks, and MaspoError if sbatch refuses the job.
+    `is_dry` prints the script and writes nothing. `allows_missing` submits although this machine lacks the model or
+    data. Notes go to stderr. Raises the errors of `check`, ConfigError or PlacementError for a run that cannot be a
+    job, DataError for what this machine lacks, and MaspoError if sbatch refuses the job.
     """
     of_cluster = [text for text in overrides if text.startswith(_CLUSTER_PREFIX)]
     config = load_config(path, [text for text in overrides if text not in of_cluster])
@@ -42,7 +42,7 @@ def submit_to_slurm(
         print(f"note: {note}", file=sys.stderr)
     if inspected.missing:
         lacks = f"this machine lacks {', '.join(inspected.missing)}"
-        if not is_anyway and not is_dry:
+        if not allows_missing and not is_dry:
             raise DataError(f"{lacks}: put it here, or add --anyway if the nodes of the job have it")
         print(f"note: {lacks}: the nodes of the job must have it", file=sys.stderr)
     job = JobFiles(run=(config.run.dir / config.run.name).absolute(), config_text=dump_config(config))

@@ -14,6 +14,7 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from maspo_dist.config.extension import load_extension
@@ -98,7 +99,7 @@ def reference_problems(config: VerifierConfig, references: Iterable[tuple[str, s
     for (reference, source), count in Counter(references).items():
         counts[source, ""] += count
         if source not in checks:
-            checks[source] = _reference_checks(config.reward_for(source), f"reward.verifiers.{source}")
+            checks[source] = _reference_checks(config, config.reward_for(source), f"reward.verifiers.{source}")
         for verifier, check in checks[source]:
             if problem := check(reference):
                 kind = problem.partition(", and is read as")[0]
@@ -112,13 +113,15 @@ def reference_problems(config: VerifierConfig, references: Iterable[tuple[str, s
         )
 
 
-def _reference_checks(reward: str, key: str) -> list[tuple[str, Callable[[str], str]]]:
+def _reference_checks(config: VerifierConfig, reward: str, key: str) -> list[tuple[str, Callable[[str], str]]]:
     checks = []
     for term in parse_reward(reward):
         if not is_remote(term.verifier):
             found = load_extension(BUILTIN_VERIFIERS.get(term.verifier, term.verifier), key)
             if check := getattr(found, "check_reference", None):
                 checks.append((term.verifier, check))
+            if check := getattr(found, "check_cost", None):
+                checks.append((term.verifier, partial(check, config=config)))
     return checks
 
 

@@ -29,6 +29,8 @@ _WALL_SHARE = 0.8
 _CPU_SHARE = 0.5
 #: CPU time of all cases of standard input together: below the wall time, so that slow programs end by it.
 _ALL_CPU_SHARE = 0.65
+#: Seconds that the sandbox takes to start a program, about.
+_START_S = 0.04
 #: Verdicts on programs that a process remembers.
 _REMEMBERED = 1_024
 _FLOAT_TOLERANCE = 1e-6
@@ -60,6 +62,21 @@ class CodeVerifier:
         except ValueError as error:
             return str(error).partition(": ")[0]
         return ""
+
+    @staticmethod
+    def check_cost(reference: str, config: VerifierConfig) -> str:
+        """Says so where a right program may not come through its cases in time; empty elsewhere."""
+        try:
+            cases = len(parse_tests(reference).cases)
+        except ValueError:
+            return ""
+        most = int(config.timeout_s * _WALL_SHARE / _START_S)
+        if cases <= most:
+            return ""
+        return (
+            f"more than {most} cases of standard input, each a program of its own, so that a right program may not end "
+            f"within reward.timeout_s ({config.timeout_s:g}): raise it"
+        )
 
     def score(self, sample: Sample) -> Verdict:
         """Raises ValueError for a reference that `parse_tests` cannot read."""

@@ -22,6 +22,7 @@ from maspo_dist.reward.code import sandbox
 from maspo_dist.reward.code.sandbox import Isolation, Limits, Outcome, best_isolation, run_program
 from maspo_dist.reward.code.verifier import CodeVerifier, _children_cpu_s, _start_cpu_s, same_output
 from maspo_dist.reward.pool.lifetime import hide_memory
+from maspo_dist.reward.registry import reference_problems
 from maspo_dist.reward.sample import Sample
 from maspo_dist.types import Verdict
 
@@ -385,3 +386,18 @@ def _command(process: psutil.Process) -> list[str]:
         return [] if process.status() == psutil.STATUS_ZOMBIE else process.cmdline()
     except psutil.Error:
         return []
+
+
+def test_references_with_more_cases_than_programs_can_start_in_time_are_said() -> None:
+    def tests_of(cases: int) -> str:
+        return json.dumps({"inputs": ["1"] * cases, "outputs": ["1"] * cases})
+
+    config = VerifierConfig(default="code", timeout_s=10)
+    references = [(tests_of(cases), "contests") for cases in (1, 200, 201, 500)]
+    assert list(reference_problems(config, references[:2])) == []
+    note, _ = reference_problems(config, [*references, ("no tests", "contests")])
+    assert note.startswith(
+        "2 of 5 references of source 'contests', read by code: more than 200 cases of standard input, each a program "
+        "of its own, so that a right program may not end within reward.timeout_s (10): raise it; for example "
+    )
+    assert list(reference_problems(VerifierConfig(default="code", timeout_s=25), references)) == []

@@ -251,7 +251,8 @@ class RolloutEngine(Protocol):
         """
 
     async def load_by_detour(self, weights: StagedWeights) -> Sequence[str]:
-        """As `load`, but loads other weights in between: the names of the parameters that did not follow.
+        """Like `load`, but loads other weights in between. Returns the names of the parameters whose values did not
+        change with these loads.
 
         A worker calls it once, for its first weights. Empty where the engine has no way to tell.
         """

@@ -140,9 +140,10 @@ def processes_key(config: TrainConfig, device: Device) -> str | None:
         config.cluster.layout == "colocated",
         # The engine would find keys and values of an earlier run.
         rollout.in_flight_kv == "keep",
-        # A publish leaves the engine the weights that it started with.
+        # A publish replaces the adapter only, so the engine would keep the base weights of the earlier run.
         rollout.lora == "adapter",
-        # The process that leads several of vLLM would write to the log of the earlier run.
+        # With several vLLM processes, the process that leads the others would keep writing to the log of the earlier
+        # run.
         rollout.tensor_parallel > 1,
         # The engine's counters would start where the earlier run ended.
         config.logging.prometheus_port is not None,

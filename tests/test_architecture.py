@@ -1,6 +1,7 @@
 """The layout of the two packages: who may import whom, where Ray and the engines are used, and how large a file is."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ APPLICATION = (
     ("cli",),
 )
 LAYERS = {"maspo_dist": LIBRARY, "actors": APPLICATION}
+FOLDERS = [path for package in LAYERS for path in sorted((ROOT / package).rglob("__init__.py"))]
 #: Where a plain class or function becomes a Ray actor or task.
 MAKES_ACTORS = {"actors.processes", "actors.evaluation.cluster"}
 
@@ -116,6 +118,16 @@ def loaded(imported: list[str], names: set[str]) -> str:
 def test_importing_the_library_loads_no_engine() -> None:
     names = [module for module, _ in modules("maspo_dist") if not module.endswith("__main__")]
     assert loaded(names, {"ray", "vllm"}) == "[]"
+
+
+@pytest.mark.parametrize("init", FOLDERS, ids=lambda path: str(path.parent.relative_to(ROOT)))
+def test_the_docstring_of_a_folder_lists_its_modules(init: Path) -> None:
+    if init.parent == ROOT / "maspo_dist":
+        return  # It lists what the library offers; CONTRIBUTING.md has the map.
+    listed = ast.get_docstring(ast.parse(init.read_text())) or ""
+    modules = {path.stem for path in init.parent.glob("*.py")} - {"__init__"}
+    modules |= {path.parent.name for path in init.parent.glob("*/__init__.py")}
+    assert not {name for name in modules if not re.search(rf"\b{name}\b", listed)}
 
 
 def test_an_actor_loads_torch_only_with_its_engine() -> None:

@@ -1,8 +1,9 @@
 """What environments cost an engine: 1,000 trajectories of 4 turns at once, each turn with a tool that takes 50 ms.
 
-The engine is a double with the rhythm of a real one: every 25 ms it gives one token to each of at most 256 responses.
-A trajectory that waits for its tool leaves its place to another. Against the same turns without tools; and how many
-steps per second the processes of environments answer at most, against what that engine asks for.
+The engine is a double with the rhythm of a real one: every 25 ms it gives one token to each of at most 256 responses. A
+trajectory that waits for its tool leaves its place to another. Two ratios come out: the engine's token rate with tools
+against its rate without them, and the steps per second that environment processes can answer against the steps that the
+engine asks for.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class SteadyEngine:
         await turn
 
     async def run(self) -> None:
-        """Serves until cancelled. A step that was late is made up for."""
+        """Serves until cancelled, at a fixed rate: a late step does not delay the steps after it."""
         started, steps = time.perf_counter(), 0
         left: dict[asyncio.Future[None], int] = {}
         while True:

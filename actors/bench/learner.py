@@ -42,10 +42,10 @@ _VOCABULARY = 151_936
 _TOKENS = 8192
 #: The plain way would need 20 GB for all of them.
 _MAX_PLAIN_TOKENS = 1024
-#: Its peak, in float32 tensors of [tokens, vocabulary].
+#: Peak memory of the plain way, as a number of float32 tensors of [tokens, vocabulary].
 _PLAIN_TENSORS = 4
 _WIDTHS = (256, 1024)
-#: Of the hidden states where only memory is measured, which it has no part in.
+#: Width of the hidden states where only memory is measured; the width does not change the peak.
 _NARROW = 64
 
 
@@ -93,7 +93,9 @@ def _step() -> tuple[float, SampledTokens, TokenLogprobs]:
 
 
 def _objective(tokens: SampledTokens, values: TokenLogprobs) -> None:
-    """All that a micro-batch asks of it: the loss fused with the head and its gradient, statistics, extremes."""
+    """Everything that the objective computes for a micro-batch: the loss fused with the head and its gradient,
+    statistics, extremes.
+    """
     config, denominator = AlgorithmConfig(), float(_RESPONSE_TOKENS)
     share, old, places = loss_by_parts(config, tokens, denominator), tokens.old_logprobs, tokens.sequence_ids
     assert share is not None

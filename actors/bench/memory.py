@@ -17,7 +17,8 @@ def watch_peak() -> Callable[[], int]:
 
 
 class HighestByRole:
-    """The most memory that any descendant of `pid` holds, with its own descendants, by how its name begins.
+    """The highest memory by role. A role is the beginning of a process name; its memory is that of one descendant of
+    `pid`, together with its own descendants.
 
     That is what they have allocated: neither files, such as libraries, nor memory that processes share.
     """

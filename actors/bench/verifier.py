@@ -1,9 +1,8 @@
 """How fast answers are verified: against bare math-verify, and from one process to two.
 
-Answers of GSM8K and MATH (both MIT licence), half of them paired with their own reference and half with
-another's. Run it on an idle machine with two cores. What two processes cannot do there without a pool, they
-cannot do in one: the bench measures that too, and the processor time of the pool itself, which others' load
-changes little.
+Answers of GSM8K and MATH (both MIT licence), half of them paired with their own reference and half with another's. Run
+it on an idle machine with two cores. Two processes without a pool are the upper bound for the pool, so the bench
+measures them too. It also measures the pool's own processor time, which other load on the machine changes little.
 """
 
 from __future__ import annotations
@@ -30,7 +29,8 @@ Pair = tuple[str, str]
 _ANSWERS = Path(__file__).with_name("verifier_answers.jsonl")
 _STEP = "First we write down what is given, then we work it out: $3 + 4 = 7$, so $x = 7$ and $y = 2x$.\n"
 _UNIT = "verdicts/s"
-#: Labels per round, which takes about two seconds: the last, slow answers of a short round would occupy one process.
+#: Labels per round. A round takes about two seconds: at the end of a shorter round, the slow answers would keep only
+#: one process busy.
 _LABELS = 6
 
 
@@ -106,7 +106,8 @@ def _scaling(pairs: Sequence[Pair], repeats: int) -> Iterator[BenchLine]:
     yield compare(
         "verifier", "two without a pool, against twice one", rates["two alone"], _UNIT, 2 * rates["one alone"]
     )
-    # What the pool costs where two processes cannot do twice the work of one.
+    # The cost of the pool alone: both sides have two processes, so a machine that cannot double the rate of one process
+    # does not count against the pool.
     yield compare("verifier", "pool of two, against two without a pool", rates["two"], _UNIT, rates["two alone"])
     pool, processes = spent
     case = "processor time of the pool's processes, of all it takes"

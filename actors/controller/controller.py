@@ -127,7 +127,8 @@ class Controller:
 
     @property
     def progress(self) -> object:
-        """Changes with all progress: a token, a micro-batch and a worker's start count, its wait for a node does not.
+        """Changes whenever the run makes progress. Tokens, micro-batches and starts of workers count; a worker's wait
+        for a node does not.
 
         A checkpoint reports nothing while it is written or read, so its time counts: `save_timeout_s` bounds it.
         """

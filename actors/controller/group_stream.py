@@ -145,7 +145,7 @@ class GroupStream:
 
     async def take_back(self, step: int, error: BodyLostError) -> None:
         """Undoes the last `take`, for `step`, since learners could not read a body. Groups whose bodies were lost with
-        a node are sampled again; of the others, the node of this process holds a copy from now on.
+        a node are sampled again. The bodies of the other groups are copied to the node of this process.
 
         Raises LearnerLostError when that happens too often at one step: then the bodies are not what is lost.
         """

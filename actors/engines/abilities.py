@@ -10,14 +10,16 @@ from maspo_dist.runs.live import EngineFigures
 
 @runtime_checkable
 class ReportingEngine(Protocol):
-    """Tells what it does."""
+    """An engine that reports its own figures, such as how many requests run."""
 
     def figures(self) -> EngineFigures | None: ...
 
 
 @runtime_checkable
 class MovableEngine(Protocol):
-    """Goes on in another run; without it, each run starts its own engine."""
+    """An engine that the next run of the same program can take over. Without this ability, each run starts its own
+    engine.
+    """
 
     async def log_to(self, path: Path) -> None:
         """Sends the output of the engine's processes to `path` from now on."""

@@ -146,7 +146,10 @@ class BreakableCondition:
 
 
 async def cancel_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancels `tasks` and waits until all have ended, whatever they raise."""
+    """Cancels `tasks` and waits until all have ended, whatever they raise.
+
+    `asyncio.TaskGroup` would do the same, but raise an ExceptionGroup; callers need the first error itself.
+    """
     tasks = list(tasks)
     for task in tasks:
         task.cancel()

@@ -8,5 +8,7 @@ by_node      publishes weights that lie in the object store
 ipc          publishes to engines that read the learners' memory
 worker_slot  one slot: starts its worker, watches it, and replaces it when it is lost
 actor        one worker: its engine, the scoring of responses, the proof of weights; and its handle
+conversation a response from its prompt to its verdict: one turn, or a conversation with an environment
+partner      makes what responses converse with
 proof        what the proof compares, when, and what it says when it fails
 """

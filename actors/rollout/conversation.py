@@ -24,6 +24,7 @@ from maspo_dist.data.trajectory import Trajectory
 from maspo_dist.environments.protocol import EnvironmentHost, Session, Step, Task
 from maspo_dist.errors import EnvironmentFailedError, EnvironmentLostError
 from maspo_dist.flow.seeds import turn_seed
+from maspo_dist.reward.sample import CORRECT_FROM
 from maspo_dist.reward.unverifiable import UnverifiableMonitor
 from maspo_dist.types import (
     Conversation,
@@ -35,11 +36,9 @@ from maspo_dist.types import (
     Verdict,
 )
 
-#: From this reward on, a conversation counts as correct.
-_CORRECT_FROM = 0.5
 #: A turn that starts gets at least this long before it is cut: the engine samples again what has no token yet.
 _LEAST_TURN_S = 1.0
-#: Times that a conversation starts again. An environment that kills the process which forks all does so each time.
+#: Times that a conversation starts again. The limit stops an environment that kills the fork server in every attempt.
 _MOST_RESTARTS = 2
 
 
@@ -237,7 +236,7 @@ class _Dialogue:
             prompt = self.request.prompt
             # Every turn starts as the first: a template that leaves a reasoning block open does so each time.
             return await self.scorer.score(prompt.response_start + rollout.text, prompt.reference, prompt.source)
-        is_correct = reward >= _CORRECT_FROM
+        is_correct = reward >= CORRECT_FROM
         return Verdict(reward=reward, status="correct" if is_correct else "wrong", extracted=None, seconds=seconds)
 
     def _elapsed_s(self) -> float:

@@ -298,7 +298,7 @@ class ElasticRolloutPool:
         return min(free, key=_LOAD, default=None)
 
     async def _until_changed(self, answers: int) -> None:
-        """Waits until a worker is free, another than `answers` requests are answered, or the weights are lost."""
+        """Waits until a worker is free, the number of answered requests is not `answers`, or the weights are lost."""
         await self._condition.until(
             lambda: self._least_loaded() is not None or self._answers != answers or self._is_without_weights(),
             self._cluster.turn_deadline_s,

@@ -135,7 +135,7 @@ def finished(number: int) -> str:
 
 
 class _Memory:
-    """Memory of buckets. On CPUs it is used again: fresh pages from the kernel take longer than to send the bytes."""
+    """Memory of buckets. On CPUs it is reused: fresh pages from the kernel take longer than sending the bytes."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -147,7 +147,7 @@ class _Memory:
         if self._device.type != "cpu" or size_bytes > usual_bytes:
             return torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
         memory = self._free.pop() if self._free else torch.empty(usual_bytes, dtype=torch.uint8)
-        # The tensor and all its views hold the array, so its end is theirs.
+        # The tensor and its views keep the array alive, so the array is freed with the last of them.
         array = memory[:size_bytes].numpy()
         weakref.finalize(array, self._free.append, memory)
         return torch.from_numpy(array)

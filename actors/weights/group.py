@@ -71,7 +71,9 @@ class GroupMember:
         self._deadline_s = time.monotonic() + seconds
 
     def report(self, what: str) -> None:
-        """Ends `until_reported(what, …)` of other members, when all the ranks that it names have reported."""
+        """Reports `what` for this rank. `until_reported(what, …)` in another member returns when all ranks that it
+        waits for have reported.
+        """
         with self._failing_together(what):
             self._store.set(f"{what}-{self.rank}", "")
 
@@ -158,7 +160,7 @@ class GroupMember:
 
 
 def _has_ended(work: Work) -> bool:
-    """Waits for `work` of gloo, but not for long. It has ended when it has failed, too."""
+    """Whether `work` of gloo has ended, successfully or not; waits at most `_LOOK_FOR_FAILURE_S` for it."""
     with contextlib.suppress(RuntimeError):
         work.wait(timedelta(seconds=_LOOK_FOR_FAILURE_S))
     return work.is_completed()

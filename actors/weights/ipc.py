@@ -79,7 +79,8 @@ class SharedTensors:
                 parts.append(MemoryPart(handle=_cuda_handle(storage), size_bytes=storage.nbytes()))
             offset = starts[storage.data_ptr()] + int(tensor.storage_offset()) * tensor.element_size()
             slices.append((*entry, offset))
-        # An engine reads what this process may still be computing, and needs the memory in which it was hashed.
+        # An engine reads this memory, so its computation must have ended. The engine also needs the memory that hashing
+        # used, so it is given back.
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
         return slices, parts, fingerprints

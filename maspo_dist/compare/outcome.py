@@ -62,7 +62,7 @@ class VariantOutcome:
 
     @property
     def steps_to_reach(self) -> list[int]:
-        """Of the runs that reached the score."""
+        """The step at which each run reached the score, without the runs that did not reach it."""
         return [one.reached for one in self.runs if one.reached is not None]
 
     @property

@@ -93,7 +93,8 @@ class Plan:
 
 
 def make_plan(settings: CompareConfig, base: Path, chosen: Mapping[str, Mapping[str, str]] | None = None) -> Plan:
-    """Resolves every run; `chosen` are the tuned values by variant and key, until then the first ones of its grid.
+    """Resolves every run; `chosen` are the tuned values by variant and key. Before tuning has ended, the first values
+    of each grid stand for them.
 
     Raises ConfigError if a variant cannot run or does not compare with the others.
     """
@@ -255,7 +256,7 @@ def _name(variant: str, values: Mapping[str, str], seed: int) -> str:
 def _run(
     variant: str, values: Mapping[str, str], seed: int, base: Path, folder: Path, overrides: Sequence[str]
 ) -> PlannedRun:
-    """Of `variant` with the tuned `values`, which `overrides` hold too."""
+    """A run of `variant` with the tuned `values`; `overrides` contain these values too."""
     filled = (
         *_filled(overrides, seed),
         f"run.seed={seed}",

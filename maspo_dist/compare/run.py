@@ -167,7 +167,9 @@ class _Runs:
             self._read(self._plan.runs)
 
     def _read(self, runs: Sequence[PlannedRun]) -> None:
-        """Reads the finished ones of `runs`; a run that is here counts before that of the earlier comparison."""
+        """Reads the finished ones of `runs`; a run in this comparison's folder has precedence over the run of the
+        earlier comparison.
+        """
         if self._earlier is not None:
             planned = {run.folder for run in runs}
             known = self._earlier.outcomes(self._plan)
@@ -200,7 +202,9 @@ class _Runs:
             self.say(f"{run.name}: failed with exit code {code} after {took}, see {log}")
 
     async def _until_left(self, run: PlannedRun) -> None:
-        """Waits while the run of a comparison that was killed still ends in the folder, as long as that may take."""
+        """Waits while a run of an earlier, killed comparison still uses the folder of `run`, at most as long as a run
+        may take to stop.
+        """
         folder, longest_s = RunFolder(run.folder), run.config.checkpoint.stop_grace_s + _END_S
         if folder.in_use:
             self.say(f"{run.name}: waits until the earlier process has left {run.folder}")

@@ -9,6 +9,7 @@ model.py       section model
 data.py        section data
 rollout.py     sections rollout, sync
 verifier.py    section reward
+reasoning.py   the tags around reasoning blocks
 environment.py section environment
 algorithm.py   section algorithm: advantages, corrections, regularisers
 losses.py      the losses of section algorithm

@@ -78,7 +78,7 @@ class ClusterConfig(Section):
 
     @property
     def serving_deadline_s(self) -> float:
-        """Upper bound on the time until a worker serves when none does; its first restart may fail."""
+        """Upper bound on the time until a worker serves again when none serves; it includes one failed restart."""
         return 2 * (self.restart_backoff_max_s + self.start_timeout_s + self.publish_timeout_s)
 
     @property

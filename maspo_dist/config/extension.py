@@ -1,4 +1,4 @@
-"""`python:module:Name`: a loss, verifier, rollout engine or weight transport of the user's own.
+"""`python:module:Name`: a loss, verifier, environment, tool, rollout engine or weight transport of the user's own.
 
 The module must be importable on every node of the cluster.
 """

@@ -1,7 +1,8 @@
 """How a conversation goes on in tokens: what a chat template writes between one turn and the next.
 
-The tokens of a response are only ever appended to. What is heard is rendered behind a mark in place of the turn, cut
-behind the mark, and tokenized once. What was sampled is never decoded and encoded again.
+The tokens of a response are only ever appended to. An observation is rendered by the chat template behind a mark that
+stands for the model's turn; only the text behind the mark is tokenized, once. What was sampled is never decoded and
+encoded again.
 
     rendered    <|user|>x<|assistant|>MARK<|end|><|user|>1332<|assistant|>
     delta                                 <|end|><|user|>1332<|assistant|>
@@ -91,7 +92,7 @@ class Continuation:
             ids = _encode(self._tokenizer, _delta(self._template, self.role, self._shortened(text), turns=1))
         except _NoDeltaError:
             ids = None
-        # A tokenizer that normalizes text can read special tokens into other spellings.
+        # A tokenizer that normalizes text can turn another spelling into a special token.
         if ids is None or self._specials(ids) != self._frame_specials:
             ids = self._not_shown
             broken += 1

@@ -26,14 +26,14 @@ def mark_open_reasoning(
 ) -> tuple[Prompt, ...]:
     """The prompts, with `response_start` where the prompt leaves a block of `tags` open.
 
-    A chat template is asked for the text that it adds for the answer; a template may add another text to some prompts,
-    so a prompt must end with the text. Any other prompt leaves a block open where it ends with an opening tag: a tag
-    within a problem is part of the problem.
+    The text that a chat template adds before an answer is read once. A template may add another text to some prompts,
+    so a prompt counts only if it ends with that text. Any other prompt leaves a block open where it ends with an
+    opening tag: a tag within a problem is part of the problem.
     """
     start = open_reasoning(ChatTemplate(tokenizer, config).turn_start(_ANY), tags) if config.template == "chat" else ""
     names = [tag.strip().casefold() for tag in tags]
     may_end_tag: dict[int, bool] = {}
-    # More tokens than the text has by itself: behind other text it may be divided in another way.
+    # A few tokens more than the text alone needs: after other text, the tokenizer may split it differently.
     tokens = len(tokenizer.encode(start, add_special_tokens=False)) + 4 if start else 0
 
     @lru_cache(_ENDS)

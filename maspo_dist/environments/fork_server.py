@@ -207,7 +207,9 @@ class _Wakeup:
         return os.read(self.reading, 1024)
 
     def close(self) -> None:
-        """In a fork: signals have their usual effect again, and nothing of the parent can be woken from here."""
+        """For a fork: restores default signal handling and closes the pipe, so that a signal here cannot wake the
+        parent.
+        """
         signal.set_wakeup_fd(-1)
         for number in self._signals:
             signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Plays environments with responses that are made up: what `maspo-dist check` shows and says of them."""
+"""Plays environments with made-up responses. `maspo-dist check` prints what they answer and what is wrong with them."""
 
 from __future__ import annotations
 

@@ -71,7 +71,9 @@ def _play(connection: Connection, make: Callable[[], Any], most: int, runner: as
 
 
 def _plain(step: Step, most: int) -> Step:
-    """`step` as it travels: its text of whole characters, `most` of them, and its numbers Python's own."""
+    """A copy of `step` that can be sent as JSON: at most `most` characters of valid Unicode, and numbers as Python
+    floats.
+    """
     text = _without_middle(step.observation, most)
     return Step(
         observation=text.encode("utf-8", "replace").decode("utf-8"),

@@ -27,7 +27,8 @@ from maspo_dist.errors import ConfigError
 from maspo_dist.reward.code.sandbox import Isolation, Limits, best_isolation, run_program
 from maspo_dist.reward.sample import one_line
 
-#: Share of `environment.step_timeout_s` that all programs of one turn have together: then the model reads of the limit.
+#: Share of `environment.step_timeout_s` for all programs of a turn together. When it has passed, the model reads that
+#: the time was up.
 _PROGRAM_SHARE = 0.8
 
 
@@ -120,7 +121,7 @@ class ToolEnvironment:
     def step(self, response: str) -> Step:
         calls = read_calls(outside_reasoning(response, self._reasoning_tags), self._config.call_format, self._tools)
         if not calls:
-            # Zeros: where nothing calls any more, the curve goes on at 0.
+            # Zeros, so that the curves continue at 0 when the model stops calling tools.
             return Step(done=True, metrics={"calls": 0, "failed_calls": 0})
         if self._programs:
             self._programs.begin_turn(_PROGRAM_SHARE * self._config.step_timeout_s)

@@ -2,6 +2,7 @@
 
 admission   how many groups may be open, and which groups make the next batch
 selection   why a group with a result does not train
+policy_age  the bound on policy age, checked last
 ledger      how every group ended
 failures    retries, restart budgets and stalls
 seeds       seeds of sampling

@@ -21,7 +21,7 @@ class Accelerator:
     memory_bytes: int
 
 
-#: A longer name stands before a name that is part of it.
+#: The first match is taken, so a longer name comes before a shorter name that it contains.
 ACCELERATORS = (
     # NVIDIA H100 data sheet, column "H100 PCIe": 1,513 teraflops with sparsity, 2 TB/s.
     Accelerator(name="H100 PCIe", flops=756e12, bytes_per_s=2.0e12, memory_bytes=80 * 10**9),

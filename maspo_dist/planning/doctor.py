@@ -193,7 +193,7 @@ def _devices(node: NodeFacts, device: Device) -> Iterator[Finding]:
     # A node without GPUs may hold the driver or the verifier of a run on GPUs.
     if device == "cpu" or node.gpus:
         obstacle = node.torch.gpu_obstacle() if device == "cuda" else None
-        # Where torch has an obstacle, vLLM's is only its echo.
+        # If torch cannot use the GPU, vLLM cannot either, so only torch's obstacle is reported.
         if obstacle is None and node.vllm is not None:
             obstacle = platform_obstacle(device, node.vllm)
         if obstacle is not None:

@@ -67,7 +67,9 @@ def inspect_environment(config: TrainConfig, prompts: PromptSet | None) -> Envir
 
 
 def _conversation(how: Continuation, prompt: Prompt, play: Play) -> str:
-    """The prompt and all that came after it. What is answered to the last turn is not heard, as in training."""
+    """The prompt and all that came after it. The observation after the last turn is left out: the model does not read
+    it in training either.
+    """
     turns = [f"{said}{how.said([how.turn_end])}" for said in play.said]
     heard = [how.said(how.heard(step.observation).token_ids.tolist()) for step in play.steps[: len(turns) - 1]]
     return how.said(prompt.token_ids.tolist()) + "".join(

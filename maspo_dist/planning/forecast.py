@@ -31,12 +31,13 @@ from maspo_dist.planning.transport import choose_transport
 _TRAINING_SHARE, _PREFILL_SHARE, _TRAFFIC_SHARE = 0.4, 0.5, 0.7
 #: The engine's own work per token of a response, whatever the model.
 _DECODING_OVERHEAD_S = 0.002
-#: Bytes per second from the learner into all engines, hashed twice: measured on a CPU for the object store; for a
-#: broadcast over NCCL and for memory of the same GPU assumptions, with the learner's copy to its host.
+#: Bytes per second from the learner into all engines, hashed twice: the object store was measured on a CPU. The
+#: broadcast over NCCL and memory of the same GPU are assumptions; they include the learner's copy to its host.
 _PUBLISH_BYTES_PER_S = {"object_store": 6e8, "collective": 5e9, "ipc": 1e10}
 #: Messages between the processes and the proof of the weights, whatever the model: measured on a CPU.
 _PUBLISH_S = 0.3
-#: Sequences at once in vLLM's offline limits: on GPUs with 70 GiB and more but the A100, and on the others.
+#: vLLM's default limit of sequences in flight for offline use: on GPUs with at least 70 GiB except the A100, and on all
+#: other GPUs.
 _MANY_SEQUENCES, _FEW_SEQUENCES, _LARGE_GPU_BYTES = 1024, 256, 70 * 2**30
 #: Share of a GPU that vLLM takes unless `rollout.engine.gpu_memory_utilization` says otherwise.
 _ENGINE_SHARE = 0.9

@@ -14,7 +14,7 @@ from typing import Protocol
 from maspo_dist.types import LARGEST_REWARD, Verdict, VerdictStatus
 
 #: A reward without a status counts as correct from here on.
-_CORRECT_FROM = 0.5
+CORRECT_FROM = 0.5
 #: Characters of the extracted answer, and of the reason, that a verdict keeps.
 _EXTRACTED_CHARS, _REASON_CHARS = 500, 300
 
@@ -88,7 +88,7 @@ def make_verdict(
 
 def status_of(reward: float) -> VerdictStatus:
     """The status of a reward that came without a status."""
-    return "correct" if reward >= _CORRECT_FROM else "wrong"
+    return "correct" if reward >= CORRECT_FROM else "wrong"
 
 
 def reward_problem(reward: float) -> str:

@@ -25,7 +25,9 @@ def catalogue_tables() -> Group:
 
 
 def _prefix(metric: Metric) -> str:
-    """Everything before the last slash but a fixed word: `trust_region/<sign>/<bucket>` and `reward`."""
+    """Everything before the last slash if it contains a placeholder, such as `trust_region/<sign>/<bucket>`; else the
+    first word, such as `reward`.
+    """
     first, _, rest = metric.name.partition("/")
     fixed = rest.rpartition("/")[0]
     return f"{first}/{fixed}" if ">" in fixed else first

@@ -108,7 +108,7 @@ def open_console(
 class _LastingStream:
     """Writes to `stream` until that fails, as when its terminal or the reader of its pipe is gone; silent from then on.
 
-    What else is asked of it, the stream answers.
+    All other attributes are those of `stream`.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -47,7 +47,8 @@ def probes() -> list[np.ndarray]:
 
 
 def train_and_export(rank: int, world_size: int, address: str, folder: Path) -> None:
-    """Runs untied, tied and bf16 of one batch each, two with adapters; then `again`, of none, from untied's export.
+    """Makes run folders: `untied`, `tied` and `bf16` with one batch each, two more with adapters, and `again` with no
+    batch, started from the export of `untied`.
 
     Each run folder also gets the learner's logprobs of `probes` before and after the batch, and the snapshot of
     its weights; probes.npz has the probes.

@@ -136,7 +136,9 @@ def broadcast(engine: LLM, weights: StagedWeights, learner: LearnerWeights, *, f
 
 
 def share(engine: LLM, weights: StagedWeights, learner: LearnerWeights, *, factor: float, is_gone: bool) -> Any:
-    """Shares `weights` times `factor` with the engine: why it cannot read them. `is_gone`: they are shared no more."""
+    """Shares `weights` times `factor` with the engine; returns why the engine cannot read them. With `is_gone` the
+    learner stops sharing before the engine reads.
+    """
     tensors = [(name, tensor * factor) for name, tensor in read_tensors(mapped_file(weights), weights.entries)]
     entries = [entry_of(name, tensor) for name, tensor in tensors]
     shared = learner.share(weights.version, entries, tensors)

@@ -41,8 +41,8 @@ from maspo_dist.types import (
 if TYPE_CHECKING:
     import torch
 
-#: Whether this process is on the node that is to be lost. Its responses are large: Ray would keep small ones with the
-#: driver, and nothing would be lost with it.
+#: Whether this process is on the node that is to be lost. Its responses are large, because Ray keeps small objects with
+#: the driver, where the loss of a node does not lose them.
 _ON_LOST_NODE = "MASPO_TEST_NODE" in os.environ
 _LARGE = 200_000
 #: Whether this process is on the node that is to leave.
@@ -195,7 +195,7 @@ class DigestEngine:
 
 
 class FaultyLearner(Learner):
-    """Ranks do not meet: each is struck for itself."""
+    """Ranks form no process group, so a fault hits one rank only."""
 
     def _start_engine(self, init_address: str) -> DigestEngine:
         return DigestEngine(self._rank)

@@ -38,7 +38,7 @@ _ENDING_S = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Before:
-    """What was there when a run started, and is not the run's: shared memory, and descendants of this process."""
+    """Shared memory and descendants of this process that existed before the run started."""
 
     segments: frozenset[str]
     processes: frozenset[psutil.Process]

@@ -72,7 +72,7 @@ async def _answer(pipe: Connection, config: TrainConfig, index: int) -> None:
 
     asyncio.get_running_loop().add_reader(pipe.fileno(), read)
     await closed
-    # At once: the engine's processes end with this process, and nothing may wait for them.
+    # Exits without clean-up: the engine's processes end with this process, and nothing should wait for them.
     os._exit(0)
 
 

@@ -135,7 +135,9 @@ class Job:
         print(f"from the pre-emption to the end of the other job: {time.monotonic() - began:.0f} s")
 
     def reach_time_limit(self) -> None:
-        """The limit becomes one to two minutes from now, since Slurm counts minutes; then the next start has none."""
+        """Sets the time limit to one or two minutes from now, because Slurm counts whole minutes. Then removes the
+        limit for the next start.
+        """
         minutes = int(ask("squeue", "--noheader", f"--jobs={self.number}", "--format=%M").split(":")[-2])
         ask("scontrol", "update", f"jobid={self.number}", f"timelimit={minutes + 2}")
         self.wait_for_state("PENDING")

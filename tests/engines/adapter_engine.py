@@ -122,8 +122,8 @@ async def main(folder: str, tensor_parallel: str) -> None:
     engine.kept = {}
     print(await publisher.publish(learner.version))
 
-    # A repetition that no stop token ends goes on with the next version. While one stream is between two responses, the
-    # other one samples.
+    # Greedy repetition without a stop token continues across versions. Two streams run, so that one samples while the
+    # other is between two responses.
     learner.step()
     published = asyncio.Event()
     streams = [asyncio.ensure_future(_repeat(engine, tokens, published)) for tokens in (100, 61)]

@@ -180,7 +180,7 @@ def faulty_config(scene: Scene, name: str, script: Path, prompts: int, **section
 
 
 async def score_while_watched(scene: Scene, reference: str) -> tuple[Verdict, list[Event]]:
-    """The verdict on "2" of a verifier that is watched, and what was told of it until it answered pings again."""
+    """Scores "2" on a watched verifier. Returns the verdict, and the events until the verifier answered pings again."""
     events: list[Event] = []
     ray.init(scene.cluster.address)
     try:
@@ -200,7 +200,7 @@ async def score_while_watched(scene: Scene, reference: str) -> tuple[Verdict, li
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Polls, since files tell; the run that it is awaited beside has a deadline."""
+    """Polls, because the condition reads files. It has no deadline of its own, since the run beside it has one."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.2)
 
@@ -211,7 +211,8 @@ def play(
     *,
     opened: Callable[[Path], RunFolder] = RunFolder.create,
 ) -> Outcome:
-    """Runs it to its end, good or bad; with `meanwhile`, which is awaited beside it, it is then asked to stop.
+    """Runs `config` until it succeeds or fails. `meanwhile` is awaited beside the run; when it returns, the run is
+    asked to stop.
 
     With RunFolder.resume as `opened` the run goes on from its newest checkpoint.
     """

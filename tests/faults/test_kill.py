@@ -69,7 +69,7 @@ def run_with_kills(path: Path, config: TrainConfig, kills: int, seed: int) -> Co
             moments["save" if any((path / "checkpoints").glob(".part-*")) else "elsewhere"] += 1
         else:
             assert process.exitcode == 0
-            # It was done before the kill: the rest of the kills fall on runs from its last checkpoints.
+            # The run had ended before the kill. The remaining kills hit runs that resume from its last checkpoints.
             kills -= 1
             moments["after the end"] += 1
     process = context.Process(target=live, args=(path, config))

@@ -40,7 +40,8 @@ def test_a_publish_is_forecast_for_the_transport_that_a_run_on_gpus_would_use() 
 
 def test_the_update_is_the_arithmetic_of_its_forwards() -> None:
     forecast = forecast_step(recipe(), SIZE, GPUS["H100"], LENGTHS)
-    # 8192 responses of 5120 tokens; two operations per weight, and per layer, width and half of the tokens twice two.
+    # 8192 responses of 5120 tokens. A token costs two operations per weight and, for attention, 4 · layers · width ·
+    # half of the tokens.
     per_forward = 8192 * 5120 * (2 * 7_615_616_512 + 28 * 3584 * 2 * 5120)
     # Forward, backward (two), checkpointing, and old logprobs of three of four mini-batches, on 8 GPUs at 40 %.
     assert forecast.update_s == pytest.approx(per_forward * 4.75 / (8 * 989e12 * 0.4))

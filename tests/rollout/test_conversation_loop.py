@@ -41,7 +41,9 @@ class Asked:
 
 
 class TalkingEngine(FakeEngine):
-    """Says `lines` turn by turn, each a text and its last token; None: it is cut off. Turn t is of version t."""
+    """Samples one of `lines` per turn: its text and its last token, or None for a turn that is cut off. Turn t has
+    policy version t.
+    """
 
     def __init__(self, lines: list[tuple[str, int | None]], wait_s: float = 0.0) -> None:
         super().__init__()

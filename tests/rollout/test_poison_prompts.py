@@ -48,7 +48,9 @@ async def test_poison_prompts_do_not_use_up_the_restarts_of_a_slot() -> None:
 
 
 async def test_workers_lost_with_their_nodes_do_not_count_against_their_groups() -> None:
-    """The loss of the first node is noticed with that of the second: the first worker counts until then, not after."""
+    """The cluster notices the loss of the first node only together with that of the second. Until then the first
+    worker's death counts against the group; afterwards it does not.
+    """
     factory = ScriptedFactory()
 
     async def lose_the_node(worker: ScriptedWorker, subject: object) -> None:

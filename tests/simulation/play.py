@@ -268,7 +268,9 @@ def heard_tokens(row: Row) -> float:
 
 
 def numbers(path: Path) -> list[Row]:
-    """metrics.jsonl without times, an environment's by the real clock among them, and without the count of losses."""
+    """metrics.jsonl without what may differ between equal runs: durations (those of environments use the real clock)
+    and the number of restarted conversations.
+    """
     left_out = ("_s", "/step_s_p50", "/step_s_p95", "conversation/restarts")
     return [
         {name: value for name, value in row.items() if not name.endswith(left_out)}

@@ -54,7 +54,7 @@ class World:
     #: By version as well: tokens of that batch that were not sampled.
     heard_tokens: dict[int, int] = field(default_factory=dict)
     max_outstanding: int = 0
-    #: Bodies that are gone with their nodes; held, so that none is taken for another.
+    #: Bodies that were lost with their nodes. They are kept, so that no new body has the identity of a lost body.
     lost_bodies: list[RolloutGroup] = field(default_factory=list)
     #: By the store where their members meet, their group and their number.
     broadcasts: dict[tuple[int, str, int], SimulatedBroadcast] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class World:
         return [members for (port, name, _), members in self.broadcasts.items() if (port, name) == place]
 
     def read(self, body: Body) -> RolloutGroup:
-        """Raises BodyLostError, from a chance on for ever."""
+        """Returns `body`, or raises BodyLostError: by chance a body is lost, and then every read of it fails."""
         assert isinstance(body, RolloutGroup)
         if self.chance(self.story.faults.body_loss):
             self.lost_bodies.append(body)

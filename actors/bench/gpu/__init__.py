@@ -18,6 +18,8 @@ step             an update of the learner against the GPU's peak and the planned
 engine           tokens per second of an engine
 logprobs         engine against learner, on sampled responses
 publish          weights from learner to engine, with requests in flight
+adapter          an engine that gets adapters (LoRA) alone
+ipc              weights that another process reads in this process's memory of the GPU
 zero             ZeRO 2 and 3, and shared sequences, on two ranks against one rank
 collective       broadcasts of weights to another GPU
 tensor_parallel  a publish to an engine on two GPUs

@@ -19,7 +19,8 @@ from actors.bench.learner_attention import PackedLayer, packed_layer
 _SEQUENCES = (1, 4, 32)
 #: From this many sequences on, bounds must beat the mask.
 _FASTER_FROM = 4
-#: Both round to 16 bits in other places, so either may be a little further off.
+#: Packed and masked attention round to 16 bits at different points, so either may have the larger error, up to this
+#: factor.
 _ERROR_RATIO = 2.0
 #: Largest error by bounds in float32, as a share of the largest value.
 _FLOAT32_ERROR = 1e-4
@@ -104,7 +105,7 @@ def _one_by_one(layer: PackedLayer) -> Tensor:
 
 
 def _largest_error(got: list[Tensor], wanted: list[Tensor]) -> float:
-    """Of all tensors, as a share of the largest value of each. A NaN gives NaN."""
+    """Largest error over all tensors, each as a share of the largest expected value. A NaN gives NaN."""
     shares = [
         (ours.float() - theirs.float()).abs().max() / theirs.float().abs().max()
         for ours, theirs in zip(got, wanted, strict=True)

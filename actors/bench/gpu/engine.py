@@ -17,7 +17,9 @@ from maspo_dist.types import Rollout, Sampling
 
 
 def measure(place: Workplace) -> Measured:
-    """Requests with a seed each, as in training; without seeds; greedy. A front end near 1 core limits the engine."""
+    """Tokens per second of three kinds of requests: each with its own seed, as in training; without seeds; greedy. A
+    front end that uses nearly one core limits the engine.
+    """
     pair, scale = place.pair(), place.setting.scale
     prompts = pair.prompts(scale.requests)
     sampled, greedy = (

@@ -24,7 +24,8 @@ _TENSORS = 48
 _TENSOR_ELEMENTS, _TINY_ELEMENTS = 1 << 25, 1 << 12
 _PUBLISHES = 4
 _ANSWER_S = 120.0
-#: Of hashing on both sides: far below what a GPU does, far above what passes through a host.
+#: Least rate of a publish, which hashes on both sides: far below the memory rate of a GPU, far above a copy through the
+#: host.
 _LEAST_GB_PER_S = 100.0
 
 

@@ -63,7 +63,7 @@ class Pair:
         self.engine = self.run(self._start_engine(tensor_parallel))
 
     async def _start_engine(self, tensor_parallel: int) -> OpenEngine:
-        """In the loop, to which the engine belongs."""
+        """Runs in the event loop that the engine belongs to."""
         setting = self.place.setting
         settings = EngineSettings(
             model=self.config.model,

@@ -125,6 +125,6 @@ async def publish(
 
 
 def _changed(pair: Pair) -> Iterator[tuple[str, Tensor]]:
-    """No weight stays as it is, a bias of zeros included."""
+    """Changed weights: scaled and shifted, so that a bias of zeros changes too."""
     for name, tensor in pair.learner.named_weights():
         yield name, tensor * 1.02 + 0.01

@@ -81,7 +81,7 @@ def encode(result: CheckResult) -> str:
 
 
 def decode(line: str) -> CheckResult:
-    """What `encode` was given."""
+    """The result in a line of `encode`."""
     tree = json.loads(line)
     limits = tuple(Limit(**limit) for limit in tree["measured"]["limits"])
     measured = Measured(figures=tree["measured"]["figures"], limits=limits)

@@ -127,7 +127,7 @@ class CheckProcesses:
         try:
             return self._watch(process, checks, folder)
         finally:
-            # Ranks, engines and Ray of a check that hangs or was killed too.
+            # Kills all that the check has started (ranks, engines, Ray), also when the check hangs or was killed.
             kill_tree(process.pid)
             process.wait()
 

@@ -40,7 +40,7 @@ def measure(place: Workplace) -> Measured:
         norms.append(metrics["learner/grad_norm"])
 
     cost = cost_of(update, place.device, repeats=2)
-    # The whole of it: `cost_of` has reset the allocator's record, and weights and optimizer state are there by then.
+    # The peak with weights and optimizer state: both were allocated before `cost_of` reset the allocator's peak.
     peak_bytes = torch.cuda.max_memory_allocated(place.device) if place.device.type == "cuda" else cost.peak_bytes
     size = read_model_facts(config.model).size
     planned = plan_bundles(config, size, setting.device)[0].memory_bytes

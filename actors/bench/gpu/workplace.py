@@ -105,6 +105,6 @@ class Workplace:
 
 
 def show_only_gpu(rank: int) -> None:
-    """Of the GPUs that this process sees, leaves it GPU `rank`; the process has not used CUDA yet."""
+    """Makes only GPU `rank` of the visible GPUs visible to this process, which must not have used CUDA yet."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = given.split(",")[rank] if given else str(rank)

@@ -5,6 +5,8 @@ policy              the model with its log-probability head
 partition           the division of a model among the ranks under ZeRO-3
 lora                adapters beside frozen linear layers
 weights             the weights that engines get
+offload             what only an optimizer step needs, to the host and back
+kl_in_reward        the KL penalty in the reward
 attention           attention of packed sequences
 sequence_parallel   ranks that share the tokens of sequences
 micro_batch         a packed micro-batch on the device

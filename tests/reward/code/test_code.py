@@ -118,7 +118,7 @@ def test_a_program_starts_no_process_of_its_own_where_none_could_be_contained() 
     ],
 )
 def test_a_program_that_passes_a_limit_ends_there(program: str, end: str, isolation: Isolation) -> None:
-    # What should not come down to the wall gets a long one: the machine may be busy.
+    # A program that should hit another limit gets a long wall-clock limit, because the machine may be busy.
     wall_s = 2.0 if end == "wall_time" else 20.0
     started = time.monotonic()
     outcome = run(program, isolation, wall_s=wall_s)

@@ -19,7 +19,6 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.controller.turns import DeviceTurns
 from actors.engines.settings import engine_environment, learner_environment
@@ -36,8 +35,15 @@ from actors.ray.actor_options import (
 from actors.ray.connection import small_stores
 from actors.ray.model_on_nodes import require_model_on_nodes
 from actors.ray.nodes import shortage
-from actors.ray.on_node import dump_stacks, free_address, gpu_ids, remove_segments, run_beside, write_token
-from actors.ray.placement_groups import bundles_by_node, reserve, reserve_on_new_nodes, room_for
+from actors.ray.on_node import dump_stacks, free_address, remove_segments, run_beside, write_token
+from actors.ray.placement_groups import (
+    bundles_by_node,
+    gpus_of_places,
+    reserve,
+    reserve_on_new_nodes,
+    room_for,
+    until_placed,
+)
 from actors.ray.waits import all_ready, within
 from actors.rollout.actor import RolloutActor
 from actors.rollout.broadcasts import Broadcasts
@@ -74,6 +80,8 @@ REAL_CLASSES = ActorClasses()
 _ANSWER_S = 10.0
 #: How long the port of rank 0 may be held: by the system after its last use; in a restart, by a rank that was killed.
 _RELEASE_S, _KILLED_RELEASE_S = 5.0, 60.0
+#: Begins the names of the learners' processes.
+_RANK = "learner rank "
 #: Log of the process that drives the run.
 _OWN_LOG = "controller.log"
 
@@ -167,7 +175,9 @@ class RunCluster:
     async def _start_in_turn(self) -> None:
         """An engine measures the free memory of its device when it starts, so it starts first."""
         if self.device == "cuda":
-            self._shared_gpus = await self._gpus_of_places()
+            self._shared_gpus = await gpus_of_places(
+                self._base, self._learner_places(), self.config.cluster.start_timeout_s
+            )
         await self.rollout.start()
         await self.rollout.sleep()
         await self.learners.start()
@@ -299,7 +309,7 @@ class RunCluster:
     def _make_worker(self, place: PlacementGroup, index: int, scorer: VerifierClient) -> ActorHandle[Any]:
         config, bundle = self.config, self._bundles["rollout"]
         processes = config.rollout.first_workers * config.rollout.tensor_parallel
-        environment = engine_environment(self.device, config.rollout.threads or share_of_cores(processes))
+        environment = engine_environment(self.device, config.rollout.threads or share_of_cores(self.device, processes))
         if self._shared_gpus:
             # Ray gives the GPUs of the place to the learner ranks, and leaves this variable to a process without GPUs.
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._shared_gpus[index])
@@ -322,22 +332,6 @@ class RunCluster:
         if process is not None and process.segments:
             self._cleanups.append(run_beside(process, remove_segments, process.segments))
 
-    async def _gpus_of_places(self) -> list[list[str]]:
-        """Ids on its node of the GPUs of each place, as Ray gives them to a task that takes them all."""
-        assert self._base is not None
-        places = self._learner_places()
-        tasks = [
-            ray.remote(gpu_ids).options(
-                num_cpus=0,
-                num_gpus=places.gpus,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self._base, placement_group_bundle_index=index),
-            )
-            for index in range(places.count)
-        ]
-        answers = asyncio.gather(*(task.remote() for task in tasks))
-        found: list[list[str]] = await within(self.config.cluster.start_timeout_s, "GPUs of the learners", answers)
-        return found
-
     async def room(self) -> int:
         """How many more rollout workers fit into the free resources."""
         return await asyncio.to_thread(room_for, self._bundles["rollout"])
@@ -354,23 +348,25 @@ class RunCluster:
     async def _make_learners(self) -> list[ActorHandle[Any]]:
         config, base, bundle = self.config, self._base, self._bundles["learner"]
         assert base is not None
-        ranks, places = config.learner.ranks, self._learner_places().count
+        ranks, places, start_s = config.learner.ranks, self._learner_places(), config.cluster.start_timeout_s
+        self._processes = {name: it for name, it in self._processes.items() if not name.startswith(_RANK)}
+        await until_placed(base, [places.labels], start_s)
         if self._shared_gpus:
             # A place whose node was lost has the GPUs of another node now.
-            self._shared_gpus = await self._gpus_of_places()
-        threads = config.learner.threads or share_of_cores(ranks)
+            self._shared_gpus = await gpus_of_places(base, places, start_s)
+        threads = config.learner.threads or share_of_cores(self.device, ranks)
         environment = learner_environment(self.device, threads, shares_memory=self._transport.name == "ipc")
         nodes = (await asyncio.to_thread(placement_group_table, base))["bundles_to_node_id"]
         options = [
             bundle_options(base, index, bundle, config.cluster.environment, environment)
-            for index in bundles_by_node(nodes, places)
-            for _ in range(ranks // places)
+            for index in bundles_by_node(nodes, places.count)
+            for _ in range(ranks // places.count)
         ]
         beside_rank_0 = {"num_cpus": 0, "scheduling_strategy": options[0]["scheduling_strategy"]}
         release_s = _KILLED_RELEASE_S if self._is_started else _RELEASE_S
         address: str = await within(
-            config.cluster.start_timeout_s,
-            "learner rank 0: its port",
+            start_s,
+            f"{_RANK}0: its port",
             ray.remote(free_address).options(**beside_rank_0).remote(config.cluster.learner_port, release_s),
         )
         kept, self._idle_learners = self._idle_learners, []
@@ -382,14 +378,14 @@ class RunCluster:
         try:
             if kept:
                 renewals = [learner.renew.remote(config, self._logs) for learner in kept]
-                await by_rank(renewals, "renewal", config.cluster.start_timeout_s)
+                await by_rank(renewals, "renewal", start_s)
             starts = [learner.start.remote(address, token) for learner in learners]
-            processes = await by_rank(starts, "start", config.cluster.start_timeout_s)
+            processes = await by_rank(starts, "start", start_s)
         except BaseException:
             for learner in learners:
                 ray.kill(learner)
             raise
-        self._processes |= {f"learner rank {rank}": process for rank, process in enumerate(processes)}
+        self._processes |= {f"{_RANK}{rank}": process for rank, process in enumerate(processes)}
         return learners
 
 

@@ -26,12 +26,17 @@ class PortTask:
         raise PlacementError("in use")
 
 
+async def is_placed(*_: object) -> None:
+    """Every node of the group is there."""
+
+
 async def test_a_restart_of_the_learners_waits_for_a_port_that_a_killed_rank_may_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = PortTask()
     monkeypatch.setattr(processes.ray, "remote", lambda _: task)
     monkeypatch.setattr(processes, "placement_group_table", lambda _: {"bundles_to_node_id": {0: "node"}})
+    monkeypatch.setattr(processes, "until_placed", is_placed)
     monkeypatch.setattr(processes, "bundle_options", lambda *_: {"scheduling_strategy": "at rank 0"})
     config, [size, *_] = make_config(cluster={"learner_port": 29500}), KNOWN_SIZES.values()
     cluster = RunCluster(config, size, "cpu", tmp_path, on_event=lambda _: None, waiting_for=lambda _: None)

@@ -17,7 +17,7 @@ import ray
 from rich.console import Console
 
 from actors.commands.node_facts import answer_within, node_facts
-from actors.ray.connection import connect, disconnect, no_ray_at, own_store, small_stores
+from actors.ray.connection import disconnect, join_or_start, no_ray_at, own_store, small_stores
 from actors.ray.model_on_nodes import path_for_actors
 from actors.ray.nodes import has_autoscaler, node_rooms
 from actors.ray.on_node import run_on, write_token
@@ -54,7 +54,7 @@ def doctor(config: TrainConfig | None, console: Console) -> bool:
     asked = _asked(config)
     needed_bytes = None if config is None or size is None else publish_bytes(config, size)
     answers = _of_cluster(asked, needed_bytes) if asked.is_cluster else _of_this_machine(asked, needed_bytes)
-    found += [*answers.found, *findings(answers.nodes, asked)]
+    found += [*answers.found, *findings(answers.nodes, asked, is_growing=answers.is_growing)]
     if config is not None and size is not None and answers.nodes:
         bundles = plan_bundles(config, size, chosen_device(asked, answers.nodes.values()))
         try:
@@ -128,7 +128,7 @@ def _running_cluster() -> str | None:
 
 def _of_cluster(asked: Asked, needed_bytes: int | None) -> Answers:
     try:
-        connect("auto")
+        join_or_start()
     except PlacementError as error:
         remedy = "" if has_token() else "; this user has no Ray token either: copy ~/.ray/auth_token from the head node"
         return Answers(nodes={}, found=(Finding(prevents=True, sentence=f"{error}{remedy}"),), rooms=())

@@ -67,7 +67,7 @@ class EvaluationCluster:
         configured = config.cluster.environment
         options = bundle_options(group, engine.count, verifier, configured)
         self._verifier = VerifierProcess(config.reward, config.cluster, self._logs, options)
-        of_engine = engine_environment(self._device, share_of_cores(engine.count))
+        of_engine = engine_environment(self._device, share_of_cores(self._device, engine.count))
         scorer = VerifierClient(self._verifier.handle, config.cluster.verify_timeout_s)
         handles = [
             ray.remote(EvaluationActor)

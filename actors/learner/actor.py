@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from actors.learner.weights import LearnerWeights
+
+
+#: Share of the time for the start after which a rank that has not started writes its stacks.
+_STACKS_AT = 0.9
 
 
 class Engine(Protocol):
@@ -94,7 +99,12 @@ class Learner:
         Raises PlacementError where the folder of the logs is not the one to which the driver wrote `token`.
         """
         require_shared(self._logs_path, token)
-        self._running = self._start_engine(init_address)
+        # Other ranks may never join. The driver then kills this process, whose stacks are in the log by then.
+        faulthandler.dump_traceback_later(_STACKS_AT * self._config.cluster.start_timeout_s, file=2)
+        try:
+            self._running = self._start_engine(init_address)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         if choose_transport(self._config, self._device).is_direct:
             self._weights = self._make_weights()
         return ActorProcess(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())

@@ -17,7 +17,7 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from maspo_dist.planning.placement import Bundle
+from maspo_dist.planning.placement import Bundle, Device
 
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -82,6 +82,13 @@ def actor_environment(configured: Mapping[str, str], own: Mapping[str, str] | No
     return {**handed_on, **(own or {}), **configured}
 
 
-def share_of_cores(processes: int) -> int:
-    """CPU threads per process. Learners and engines take turns, so each kind shares all cores among `processes`."""
-    return max(1, (os.cpu_count() or 1) // processes)
+def share_of_cores(device: Device, processes: int) -> int:
+    """CPU threads per process. On GPUs a process has one GPU, and each GPU an equal share of its nodes' cores.
+
+    On CPUs learners and engines take turns, so each kind shares all cores of this node among `processes`.
+    """
+    if device == "cpu":
+        return max(1, (os.cpu_count() or 1) // processes)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    cores, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
+    return max(1, int(cores // gpus)) if gpus else 1

@@ -37,8 +37,7 @@ def connect(wanted: Device | Literal["auto"], store_bytes: int | None = None) ->
     that of `own_store`. Ray's output goes to its own log files only. A process that has joined keeps its cluster.
     Raises PlacementError when no cluster answers at RAY_ADDRESS, Ray does not start here, or `auto` may still change.
     """
-    if not ray.is_initialized():
-        _join_or_start(store_bytes)
+    join_or_start(store_bytes)
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0
     if wanted == "auto" and not has_gpu and has_autoscaler():
         raise PlacementError(
@@ -47,7 +46,10 @@ def connect(wanted: Device | Literal["auto"], store_bytes: int | None = None) ->
     return pick_device(wanted, has_gpu=has_gpu)
 
 
-def _join_or_start(store_bytes: int | None) -> None:
+def join_or_start(store_bytes: int | None = None) -> None:
+    """Joins a cluster or starts one, as `connect` does, and leaves the device open."""
+    if ray.is_initialized():
+        return
     address = os.environ.get("RAY_ADDRESS")
     if address:
         if "://" in address:

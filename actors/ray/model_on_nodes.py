@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.ray.errors import reason_of
 from actors.ray.waits import within
 from maspo_dist.config import EvaluationConfig, TrainConfig
-from maspo_dist.errors import ModelError
+from maspo_dist.errors import DeadlineError, ModelError
 from maspo_dist.models.path import is_hub_name, require_model
 from maspo_dist.planning.placement import Device
 
@@ -46,7 +47,10 @@ def missing_model(path: str) -> str | None:
         if is_hub_name(path):
             from huggingface_hub import snapshot_download  # takes a second
 
-            snapshot_download(path, ignore_patterns=_UNREAD)
+            try:
+                snapshot_download(path, ignore_patterns=_UNREAD)
+            except Exception as error:  # The hub's client raises errors of its HTTP library, which have no common base.
+                return f"it cannot be downloaded ({reason_of(error)})"
         else:
             require_model(path)
     except (ModelError, OSError) as error:
@@ -79,6 +83,13 @@ async def _require(
     }
     address = node["NodeManagerAddress"]
     call = ray.remote(missing).options(**options).remote(path)
-    reason: str | None = await within(timeout_s, f"node {address}: model {path}", call)
+    try:
+        reason: str | None = await within(timeout_s, f"node {address}: model {path}", call)
+    except DeadlineError as error:
+        if not is_hub_name(path):
+            raise
+        raise DeadlineError(
+            f"{error} (cluster.start_timeout_s): raise it, or start again, which goes on with what is downloaded"
+        ) from error
     if reason is not None:
         raise ModelError(f"node {address} lacks the model: {reason}; every node needs it at this path")

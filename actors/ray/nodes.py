@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,9 @@ from ray.experimental.internal_kv import _internal_kv_get
 
 from maspo_dist.errors import PlacementError
 from maspo_dist.planning.placement import Bundle, NodeRoom, require_fit
+
+#: How KubeRay started Ray in this pod.
+_KUBERAY_START = "KUBERAY_GEN_RAY_START_CMD"
 
 
 def leaving_nodes() -> dict[str, float]:
@@ -31,6 +35,10 @@ def node_rooms() -> list[NodeRoom]:
 
 def has_autoscaler() -> bool:
     """Whether the cluster adds nodes when processes wait for a place, as those of `ray up` and KubeRay may."""
+    start = os.environ.get(_KUBERAY_START, "")
+    if "--head" in start:
+        # KubeRay's autoscaler is a container beside the head, which then starts without a monitor of its own.
+        return "--no-monitor" in start
     if is_autoscaler_v2(fetch_from_server=True):
         return True
     status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}")

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.ray.nodes import free_resources
-from actors.ray.waits import cancel_all
+from actors.ray.on_node import gpu_ids
+from actors.ray.waits import cancel_all, within
 from maspo_dist.errors import PlacementError
 from maspo_dist.planning.placement import Bundle
 
@@ -34,24 +36,55 @@ async def reserve(
     resources = [_resources_of(bundle) for bundle in bundles for _ in range(bundle.count)]
     labels = [dict(bundle.labels) for bundle in bundles for _ in range(bundle.count)]
     group = placement_group(resources, strategy="PACK", bundle_label_selector=labels if any(labels) else None)
-    deadline_s = time.monotonic() + timeout_s
-    pause_s = _FIRST_PAUSE_S
     try:
-        # group.wait() would hold a thread, and group.ready() would run a task in the group.
-        while (await asyncio.to_thread(placement_group_table, group)).get("state") != "CREATED":
-            if waiting_for is not None and pause_s == _LONGEST_PAUSE_S:
-                waiting_for(f"a place for {len(resources)} processes; {await asyncio.to_thread(_free)}")
-            if time.monotonic() > deadline_s:
-                raise PlacementError(
-                    f"{len(resources)} processes found no room within {timeout_s:g} s "
-                    f"({await asyncio.to_thread(_free)}): {_reason(labels)}"
-                )
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        await until_placed(group, labels, timeout_s, waiting_for)
     except BaseException:
         remove_placement_group(group)
         raise
     return group
+
+
+async def until_placed(
+    group: PlacementGroup,
+    labels: Sequence[Mapping[str, str]],
+    timeout_s: float,
+    waiting_for: Callable[[str], None] | None = None,
+) -> None:
+    """Waits until `group` has all its places: at first, and again after a node of it was lost.
+
+    `labels` are those of its bundles. Raises PlacementError after `timeout_s` seconds.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    pause_s = _FIRST_PAUSE_S
+    # group.wait() would hold a thread, and group.ready() would run a task in the group.
+    while (await asyncio.to_thread(placement_group_table, group)).get("state") != "CREATED":
+        if waiting_for is not None and pause_s == _LONGEST_PAUSE_S:
+            waiting_for(f"a place for {group.bundle_count} processes; {await asyncio.to_thread(_free)}")
+        if time.monotonic() > deadline_s:
+            raise PlacementError(
+                f"{group.bundle_count} processes found no room within {timeout_s:g} s "
+                f"({await asyncio.to_thread(_free)}): {_reason(labels)}"
+            )
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+async def gpus_of_places(group: PlacementGroup, places: Bundle, timeout_s: float) -> list[list[str]]:
+    """Ids on its node of the GPUs of each of `places`, the first bundles of `group`.
+
+    The ids are those that Ray gives to a task that takes all GPUs of a place.
+    """
+    tasks = [
+        ray.remote(gpu_ids).options(
+            num_cpus=0,
+            num_gpus=places.gpus,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+        )
+        for index in range(places.count)
+    ]
+    answers = asyncio.gather(*(task.remote() for task in tasks))
+    found: list[list[str]] = await within(timeout_s, "GPUs of the learners", answers)
+    return found
 
 
 async def reserve_on_new_nodes(

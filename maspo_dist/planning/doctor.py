@@ -138,10 +138,10 @@ def chosen_device(asked: Asked, nodes: Iterable[NodeFacts]) -> Device:
     return pick_device(asked.device, has_gpu=any(node.gpus for node in nodes))
 
 
-def findings(nodes: Mapping[str, NodeFacts], asked: Asked) -> list[Finding]:
-    """What is wrong on `nodes`, by their names."""
+def findings(nodes: Mapping[str, NodeFacts], asked: Asked, *, is_growing: bool = False) -> list[Finding]:
+    """What is wrong on `nodes`, by their names. With `is_growing` the cluster may add nodes of other kinds."""
     device = chosen_device(asked, nodes.values())
-    found = [*_differences(nodes), *_missing_gpus(nodes, device)]
+    found = [*_differences(nodes), *_missing_gpus(nodes, device, is_growing=is_growing)]
     for name, node in nodes.items():
         own = [
             *_packages(node),
@@ -167,8 +167,13 @@ def _differences(nodes: Mapping[str, NodeFacts]) -> Iterator[Finding]:
             yield _error(f"{package} is {found}: install the same packages on every node of the cluster")
 
 
-def _missing_gpus(nodes: Mapping[str, NodeFacts], device: Device) -> Iterator[Finding]:
+def _missing_gpus(nodes: Mapping[str, NodeFacts], device: Device, *, is_growing: bool) -> Iterator[Finding]:
     if nodes and device == "cuda" and not any(node.gpus for node in nodes.values()):
+        if is_growing:
+            yield Finding(
+                prevents=False, sentence="no node has a GPU yet, so none was examined; the cluster may add some"
+            )
+            return
         driver = next((node.torch.driver for node in nodes.values() if node.torch.driver), None)
         state = f"the NVIDIA driver is {driver}" if driver else "no node has an NVIDIA driver"
         yield _error(

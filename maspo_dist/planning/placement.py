@@ -242,7 +242,25 @@ class NodeRoom:
 
 
 def require_fit(bundles: tuple[Bundle, ...], nodes: Sequence[NodeRoom]) -> None:
-    """Raises PlacementError naming what is missing on `nodes`, all together or on the largest node."""
+    """Raises PlacementError naming what is missing on `nodes`: all together, those with the labels of a role, or the
+    largest of them.
+    """
+    _require_sum(bundles, nodes, "the cluster has")
+    for labels in {tuple(sorted(bundle.labels.items())): bundle.labels for bundle in bundles if bundle.labels}.values():
+        fitting = [node for node in nodes if labels.items() <= node.labels.items()]
+        same = tuple(bundle for bundle in bundles if bundle.labels == labels)
+        if not fitting:
+            roles = " and ".join(bundle.role for bundle in same)
+            raise PlacementError(
+                f"no node has the labels {dict(labels)} of cluster.labels, which {roles} needs: correct them, or start "
+                "Ray on such nodes with --labels"
+            )
+        _require_sum(same, fitting, f"nodes with the labels {dict(labels)} have")
+    for bundle in bundles:
+        _require_places(bundle, [node for node in nodes if bundle.labels.items() <= node.labels.items()])
+
+
+def _require_sum(bundles: tuple[Bundle, ...], nodes: Sequence[NodeRoom], owners: str) -> None:
     available: Counter[str] = Counter()
     for node in nodes:
         available.update(node.resources)
@@ -252,10 +270,8 @@ def require_fit(bundles: tuple[Bundle, ...], nodes: Sequence[NodeRoom]) -> None:
     }
     short = {name: need for name, need in needs.items() if need > available[name]}
     if not short:
-        for bundle in bundles:
-            _require_node(bundle, nodes)
         return
-    missing = " and ".join(f"{need:g} {name} where the cluster has {available[name]:g}" for name, need in short.items())
+    missing = " and ".join(f"{need:g} {name} where {owners} {available[name]:g}" for name, need in short.items())
     demand = ", ".join(
         f"{bundle.count} × {bundle.role} ({bundle.cpus:g} CPU{f', {bundle.gpus} GPU' if bundle.gpus else ''})"
         for bundle in bundles
@@ -263,15 +279,21 @@ def require_fit(bundles: tuple[Bundle, ...], nodes: Sequence[NodeRoom]) -> None:
     raise PlacementError(f"the run needs {missing}: {demand}; lower learner.ranks or rollout.workers, or add nodes")
 
 
-def _require_node(bundle: Bundle, nodes: Sequence[NodeRoom]) -> None:
-    """Raises PlacementError if no node of the bundle's labels is large enough for one of its processes."""
-    fitting = [node for node in nodes if bundle.labels.items() <= node.labels.items()]
+def _require_places(bundle: Bundle, nodes: Sequence[NodeRoom]) -> None:
+    """Raises PlacementError unless `nodes` hold all processes of `bundle`, each on one node."""
+    labels = f" with the labels {dict(bundle.labels)}" if bundle.labels else ""
     for name, need in (("GPU", bundle.gpus), ("CPU", bundle.cpus)):
-        largest = max((node.resources.get(name, 0.0) for node in fitting), default=math.inf)
-        if need > largest:
+        rooms = [node.resources.get(name, 0.0) for node in nodes]
+        if need > max(rooms, default=0.0):
             fix = "reward.workers" if bundle.role == "verifier" else "rollout.tensor_parallel"
-            labels = f" with the labels {dict(bundle.labels)}" if bundle.labels else ""
             raise PlacementError(
-                f"a {bundle.role} needs {need:g} {name} on one node, and the largest node{labels} has {largest:g}: "
-                f"lower {fix}, or add a larger node"
+                f"a {bundle.role} needs {need:g} {name} on one node, and the largest node{labels} has "
+                f"{max(rooms, default=0.0):g}: lower {fix}, or add a larger node"
+            )
+        places = sum(int(room // need) for room in rooms) if need else bundle.count
+        if places < bundle.count:
+            count = "learner.ranks" if bundle.role == "learner" else "rollout.workers"
+            raise PlacementError(
+                f"the run needs {bundle.count} × {bundle.role}, each with {need:g} {name} on one node, and the nodes"
+                f"{labels} hold {places}: lower {count} or rollout.tensor_parallel, or add nodes"
             )

@@ -90,7 +90,7 @@ def test_a_machine_on_which_nothing_is_wrong_passes(capsys: pytest.CaptureFixtur
 def test_a_machine_without_findings_is_said_to_have_none(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "findings", lambda nodes, asked: [])
+    monkeypatch.setattr(command, "findings", lambda nodes, asked, is_growing: [])
     assert doctor(None, Console(soft_wrap=True))
     assert capsys.readouterr().out.endswith("\nnothing is wrong\n")
 
@@ -229,7 +229,7 @@ def test_the_stores_of_a_cluster_that_are_too_small_are_warnings(
         return command.Answers(nodes={}, found=(), rooms=())
 
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setattr(command, "connect", lambda wanted: "cpu")
+    monkeypatch.setattr(command, "join_or_start", lambda: None)
     monkeypatch.setattr(command, "_ask_nodes", no_nodes)
     monkeypatch.setattr(ray, "nodes", list)
     monkeypatch.setattr(command, "has_autoscaler", lambda: False)

@@ -18,9 +18,10 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.interfaces import ActorProcess
+from actors.ray import nodes
 from actors.ray.connection import connect
 from actors.ray.nodes import has_autoscaler, leaving_nodes, shortage
-from actors.ray.placement_groups import reserve, reserve_on_new_nodes, room_for
+from actors.ray.placement_groups import reserve, reserve_on_new_nodes, room_for, until_placed
 from actors.rollout.actor import RayRolloutWorker
 from faults.faulty_run import drain, extra_node, until
 from maspo_dist.errors import ActorDiedError, PlacementError
@@ -106,6 +107,40 @@ def test_the_device_is_not_decided_while_gpus_may_still_come() -> None:
         PlacementError, match=r"model\.device is auto, and the cluster has no GPU yet but may add nodes"
     ):
         connect("auto")
+
+
+async def test_a_cluster_of_kuberay_has_an_autoscaler_where_its_head_has_no_monitor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray's flag for the newer autoscaler is set in every cluster of KubeRay."""
+    monkeypatch.setattr(nodes, "is_autoscaler_v2", lambda **_: True)
+    assert has_autoscaler()
+    monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", "ray start --head --num-cpus=0")
+    assert not has_autoscaler()
+    monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", "ray start --head --no-monitor --num-cpus=0")
+    assert has_autoscaler()
+
+
+async def test_a_place_that_went_with_its_node_is_waited_for(ray_cluster: Cluster) -> None:
+    spot = [replace(*processes(1, cpus=1), labels={"pool": "spot"})]
+    with extra_node(ray_cluster, labels={"pool": "spot"}):
+        place = await reserve(spot, 30, None)
+        await until_placed(place, [{"pool": "spot"}], 5)
+
+    async def is_lost() -> bool:
+        table = await asyncio.to_thread(ray.util.placement_group_table, place)
+        return bool(table["state"] != "CREATED")
+
+    async with asyncio.timeout(60):
+        while not await is_lost():  # noqa: ASYNC110 (the cluster tells nobody)
+            await asyncio.sleep(0.2)
+    with pytest.raises(
+        PlacementError, match=r"1 processes found no room within 0\.5 s .+ too few nodes have the labels pool=spot"
+    ):
+        await until_placed(place, [{"pool": "spot"}], 0.5)
+    with extra_node(ray_cluster, labels={"pool": "spot"}):
+        await until_placed(place, [{"pool": "spot"}], 60)
+        ray.util.remove_placement_group(place)
 
 
 async def test_many_who_wait_for_a_place_leave_the_threads_to_others() -> None:

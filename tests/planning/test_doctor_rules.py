@@ -208,6 +208,14 @@ def test_a_run_on_gpus_needs_one_somewhere(driver: str | None, state: str) -> No
     ]
 
 
+def test_gpus_that_a_growing_cluster_has_not_yet_are_no_obstacle() -> None:
+    sentence = "no node has a GPU yet, so none was examined; the cluster may add some"
+    nodes = {"a": CPU_NODE}
+    assert findings(nodes, Asked(is_cluster=True, device="cuda"), is_growing=True) == [
+        Finding(prevents=False, sentence=sentence)
+    ]
+
+
 def test_ports_in_use_are_named_with_what_takes_them() -> None:
     node = replace(GPU_NODE, busy_ports=(6379, 8265, 29500), ray_gpus=None)
     assert found(node, Asked(is_cluster=False, learner_port=29500)) == [

@@ -64,7 +64,33 @@ def test_only_nodes_with_the_labels_of_a_process_count_for_it() -> None:
     )
     require_fit(wide, [node(8), node(4, pool="a")])
     with pytest.raises(PlacementError, match=r"the largest node with the labels \{'pool': 'a'\} has 2"):
-        require_fit(wide, [node(8), node(2, pool="a")])
+        require_fit(wide, [node(8), node(2, pool="a"), node(2, pool="a")])
+
+
+def test_processes_that_the_nodes_hold_in_sum_alone_are_refused() -> None:
+    """Eight nodes of two GPUs have room for no engine on four GPUs; a node of eight has room for two."""
+    wide = planned(rollout={"workers": 4, "tensor_parallel": 4}, learner={"ranks": 4})
+    require_fit(wide, [node(8)] * 3)
+    sentence = (
+        r"the run needs 4 × rollout, each with 4 GPU on one node, and the nodes hold 2: lower rollout\.workers or "
+        r"rollout\.tensor_parallel, or add nodes"
+    )
+    with pytest.raises(PlacementError, match=sentence):
+        require_fit(wide, [node(8), *[node(2)] * 8])
+
+
+def test_labels_that_no_node_or_too_few_nodes_have_are_named() -> None:
+    labelled = planned(
+        rollout={"workers": 4}, learner={"ranks": 4}, cluster={"labels": {"rollout": {"role": "engine"}}}
+    )
+    require_fit(labelled, [node(8), node(4, role="engine")])
+    with pytest.raises(
+        PlacementError, match=r"no node has the labels \{'role': 'engine'\} of cluster\.labels, which rollout"
+    ):
+        require_fit(labelled, [node(8), node(8, role="engines")])
+    sentence = r"the run needs 4 GPU where nodes with the labels \{'role': 'engine'\} have 2: 4 × rollout"
+    with pytest.raises(PlacementError, match=sentence):
+        require_fit(labelled, [node(8), node(2, role="engine")])
 
 
 def test_an_engine_and_the_ranks_that_share_its_devices_need_one_node() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+import ray
 from doubles.loop import make_config
 from ray.util.placement_group import PlacementGroup
 
-from actors.ray.actor_options import bundle_options
+from actors.ray.actor_options import bundle_options, share_of_cores
 from actors.ray.placement_groups import bundles_by_node
 from maspo_dist.planning.placement import Bundle
 
@@ -47,3 +48,19 @@ def test_an_environment_that_is_not_text_is_refused() -> None:
 def test_ranks_of_a_node_follow_each_other_and_rank_0_keeps_its_node() -> None:
     assert bundles_by_node({0: "a", 1: "b", 2: "a", 3: "b", 4: "verifier"}, 4) == [0, 2, 1, 3]
     assert bundles_by_node({0: "b", 1: "a", 2: "c", 3: "b", 4: "a"}, 5) == [0, 3, 1, 4, 2]
+
+
+def test_the_cores_of_nodes_with_gpus_are_shared_by_their_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's node, a head without GPUs, does not count."""
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 16.0}},
+        {"Alive": True, "Resources": {"CPU": 192.0, "GPU": 8.0}},
+        {"Alive": True, "Resources": {"CPU": 48.0, "GPU": 4.0}},
+        {"Alive": False, "Resources": {"CPU": 1000.0, "GPU": 8.0}},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert share_of_cores("cuda", 16) == 240 // 12
+    assert [share_of_cores("cpu", processes) for processes in (1, 3, 40)] == [16, 5, 1]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes[:1])
+    assert share_of_cores("cuda", 1) == 1

@@ -4,7 +4,7 @@
     next run      ──► `Shelf.take`: the same processes, if both runs need equal ones and all answer; else they end
 
 A rollout worker keeps its engine. The next run's first publish replaces all of its weights, and the path proof of
-`actors.rollout.proof` shows that no parameter kept an older value. A learner process keeps its imports alone: it builds
+`actors.rollout.proof` shows that no parameter kept an older value. A learner process keeps only its imports: it builds
 a new engine from the next run's model. The verifier keeps its processes, for scoring has no state.
 """
 
@@ -134,7 +134,7 @@ def processes_key(config: TrainConfig, device: Device) -> str | None:
     """
     rollout, sync = config.rollout, config.sync
     obstacles = (
-        # A GPU's memory is left to one learner engine only.
+        # Not tried: whether a learner's process gives all memory of a GPU back for its next engine.
         device == "cuda",
         # Engines and learners take turns, and a kept engine would have to sleep.
         config.cluster.layout == "colocated",

@@ -7,11 +7,11 @@
                              ▼        (publish)      │ GroupReport ──► controller: TrainingBatch
                        object store ──────────► learner ranks ◄──────────┘  (who trains what)
 
-One step: take the groups that the age bound allows → lay them out → update → publish and prove → evaluation starts
-when due → metrics → checkpoint when due. Later groups generate during all of this as far as `algorithm.max_policy_age`
-allows; with 0 they wait for the publish. An evaluation belongs to one policy version, so the next publish waits for
-it; the next update too where engines and learners take turns on their devices. Responses travel from worker to learner
-by reference: this process sees only their lengths, versions and verdicts.
+One step: take the groups that the age bound allows → lay them out → update → publish and prove → evaluation starts when
+due → metrics → checkpoint when due. Meanwhile later groups are sampled, as far as `algorithm.max_policy_age` allows. An
+evaluation belongs to one policy version, so the next publish waits for its end. Where engines and learners take turns
+on the same devices, the next update waits for it too. Responses travel from worker to learner by reference: this
+process sees only their lengths, versions and verdicts.
 
 The pool replaces lost rollout workers. Groups in the memory of a lost node are sampled again. A lost learner ends the
 session: the learner group restarts, and a new session continues from the newest good checkpoint, as a resumed run does.
@@ -130,7 +130,8 @@ class Controller:
         """Changes whenever the run makes progress. Tokens, micro-batches and starts of workers count; a worker's wait
         for a node does not.
 
-        A checkpoint reports nothing while it is written or read, so its time counts: `save_timeout_s` bounds it.
+        A checkpoint reports nothing while it is written or read, so the time that passes counts as progress;
+        `save_timeout_s` bounds that time.
         """
         checkpoint_s = asyncio.get_running_loop().time() if self._phase in (_SAVE, _LOAD) else 0.0
         workers = tuple((w.name, w.state, w.version) for w in self.pool.status() if w.state != "waiting")
@@ -180,7 +181,7 @@ class Controller:
                 await self._finish_evaluation()
 
     async def _close_session(self) -> None:
-        """Cancels what is in flight and enters open groups as pending; the next session removes those rows."""
+        """Cancels what is in flight, and enters open groups as pending; the next session removes these rows."""
         session, self._session = self._session, None
         if session is None:
             return

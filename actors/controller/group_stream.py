@@ -29,7 +29,7 @@ from maspo_dist.runs.checkpoint import StreamState
 from maspo_dist.runs.rows import Event
 from maspo_dist.types import DropReason, FinishedGroup, GroupReport, LossReason, RolloutGroup, RolloutRequest, Sampling
 
-#: Nodes that may be lost with groups of one step before the learners count as lost.
+#: How often the batch of one step may be taken back. After more times, the learners count as lost.
 _MOST_TAKE_BACKS = 3
 
 
@@ -147,7 +147,7 @@ class GroupStream:
         """Undoes the last `take`, for `step`, since learners could not read a body. Groups whose bodies were lost with
         a node are sampled again. The bodies of the other groups are copied to the node of this process.
 
-        Raises LearnerLostError when that happens too often at one step: then the bodies are not what is lost.
+        Raises LearnerLostError when one step is taken back too often: the cause is then the learners, not lost bodies.
         """
         self._taken_back[step] += 1
         if self._taken_back[step] > _MOST_TAKE_BACKS:
@@ -216,7 +216,7 @@ class GroupStream:
         """One result; a straggler is sampled again if `rollout.straggler` asks for it."""
         requeues = self._config.rollout.straggler.action == "requeue"
         for _ in range(self._config.rollout.max_attempts - 1 if requeues else 0):
-            # With the same seed: another seed would prefer prompts that have short responses.
+            # The same seed again: with a new seed, each retry would be another chance to draw short responses.
             with contextlib.suppress(StragglerError):
                 return await self._pool.generate(request)
         return await self._pool.generate(request)

@@ -63,7 +63,8 @@ class Broadcasts:
     async def publish(
         self, workers: Sequence[RunningWorker], update: WeightUpdate
     ) -> tuple[list[Outcome], list[RunningWorker]]:
-        # An engine loads its first weights three times, see `RolloutEngine.load_by_detour`.
+        # An engine loads its first weights three times (see `RolloutEngine.load_by_detour`), which a broadcast cannot
+        # serve. Such an engine gets the stored copy.
         members = [worker for worker in workers if worker.version >= 0]
         others = [worker for worker in workers if worker.version < 0]
         if not members or self._failures.is_given_up:
@@ -95,7 +96,9 @@ class Broadcasts:
         return done, [*others, *failed]
 
     def _begin(self, members: list[RunningWorker], update: WeightUpdate) -> _Calls:
-        """Makes a group of other members than the last group, and has every engine begin."""
+        """Starts a publish on every engine. Makes a new group first if the members or the learner's address have
+        changed, or the last broadcast failed.
+        """
         weights = update.snapshot
         assert isinstance(weights, AnnouncedWeights)
         group, place = self._group, (weights.address, weights.port)

@@ -36,7 +36,8 @@ from maspo_dist.types import (
     Verdict,
 )
 
-#: A turn that starts gets at least this long before it is cut: the engine samples again what has no token yet.
+#: A turn gets at least this long before it is cut: an engine must sample a turn again that is cut before its first
+#: token.
 _LEAST_TURN_S = 1.0
 #: Times that a conversation starts again. The limit stops an environment that kills the fork server in every attempt.
 _MOST_RESTARTS = 2
@@ -85,10 +86,11 @@ async def respond(
 ) -> Response:
     """Response number `sample` to `request`.
 
-    With a partner, its reward is the sum of the rewards of its steps; where no step gave any, `scorer` scores the last
-    turn. If the environment fails, the verdict is a timeout or an error. If it is lost, as with the process that forks
-    all environments, the conversation starts again from the prompt, with the same seeds. Raises VerifierError when the
-    environment fails too often, and what engine, scorer and host raise.
+    With a partner, the reward of the response is the sum of the rewards of the steps; if no step gave a reward,
+    `scorer` scores the last turn. If the environment fails, the verdict is a timeout or an error. If the environment is
+    lost, for example because the process that forks all environments died, the conversation starts again from the
+    prompt, with the same seeds. Raises VerifierError when the environment fails too often, and what engine, scorer and
+    host raise.
     """
     if partner is not None:
         started_s = asyncio.get_running_loop().time()

@@ -145,9 +145,9 @@ class ElasticRolloutPool:
     async def generate(self, request: RolloutRequest) -> tuple[GroupReport, Body]:
         """The report and the body of one group, from the worker that finishes it.
 
-        Raises PoisonPromptError when `rollout.max_attempts` workers died while they ran the group, the last of them
-        with no other group; StragglerError past the request's `give_up_after_s`; ActorDiedError when no worker is
-        left; LearnerLostError when no worker serves and the weights were lost with the learner.
+        Raises PoisonPromptError when `rollout.max_attempts` workers died while they ran the group, and the last of
+        these workers ran nothing else; StragglerError past the request's `give_up_after_s`; ActorDiedError when no
+        worker is left; LearnerLostError when no worker serves and the weights were lost with the learner.
         """
         lost: list[RunningWorker] = []
         alone = False
@@ -281,8 +281,8 @@ class ElasticRolloutPool:
     async def _claim(self, alone: bool) -> RunningWorker:
         """The least loaded worker that serves; with `alone`, reserved for the caller and emptied first.
 
-        The deadline restarts with each answer to another caller and each worker that begins to serve: it holds for any
-        number of requests that run alone.
+        The deadline restarts whenever another caller gets an answer or a worker begins to serve, so it is long enough
+        however many requests run alone.
         """
         while True:
             self._condition.raise_failure()

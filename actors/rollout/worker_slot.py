@@ -104,11 +104,11 @@ class PoolState:
 class RunningWorker:
     """One started worker and its calls in flight.
 
-    ended      set once: None when the worker leaves, on request or with its node, else why it was lost
+    ended      set once: why the worker was lost, or None if it leaves, on request or because its node leaves
     serves     requests go to the worker, unless it is `reserved` for a single request
     is_whole   false after a transfer that failed: the engine mixes two versions, and is paused until its next publish
     calls      one call per group in flight; `load` counts their responses
-    tokens     sampled so far, by the last ping; they last grew before `last_token_s`, an event loop time
+    tokens     sampled so far, as of the last ping; `last_token_s` is the event loop time of the last ping that saw more
     """
 
     index: int
@@ -137,12 +137,14 @@ class RunningWorker:
             call.cancel()
 
     async def stage(self, update: WeightUpdate) -> StagedWeights | None:
-        """Receives the weights for all workers of its node. After a failure, None: each receives them for itself."""
+        """Receives the weights for all workers of its node. Returns None after a failure: then each worker receives the
+        weights itself.
+        """
         what = f"{self.handle.name}: receipt of policy version {update.version}"
         try:
             return await within(self.config.publish_timeout_s, what, self.handle.stage(update))
         except Exception as error:
-            # Each worker that receives them for itself raises what is wrong, if anything is.
+            # If something is wrong with the weights, each worker raises it when it receives them itself.
             logger.warning("%s: %s", what, error)
             if isinstance(error, ActorDiedError | DeadlineError):
                 self.end(error)
@@ -209,7 +211,7 @@ class RunningWorker:
 
 
 async def until_settled(slots: Mapping[int, WorkerSlot], pool: PoolState) -> None:
-    """Returns when every process of a slot is that of a worker that runs."""
+    """Returns when no worker is starting or ending: every process belongs to a running worker."""
 
     def is_settled(slot: WorkerSlot) -> bool:
         return not slot.has_process or (slot.worker is not None and not slot.worker.ended.done())
@@ -232,7 +234,7 @@ class WorkerSlot:
     ) -> None:
         """`is_spare` says whether the slot may close when the cluster has no room for its worker.
 
-        With `node_timeout_s`, its first worker waits as long for a node that the cluster may add.
+        If `node_timeout_s` is given, the slot's first worker waits up to that long for a node that the cluster may add.
         """
         cluster = pool.config.cluster
         self.index = index

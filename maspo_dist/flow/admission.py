@@ -1,8 +1,8 @@
 """How far generation may run ahead of training, and which groups make the next batch.
 
-A group born under policy version b may be trained up to version b + A (A = max_policy_age), when it is *due*.
-Every batch takes P = groups_per_step slots, and at most (1 + A) · P slots are open at any time, so
-the groups due at any version always fit into the batches until then.
+A group born under policy version b may be trained up to version b + A (A = max_policy_age). At version b + A it is
+*due*. Every batch takes P = groups_per_step slots, and at most (1 + A) · P slots are open at any time, so the groups
+due at any version always fit into the batches until then.
 """
 
 from __future__ import annotations

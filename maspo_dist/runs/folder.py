@@ -47,8 +47,9 @@ from maspo_dist.runs.step_folders import StepFolders
 if TYPE_CHECKING:  # `status` starts without numpy
     from maspo_dist.types import LedgerRow
 
-#: What a row with held-out scores contains, and how much of a long metrics.jsonl is searched for the last of them.
+#: Bytes in every row with held-out scores.
 _SCORED = b'"eval/'
+#: Bytes at the end of a long metrics.jsonl that are searched for the last such rows; each size is tried in turn.
 _TAILS = (1 << 20, 1 << 23, 1 << 26)
 #: About as much of a long metrics.jsonl is decoded for a report.
 _SAMPLED_BYTES = 1 << 26
@@ -259,7 +260,9 @@ class RunFolder(LockedFolder):
         return _merged(read_rows(self.metrics_path, keys=_METRICS_KEYS))
 
     def sample_metrics(self) -> tuple[int, Iterator[dict[str, Any]]]:
-        """n, and rows as of `read_metrics`: of a long run every n-th, those with held-out scores, and both ends."""
+        """Returns n, and rows like those of `read_metrics`. Of a long run these are every n-th row, all rows with
+        held-out scores, and everything in the first and the last megabyte.
+        """
         size = self.metrics_path.stat().st_size if self.metrics_path.is_file() else 0
         every = max(1, -(-size // _SAMPLED_BYTES))
         return every, _merged(sample_rows(self.metrics_path, every, _SCORED, _METRICS_KEYS))
@@ -349,9 +352,10 @@ class RunFolder(LockedFolder):
         return self.address_path.read_text(encoding="utf-8") if self.address_path.is_file() else None
 
     def sync(self) -> str | None:
-        """Waits until the disk holds everything written so far, as far as it takes it.
+        """Waits until the disk holds all rows that it accepts.
 
-        The reason not to save a checkpoint now: a run resumed from it would lack rows of the ledger. None without one.
+        Returns why no checkpoint should be saved now, or None: while the disk refuses rows of the ledger, a run that
+        resumes from a checkpoint would lack them.
         """
         for log in self._logs:
             log.sync()

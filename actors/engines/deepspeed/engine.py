@@ -203,8 +203,8 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         """Writes weights, optimizer state, schedule and random generators into `folder`, which is made if missing.
 
-        Of a model with adapters these are the adapters' alone. `load` takes the other weights from `model.path`.
-        If a rank cannot write, on a full disk say, every rank raises OSError, and the engine stays usable.
+        If the model has adapters, only theirs are written; `load` takes the other weights from `model.path`. If a rank
+        cannot write, on a full disk say, every rank raises OSError, and the engine stays usable.
         """
         files = self._files
         files.run(folder, lambda: (folder / TAG).mkdir(parents=True, exist_ok=True))

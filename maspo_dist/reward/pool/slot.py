@@ -127,7 +127,9 @@ class PoolSide:
 
 
 class Slot(threading.Thread):
-    """Serves tickets. It breaks the pool if its first process cannot start, or a later one not in several tries."""
+    """Serves tickets. It breaks the pool if its first process cannot start, or if a later process does not start in
+    several tries.
+    """
 
     def __init__(self, name: str, pool: PoolSide) -> None:
         super().__init__(name=name, daemon=True)

@@ -32,10 +32,10 @@ _JOIN_S = 10.0
 class VerifierPool:
     """`config.workers` verifier processes behind one bounded queue.
 
-    Each sample gets a verdict. Past `timeout_s` its process is killed with all its children, and the verdict is
-    `timeout`; so is that of a repeat within a minute, at once. When its process dies, the verdict is `error`. Other
-    samples are not affected.
-    Close the pool, or use it as a context manager. The processes also end when their owner ends, however that happens.
+    Each sample gets a verdict. A sample that takes longer than `timeout_s` gets the verdict `timeout`, and its process
+    is killed with all its children. A repeat of the sample within a minute gets `timeout` at once. When its process
+    dies, the verdict is `error`. Other samples are not affected. Close the pool, or use it as a context manager. The
+    processes also end when their owner ends, however that happens.
     """
 
     def __init__(self, config: VerifierConfig | None = None) -> None:

@@ -40,11 +40,13 @@ def submit_to_slurm(
     inspected = inspect_run(config)
     for note in run_notes(config, inspected):
         print(f"note: {note}", file=sys.stderr)
-    if inspected.missing:
-        lacks = f"this machine lacks {', '.join(inspected.missing)}"
-        if not allows_missing and not is_dry:
-            raise DataError(f"{lacks}: put it here, or add --anyway if the nodes of the job have it")
-        print(f"note: {lacks}: the nodes of the job must have it", file=sys.stderr)
+    for lack in inspected.missing:
+        print(f"note: the nodes of the job need what this machine lacks: {lack}", file=sys.stderr)
+    if inspected.missing and not allows_missing and not is_dry:
+        raise DataError(
+            "this machine lacks what the job needs, see the notes: put it here, or add --anyway if the nodes of the "
+            "job have it"
+        )
     job = JobFiles(run=(config.run.dir / config.run.name).absolute(), config_text=dump_config(config))
     script = batch_script(config, cluster, nodes, job, Path(sys.executable).parent)
     if is_dry:

@@ -32,6 +32,14 @@ class PromptConfig(Section):
     #: What to do with longer prompts: refuse the data set, or drop them and report how many.
     overlong_prompts: Literal["refuse", "drop"] = "refuse"
 
+    @field_validator("date", mode="before")
+    @classmethod
+    def _date_is_iso(cls, value: object) -> object:
+        try:
+            return datetime.date.fromisoformat(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError(f"{value!r} is no date: write it as 2026-01-31") from None
+
     @field_validator("template")
     @classmethod
     def _template_has_problem(cls, value: str) -> str:

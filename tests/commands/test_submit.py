@@ -114,11 +114,15 @@ def test_notes_are_printed_and_a_job_without_its_data_is_not_submitted(
     monkeypatch.setenv("PATH", str(tmp_path))
     lacking = ("submit", "--slurm", str(config), "data.train=[/elsewhere/sets/train.jsonl]", "run.name=lacking")
     done = call(*lacking)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "this machine lacks data /elsewhere/sets/train.jsonl: put it here, or add --anyway" in done.stderr
+    lack = "note: the nodes of the job need what this machine lacks: data /elsewhere/sets/train.jsonl\n"
+    assert (done.returncode, done.stderr.count("\n")) == (2, 2)
+    assert lack in done.stderr
+    assert (
+        "this machine lacks what the job needs, see the notes: put it here, or add --anyway if the nodes" in done.stderr
+    )
     assert not (tmp_path / "runs/lacking").exists()
     done = call(*lacking, "--anyway")
-    assert "note: this machine lacks data /elsewhere/sets/train.jsonl: the nodes of the job must have it" in done.stderr
+    assert (done.stderr.count("\n"), lack in done.stderr) == (2, True)
     assert (tmp_path / "runs/lacking/slurm/train.sbatch").is_file()
     done = call("submit", "--slurm", str(config), "rollout.prompts_per_step=65", "--dry-run")
     assert "note: rollout.prompts_per_step is 65, but data.train has 64 prompts" in done.stderr

@@ -152,6 +152,8 @@ def test_a_template_that_writes_the_date_gets_the_date_of_the_configuration(writ
     [own] = load_prompts([path], dated, tokenizer).examples
     assert own.text == "14 Jul 2026: 1+2"
     assert DataConfig.model_validate_json(dated.model_dump_json()) == dated
+    with pytest.raises(ValueError, match="'yesterday' is no date: write it as 2026-01-31"):
+        DataConfig.model_validate({"train": [path], "date": "yesterday"})
 
 
 def test_a_tokenizer_without_chat_template_is_refused_only_where_one_is_needed(write: WriteLines) -> None:

@@ -251,8 +251,7 @@ class RolloutEngine(Protocol):
         """
 
     async def load_by_detour(self, weights: StagedWeights) -> Sequence[str]:
-        """Like `load`, but loads other weights in between. Returns the names of the parameters whose values did not
-        change with these loads.
+        """Like `load`, but loads other weights in between. Returns the names of the parameters that did not change.
 
         A worker calls it once, for its first weights. Empty where the engine has no way to tell.
         """

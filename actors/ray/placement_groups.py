@@ -70,9 +70,9 @@ async def until_placed(
 
 
 async def gpus_of_places(group: PlacementGroup, places: Bundle, timeout_s: float) -> list[list[str]]:
-    """Ids on its node of the GPUs of each of `places`, the first bundles of `group`.
+    """The ids of the GPUs of each of `places`, the first bundles of `group`, as its node numbers them.
 
-    The ids are those that Ray gives to a task that takes all GPUs of a place.
+    A task takes all GPUs of a place and returns the ids that Ray gives to it.
     """
     tasks = [
         ray.remote(gpu_ids).options(

@@ -29,8 +29,8 @@ class ClusterConfig(Section):
     start_timeout_s: float = Field(600.0, gt=0)
     #: Seconds to wait for room in the cluster for one more rollout worker.
     place_timeout_s: float = Field(60.0, gt=0)
-    #: Seconds for an autoscaler to add nodes: those that a run needs to start, and one for one more rollout worker
-    #: where rollout.workers is a range. After that the worker is not asked for until as many seconds later.
+    #: Seconds for an autoscaler to add the nodes without which a run cannot start. Where rollout.workers is a range,
+    #: also seconds to add a node for one more worker; after that, none is asked for until as many seconds later.
     node_timeout_s: float = Field(1200.0, gt=0)
     #: Seconds without a token of any response of a rollout worker after which its groups in flight are lost.
     generate_timeout_s: float = Field(1800.0, gt=0)

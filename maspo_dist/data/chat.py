@@ -43,14 +43,24 @@ class ChatTemplate:
         )
 
     def turn_start(self, chat: Chat) -> str:
-        """What the template adds to `chat` for the model's turn; "" where it refuses `chat`, or does not only add."""
+        """The text with which the model's turn after `chat` begins; "" where the template refuses `chat`.
+
+        It is what follows the part that the template writes with and without the turn. Without it, some templates end
+        the text by a token of their own.
+        """
         try:
             without, text = (self.text(chat, add_generation_prompt=wanted) for wanted in (False, True))
         except TEMPLATE_ERRORS:
             return ""
-        return text[len(without) :] if text.startswith(without) else ""
+        return text[first_difference(without, text) :]
 
     def opening(self) -> Chat:
         """The system message of a conversation that has none of its own; empty without `data.system_prompt`."""
         prompt = self.config.system_prompt
         return [] if prompt is None else [{"role": "system", "content": prompt}]
+
+
+def first_difference(one: str, other: str) -> int:
+    """The index of the first character in which the texts differ; where one begins the other, its length."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))

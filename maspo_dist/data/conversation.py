@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from maspo_dist.data.chat import TEMPLATE_ERRORS, Chat, ChatTemplate
+from maspo_dist.data.chat import TEMPLATE_ERRORS, Chat, ChatTemplate, first_difference
 from maspo_dist.errors import ModelError
 from maspo_dist.types import IntArray
 
@@ -246,8 +246,7 @@ def _rewritten(template: ChatTemplate, role: str, said: str) -> str | None:
     whole = _applied(template, chat)
     if whole == stream:
         return None
-    pairs = zip(whole, stream, strict=False)
-    place = next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(whole), len(stream)))
+    place = first_difference(whole, stream)
     texts = (text[place : place + _EXCERPT] for text in (whole, stream))
     return "after three turns it writes {!r} where the model saw {!r}".format(*texts)
 

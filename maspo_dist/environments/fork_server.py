@@ -8,7 +8,7 @@ fork server   imports the user's module once, forks the process of each trajecto
 What an environment starts belongs to its trajectory. A process that loses its parent becomes a child of its
 environment. When that has ended, it becomes a child of the fork server, which kills children that it does not know.
 
-    host → fork server    EnvironmentConfig, then Fork with the trajectory's socket, or End
+    host → fork server    EnvironmentConfig and reasoning tags, then Fork with the trajectory's socket, or End
     fork server → host    Started, then Ended for each process, in any order
 """
 
@@ -93,10 +93,10 @@ class ForkServer:
 
     def run(self) -> None:
         """Serves until the host closes its end."""
-        order = json.loads(self._control.recv(PACKET_BYTES))
-        config = EnvironmentConfig.model_validate_json(order["config"])
+        first = json.loads(self._control.recv(PACKET_BYTES))
+        config = EnvironmentConfig.model_validate_json(first["config"])
         try:
-            make = environment_maker(config, order["reasoning_tags"])
+            make = environment_maker(config, first["reasoning_tags"])
             _require_one_thread(config)
         except Exception as error:  # whatever a user's module raises on import must reach the user
             self._tell({"failure": str(error) if isinstance(error, ConfigError) else one_line(error)})

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from maspo_dist.config import DataConfig, load_config
+from maspo_dist.config import DataConfig, PromptConfig, load_config
 from maspo_dist.config.reasoning import REASONING_TAGS, final_reasoning_tag, open_reasoning
 from maspo_dist.config.verifier import VerifierConfig
+from maspo_dist.data.chat import ChatTemplate
 from maspo_dist.data.prompts import load_prompts
 from maspo_dist.data.reasoning import mark_open_reasoning
 from maspo_dist.demo.model import make_model, make_tokenizer
@@ -139,3 +140,13 @@ def test_the_check_counts_such_prompts_and_references_that_cannot_be_read(tmp_pa
     assert "3 of 3 prompts leave '<think>' open" in said
     assert "1 of 3 references of source 'sums', read by math: no answer can be read; for example 'N/A'" in said
     assert "holds the noise of a float; for example '0.30000000000000004'" in said
+
+
+def test_a_template_that_ends_the_text_without_a_turn_by_a_token_of_its_own_still_says_how_a_turn_begins() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{{ messages[0].content }}{{ '<|assistant|><think>\\nOkay, ' if add_generation_prompt else '<|end|>' }}"
+    )
+    start = ChatTemplate(tokenizer, PromptConfig()).turn_start([{"role": "user", "content": "1"}])
+    assert start.endswith("<think>\nOkay, ")
+    assert "1" not in start
